@@ -1,0 +1,1 @@
+"""Gymnasium environments of rlspec, installed as `rlspec_envs`. Never imports rlspec."""

@@ -1,0 +1,201 @@
+"""The schema of a recipe: what `recipes/*.yaml`, a run's `recipe.yaml` and command-line overrides may say.
+
+Strict: unknown keys and wrong types are errors. Imports nothing heavier than pydantic, so that a bad key is answered in
+well under a second. TRL's own knobs live in the free mapping `trainer` and are checked against TRL's dataclass by
+`rlspec.config.passthrough`, never declared again here.
+"""
+
+from __future__ import annotations
+
+from typing import Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field
+
+
+class Section(BaseModel):
+    """A mapping of a recipe. Unknown keys are refused; `1` is not a string and `"1"` not a number."""
+
+    model_config = ConfigDict(extra="forbid", strict=True, validate_default=True)
+
+
+class Lora(Section):
+    """LoRA adapters (peft); absent means full fine-tuning."""
+
+    r: int = Field(16, ge=1)
+    alpha: float = Field(32.0, gt=0)
+    dropout: float = Field(0.0, ge=0, lt=1)
+    target_modules: list[str] = ["q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"]
+    use_rslora: bool = False
+
+
+class Model(Section):
+    """Which policy is trained and how it is addressed."""
+
+    name: str
+    path: str | None = None  # hub id or local folder; None: built from `architecture`
+    revision: str | None = None
+    architecture: dict[str, Any] | None = None  # keyword arguments of Qwen3Config, for a model built locally
+    init: str | None = None  # folder with weights to start from, when built from `architecture`
+    weights_dtype: Literal["float32", "bfloat16"] = "float32"
+    enable_thinking: bool | None = None  # Qwen3's chat template switch; None: the template has none
+    system_prompt: str | None = None
+    instruction: str | None = None  # appended to every problem
+    lora: Lora | None = None
+
+
+class Columns(Section):
+    """Names of a data set's columns. `answer` may hold a whole solution (GSM8K `####`, or a last `\\boxed{}`)."""
+
+    problem: str = "problem"
+    answer: str = "answer"
+    solution: str | None = None
+    level: str | None = None
+
+
+class Data(Section):
+    """A set of problems with verifiable answers."""
+
+    name: str
+    path: str | None = None  # hub id, or a local .jsonl/.json/.csv/.parquet file; None: generated (arithmetic)
+    test_path: str | None = None  # a local file with held-out problems; None: `test_split` of `path`
+    subset: str | None = None
+    split: str = "train"
+    test_split: str | None = "test"  # None: hold out `test_fraction` by content hash
+    test_fraction: float = Field(0.2, gt=0, lt=1)
+    columns: Columns = Columns()
+    levels: list[int] | None = None  # keep only these difficulty levels
+    limit: int | None = Field(None, ge=1)  # use only the first N accepted problems
+    seed: int = 0  # seed of generated problems and of the split
+
+
+class Override(Section):
+    """Ordered rule for parameters whose name matches `pattern` (a regular expression, `re.search`); first match wins."""
+
+    pattern: str
+    rule: str | None = None
+    lr_scale: float = Field(1.0, gt=0)
+    weight_decay: float | None = Field(None, ge=0)
+    promotion_steps: int | Literal["auto"] | None = None
+    adjust_lr: str | None = None
+    split: Literal["heads", "whole"] | None = None
+
+
+class Optim(Section):
+    """The optimizer: one rule per role of a parameter, see `rlspec.optim`."""
+
+    name: str
+    lr: float = Field(1e-6, gt=0)
+    weight_decay: float = Field(0.0, ge=0)
+    betas: tuple[float, float] = (0.9, 0.999)  # of the AdamW groups
+    eps: float = Field(1e-8, gt=0)
+    momentum: float = Field(0.95, ge=0, lt=1)
+    nesterov: bool = False
+    ns_steps: int = Field(5, ge=1)
+    promotion_steps: int | Literal["auto"] = 0  # k_p of Pion
+    adjust_lr: Literal["match_rms_adamw", "original", "spectral", "paper", "none"] = "match_rms_adamw"
+    paper_scale: float = Field(5.0, gt=0)  # s of Pion's own step size, used by adjust_lr: paper
+    roles: dict[str, str] = {}  # role -> rule, over the defaults of the symmetry map
+    split: Literal["heads", "whole"] = "heads"
+    overrides: list[Override] = []
+
+
+class Batch(Section):
+    """Batch sizes in prompts; TRL's numbers are derived by `rlspec.rlvr.batching`."""
+
+    prompts_per_step: int = Field(16, ge=1)  # prompts in one optimizer step
+    samples_per_prompt: int = Field(8, ge=2)
+    updates_per_generation: int = Field(1, ge=1)  # optimizer steps on disjoint parts of one block of rollouts
+    micro_batch: int | None = Field(None, ge=1)  # completions per forward and backward pass on one device
+
+
+class Evaluation(Section):
+    """How a policy is measured, inside training and by `rlspec.evaluate` alike."""
+
+    data: list[str] = []  # names from recipes/data; empty: the held-out part of the training data
+    problems: int | None = Field(400, ge=1)  # per data set; None: all
+    samples: int = Field(8, ge=1)  # sampled completions per problem; 1 disables pass@k
+    k: list[int] = [1, 8]
+    temperature: float = Field(1.0, gt=0)
+    top_p: float = Field(1.0, gt=0, le=1)
+    top_k: int = Field(0, ge=0)
+    max_new_tokens: int | None = Field(None, ge=1)  # None: the trainer's max_completion_length
+    batch_size: int = Field(64, ge=1)  # sequences generated at once
+    seed: int = 1234
+    before: bool = True
+    after: bool = True
+    every: int | None = Field(None, ge=1)  # optimizer steps between evaluations during training; None: never
+
+
+class Guard(Section):
+    """Stops a run that has collapsed: the reward's running mean fell below `fraction` of its best for `patience` steps."""
+
+    enabled: bool = True
+    window: int = Field(5, ge=1)
+    fraction: float = Field(0.5, gt=0, lt=1)
+    patience: int = Field(10, ge=1)
+
+
+class Checkpoints(Section):
+    """What is kept in `<run>/checkpoints`."""
+
+    every: int | None = Field(None, ge=1)  # optimizer steps; None: only at the end
+    keep_last: int = Field(2, ge=1)
+    keep_best: bool = True  # by sampled pass@1 of the evaluations during training
+
+
+class Grader(Section):
+    """The answer checker's worker processes."""
+
+    workers: int = Field(2, ge=1)
+    timeout: float = Field(3.0, gt=0, le=3.0)  # seconds a verdict may take
+
+
+class Rollout(Section):
+    """Which engine samples completions."""
+
+    engine: Literal["transformers", "vllm"] = "transformers"
+
+
+class Report(Section):
+    """Where metrics go. JSONL and plots are always written."""
+
+    tensorboard: bool = True
+    wandb: bool = False
+    display: Literal["auto", "rich", "plain"] = "auto"
+
+
+class Corruption(Section):
+    """How worked solutions are spoilt for the warm start (probabilities): a stated, deliberate handicap."""
+
+    drop_carry: float = Field(0.0, ge=0, le=1)
+    digit_slip: float = Field(0.0, ge=0, le=1)
+    drop_box: float = Field(0.0, ge=0, le=1)
+
+
+class Recipe(Section):
+    """A whole run."""
+
+    recipe: str
+    algorithm: Literal["grpo", "gmpo", "sft"]
+    seed: int = Field(0, ge=0)
+    run: str | None = None  # name of the run directory; None: <recipe>-<model>-<optim>-seed<seed>
+    output_dir: str = "checkpoints"
+    resume: str | None = None  # a run directory, a checkpoint in one, or "auto"
+    device: Literal["auto", "cpu", "cuda"] = "auto"
+    model: Model
+    data: Data
+    optim: Optim
+    batch: Batch = Batch()
+    trainer: dict[str, Any] = {}  # TRL's own knobs, by their own names
+    rollout: Rollout = Rollout()
+    evaluation: Evaluation = Evaluation()
+    guard: Guard = Guard()
+    checkpoints: Checkpoints = Checkpoints()
+    grader: Grader = Grader()
+    report: Report = Report()
+    corruption: Corruption | None = None  # only for algorithm: sft on generated data
+
+    @property
+    def run_name(self) -> str:
+        """Name of the run directory below `output_dir`."""
+        return self.run or f"{self.recipe}-{self.model.name}-{self.optim.name}-seed{self.seed}"

@@ -1,0 +1,19 @@
+"""Fixtures that several test folders use."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import pytest
+
+REPOSITORY = Path(__file__).resolve().parents[1]
+
+
+@pytest.fixture(scope="session")
+def shared() -> Path:
+    """Folder with real GSM8K and MATH-500 files; the test is skipped where it is absent."""
+    folder = Path(os.environ.get("RLSPEC_SHARED", REPOSITORY.parent / "shared"))
+    if not (folder / "data").is_dir():
+        pytest.skip(f"no data folder in {folder}: set RLSPEC_SHARED")
+    return folder
