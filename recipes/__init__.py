@@ -1,1 +1,1 @@
-"""Hydra's config root, installed as `rlspec_recipes`: one short YAML file per recipe, and groups model/, data/, optim/."""
+"""Hydra's config root, installed as `rlspec_recipes`: a short YAML file per recipe; groups model/, data/, optim/."""

@@ -1,0 +1,1 @@
+"""Recipes: their schema, loading and error messages. Imports neither torch nor transformers."""

@@ -44,7 +44,7 @@ class Model(Section):
 
 
 class Columns(Section):
-    """Names of a data set's columns. `answer` may hold a whole solution (GSM8K `####`, or a last `\\boxed{}`)."""
+    r"""Names of a data set's columns. `answer` may hold a whole solution (GSM8K `####`, or a last `\boxed{}`)."""
 
     problem: str = "problem"
     answer: str = "answer"
@@ -69,7 +69,7 @@ class Data(Section):
 
 
 class Override(Section):
-    """Ordered rule for parameters whose name matches `pattern` (a regular expression, `re.search`); first match wins."""
+    """Ordered rule for parameters whose name matches the regular expression `pattern`; first match wins."""
 
     pattern: str
     rule: str | None = None
@@ -127,7 +127,7 @@ class Evaluation(Section):
 
 
 class Guard(Section):
-    """Stops a run that has collapsed: the reward's running mean fell below `fraction` of its best for `patience` steps."""
+    """Stops a collapsed run: the reward's running mean stayed below `fraction` of its best for `patience` steps."""
 
     enabled: bool = True
     window: int = Field(5, ge=1)

@@ -1,0 +1,1 @@
+"""The answer checker: extraction, normalisation, comparison, and killable worker processes."""
