@@ -1,0 +1,260 @@
+r"""Problems with verifiable answers: generated, from local files, or from the hub, all as `Problem`.
+
+Gold answers are read from a column that holds the answer itself, a GSM8K solution (text after ``####``) or a MATH
+solution (the last balanced ``\boxed{}``). Nothing is dropped silently: each removal is counted in the log.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import logging
+import re
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from rlspec.config.schema import Columns
+from rlspec.errors import ConfigError, DataError
+from rlspec.rlvr import arithmetic
+from rlspec.rlvr.tables import Row, read_rows
+
+log = logging.getLogger(__name__)
+BOXES = ("\\boxed{", "\\fbox{")
+
+
+@dataclass(frozen=True)
+class Problem:
+    """One problem.
+
+    Attributes:
+        problem: its text, without instruction or template.
+        answer: the gold answer; empty where the source has none (the preflight drops it).
+        solution: a worked solution, where the source has one.
+        level: difficulty, where the source states it.
+        id: hash of the problem's text, 16 hexadecimal digits: the same text has the same id everywhere.
+    """
+
+    problem: str
+    answer: str
+    solution: str | None
+    level: int | None
+    id: str
+
+
+def load_problems(
+    *,
+    name: str,
+    path: str | None = None,
+    test_path: str | None = None,
+    subset: str | None = None,
+    split: str = "train",
+    test_split: str | None = "test",
+    test_fraction: float = 0.2,
+    columns: Columns | None = None,
+    levels: Sequence[int] | None = None,
+    seed: int = 0,
+) -> tuple[list[Problem], list[Problem]]:
+    """Training and held-out problems, in the source's order, without a text that is in both.
+
+    A single local file has no splits: its held-out part is `test_path` or, without one, `test_fraction` of its
+    problems by content hash. With ``split == test_split`` a data set is for evaluation only and has no training part.
+
+    Args:
+        name: the data set's name in messages.
+        path: hub id, local file or local folder of a data set; None: generated arithmetic.
+        test_path: local file with held-out problems.
+        subset: configuration of a hub data set.
+        split: part to train on.
+        test_split: held-out part; None: hold out `test_fraction`.
+        test_fraction: held-out share, in (0, 1).
+        columns: names of the columns.
+        levels: keep only problems of these levels; None: all.
+        seed: seed of generated problems and of the hold-out by hash.
+
+    Raises:
+        DataError: something cannot be read; one line with the remedy.
+    """
+    if path is None:
+        problems = _generated(levels, seed)
+        return hold_out(problems, test_fraction, seed)
+    columns = columns or Columns()
+
+    def load(source: str, part: str | None) -> list[Problem]:
+        rows = read_rows(source, subset=subset, split=part, name=name)
+        return select_levels(_unique(parse_rows(rows, columns, source), source), levels, source)
+
+    if test_path is None and split == test_split:
+        return [], load(path, split)
+    everything = load(path, split)
+    if test_path is not None:
+        test = load(test_path, None)
+    elif test_split is not None and not is_single_file(path):
+        test = load(path, test_split)
+    else:
+        return hold_out(everything, test_fraction, seed)
+    return _without_overlap(everything, test, name), test
+
+
+def is_single_file(path: str) -> bool:
+    """Whether `path` names one local file, which therefore has no splits."""
+    return path.endswith((".jsonl", ".json", ".csv", ".parquet"))
+
+
+def _generated(levels: Sequence[int] | None, seed: int) -> list[Problem]:
+    unknown = sorted(set(levels or ()) - set(arithmetic.LEVELS))
+    if unknown or (levels is not None and not levels):
+        raise ConfigError(f"data.levels: arithmetic has levels {list(arithmetic.LEVELS)}, not {unknown or levels}")
+    return [
+        Problem(text, arithmetic.answer(text), arithmetic.worked_solution(text), level, content_id(text))
+        for text, level in arithmetic.generate(levels or arithmetic.LEVELS, seed)
+    ]
+
+
+def hold_out(problems: list[Problem], test_fraction: float, seed: int) -> tuple[list[Problem], list[Problem]]:
+    """Split by a hash of each problem's text and `seed`, so that a problem's part does not depend on the others."""
+    train: list[Problem] = []
+    test: list[Problem] = []
+    for problem in problems:
+        digest = hashlib.sha256(f"{seed}:{problem.id}".encode()).digest()
+        share = int.from_bytes(digest[:8], "big") / 2**64
+        (test if share < test_fraction else train).append(problem)
+    if not train or not test:
+        raise DataError(f"data.test_fraction={test_fraction} of {len(problems)} problems leaves one part empty")
+    return train, test
+
+
+def content_id(text: str) -> str:
+    """Hash of a problem's text up to white space."""
+    return hashlib.sha256(" ".join(text.split()).encode()).hexdigest()[:16]
+
+
+def parse_rows(rows: Iterable[Row], columns: Columns, source: str) -> list[Problem]:
+    """Rows of a table as problems. Raises DataError with the row's place for a missing column or a wrong type."""
+    wanted = [name for name in (columns.problem, columns.answer, columns.solution, columns.level) if name]
+    problems = []
+    for place, row in rows:
+        missing = [name for name in wanted if name not in row]
+        if missing:
+            there = ", ".join(map(str, row)) or "none"
+            raise DataError(f"{place}: no column {missing[0]!r}; the columns are {there} (set data.columns.*)")
+        answer = _text(row[columns.answer], columns.answer, place, numbers=True)
+        solution = _text(row[columns.solution], columns.solution, place) if columns.solution else None
+        gold, extracted = extract_gold(answer)
+        text = _text(row[columns.problem], columns.problem, place)
+        if not text.strip():
+            raise DataError(f"{place}: column {columns.problem!r} is empty")
+        level = _level(row[columns.level], columns.level, place) if columns.level else None
+        problems.append(Problem(text, gold, solution or (answer if extracted else None), level, content_id(text)))
+    if not problems:
+        raise DataError(f"{source} holds no problems")
+    return problems
+
+
+def _text(value: Any, column: str, place: str, numbers: bool = False) -> str:
+    """A cell as text. A missing answer becomes empty text, which the preflight reports and drops."""
+    if numbers and value is None:
+        return ""
+    if numbers and isinstance(value, int | float) and not isinstance(value, bool):
+        return str(value)
+    if not isinstance(value, str):
+        kind = "nothing" if value is None else type(value).__name__
+        raise DataError(f"{place}: column {column!r} holds {kind}, not text (set data.columns.*)")
+    try:
+        value.encode()
+    except UnicodeEncodeError as error:
+        raise DataError(f"{place}: column {column!r} holds a lone surrogate, which is not Unicode text") from error
+    return value
+
+
+def _level(value: Any, column: str, place: str) -> int | None:
+    """``5`` or ``"Level 5"`` as 5; a level without a number (MATH's ``"Level ?"``) as None."""
+    if isinstance(value, int) and not isinstance(value, bool):
+        return value
+    if value is None or isinstance(value, str):
+        digits = re.search(r"\d+", value or "")
+        return int(digits[0]) if digits else None
+    raise DataError(f"{place}: column {column!r} holds {type(value).__name__}, not a level such as 5 or 'Level 5'")
+
+
+def extract_gold(text: str) -> tuple[str, bool]:
+    r"""The gold answer in `text`, and whether it had to be extracted from a solution.
+
+    After the last ``####`` (thousands commas removed), else in the last balanced ``\boxed{}``, else the text itself.
+    A last box that is not balanced gives an empty answer: no guess.
+    """
+    if "####" in text:
+        after = text.rsplit("####", 1)[1].strip()
+        return re.sub(r"(?<=\d),(?=\d{3})", "", after), True
+    start = max(text.rfind(box) for box in BOXES)
+    if start < 0:
+        return text.strip(), False
+    return _balanced(text, text.index("{", start)), True
+
+
+def _balanced(text: str, opening: int) -> str:
+    """The text between the brace at `opening` and the one that closes it; empty where none does."""
+    depth, index = 0, opening
+    while index < len(text):
+        character = text[index]
+        if character == "\\":
+            index += 1
+        elif character in "{}":
+            depth += 1 if character == "{" else -1
+            if depth == 0:
+                return text[opening + 1 : index].strip()
+        index += 1
+    return ""
+
+
+def select_levels(problems: list[Problem], levels: Sequence[int] | None, source: str) -> list[Problem]:
+    """The problems of the given levels; None: all."""
+    if levels is None:
+        return problems
+    kept = [problem for problem in problems if problem.level in levels]
+    log.info("%s: %d of %d problems have a level in %s", source, len(kept), len(problems), list(levels))
+    if not kept:
+        there = sorted({problem.level for problem in problems if problem.level is not None})
+        hint = f"its levels are {there}" if there else "no level is known: set data.columns.level"
+        raise DataError(f"data.levels={list(levels)} keeps no problem of {source}; {hint}")
+    return kept
+
+
+def _unique(problems: list[Problem], source: str) -> list[Problem]:
+    first = {problem.id: problem for problem in reversed(problems)}
+    kept = [problem for problem in problems if first[problem.id] is problem]
+    if len(kept) < len(problems):
+        log.warning("%s: %d repeated problems removed", source, len(problems) - len(kept))
+    return kept
+
+
+def _without_overlap(train: list[Problem], test: list[Problem], name: str) -> list[Problem]:
+    held_out = {problem.id for problem in test}
+    kept = [problem for problem in train if problem.id not in held_out]
+    if len(kept) < len(train):
+        log.warning("data=%s: %d training problems are also held out and were removed", name, len(train) - len(kept))
+    if not kept:
+        raise DataError(f"data={name}: every training problem is also held out; set data.test_path or data.test_split")
+    return kept
+
+
+def format_prompt(
+    problem: Problem, *, system_prompt: str | None = None, instruction: str | None = None
+) -> list[dict[str, str]]:
+    """Chat messages that pose a problem; the same in training and in evaluation."""
+    content = f"{problem.problem}\n{instruction}" if instruction else problem.problem
+    system = [{"role": "system", "content": system_prompt}] if system_prompt else []
+    return [*system, {"role": "user", "content": content}]
+
+
+def prompt_rows(
+    problems: Iterable[Problem], *, system_prompt: str | None = None, instruction: str | None = None
+) -> list[dict[str, Any]]:
+    """Rows with the columns ``prompt`` (chat messages), ``answer`` and ``id``, as TRL's trainers take them."""
+    return [
+        {
+            "prompt": format_prompt(problem, system_prompt=system_prompt, instruction=instruction),
+            "answer": problem.answer,
+            "id": problem.id,
+        }
+        for problem in problems
+    ]

@@ -1,0 +1,58 @@
+"""One way to reach the Hugging Face hub: a snapshot of a repository in the local cache, or one clear line."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import Literal
+
+import httpx
+from huggingface_hub import errors, snapshot_download
+
+TIMEOUT = 5.0  # seconds for the first answer; without a network the answer comes at once
+
+
+def is_local(path: str) -> bool:
+    """Whether `path` is meant as a local file or folder, existing or not, and not as a hub id such as ``org/name``."""
+    return Path(path).expanduser().exists() or path.startswith((".", "~", os.sep)) or path.count("/") > 1
+
+
+def fetch_snapshot(
+    repo: str, *, kind: Literal["model", "dataset"], files: list[str] | None = None, revision: str | None = None
+) -> Path:
+    """Folder of the local cache with the repository's files, downloaded where they are missing.
+
+    Without a network, what an earlier download left in the cache is used.
+
+    Args:
+        repo: hub id, ``organisation/name``.
+        kind: what the repository holds.
+        files: glob patterns of the files that are needed; None: all.
+        revision: branch, tag or commit; None: the main branch.
+
+    Raises:
+        ConnectionError: with one line that says what could not be fetched and why, without the remedy.
+    """
+    what = f"{kind} {repo}" + (f" (revision {revision})" if revision else "")
+    try:
+        folder = snapshot_download(repo, repo_type=kind, revision=revision, allow_patterns=files, etag_timeout=TIMEOUT)
+    except errors.GatedRepoError as error:
+        reason = f"access to it is restricted: accept its terms on https://huggingface.co/{repo} and set HF_TOKEN"
+        raise ConnectionError(f"cannot fetch {what}: {reason}") from error
+    except errors.RepositoryNotFoundError as error:
+        raise ConnectionError(f"cannot fetch {what}: the hub has no such public repository") from error
+    except errors.RevisionNotFoundError as error:
+        raise ConnectionError(f"cannot fetch {what}: the hub has no such revision") from error
+    except errors.HFValidationError as error:
+        raise ConnectionError(f"cannot fetch {what}: neither a local path nor a hub id (organisation/name)") from error
+    except (errors.LocalEntryNotFoundError, errors.OfflineModeIsEnabled) as error:
+        raise ConnectionError(f"cannot fetch {what}: the hub is unreachable and it is not in the cache") from error
+    except (errors.HfHubHTTPError, httpx.HTTPError, OSError) as error:
+        raise ConnectionError(f"cannot fetch {what}: {one_line(error)}") from error
+    return Path(folder)
+
+
+def one_line(error: BaseException, length: int = 200) -> str:
+    """An error's message on one line, shortened."""
+    text = " ".join(str(error).split()) or type(error).__name__
+    return text if len(text) <= length else text[: length - 1] + "…"

@@ -1,0 +1,130 @@
+"""Rows of a table from a local file, a local folder or the hub. Every failure is one line with its place."""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from rlspec.errors import DataError
+from rlspec.rlvr.hub import fetch_snapshot, is_local, one_line
+
+Row = tuple[str, dict[str, Any]]  # where the row stands ("file:12"), and its columns
+SUFFIXES = (".jsonl", ".json", ".csv", ".parquet")
+
+
+def read_rows(path: str, *, subset: str | None, split: str | None, name: str) -> list[Row]:
+    """All rows of one part of a data set.
+
+    Args:
+        path: local file with one of `SUFFIXES`, local folder with a file per split or a hub snapshot, or a hub id.
+        subset: configuration of a hub data set.
+        split: part of a folder or hub data set; ignored for a file, which has no parts.
+        name: the data set's name in messages.
+    """
+    if path.endswith(SUFFIXES):
+        return read_file(Path(path).expanduser())
+    if is_local(path):
+        return _read_folder(Path(path).expanduser(), subset, split or "train")
+    try:
+        folder = fetch_snapshot(path, kind="dataset")
+    except ConnectionError as error:
+        remedy = "use a local copy: data.path=FILE.jsonl data.test_path=FILE.jsonl, or HF_HOME=CACHE that has it"
+        raise DataError(f"data={name}: {error}; {remedy}") from error
+    return _read_snapshot(folder, subset, split or "train", path)
+
+
+def read_file(path: Path) -> list[Row]:
+    """Rows of a .jsonl, .json (list of objects), .csv or .parquet file, each with its line or row number."""
+    if not path.is_file():
+        raise DataError(f"no data file {path}; set data.path")
+    try:
+        if path.suffix == ".parquet":
+            rows = _parquet(path)
+        else:
+            text = path.read_bytes().decode("utf-8-sig")
+            rows = list({".jsonl": _jsonl, ".json": _json, ".csv": _csv}[path.suffix](text, path))
+    except UnicodeDecodeError as error:
+        raise DataError(f"{path}: byte {error.start} is not UTF-8; convert the file to UTF-8") from error
+    except OSError as error:
+        raise DataError(f"cannot read {path}: {error.strerror or one_line(error)}") from error
+    if not rows:
+        raise DataError(f"{path} is empty")
+    return rows
+
+
+def _jsonl(text: str, path: Path) -> Iterator[Row]:
+    # Not str.splitlines: JSON strings may hold U+2028 and its like unescaped.
+    for number, line in enumerate(text.split("\n"), start=1):
+        if line.strip():
+            yield f"{path}:{number}", _object(_parse(line, f"{path}:{number}"), f"{path}:{number}")
+
+
+def _json(text: str, path: Path) -> Iterator[Row]:
+    rows = _parse(text, str(path)) if text.strip() else []
+    if not isinstance(rows, list):
+        raise DataError(f"{path}: not a list of objects but {type(rows).__name__}; one object per line is .jsonl")
+    for number, row in enumerate(rows, start=1):
+        yield f"{path}, element {number}", _object(row, f"{path}, element {number}")
+
+
+def _parse(text: str, place: str) -> Any:
+    try:
+        return json.loads(text)
+    except (ValueError, RecursionError) as error:  # ValueError also covers integers of too many digits
+        raise DataError(f"{place}: not valid JSON: {one_line(error)}") from error
+
+
+def _object(value: Any, place: str) -> dict[str, Any]:
+    if not isinstance(value, dict):
+        raise DataError(f"{place}: not an object with columns but {type(value).__name__}")
+    return value
+
+
+def _csv(text: str, path: Path) -> Iterator[Row]:
+    reader = csv.DictReader(io.StringIO(text, newline=""), strict=True)
+    try:
+        for row in reader:
+            place = f"{path}:{reader.line_num}"
+            if None in row or None in row.values():
+                raise DataError(f"{place}: not {len(reader.fieldnames or [])} columns as in the header")
+            yield place, row
+    except csv.Error as error:
+        raise DataError(f"{path}:{reader.line_num}: not valid CSV: {one_line(error)}") from error
+
+
+def _parquet(path: Path) -> list[Row]:
+    import pyarrow
+    from pyarrow import parquet
+
+    try:
+        rows = parquet.read_table(path).to_pylist()
+    except (pyarrow.ArrowException, pyarrow.ArrowInvalid) as error:
+        raise DataError(f"{path}: not a readable Parquet file: {one_line(error)}") from error
+    return [(f"{path}, row {number}", row) for number, row in enumerate(rows, start=1)]
+
+
+def _read_folder(folder: Path, subset: str | None, split: str) -> list[Row]:
+    """A folder with one file per split (``train.jsonl``), or a snapshot of a hub data set."""
+    if not folder.is_dir():
+        raise DataError(f"no data file or folder {folder}; set data.path")
+    for suffix in SUFFIXES:
+        if (folder / f"{split}{suffix}").is_file():
+            return read_file(folder / f"{split}{suffix}")
+    return _read_snapshot(folder, subset, split, str(folder))
+
+
+def _read_snapshot(folder: Path, subset: str | None, split: str, source: str) -> list[Row]:
+    from datasets import DatasetDict, load_dataset
+    from datasets.exceptions import DatasetsError
+
+    try:
+        parts = load_dataset(str(folder), subset)
+    except (DatasetsError, ValueError, OSError) as error:
+        raise DataError(f"cannot read data set {source}: {one_line(error)} (set data.path, data.subset)") from error
+    if not isinstance(parts, DatasetDict) or split not in parts:
+        raise DataError(f"data set {source} has no split {split!r}; it has {', '.join(parts)} (set data.split)")
+    return [(f"{source} {split}, row {number}", row) for number, row in enumerate(parts[split], start=1)]
