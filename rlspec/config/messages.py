@@ -1,0 +1,146 @@
+"""One line per mistake: the dotted key, the value, what is allowed, the nearest name."""
+
+from __future__ import annotations
+
+import types
+import typing
+from collections.abc import Iterable, Mapping, Sequence
+from functools import cache
+from typing import Any, Literal
+
+from pydantic import BaseModel, ValidationError
+from pydantic.fields import FieldInfo
+
+from rlspec.config.paths import nearest
+from rlspec.config.schema import Recipe
+
+MOST_LINES = 5
+_WORDS = {int: "a whole number", float: "a number", str: "text", bool: "true or false", type(None): "null"}
+_LIMITS = {"ge": ">=", "gt": ">", "le": "<=", "lt": "<"}
+
+
+def join_lines(lines: Sequence[str]) -> str:
+    """At most five lines, each mistake once."""
+    distinct = list(dict.fromkeys(lines))
+    hidden = len(distinct) - MOST_LINES
+    return "\n".join(distinct[:MOST_LINES] + ([f"... and {hidden} more"] if hidden > 0 else []))
+
+
+def show(value: Any) -> str:
+    """A value as a user would write it, shortened."""
+    words = {None: "null", True: "true", False: "false"}
+    text = words[value] if value is None or isinstance(value, bool) else str(value)
+    text = " ".join(text.split())
+    return text if len(text) <= 80 else text[:77] + "..."
+
+
+def section_of(annotation: Any) -> type[BaseModel] | None:
+    """The section behind `Section`, `Section | None` or `list[Section]`."""
+    if isinstance(annotation, type) and issubclass(annotation, BaseModel):
+        return annotation
+    found = (section_of(argument) for argument in typing.get_args(annotation))
+    return next((section for section in found if section is not None), None)
+
+
+def find_field(path: Sequence[str | int]) -> tuple[list[str], FieldInfo | None]:
+    """Follow a path through the schema as far as it goes.
+
+    Returns:
+        The part of the path that exists (positions in lists included), and its last field (None for an empty path).
+    """
+    known: list[str] = []
+    field: FieldInfo | None = None
+    section: type[BaseModel] | None = Recipe
+    for part in path:
+        if isinstance(part, int) or part.isdigit():
+            known.append(str(part))
+            continue
+        if section is None or part not in section.model_fields:
+            break
+        field = section.model_fields[part]
+        known.append(part)
+        section = section_of(field.annotation)
+    return known, field
+
+
+def describe(annotation: Any, metadata: Iterable[Any] = ()) -> str:
+    """What a field may hold, in words."""
+    origin, arguments = typing.get_origin(annotation), typing.get_args(annotation)
+    if origin is Literal:
+        words = ", ".join(show(value) for value in arguments)
+    elif origin in (typing.Union, types.UnionType):
+        words = " or ".join(describe(argument) for argument in arguments)
+    elif origin is list:
+        words = f"a list, each {describe(arguments[0])}"
+    elif origin is tuple:
+        words = f"a list of {len(arguments)}, each {describe(arguments[0])}"
+    elif section_of(annotation) is not None or origin is dict:
+        words = "a mapping"
+    else:
+        words = _WORDS.get(annotation, str(annotation))
+    limits = [f"{sign} {getattr(item, name):g}" for item in metadata for name, sign in _LIMITS.items() if hasattr(item, name)]
+    return f"{words} {' and '.join(limits)}" if limits else words
+
+
+@cache
+def leaves(section: type[BaseModel] = Recipe, prefix: str = "") -> tuple[str, ...]:
+    """All dotted keys of a recipe that hold a value."""
+    names: list[str] = []
+    for name, field in section.model_fields.items():
+        inner = section_of(field.annotation)
+        names += leaves(inner, f"{prefix}{name}.") if inner is not None else [f"{prefix}{name}"]
+    return tuple(names)
+
+
+def unknown_key(path: Sequence[str], value: Any = None) -> str:
+    """The line for a key that the schema does not have; the same leaf elsewhere counts as near."""
+    known, field = find_field(path)
+    section = Recipe if field is None else section_of(field.annotation)
+    key = ".".join(str(part) for part in path)
+    if section is None:
+        holder = ".".join(known)
+        return f"{key}: unknown key; {holder} is no mapping but {describe(field.annotation) if field else 'a value'}"
+    elsewhere = [leaf for leaf in leaves() if leaf.rpartition(".")[2] == path[-1] and leaf != key]
+    if elsewhere and len(elsewhere) <= 3:
+        hint = f"did you mean {' or '.join(elsewhere)}?"
+    else:
+        hint = nearest(str(path[len(known)]), section.model_fields)
+    given = "" if value is None else f"={show(value)}"
+    return f"{key}{given}: unknown key; {hint}"
+
+
+def explain(error: ValidationError) -> list[str]:
+    """Pydantic's errors as lines; the alternatives of a union become one."""
+    lines: dict[str, str] = {}
+    for item in error.errors(include_url=False):
+        location = item["loc"]
+        if item["type"] == "extra_forbidden":
+            lines[".".join(map(str, location))] = unknown_key([str(part) for part in location], item["input"])
+            continue
+        known, field = find_field(location)
+        key = ".".join(known)
+        if item["type"] == "missing":
+            missing = ".".join(map(str, location))
+            lines.setdefault(missing, f"{missing}: required; {_allowed(find_field(location)[1])}")
+        else:
+            lines.setdefault(key, f"{key}={show(item['input'])}: {_allowed(field)}")
+    return list(lines.values())
+
+
+def _allowed(field: FieldInfo | None) -> str:
+    return "not allowed" if field is None else f"must be {describe(field.annotation, field.metadata)}"
+
+
+def unknown_override(key: str, recipe_fields: Mapping[str, Any] | None = None) -> str | None:
+    """The line for an override of a key that does not exist, or None where it does."""
+    path = key.split(".")
+    known, field = find_field(path)
+    if len(known) == len(path) or (field is not None and _is_free(field)):
+        return None
+    return unknown_key(path)
+
+
+def _is_free(field: FieldInfo) -> bool:
+    return any(
+        typing.get_origin(part) is dict for part in (field.annotation, *typing.get_args(field.annotation))
+    )

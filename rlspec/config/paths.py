@@ -1,0 +1,70 @@
+"""Where recipes and shipped files lie, and what is in them. Imports nothing heavy."""
+
+from __future__ import annotations
+
+import difflib
+import importlib.util
+from collections.abc import Iterable
+from functools import cache
+from pathlib import Path
+
+from rlspec.errors import ConfigError
+
+GROUPS = ("data", "optim", "model")  # in the order in which Hydra merges them
+
+
+@cache
+def recipes_folder() -> Path:
+    """The installed package `rlspec_recipes`, which is `recipes/` in a source checkout.
+
+    Raises:
+        ConfigError: rlspec is not installed.
+    """
+    spec = importlib.util.find_spec("rlspec_recipes")  # a top-level package: found without importing it
+    if spec is None or spec.origin is None:
+        raise ConfigError("the recipes are not installed (package rlspec_recipes): run through `uv run`, or pip install")
+    return Path(spec.origin).parent
+
+
+def resolve_path(path: str | Path) -> Path:
+    """A file or folder named in a recipe: relative to the current folder or, for what ships, to the source checkout.
+
+    The result need not exist.
+    """
+    given = Path(path).expanduser()
+    if given.is_absolute() or given.exists():
+        return given
+    shipped = recipes_folder().parent / given
+    return shipped if shipped.exists() else given
+
+
+def list_recipes() -> list[str]:
+    """Names for `recipe=`."""
+    return sorted(path.stem for path in recipes_folder().glob("*.yaml"))
+
+
+def list_group(group: str) -> list[str]:
+    """Names for `model=`, `data=` or `optim=`.
+
+    Raises:
+        ConfigError: There is no such group.
+    """
+    if group not in GROUPS:
+        raise ConfigError(f"unknown group {group}; {nearest(group, GROUPS)}")
+    return sorted(path.stem for path in (recipes_folder() / group).glob("*.yaml"))
+
+
+def headline(recipe: str) -> str:
+    """First comment line of a recipe."""
+    first = (recipes_folder() / f"{recipe}.yaml").read_text(encoding="utf-8").partition("\n")[0]
+    return first.lstrip("# ")
+
+
+def nearest(name: str, allowed: Iterable[str]) -> str:
+    """A hint for a misspelt word: the nearest name, then all of them (if they are not too many)."""
+    names = sorted(allowed)
+    close = difflib.get_close_matches(name, names, n=1, cutoff=0.5)
+    hints = [f"did you mean {close[0]}?"] if close else []
+    if len(names) <= 16 or not close:
+        hints.append(f"allowed: {', '.join(names)}")
+    return " ".join(hints)
