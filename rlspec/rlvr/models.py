@@ -1,0 +1,277 @@
+"""Policies and their tokenizers: built from an architecture, or loaded from a folder or the hub; LoRA adapters."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from peft import LoraConfig, TaskType, get_peft_model
+from safetensors import SafetensorError, safe_open
+from transformers import (
+    AutoConfig,
+    AutoModelForCausalLM,
+    AutoTokenizer,
+    GenerationConfig,
+    PretrainedConfig,
+    PreTrainedModel,
+    PreTrainedTokenizerBase,
+    Qwen3Config,
+    Qwen3ForCausalLM,
+)
+
+from rlspec.errors import CheckpointError, ConfigError
+from rlspec.rlvr.hub import fetch_snapshot, is_local, one_line
+from rlspec.rlvr.tokenizer import build_byte_tokenizer
+
+CONFIG_FILES = ["config.json", "generation_config.json"]
+TOKENIZER_FILES = ["tokenizer*", "vocab*", "merges.txt", "special_tokens_map.json", "added_tokens.json", "*.jinja"]
+WEIGHT_FILES = ["*.safetensors", "model.safetensors.index.json"]
+REMEDY = "use a local copy: model.path=/path/to/snapshot, or HF_HOME=/path/to/cache HF_HUB_OFFLINE=1"
+DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
+
+
+def snapshot(path: str, *, revision: str | None = None, weights: bool = True) -> Path:
+    """Local folder of a model: the folder itself, or the hub's snapshot in the cache, downloaded where needed.
+
+    Args:
+        path: local folder or hub id.
+        revision: branch, tag or commit of a hub id.
+        weights: whether the weights are needed, or only configuration and tokenizer.
+
+    Raises:
+        CheckpointError: it cannot be fetched or is incomplete; one line with the remedy.
+    """
+    if is_local(path):
+        folder = Path(path).expanduser()
+        if not folder.is_dir():
+            raise CheckpointError(f"no model folder {folder}; {REMEDY}")
+    else:
+        files = [*CONFIG_FILES, *TOKENIZER_FILES, *(WEIGHT_FILES if weights else [])]
+        try:
+            folder = fetch_snapshot(path, kind="model", files=files, revision=revision)
+        except ConnectionError as error:
+            raise CheckpointError(f"{error}; {REMEDY}") from error
+    missing = _missing_files(folder, weights)
+    if missing:
+        raise CheckpointError(f"model {path} is incomplete: {folder} has no {', '.join(missing)}; {REMEDY}")
+    return folder
+
+
+def _missing_files(folder: Path, weights: bool) -> list[str]:
+    """What a model folder lacks: the config, the weights, or shards that its index names."""
+    missing = [] if (folder / "config.json").is_file() else ["config.json"]
+    index = folder / "model.safetensors.index.json"
+    if not weights:
+        return missing
+    if index.is_file():
+        shards = sorted(set(_read_json(index).get("weight_map", {}).values())) or ["weight_map in " + index.name]
+        absent = [shard for shard in shards if not (folder / shard).is_file()]
+        return missing + absent[:3] + ([f"{len(absent) - 3} more"] if len(absent) > 3 else [])
+    return missing + ([] if (folder / "model.safetensors").is_file() else ["model.safetensors"])
+
+
+def _read_json(path: Path) -> dict[str, Any]:
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise CheckpointError(f"cannot read {path}: {one_line(error)}") from error
+    if not isinstance(content, dict):
+        raise CheckpointError(f"cannot read {path}: not a JSON object")
+    return content
+
+
+def load_tokenizer(path: str | None, *, revision: str | None = None) -> PreTrainedTokenizerBase:
+    """The tokenizer of a model folder or hub id, padding on the left; None: the built-in byte tokenizer."""
+    if path is None:
+        return build_byte_tokenizer()
+    folder = snapshot(path, revision=revision, weights=False)
+    try:
+        tokenizer = AutoTokenizer.from_pretrained(folder, local_files_only=True)
+    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+        raise CheckpointError(f"cannot load the tokenizer of {path}: {one_line(error)}") from error
+    if tokenizer.chat_template is None:
+        raise CheckpointError(f"the tokenizer of {path} has no chat template; use an instruction-tuned model")
+    if tokenizer.pad_token_id is None:
+        raise CheckpointError(
+            f"the tokenizer of {path} has no padding token; add pad_token to its tokenizer_config.json"
+        )
+    tokenizer.padding_side = "left"
+    return tokenizer
+
+
+def build_config(
+    *,
+    path: str | None,
+    architecture: dict[str, Any] | None,
+    tokenizer: PreTrainedTokenizerBase,
+    revision: str | None = None,
+) -> PretrainedConfig:
+    """The model's configuration, without its weights."""
+    if path is not None:
+        folder = snapshot(path, revision=revision, weights=False)
+        try:
+            return AutoConfig.from_pretrained(folder, local_files_only=True)
+        except (OSError, ValueError, KeyError, TypeError) as error:
+            raise CheckpointError(f"cannot read {folder / 'config.json'}: {one_line(error)}") from error
+    if architecture is None:
+        raise ConfigError("model.path and model.architecture are both absent; one of them names the model")
+    tokens = {
+        "vocab_size": len(tokenizer),
+        "pad_token_id": tokenizer.pad_token_id,
+        "eos_token_id": tokenizer.eos_token_id,
+        "bos_token_id": None,
+    }
+    allowed = set(Qwen3Config().to_dict()) - set(tokens)
+    unknown = sorted(set(architecture) - allowed)
+    if unknown:
+        raise ConfigError(f"model.architecture.{unknown[0]}: not an argument of Qwen3Config that can be set here")
+    try:
+        return Qwen3Config(**architecture, **tokens)
+    except (ValueError, TypeError) as error:
+        raise ConfigError(f"model.architecture: {one_line(error)}") from error
+
+
+def build_model(
+    *,
+    path: str | None = None,
+    architecture: dict[str, Any] | None = None,
+    init: str | None = None,
+    tokenizer: PreTrainedTokenizerBase,
+    revision: str | None = None,
+    weights_dtype: str = "float32",
+    seed: int = 0,
+) -> PreTrainedModel:
+    """A causal language model in evaluation mode on the CPU, its sampling defaults removed.
+
+    Args:
+        path: local folder or hub id; None: a Qwen3 built from `architecture`.
+        architecture: keyword arguments of Qwen3Config, without those that the tokenizer decides.
+        init: folder with weights to start from, for a model built from `architecture`.
+        tokenizer: decides the vocabulary, padding and end tokens of a model built here.
+        revision: branch, tag or commit of a hub id.
+        weights_dtype: ``float32`` or ``bfloat16``.
+        seed: of the random weights; the global random state is left as it was.
+    """
+    config = build_config(path=path, architecture=architecture, tokenizer=tokenizer, revision=revision)
+    dtype = DTYPES[weights_dtype]
+    if path is not None:
+        model = _load(snapshot(path, revision=revision), dtype)
+        if len(tokenizer) > model.config.vocab_size:
+            size = model.config.vocab_size
+            raise ConfigError(f"model {path} has {size} embeddings for a tokenizer of {len(tokenizer)} tokens")
+    else:
+        config._attn_implementation = "sdpa"
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(seed)
+            model: PreTrainedModel = Qwen3ForCausalLM(config)
+        model.to(dtype=dtype)
+        if init is not None:
+            copy_weights(snapshot(init), model)
+    model.generation_config = plain_generation_config(model, tokenizer)
+    return model.eval()
+
+
+def _load(folder: Path, dtype: torch.dtype) -> PreTrainedModel:
+    check_safetensors(folder)
+    load: Any = AutoModelForCausalLM.from_pretrained
+    try:
+        model, report = load(
+            folder, dtype=dtype, attn_implementation="sdpa", local_files_only=True, output_loading_info=True
+        )
+    except (OSError, ValueError, KeyError, TypeError, RuntimeError, SafetensorError) as error:
+        raise CheckpointError(f"cannot load the model in {folder}: {one_line(error)}") from error
+    # transformers would start missing or misshapen tensors at random values with no more than a warning.
+    wrong = sorted(map(str, [*report["missing_keys"], *report.get("mismatched_keys", [])]))
+    if wrong:
+        raise CheckpointError(f"the weights in {folder} do not fit its config.json: {wrong[0]} ({len(wrong)} tensors)")
+    return model
+
+
+def check_safetensors(folder: Path) -> None:
+    """Raise CheckpointError for a truncated or corrupt safetensors file. Reads only the headers."""
+    for file in sorted(folder.glob("*.safetensors")):
+        try:
+            with safe_open(file, framework="pt") as tensors:
+                tensors.keys()
+        except (SafetensorError, OSError) as error:
+            raise CheckpointError(f"{file} is truncated or corrupt ({one_line(error)}); fetch it again") from error
+
+
+def copy_weights(folder: Path, model: PreTrainedModel) -> None:
+    """Copy all weights in a folder into a model built from an architecture; both must have the same tensors."""
+    source = _load(folder, model.dtype).state_dict()
+    target = model.state_dict()
+    wrong = sorted(
+        name
+        for name in source.keys() | target.keys()
+        if name not in source or name not in target or source[name].shape != target[name].shape
+    )
+    if wrong:
+        raise CheckpointError(
+            f"model.init: the weights in {folder} do not fit model.architecture: {wrong[0]} ({len(wrong)} tensors)"
+        )
+    model.load_state_dict(source)
+
+
+def plain_generation_config(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> GenerationConfig:
+    """The model's end tokens and padding, without its publisher's sampling defaults.
+
+    Qwen3 ships temperature 0.6, top_p 0.95 and top_k 20, which `generate` would use wherever a recipe says nothing.
+    """
+    published = model.generation_config
+    ends = published.eos_token_id if published is not None else None
+    return GenerationConfig(
+        eos_token_id=tokenizer.eos_token_id if ends is None else ends,
+        pad_token_id=tokenizer.pad_token_id,
+        bos_token_id=tokenizer.bos_token_id,
+    )
+
+
+def apply_lora(
+    model: PreTrainedModel,
+    *,
+    r: int,
+    alpha: float,
+    dropout: float = 0.0,
+    target_modules: Sequence[str],
+    use_rslora: bool = False,
+    seed: int = 0,
+) -> torch.nn.Module:
+    """Freeze the model and add LoRA adapters (peft) to the named modules.
+
+    Raises:
+        ConfigError: a target name matches no linear module.
+    """
+    check_lora_targets(model, target_modules)
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        return get_peft_model(
+            model, lora_config(r=r, alpha=alpha, dropout=dropout, target_modules=target_modules, use_rslora=use_rslora)
+        )
+
+
+def lora_config(*, r: int, alpha: float, dropout: float, target_modules: Sequence[str], use_rslora: bool) -> LoraConfig:
+    """Configuration for peft of the adapters."""
+    return LoraConfig(
+        task_type=TaskType.CAUSAL_LM,
+        r=r,
+        lora_alpha=alpha,  # type: ignore[arg-type]  # peft scales by alpha / r and takes any number
+        lora_dropout=dropout,
+        target_modules=list(target_modules),
+        use_rslora=use_rslora,
+        bias="none",
+    )
+
+
+def check_lora_targets(model: torch.nn.Module, target_modules: Sequence[str]) -> None:
+    """Every target must name a linear module: peft itself is content if one of them does."""
+    linear = [name for name, module in model.named_modules() if isinstance(module, torch.nn.Linear)]
+    for target in target_modules:
+        if not any(name == target or name.endswith(f".{target}") for name in linear):
+            there = ", ".join(sorted({name.rsplit(".", 1)[-1] for name in linear}))
+            raise ConfigError(f"model.lora.target_modules: {target!r} matches no linear module; there are {there}")
+    if not target_modules:
+        raise ConfigError("model.lora.target_modules is empty: nothing would be trained")
