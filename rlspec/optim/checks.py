@@ -1,0 +1,93 @@
+"""What a parameter group and a stored state must satisfy; every refusal names the offender and the remedy."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from rlspec.errors import CheckpointError, ConfigError
+from rlspec.optim.layout import check_layout
+from rlspec.optim.newton_schulz import NORMALISERS
+from rlspec.optim.rules import Rule, get_rule, nearest, step_scale
+
+Group = dict[str, Any]
+COMPUTE_DTYPES = {
+    "bfloat16": torch.bfloat16,
+    "float16": torch.float16,
+    "float32": torch.float32,
+    "float64": torch.float64,
+}
+
+
+def named_parameters(group: Group) -> Iterator[tuple[str, Tensor]]:
+    """Pairs of a group, under made-up names where it has none."""
+    names = group.get("param_names") or [
+        f"parameter {index} of role {group['role']}" for index in range(len(group["params"]))
+    ]
+    return zip(names, group["params"], strict=True)
+
+
+def check_group(group: Group) -> None:
+    """Refuse a parameter group that cannot work.
+
+    Raises:
+        ConfigError: naming the setting or the parameter.
+    """
+    rule = get_rule(group["rule"])
+    if not float(group["lr"]) >= 0 or not group["weight_decay"] >= 0 or not 0 <= group["momentum"] < 1:
+        raise ConfigError(
+            f"role {group['role']}: lr={group['lr']}, weight_decay={group['weight_decay']}, "
+            f"momentum={group['momentum']}: lr and weight_decay must not be negative, momentum must lie in [0, 1)"
+        )
+    if group["normalise"] not in NORMALISERS:
+        raise ConfigError(f"normalise={group['normalise']!r}; {nearest(group['normalise'], NORMALISERS)}")
+    if group["compute_dtype"] != "auto" and group["compute_dtype"] not in COMPUTE_DTYPES:
+        raise ConfigError(
+            f"compute_dtype={group['compute_dtype']!r}; {nearest(group['compute_dtype'], ['auto', *COMPUTE_DTYPES])}"
+        )
+    step_scale(group["adjust_lr"], 1, 1)
+    if rule.spectral:
+        rule.build_filter(group)
+    for name, param in named_parameters(group):
+        _check_parameter(name, param, group, rule)
+
+
+def _check_parameter(name: str, param: Tensor, group: Group, rule: Rule) -> None:
+    if not param.is_floating_point():
+        raise ConfigError(f"{name}: dtype {param.dtype} is not supported; train real floating-point parameters")
+    if hasattr(param, "full_tensor") or hasattr(param, "ds_id"):
+        raise ConfigError(
+            f"{name}: sharded parameters (FSDP2 DTensor, DeepSpeed ZeRO-3) are not supported; use DDP or one device"
+        )
+    if rule.spectral:
+        check_layout(param.shape, group["num_heads"], group["head_axis"], name)
+
+
+def check_names(stored: list[Group], own: list[Group]) -> None:
+    """Compare names group by group: state is matched by position, so an exchanged pair would go unnoticed.
+
+    Raises:
+        CheckpointError: naming the offenders.
+    """
+    if any("param_names" not in group for group in [*stored, *own]):
+        return
+    before = {name: index for index, group in enumerate(stored) for name in group["param_names"]}
+    now = {name: index for index, group in enumerate(own) for name in group["param_names"]}
+    problems = [f"{name} is not in the checkpoint" for name in now if name not in before]
+    problems += [f"{name} is not in the model" for name in before if name not in now]
+    problems += [
+        f"{name} was in group {before[name]} ({stored[before[name]].get('role')}) and is in group {now[name]}"
+        for name in now
+        if name in before and before[name] != now[name]
+    ]
+    if not problems and [group["param_names"] for group in stored] != [group["param_names"] for group in own]:
+        problems = ["the same parameters in another order"]
+    if problems:
+        more = f" and {len(problems) - 3} more" if len(problems) > 3 else ""
+        raise CheckpointError(
+            f"the optimizer state does not belong to these parameters: {'; '.join(problems[:3])}{more}; "
+            "use the model and the optim settings of the checkpoint"
+        )

@@ -1,0 +1,115 @@
+"""What an optimizer step did, by role: how far weights moved, and how much of the momentum passed the filter.
+
+Numbers are computed only in steps for which they were asked; the one thing recorded in every step, without waiting for
+the device, is whether any block of a role passed.
+"""
+
+from __future__ import annotations
+
+import warnings
+from collections import defaultdict
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import torch
+from torch import Tensor
+
+from rlspec.optim.newton_schulz import stable_rank
+
+GATED_ENERGY = 1e-4
+"""A block whose pass energy is below this gets no update: its norm is under 1% of one passing direction's."""
+
+
+class Recorder:
+    """Accumulates a step's telemetry and the counts that outlive a step."""
+
+    def __init__(self) -> None:
+        self.collecting = False
+        self.skipped: dict[str, int] = defaultdict(int)
+        self._latest: dict[str, dict[str, float]] = {}
+        self._sums: dict[str, dict[str, float]] = {}
+        self._idle_steps: dict[str, Tensor] = {}
+        self._passed: dict[str, Tensor] = {}
+        self._warned = False
+
+    def begin(self, collect: bool, spectral_roles: set[str]) -> None:
+        """Start a step. `spectral_roles` are those whose inactivity is watched."""
+        self.collecting = collect
+        self._sums = defaultdict(lambda: defaultdict(float))
+        self._passed = {}
+        for role in spectral_roles - self._idle_steps.keys():
+            self._idle_steps[role] = torch.zeros((), dtype=torch.int64)
+
+    def end(self) -> None:
+        """Close the step: count idle roles, and publish what was collected."""
+        for role, idle in self._idle_steps.items():
+            passed = self._passed.get(role)
+            self._idle_steps[role] = idle + 1 if passed is None else torch.where(passed, 0, idle.to(passed.device) + 1)
+        if self.collecting:
+            self._latest = {role: self._summary(role, sums) for role, sums in self._sums.items()}
+        self.collecting = False
+
+    def skip(self, role: str, name: str) -> None:
+        """Count a matrix that was left alone because its gradient is not finite; warn the first time."""
+        self.skipped[role] += 1
+        if not self._warned:
+            self._warned = True
+            warnings.warn(
+                f"the gradient of {name} has NaN or Inf: the parameter and its state were left unchanged in this step. "
+                "Further skips are counted in telemetry()[role]['skipped'] without a warning",
+                RuntimeWarning,
+                stacklevel=2,
+            )
+
+    @contextmanager
+    def measure(self, role: str, lr: float, targets: list[Tensor]) -> Iterator[None]:
+        """Compare the weights after the body with those before; copies them, so pass a bounded number."""
+        if not self.collecting:
+            yield
+            return
+        before = [target.clone() for target in targets]
+        yield
+        sums = self._sums[role]
+        for old, new in zip(before, targets, strict=True):
+            change = float((new - old).square().sum(dtype=torch.float64))
+            sums["change"] += change
+            sums["update"] += change / lr**2 if lr else 0.0
+            sums["weight"] += float(new.square().sum(dtype=torch.float64))
+            sums["values"] += new.numel()
+
+    def blocks(self, role: str, normalised: Tensor, energy: Tensor) -> None:
+        """Record normalised blocks (batch, rows, cols) of the momentum and their pass energy (batch,)."""
+        passed = (energy > GATED_ENERGY).any()
+        known = self._passed.get(role)
+        self._passed[role] = passed if known is None else known | passed.to(known.device)
+        if self.collecting:
+            sums = self._sums[role]
+            sums["blocks"] += energy.numel()
+            sums["energy"] += float(energy.sum())
+            sums["gated"] += float((energy <= GATED_ENERGY).sum())
+            sums["stable_rank"] += float(stable_rank(normalised).sum())
+
+    def latest(self) -> dict[str, dict[str, float]]:
+        """The newest collected numbers by role, with the skip counts as they are now."""
+        result = {role: {**numbers, "skipped": float(self.skipped[role])} for role, numbers in self._latest.items()}
+        for role, count in self.skipped.items():
+            result.setdefault(role, {"skipped": float(count)})
+        return result
+
+    def idle_steps(self) -> dict[str, int]:
+        """Steps in a row in which no block of a spectral role passed its filter, by role. Waits for the device."""
+        return {role: int(count) for role, count in self._idle_steps.items()}
+
+    @staticmethod
+    def _summary(role: str, sums: dict[str, float]) -> dict[str, float]:
+        values = max(sums["values"], 1.0)
+        summary = {
+            "update_rms": (sums["update"] / values) ** 0.5,
+            "change_rms": (sums["change"] / values) ** 0.5,
+            "weight_rms": (sums["weight"] / values) ** 0.5,
+        }
+        if sums["blocks"]:
+            summary["stable_rank"] = sums["stable_rank"] / sums["blocks"]
+            summary["pass_energy"] = sums["energy"] / sums["blocks"]
+            summary["gated_share"] = sums["gated"] / sums["blocks"]
+        return summary
