@@ -124,7 +124,8 @@ def build_config(
         "eos_token_id": tokenizer.eos_token_id,
         "bos_token_id": None,
     }
-    allowed = set(Qwen3Config().to_dict()) - set(tokens)
+    # transformers 5 keeps `rope_theta` inside `rope_parameters`, but published files have it at the top.
+    allowed = {"rope_theta", *Qwen3Config().to_dict()} - set(tokens)
     unknown = sorted(set(architecture) - allowed)
     if unknown:
         raise ConfigError(f"model.architecture.{unknown[0]}: not an argument of Qwen3Config that can be set here")
@@ -157,6 +158,7 @@ def build_model(
     """
     config = build_config(path=path, architecture=architecture, tokenizer=tokenizer, revision=revision)
     dtype = DTYPES[weights_dtype]
+    model: PreTrainedModel
     if path is not None:
         model = _load(snapshot(path, revision=revision), dtype)
         if len(tokenizer) > model.config.vocab_size:
@@ -166,10 +168,10 @@ def build_model(
         config._attn_implementation = "sdpa"
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(seed)
-            model: PreTrainedModel = Qwen3ForCausalLM(config)
-        model.to(dtype=dtype)
+            model = Qwen3ForCausalLM(config)
+        torch.nn.Module.to(model, dtype)
         if init is not None:
-            copy_weights(snapshot(init), model)
+            copy_weights(initial_weights(init), model)
     model.generation_config = plain_generation_config(model, tokenizer)
     return model.eval()
 
@@ -198,6 +200,16 @@ def check_safetensors(folder: Path) -> None:
                 tensors.keys()
         except (SafetensorError, OSError) as error:
             raise CheckpointError(f"{file} is truncated or corrupt ({one_line(error)}); fetch it again") from error
+
+
+def initial_weights(init: str) -> Path:
+    """The folder `init`, relative to the current folder or, for what ships with the project, to the repository."""
+    candidates = [Path(init).expanduser(), Path(__file__).resolve().parents[2] / init]
+    for folder in candidates:
+        if folder.is_dir():
+            return snapshot(str(folder.resolve()))
+    remedy = "name one, or make the warm start with: python -m rlspec.train recipe=sft_arithmetic"
+    raise CheckpointError(f"model.init: no folder {init}; {remedy}")
 
 
 def copy_weights(folder: Path, model: PreTrainedModel) -> None:

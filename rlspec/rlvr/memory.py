@@ -1,0 +1,172 @@
+"""A rough account of the memory that a run needs, made before any weight is loaded.
+
+Weights, gradients and optimizer state are exact; activations, logits and the rollouts' key-value cache are estimates
+that show the order of magnitude and which knob moves it.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import nn
+from transformers import AutoModelForCausalLM, PretrainedConfig
+
+from rlspec.errors import ConfigError
+
+GIB = 2**30
+BYTES = {"float32": 4, "bfloat16": 2}
+OptimizerBytes = Callable[[nn.Module], int]
+
+
+@dataclass(frozen=True)
+class MemoryEstimate:
+    """Bytes on one device, and the parameter counts behind them."""
+
+    parameters: int
+    trainable: int
+    weights: int
+    gradients: int
+    optimizer: int
+    activations: int
+    logits: int
+    kv_cache: int
+
+    @property
+    def total(self) -> int:
+        """The peak: rollouts and the backward pass come one after the other."""
+        return self.weights + self.gradients + self.optimizer + max(self.activations + self.logits, self.kv_cache)
+
+    def table(self) -> str:
+        """One line per item, in GiB."""
+        trained = "" if self.trainable == self.parameters else f", {self.trainable:,} of them trained"
+        rows = [
+            ("weights", self.weights, f"{self.parameters:,} parameters{trained}"),
+            ("gradients", self.gradients, "float32"),
+            ("optimizer", self.optimizer, "state"),
+            ("activations", self.activations, "estimate; trainer.gradient_checkpointing, batch.micro_batch"),
+            ("logits", self.logits, "estimate; batch.micro_batch, trainer.max_completion_length"),
+            ("rollouts", self.kv_cache, "key-value cache, estimate; not at the same time as the two above"),
+            ("peak", self.total, ""),
+        ]
+        return "\n".join(f"{name:<12} {size / GIB:8.2f} GiB  {note}".rstrip() for name, size, note in rows)
+
+
+def estimate_memory(
+    config: PretrainedConfig,
+    *,
+    micro_batch: int,
+    sequence_length: int,
+    completion_length: int,
+    rollout_sequences: int,
+    weights_dtype: str = "float32",
+    autocast: bool = False,
+    gradient_checkpointing: bool = False,
+    lora_r: int | None = None,
+    lora_targets: Sequence[str] = (),
+    optimizer_bytes: OptimizerBytes | None = None,
+) -> MemoryEstimate:
+    """Memory of training one replica of a model.
+
+    Args:
+        config: the model's configuration; its parameters are counted on the meta device.
+        micro_batch: sequences in one forward and backward pass.
+        sequence_length: tokens of a prompt and its completion.
+        completion_length: tokens of a completion alone: the positions whose logits are computed.
+        rollout_sequences: completions that are generated at once; 0 where another process generates.
+        weights_dtype: ``float32`` or ``bfloat16``.
+        autocast: whether activations are bfloat16.
+        gradient_checkpointing: whether activations inside a layer are computed again.
+        lora_r: rank of LoRA adapters; None: all parameters are trained.
+        lora_targets: names of the modules that get adapters.
+        optimizer_bytes: size of the optimizer's state for a model on the meta device; None: AdamW's, two float32
+            numbers per trained parameter.
+    """
+    model = meta_model(config)
+    parameters = count_parameters(model)
+    adapters = 0 if lora_r is None else _lora_parameters(model, lora_r, lora_targets)
+    trainable = parameters if lora_r is None else adapters
+    state = 8 * trainable if optimizer_bytes is None or lora_r is not None else optimizer_bytes(model)
+    number = 2 if autocast else BYTES[weights_dtype]
+    tokens = micro_batch * sequence_length
+    return MemoryEstimate(
+        parameters=parameters + adapters,
+        trainable=trainable,
+        weights=BYTES[weights_dtype] * parameters + 4 * adapters,
+        gradients=4 * trainable if lora_r is not None else BYTES[weights_dtype] * trainable,
+        optimizer=state,
+        activations=tokens * number * _activations_per_token(config, gradient_checkpointing),
+        # Logits and their gradient, in float32 as the loss takes them.
+        logits=2 * 4 * micro_batch * completion_length * config.vocab_size,
+        kv_cache=rollout_sequences * sequence_length * number * _kv_per_token(config),
+    )
+
+
+def meta_model(config: PretrainedConfig) -> nn.Module:
+    """The model without memory for its weights."""
+    with torch.device("meta"):
+        return AutoModelForCausalLM.from_config(config)
+
+
+def count_parameters(model: nn.Module) -> int:
+    """Number of parameters; tied ones count once."""
+    return sum(parameter.numel() for parameter in model.parameters())
+
+
+def _lora_parameters(model: nn.Module, r: int, targets: Sequence[str]) -> int:
+    modules = [module for name, module in model.named_modules() if name.rsplit(".", 1)[-1] in set(targets)]
+    return sum(r * (module.in_features + module.out_features) for module in modules if isinstance(module, nn.Linear))
+
+
+def _head_dim(config: PretrainedConfig) -> int:
+    return getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads
+
+
+def _kv_heads(config: PretrainedConfig) -> int:
+    return getattr(config, "num_key_value_heads", None) or config.num_attention_heads
+
+
+def _kv_per_token(config: PretrainedConfig) -> int:
+    """Numbers in the key-value cache per token."""
+    return 2 * config.num_hidden_layers * _kv_heads(config) * _head_dim(config)
+
+
+def _activations_per_token(config: PretrainedConfig, gradient_checkpointing: bool) -> int:
+    """Numbers kept for the backward pass per token, attention scores not among them (they are fused)."""
+    # Residual and norms; q, k, v before and after norm and rotation; attention's output; gate, up, act and product.
+    attention = (3 * config.num_attention_heads + 4 * _kv_heads(config)) * _head_dim(config)
+    layer = 4 * config.hidden_size + attention + 4 * config.intermediate_size
+    if gradient_checkpointing:
+        return config.num_hidden_layers * config.hidden_size + layer
+    return config.num_hidden_layers * layer
+
+
+def device_memory(device: torch.device) -> int:
+    """Bytes of memory on a device: the card's, or the machine's for the CPU."""
+    if device.type == "cuda":
+        return torch.cuda.get_device_properties(device).total_memory
+    return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+
+
+def check_memory(estimate: MemoryEstimate, available: int) -> str | None:
+    """A warning if the estimate exceeds the memory of the device, else None.
+
+    Raises:
+        ConfigError: the weights alone do not fit.
+    """
+    size = f"{available / GIB:.1f} GiB"
+    if estimate.weights > available:
+        remedy = "take a smaller model or model.weights_dtype=bfloat16 with model.lora"
+        raise ConfigError(f"the weights take {estimate.weights / GIB:.1f} GiB and the device has {size}: {remedy}")
+    if estimate.total <= available:
+        return None
+    static = estimate.weights + estimate.gradients + estimate.optimizer
+    if static > available:
+        remedy = "train LoRA adapters (model.lora), or use more devices"
+    elif estimate.kv_cache > estimate.activations + estimate.logits:
+        remedy = "lower batch.prompts_per_step or trainer.max_completion_length, or use rollout.engine=vllm"
+    else:
+        remedy = "lower batch.micro_batch or set trainer.gradient_checkpointing=true"
+    return f"about {estimate.total / GIB:.1f} GiB are needed and the device has {size}: {remedy}"
