@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from huggingface_hub.errors import StrictDataclassError
 from peft import LoraConfig, TaskType, get_peft_model
 from safetensors import SafetensorError, safe_open
 from transformers import (
@@ -22,6 +23,7 @@ from transformers import (
     Qwen3ForCausalLM,
 )
 
+from rlspec.config.paths import resolve_path
 from rlspec.errors import CheckpointError, ConfigError
 from rlspec.rlvr.hub import fetch_snapshot, is_local, one_line
 from rlspec.rlvr.tokenizer import build_byte_tokenizer
@@ -114,7 +116,7 @@ def build_config(
         folder = snapshot(path, revision=revision, weights=False)
         try:
             return AutoConfig.from_pretrained(folder, local_files_only=True)
-        except (OSError, ValueError, KeyError, TypeError) as error:
+        except (OSError, ValueError, KeyError, TypeError, StrictDataclassError) as error:
             raise CheckpointError(f"cannot read {folder / 'config.json'}: {one_line(error)}") from error
     if architecture is None:
         raise ConfigError("model.path and model.architecture are both absent; one of them names the model")
@@ -131,7 +133,7 @@ def build_config(
         raise ConfigError(f"model.architecture.{unknown[0]}: not an argument of Qwen3Config that can be set here")
     try:
         return Qwen3Config(**architecture, **tokens)
-    except (ValueError, TypeError) as error:
+    except (ValueError, TypeError, StrictDataclassError) as error:
         raise ConfigError(f"model.architecture: {one_line(error)}") from error
 
 
@@ -183,7 +185,7 @@ def _load(folder: Path, dtype: torch.dtype) -> PreTrainedModel:
         model, report = load(
             folder, dtype=dtype, attn_implementation="sdpa", local_files_only=True, output_loading_info=True
         )
-    except (OSError, ValueError, KeyError, TypeError, RuntimeError, SafetensorError) as error:
+    except (OSError, ValueError, KeyError, TypeError, RuntimeError, SafetensorError, StrictDataclassError) as error:
         raise CheckpointError(f"cannot load the model in {folder}: {one_line(error)}") from error
     # transformers would start missing or misshapen tensors at random values with no more than a warning.
     wrong = sorted(map(str, [*report["missing_keys"], *report.get("mismatched_keys", [])]))
@@ -203,13 +205,12 @@ def check_safetensors(folder: Path) -> None:
 
 
 def initial_weights(init: str) -> Path:
-    """The folder `init`, relative to the current folder or, for what ships with the project, to the repository."""
-    candidates = [Path(init).expanduser(), Path(__file__).resolve().parents[2] / init]
-    for folder in candidates:
-        if folder.is_dir():
-            return snapshot(str(folder.resolve()))
-    remedy = "name one, or make the warm start with: python -m rlspec.train recipe=sft_arithmetic"
-    raise CheckpointError(f"model.init: no folder {init}; {remedy}")
+    """The folder `init`, relative to the current folder or, for what ships with the project, to its checkout."""
+    folder = resolve_path(init)
+    if not folder.is_dir():
+        remedy = "name one, or make the warm start with: python -m rlspec.train recipe=sft_arithmetic"
+        raise CheckpointError(f"model.init: no folder {init}; {remedy}")
+    return snapshot(str(folder.resolve()))
 
 
 def copy_weights(folder: Path, model: PreTrainedModel) -> None:
