@@ -2,10 +2,165 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+import re
+from collections.abc import Iterator
 
+from rlspec.config.passthrough import check_architecture, check_trainer
+from rlspec.config.paths import list_group, nearest
 from rlspec.config.schema import Recipe
 
-Rule = Callable[[Recipe], Iterator[str]]
+Lines = Iterator[str]
+
+
 def broken_rules(recipe: Recipe) -> list[str]:
-    return []
+    """One line per violated rule.
+
+    Raises:
+        ConfigError: TRL is not installed.
+    """
+    return [line for rule in RULES for line in rule(recipe)]
+
+
+def missing_values(recipe: Recipe) -> Lines:
+    """`???` in a recipe's file stands for what the command line must give."""
+    for key, value in (("model.path", recipe.model.path), ("data.path", recipe.data.path)):
+        if value == "???":
+            yield f"{key}: required; add {key}=..."
+
+
+def names(recipe: Recipe) -> Lines:
+    """Names that become parts of a path."""
+    for key, value in (("run", recipe.run), ("model.name", recipe.model.name), ("optim.name", recipe.optim.name)):
+        if value is not None and not re.fullmatch(r"[\w][\w.+-]*", value, re.ASCII):
+            yield f"{key}={value}: must be letters, digits, and . _ - +"
+
+
+def trainer_knobs(recipe: Recipe) -> Lines:
+    """TRL's knobs are known, of the right type, and effective."""
+    yield from check_trainer(recipe.algorithm, recipe.trainer, engine=recipe.rollout.engine)
+
+
+def model_source(recipe: Recipe) -> Lines:
+    """A model is either loaded or built."""
+    model = recipe.model
+    if model.path is not None and model.architecture is not None:
+        yield f"model.path={model.path}: not together with model.architecture; select it with model={model.path}"
+    if model.path is None and model.architecture is None:
+        yield "model.path: required; a hub id or a local folder (or give model.architecture)"
+    if model.init is not None and model.architecture is None:
+        yield f"model.init={model.init}: only for a model built from model.architecture; use model.path"
+    if model.architecture is not None:
+        yield from check_architecture(model.architecture)
+        heads, groups = (model.architecture.get(f"num_{kind}_heads") for kind in ("attention", "key_value"))
+        if isinstance(heads, int) and isinstance(groups, int) and (groups < 1 or heads % groups):
+            yield f"model.architecture.num_key_value_heads={groups}: must divide num_attention_heads={heads}"
+
+
+def thinking(recipe: Recipe) -> Lines:
+    """The built-in tokenizer's template has no switch."""
+    if recipe.model.path is None and recipe.model.enable_thinking is not None:
+        yield "model.enable_thinking: must be null for a model built here, whose chat template has no such switch"
+
+
+def low_precision(recipe: Recipe) -> Lines:
+    """Full fine-tuning keeps float32 master weights."""
+    if recipe.model.weights_dtype == "bfloat16" and recipe.model.lora is None:
+        yield (
+            "model.weights_dtype=bfloat16: only with model.lora.*, whose adapters stay float32; bfloat16 weights lose "
+            "updates this small (trainer.bf16=true computes in bfloat16 over float32 weights)"
+        )
+
+
+def lora_targets(recipe: Recipe) -> Lines:
+    """Adapters sit somewhere."""
+    if recipe.model.lora is not None and not recipe.model.lora.target_modules:
+        yield "model.lora.target_modules=[]: must name at least one module, for example q_proj"
+
+
+def data_source(recipe: Recipe) -> Lines:
+    """Only arithmetic is generated, and what is generated has no files."""
+    data = recipe.data
+    if data.path is None and data.name != "arithmetic":
+        yield "data.path: required; a hub id or a local file, unless data=arithmetic"
+    if data.path is None and data.test_path is not None:
+        yield f"data.test_path={data.test_path}: has no effect on generated problems; add data.path"
+    if data.levels == []:
+        yield "data.levels=[]: must be null or name at least one level"
+    if data.path is not None and data.levels is not None and data.columns.level is None:
+        yield f"data.levels={data.levels}: needs data.columns.level, the column that holds a problem's level"
+
+
+def batch_sizes(recipe: Recipe) -> Lines:
+    """What does not divide on one process divides on none."""
+    batch = recipe.batch
+    per_step = batch.prompts_per_step * (1 if recipe.algorithm == "sft" else batch.samples_per_prompt)
+    if batch.micro_batch is not None and per_step % batch.micro_batch:
+        divisors = [size for size in range(1, per_step + 1) if per_step % size == 0]
+        best = min(divisors, key=lambda size: abs(size - (batch.micro_batch or 1)))
+        yield f"batch.micro_batch={batch.micro_batch}: must divide the {per_step} sequences of a step; nearest: {best}"
+
+
+def imitation(recipe: Recipe) -> Lines:
+    """What only makes sense with, or without, rollouts."""
+    if recipe.algorithm == "sft":
+        if recipe.batch.updates_per_generation != 1:
+            yield f"batch.updates_per_generation={recipe.batch.updates_per_generation}: must be 1 for algorithm: sft"
+        if recipe.rollout.engine != "transformers":
+            yield f"rollout.engine={recipe.rollout.engine}: algorithm sft samples nothing; use transformers"
+        if recipe.data.path is not None and recipe.data.columns.solution is None:
+            yield "data.columns.solution: required for algorithm: sft; the column with worked solutions"
+    if recipe.corruption is not None and (recipe.algorithm != "sft" or recipe.data.path is not None):
+        yield "corruption: only for algorithm: sft on generated data (data=arithmetic); else add corruption=null"
+
+
+def evaluation(recipe: Recipe) -> Lines:
+    """pass@k needs k samples, and data sets are known by name."""
+    section = recipe.evaluation
+    if not section.k or min(section.k) < 1 or max(section.k) > section.samples:
+        yield f"evaluation.k={section.k}: must be numbers from 1 to evaluation.samples={section.samples}"
+    known = [name for name in list_group("data") if name != "local"]
+    for name in section.data:
+        if name not in known:
+            yield f"evaluation.data={name}: unknown; {nearest(name, known)}"
+
+
+def optimizer(recipe: Recipe) -> Lines:
+    """Ranges that the schema's types cannot state."""
+    optim = recipe.optim
+    if not all(0 <= beta < 1 for beta in optim.betas):
+        yield f"optim.betas={list(optim.betas)}: must be two numbers >= 0 and < 1"
+    steps = [("optim.promotion_steps", optim.promotion_steps)]
+    steps += [
+        (f"optim.overrides.{i}.promotion_steps", each.promotion_steps or 0) for i, each in enumerate(optim.overrides)
+    ]
+    for key, value in steps:
+        if isinstance(value, int) and not 0 <= value <= optim.ns_steps:
+            yield f"{key}={value}: must be auto or a whole number from 0 to optim.ns_steps={optim.ns_steps}"
+    for index, each in enumerate(optim.overrides):
+        try:
+            re.compile(each.pattern)
+        except re.error as error:
+            yield f"optim.overrides.{index}.pattern={each.pattern}: no regular expression: {error}"
+
+
+def devices(recipe: Recipe) -> Lines:
+    """Only a GPU can serve vLLM."""
+    if recipe.rollout.engine == "vllm" and recipe.device == "cpu":
+        yield "rollout.engine=vllm: needs a GPU; use rollout.engine=transformers with device=cpu"
+
+
+RULES = (
+    missing_values,
+    names,
+    trainer_knobs,
+    model_source,
+    thinking,
+    low_precision,
+    lora_targets,
+    data_source,
+    batch_sizes,
+    imitation,
+    evaluation,
+    optimizer,
+    devices,
+)

@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import types
 import typing
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from functools import cache
 from typing import Any, Literal
 
 from pydantic import BaseModel, ValidationError
 from pydantic.fields import FieldInfo
 
-from rlspec.config.paths import nearest
+from rlspec.config.paths import nearest, show
 from rlspec.config.schema import Recipe
 
 MOST_LINES = 5
@@ -24,14 +24,6 @@ def join_lines(lines: Sequence[str]) -> str:
     distinct = list(dict.fromkeys(lines))
     hidden = len(distinct) - MOST_LINES
     return "\n".join(distinct[:MOST_LINES] + ([f"... and {hidden} more"] if hidden > 0 else []))
-
-
-def show(value: Any) -> str:
-    """A value as a user would write it, shortened."""
-    words = {None: "null", True: "true", False: "false"}
-    text = words[value] if value is None or isinstance(value, bool) else str(value)
-    text = " ".join(text.split())
-    return text if len(text) <= 80 else text[:77] + "..."
 
 
 def section_of(annotation: Any) -> type[BaseModel] | None:
@@ -78,7 +70,9 @@ def describe(annotation: Any, metadata: Iterable[Any] = ()) -> str:
         words = "a mapping"
     else:
         words = _WORDS.get(annotation, str(annotation))
-    limits = [f"{sign} {getattr(item, name):g}" for item in metadata for name, sign in _LIMITS.items() if hasattr(item, name)]
+    limits = [
+        f"{sign} {getattr(item, name):g}" for item in metadata for name, sign in _LIMITS.items() if hasattr(item, name)
+    ]
     return f"{words} {' and '.join(limits)}" if limits else words
 
 
@@ -119,9 +113,10 @@ def explain(error: ValidationError) -> list[str]:
             continue
         known, field = find_field(location)
         key = ".".join(known)
-        if item["type"] == "missing":
-            missing = ".".join(map(str, location))
-            lines.setdefault(missing, f"{missing}: required; {_allowed(find_field(location)[1])}")
+        if item["type"] == "missing" and not isinstance(location[-1], int):
+            lines.setdefault(key, f"{key}: required; {_allowed(field)}")
+        elif item["type"] == "missing":  # an element of a list of fixed length
+            lines.setdefault(".".join(known[:-1]), f"{'.'.join(known[:-1])}: {_allowed(field)}")
         else:
             lines.setdefault(key, f"{key}={show(item['input'])}: {_allowed(field)}")
     return list(lines.values())
@@ -131,16 +126,33 @@ def _allowed(field: FieldInfo | None) -> str:
     return "not allowed" if field is None else f"must be {describe(field.annotation, field.metadata)}"
 
 
-def unknown_override(key: str, recipe_fields: Mapping[str, Any] | None = None) -> str | None:
-    """The line for an override of a key that does not exist, or None where it does."""
+def wrong_override(key: str, scalars: Sequence[Any]) -> str | None:
+    """The line for an override of a key that does not exist, or with a value of the wrong type.
+
+    Args:
+        key: dotted.
+        scalars: the value, or nothing where it cannot be told yet.
+    """
     path = key.split(".")
     known, field = find_field(path)
-    if len(known) == len(path) or (field is not None and _is_free(field)):
+    if len(known) < len(path):
+        return None if field is not None and _is_free(field) else unknown_key(path)
+    holder = Recipe if len(path) == 1 else section_of(find_field(path[:-1])[1].annotation)  # type: ignore[union-attr]
+    if not scalars or holder is None or takes_text(key):
         return None
-    return unknown_key(path)
+    try:
+        # The schema's own verdict on this one value.
+        holder.__pydantic_validator__.validate_assignment(holder.model_construct(), path[-1], scalars[0])
+    except ValidationError:
+        return f"{key}={show(scalars[0])}: {_allowed(field)}"
+    return None
+
+
+def takes_text(key: str) -> bool:
+    """Whether a key holds text: then what a command line assigns is text, whatever it looks like."""
+    known, field = find_field(key.split("."))
+    return field is not None and len(known) == key.count(".") + 1 and field.annotation in (str, str | None)
 
 
 def _is_free(field: FieldInfo) -> bool:
-    return any(
-        typing.get_origin(part) is dict for part in (field.annotation, *typing.get_args(field.annotation))
-    )
+    return any(typing.get_origin(part) is dict for part in (field.annotation, *typing.get_args(field.annotation)))

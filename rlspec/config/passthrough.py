@@ -1,2 +1,96 @@
-def check_trainer(algorithm, trainer, *, engine):
-    return []
+"""TRL's and transformers' own knobs in a recipe: known by name and type, and none that would be ignored."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+from rlspec.config.knobs import IGNORED_BY_GMPO, IGNORED_BY_RL, NEEDS, REPLACED
+from rlspec.config.paths import nearest, show
+from rlspec.config.sources import read_knobs
+
+CONFIG_CLASSES = {"grpo": "GRPOConfig", "gmpo": "GMPOConfig", "sft": "SFTConfig"}
+
+
+def check_trainer(algorithm: str, trainer: Mapping[str, Any], *, engine: str) -> list[str]:
+    """One line per mistake in the section `trainer`.
+
+    Args:
+        algorithm: grpo, gmpo or sft.
+        trainer: the section.
+        engine: `rollout.engine`.
+
+    Raises:
+        ConfigError: TRL is not installed.
+    """
+    lines = []
+    for name, value in trainer.items():
+        line = check_knob(algorithm, name, value) or _without_effect(name, trainer, engine)
+        if line:
+            lines.append(line)
+    return lines + list(_contradictions(algorithm, trainer))
+
+
+def check_knob(algorithm: str, name: str, value: Any) -> str | None:
+    """The line for one knob that is unknown, has the wrong type, or belongs to another key; None where it is fine."""
+    knobs = read_knobs(CONFIG_CLASSES[algorithm])
+    key = f"trainer.{name}"
+    if name in REPLACED:
+        return f"{key}={show(value)}: set by rlspec; use {REPLACED[name]}"
+    if algorithm == "gmpo" and name in IGNORED_BY_GMPO:
+        return f"{key}={show(value)}: GMPO's loss ignores it; remove it, or use algorithm: grpo"
+    if algorithm != "sft" and name in IGNORED_BY_RL:
+        return f"{key}={show(value)}: {algorithm} ignores it; remove it"
+    if name not in knobs:
+        known = nearest(name, knobs.keys() - REPLACED.keys(), most=8)
+        return f"{key}={show(value)}: {CONFIG_CLASSES[algorithm]} has no such knob; {known}"
+    knob = knobs[name]
+    if knob.accepts(value):
+        return None
+    choices = isinstance(value, str) and knob.choices
+    return f"{key}={show(value)}: " + (nearest(value, knob.choices) if choices else f"must be {knob.allowed}")
+
+
+def check_architecture(architecture: Mapping[str, Any]) -> list[str]:
+    """One line per mistake in `model.architecture`."""
+    knobs = read_knobs("Qwen3Config")
+    lines = []
+    for name, value in architecture.items():
+        key = f"model.architecture.{name}"
+        if name not in knobs:
+            lines.append(f"{key}={show(value)}: Qwen3Config has no such field; {nearest(name, knobs, most=8)}")
+        elif not knobs[name].accepts(value):
+            lines.append(f"{key}={show(value)}: must be {knobs[name].allowed}")
+    return lines
+
+
+def _without_effect(name: str, trainer: Mapping[str, Any], engine: str) -> str | None:
+    if name.startswith("vllm_") and engine != "vllm":
+        return (
+            f"trainer.{name}={show(trainer[name])}: has no effect with rollout.engine={engine}; add rollout.engine=vllm"
+        )
+    for beginnings, other, values in NEEDS:
+        if name.startswith(beginnings) and trainer.get(other) not in values:
+            return f"trainer.{name}={show(trainer[name])}: has no effect without trainer.{other}={show(values[0])}"
+    return None
+
+
+def _contradictions(algorithm: str, trainer: Mapping[str, Any]) -> Iterator[str]:
+    steps, epochs = trainer.get("max_steps", -1), trainer.get("num_train_epochs")
+    if _positive(steps) and epochs is not None:
+        yield f"trainer.num_train_epochs={epochs}: has no effect with trainer.max_steps={steps}; set that to -1"
+    elif not _positive(steps) and not _positive(epochs):
+        yield f"trainer.max_steps={steps}: give a number of optimizer steps > 0, or trainer.num_train_epochs"
+    if trainer.get("bf16") and trainer.get("fp16"):
+        yield "trainer.fp16=true: not together with trainer.bf16=true"
+    beta = trainer.get("beta", 0.0)
+    for name in ("sync_ref_model", "use_bias_correction_kl"):
+        if algorithm != "sft" and trainer.get(name) and not beta:
+            yield f"trainer.{name}=true: has no effect without a KL penalty; add trainer.beta=0.001 or the like"
+    for name in ("max_completion_length", "temperature", "epsilon", "epsilon_high"):
+        if name in trainer and trainer[name] is not None and not _positive(trainer[name]):
+            yield f"trainer.{name}={show(trainer[name])}: must be > 0"
+
+
+def _positive(value: Any) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool) and value > 0

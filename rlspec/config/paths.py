@@ -7,6 +7,7 @@ import importlib.util
 from collections.abc import Iterable
 from functools import cache
 from pathlib import Path
+from typing import Any
 
 from rlspec.errors import ConfigError
 
@@ -22,7 +23,9 @@ def recipes_folder() -> Path:
     """
     spec = importlib.util.find_spec("rlspec_recipes")  # a top-level package: found without importing it
     if spec is None or spec.origin is None:
-        raise ConfigError("the recipes are not installed (package rlspec_recipes): run through `uv run`, or pip install")
+        raise ConfigError(
+            "the recipes are not installed (package rlspec_recipes): run through `uv run`, or pip install"
+        )
     return Path(spec.origin).parent
 
 
@@ -36,6 +39,11 @@ def resolve_path(path: str | Path) -> Path:
         return given
     shipped = recipes_folder().parent / given
     return shipped if shipped.exists() else given
+
+
+def is_recipe_file(name: str) -> bool:
+    """Whether `recipe=name` means a resolved recipe's file and not a name."""
+    return name.endswith((".yaml", ".yml"))
 
 
 def list_recipes() -> list[str]:
@@ -60,11 +68,19 @@ def headline(recipe: str) -> str:
     return first.lstrip("# ")
 
 
-def nearest(name: str, allowed: Iterable[str]) -> str:
-    """A hint for a misspelt word: the nearest name, then all of them (if they are not too many)."""
+def nearest(name: str, allowed: Iterable[str], *, most: int = 16) -> str:
+    """A hint for a misspelt word: the nearest name, and all of them where they are at most `most`."""
     names = sorted(allowed)
     close = difflib.get_close_matches(name, names, n=1, cutoff=0.5)
     hints = [f"did you mean {close[0]}?"] if close else []
-    if len(names) <= 16 or not close:
+    if len(names) <= most:
         hints.append(f"allowed: {', '.join(names)}")
-    return " ".join(hints)
+    return " ".join(hints) or f"{len(names)} are known, none of them similar"
+
+
+def show(value: Any) -> str:
+    """A value as a user would write it, shortened."""
+    words = {None: "null", True: "true", False: "false"}
+    text = words[value] if value is None or isinstance(value, bool) else str(value)
+    text = " ".join(text.split())
+    return text if len(text) <= 80 else text[:77] + "..."

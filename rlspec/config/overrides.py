@@ -1,0 +1,197 @@
+"""The command line: which recipe, which group options, which overrides; every name checked before Hydra is imported."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from rlspec.config.paths import GROUPS, is_recipe_file, list_group, list_recipes, nearest, recipes_folder
+from rlspec.errors import ConfigError
+
+DATA_SUFFIXES = (".jsonl", ".json", ".csv", ".parquet")
+_OVERRIDE = re.compile(r"(?P<sign>\+\+|\+|~|)(?P<key>[A-Za-z_][\w.\-]*)(?:=(?P<value>.*))?", re.DOTALL)
+_ALSO = {
+    "model": "; or a hub id (owner/name), or a local folder",
+    "data": f"; or a local file ({', '.join(DATA_SUFFIXES)})",
+}
+_WORDS = {"null": None, "true": True, "false": False}
+
+
+@dataclass
+class Override:
+    """One argument: `key=value`, `+key=value`, `++key=value` or `~key`."""
+
+    sign: str
+    key: str
+    value: str | None = None
+
+    def __str__(self) -> str:
+        return f"{self.sign}{self.key}" + ("" if self.value is None else f"={self.value}")
+
+    @property
+    def assignment(self) -> str:
+        """The same in Hydra's grammar, able to add a key: what a recipe leaves at its default is not in its YAML."""
+        from rlspec.config.messages import takes_text
+
+        value = self.value
+        if value is not None and takes_text(self.key) and not _is_quoted(value):
+            value = quote(value)
+        return str(Override(self.sign or "++", self.key, value))
+
+
+@dataclass
+class Arguments:
+    """A command line, sorted."""
+
+    recipe: str
+    groups: dict[str, str] = field(default_factory=dict)  # option of each group that was chosen
+    overrides: list[Override] = field(default_factory=list)
+
+    def value(self, key: str) -> str | None:
+        """What the command line assigns to a dotted key, as it stands there."""
+        return next((each.value for each in reversed(self.overrides) if each.key == key), None)
+
+    def default(self, key: str, value: str) -> None:
+        """Assign a key, unless the command line does."""
+        if self.value(key) is None:
+            self.overrides.append(Override("", key, value))
+
+
+def parse_arguments(arguments: Sequence[str]) -> Arguments:
+    """Sort a command line and check every name in it.
+
+    Raises:
+        ConfigError: One line per mistake, at most five.
+    """
+    overrides = [_parse_override(argument) for argument in arguments]
+    parsed = Arguments(_find_recipe(overrides))
+    for override in overrides:
+        if override.key in GROUPS and override.value and not override.value.startswith("{") and override.sign != "~":
+            parsed.groups[override.key] = override.value
+        elif override.key != "recipe":
+            parsed.overrides.append(override)
+    _switch_model(parsed)
+    _switch_data(parsed)
+    for group, name in parsed.groups.items():
+        check_option(group, name)
+    if parsed.value("trainer.num_train_epochs") is not None:
+        parsed.default("trainer.max_steps", "-1")  # a profile's number of steps would win
+    _check_overrides(parsed)
+    return parsed
+
+
+def check_option(group: str, name: str) -> None:
+    """Raises ConfigError where a group has no such option."""
+    names = list_group(group)
+    if name not in names:
+        raise ConfigError(f"{group}={name}: unknown; {nearest(name, names)}{_ALSO.get(group, '')}")
+
+
+def safe_name(text: str) -> str:
+    """Letters, digits, dot, dash and underscore, for names that end up in a folder's name."""
+    return re.sub(r"[^A-Za-z0-9._-]+", "-", text).strip("-.").lower() or "local"
+
+
+def quote(value: str) -> str:
+    """A text as a quoted string of Hydra's grammar, where a backslash counts only before a quote."""
+    escaped = re.sub(r"(\\*)('|$)", lambda match: match[1] * 2 + ("\\'" if match[2] else ""), value)
+    return f"'{escaped}'"
+
+
+def _is_quoted(value: str) -> bool:
+    return value == "null" or value.startswith("${") or (len(value) > 1 and value[0] in "'\"" and value[-1] == value[0])
+
+
+def _parse_override(argument: str) -> Override:
+    match = _OVERRIDE.fullmatch(argument)
+    if match is None or (match["value"] is None and match["sign"] != "~"):
+        raise ConfigError(f"{argument!r} is no override: write key=value, for example optim.lr=2e-6")
+    return Override(match["sign"], match["key"], match["value"])
+
+
+def _find_recipe(overrides: Sequence[Override]) -> str:
+    """The recipe's name or file; a run that is resumed brings its own."""
+    given = {override.key: override.value for override in overrides if override.value}
+    name, resume = given.get("recipe"), given.get("resume", "auto")
+    if name is None and resume != "auto":
+        folder = Path(resume.strip("'\"")).expanduser()
+        stored = [each / "recipe.yaml" for each in (folder, *folder.resolve().parents[:2])]
+        name = next((str(path) for path in stored if path.is_file()), None)
+        if name is None:
+            raise ConfigError(f"resume={resume}: no run's recipe.yaml there; add recipe=NAME, or correct the folder")
+    if name is None:
+        raise ConfigError(f"no recipe given: add recipe=NAME; allowed: {', '.join(list_recipes())}; or a .yaml file")
+    if is_recipe_file(name):
+        if not Path(name).is_file():
+            raise ConfigError(f"recipe={name}: there is no such file")
+    elif name not in list_recipes():
+        raise ConfigError(f"recipe={name}: unknown; {nearest(name, list_recipes())}; or a .yaml file")
+    return name
+
+
+def _switch_model(parsed: Arguments) -> None:
+    """`model=owner/name` and `model=/folder` select the profile `hub`."""
+    name = parsed.groups.get("model", "")
+    path = name.strip("'\"")
+    if name and name not in list_group("model") and ("/" in path or Path(path).is_dir()):
+        parsed.groups["model"] = "hub"
+        parsed.default("model.path", name)
+    if parsed.groups.get("model") == "hub" and (path := (parsed.value("model.path") or "").strip("'\"")):
+        parsed.default("model.name", safe_name(Path(path).resolve().name if Path(path).is_dir() else Path(path).name))
+
+
+def _switch_data(parsed: Arguments) -> None:
+    """`data=FILE`, and `data.path=FILE` without `data=`, select `data=local`."""
+    name = parsed.groups.get("data", "")
+    if name and name not in list_group("data") and ("/" in name or name.strip("'\"").endswith(DATA_SUFFIXES)):
+        parsed.groups["data"] = "local"
+        parsed.default("data.path", name)
+    path = (parsed.value("data.path") or "").strip("'\"")
+    if path.endswith(DATA_SUFFIXES) and "data" not in parsed.groups and not is_recipe_file(parsed.recipe):
+        parsed.groups["data"] = "local"
+    if path and parsed.groups.get("data") == "local":
+        parsed.default("data.name", safe_name(Path(path).stem))
+
+
+def _check_overrides(parsed: Arguments) -> None:
+    """Answer misspelt keys and plain values of the wrong type without Hydra, which takes half a second to import."""
+    from rlspec.config.messages import join_lines, wrong_override
+    from rlspec.config.passthrough import check_knob
+
+    lines = []
+    algorithm = _algorithm(parsed.recipe)
+    for override in parsed.overrides:
+        scalars = list(_scalar(override.value))
+        line = wrong_override(override.key, scalars)
+        section, _, name = override.key.partition(".")
+        if line is None and section == "trainer" and algorithm and scalars and "." not in name:
+            line = check_knob(algorithm, name, scalars[0])
+        if line:
+            lines.append(line)
+    if lines:
+        raise ConfigError(join_lines(lines))
+
+
+def _algorithm(recipe: str) -> str | None:
+    """Read the algorithm off a recipe's file, without a YAML parser."""
+    path = Path(recipe) if is_recipe_file(recipe) else recipes_folder() / f"{recipe}.yaml"
+    match = re.search(
+        r"^algorithm: *(grpo|gmpo|sft)\b", path.read_text(encoding="utf-8", errors="replace"), re.MULTILINE
+    )
+    return match[1] if match else None
+
+
+def _scalar(value: str | None) -> Iterator[str | int | float | bool | None]:
+    """The value of a plain word or number; nothing for what only Hydra's grammar can read."""
+    if value is None:
+        return
+    if value.lower() in _WORDS:
+        yield _WORDS[value.lower()]
+    elif re.fullmatch(r"[+-]?(0|[1-9]\d*)", value):
+        yield int(value)
+    elif re.fullmatch(r"[+-]?\d+(\.\d*)?([eE][+-]?\d+)?|[+-]?\.\d+([eE][+-]?\d+)?", value):
+        yield float(value)
+    elif re.fullmatch(r"[A-Za-z_]\w*", value) and value.lower() not in ("nan", "inf"):
+        yield value

@@ -1,0 +1,64 @@
+"""Train a policy by a recipe: `python -m rlspec.train recipe=NAME key=value ...`."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Sequence
+
+from rlspec.errors import UserError
+
+USAGE = """\
+usage: python -m rlspec.train recipe=NAME [key=value ...] [--print]
+
+  recipe=NAME        one of the recipes below, or the recipe.yaml of an earlier run
+  model=, data=      a profile or data set below; or a hub id, a local folder or a local file
+  optim=             an optimizer below
+  key=value          any key of the recipe in Hydra's grammar, for example optim.lr=2e-6 trainer.max_steps=50 seed=1
+  resume=DIR|auto    continue a run (its own recipe is used unless recipe= is given)
+  --print            print the resolved recipe and stop
+"""
+INTERRUPTED = 130  # as a shell reports Ctrl-C
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Entry point; returns the exit code: 0, 2 for a mistake of the user, 130 after Ctrl-C."""
+    arguments = list(sys.argv[1:] if argv is None else argv)
+    try:
+        if not arguments or {"-h", "--help"} & set(arguments):
+            sys.stdout.write(usage())
+            return 0
+        return _train(arguments)
+    except UserError as error:
+        sys.stderr.write(f"{error}\n")
+        return error.exit_code
+    except KeyboardInterrupt:
+        sys.stderr.write("interrupted\n")
+        return INTERRUPTED
+
+
+def usage() -> str:
+    """The arguments, and the names that they take."""
+    from rlspec.config.paths import GROUPS, headline, list_group, list_recipes
+
+    recipes = list_recipes()
+    width = max(map(len, recipes))
+    lines = [f"  {name:{width}}  {headline(name)}" for name in recipes]
+    groups = [f"  {group + '=':{width}}  {', '.join(list_group(group))}" for group in GROUPS]
+    return "\n".join([USAGE, "recipes:", *lines, "", "groups:", *groups, ""])
+
+
+def _train(arguments: Sequence[str]) -> int:
+    # Nothing below is imported before it is needed: a misspelt key is answered without torch.
+    from rlspec.config.load import dump_recipe, load_recipe
+
+    recipe = load_recipe([argument for argument in arguments if argument != "--print"])
+    if "--print" in arguments:
+        sys.stdout.write(dump_recipe(recipe))
+        return 0
+    from rlspec.rlvr.run import run_recipe
+
+    return run_recipe(recipe)
+
+
+if __name__ == "__main__":
+    sys.exit(main())
