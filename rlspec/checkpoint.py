@@ -1,0 +1,207 @@
+"""A checkpoint is a folder that is either complete or not there: staged, synced, renamed, and listed in a manifest.
+
+Imports no torch: what is in the files is the business of those who write them.
+"""
+
+from __future__ import annotations
+
+import errno
+import hashlib
+import json
+import os
+import re
+import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from rlspec.errors import CheckpointError
+
+MANIFEST = "manifest.json"
+FORMAT = "rlspec-checkpoint-1"
+_NAME = re.compile(r"^checkpoint-(\d+)$")
+_STAGING = ".incomplete-"
+
+
+def checkpoint_name(step: int) -> str:
+    """Folder name of the checkpoint after `step` optimizer steps."""
+    return f"checkpoint-{step}"
+
+
+def list_checkpoints(folder: Path) -> list[Path]:
+    """Complete checkpoints below `folder`, oldest first; staged and foreign folders are passed over."""
+    if not folder.is_dir():
+        return []
+    found = [(int(match[1]), path) for path in folder.iterdir() if (match := _NAME.match(path.name)) and path.is_dir()]
+    return [path for _, path in sorted(found) if (path / MANIFEST).is_file()]
+
+
+@contextmanager
+def staged_folder(target: Path, *, metadata: dict[str, Any]) -> Iterator[Path]:
+    """Yield a folder to fill; on success it becomes `target` in one rename, on any failure it is removed.
+
+    Every file is synced to the disk and entered in the manifest, with its size and SHA-256, before the rename:
+    killing the process at any moment leaves either the old state or the new one. An existing `target` is replaced.
+
+    Args:
+        target: Where the folder will be.
+        metadata: Plain values kept in the manifest (step, recipe, versions, ...).
+
+    Raises:
+        CheckpointError: The disk is full or the folder cannot be written; the message says what is still there.
+    """
+    staging = target.with_name(_STAGING + target.name)
+    try:
+        target.parent.mkdir(parents=True, exist_ok=True)
+        shutil.rmtree(staging, ignore_errors=True)
+        staging.mkdir()
+        yield staging
+        write_manifest(staging, metadata)
+        _replace_folder(staging, target)
+    except BaseException as error:
+        shutil.rmtree(staging, ignore_errors=True)
+        if (reason := _write_failure(error)) is None:
+            raise
+        raise CheckpointError(f"{target}: {reason}; {_what_is_left(target)}") from error
+
+
+def write_manifest(folder: Path, metadata: dict[str, Any]) -> None:
+    """Sync every file of `folder` and write the manifest last."""
+    files = {}
+    for path in sorted(path for path in folder.rglob("*") if path.is_file() and path.name != MANIFEST):
+        _sync(path)
+        files[path.relative_to(folder).as_posix()] = {"bytes": path.stat().st_size, "sha256": _sha256(path)}
+    content = {"format": FORMAT, **metadata, "files": files}
+    manifest = folder / MANIFEST
+    manifest.write_text(json.dumps(content, indent=2, sort_keys=True) + "\n", encoding="utf-8")
+    _sync(manifest)
+    _sync(folder)
+
+
+def read_manifest(folder: Path) -> dict[str, Any]:
+    """The manifest of a checkpoint, without looking at the files.
+
+    Raises:
+        CheckpointError: The folder is missing, has no manifest, or one of another format.
+    """
+    if not folder.is_dir():
+        raise CheckpointError(f"{folder}: no such folder; give a run directory or a checkpoint-N folder in one")
+    try:
+        content = json.loads((folder / MANIFEST).read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise CheckpointError(
+            f"{folder}: no checkpoint of rlspec (it has no {MANIFEST}); to start from its weights, use model={folder}"
+        ) from None
+    except (ValueError, OSError) as error:
+        raise CheckpointError(
+            f"{folder}: its {MANIFEST} cannot be read ({error}); use an earlier checkpoint"
+        ) from error
+    if not isinstance(content, dict) or content.get("format") != FORMAT:
+        found = content.get("format") if isinstance(content, dict) else type(content).__name__
+        raise CheckpointError(f"{folder}: written in another format ({found}, this version reads {FORMAT})")
+    return content
+
+
+def verify_checkpoint(folder: Path) -> dict[str, Any]:
+    """Read the manifest and compare every file with it.
+
+    Raises:
+        CheckpointError: Naming the first file that is missing, truncated or changed.
+    """
+    manifest = read_manifest(folder)
+    for name, expected in manifest["files"].items():
+        path = folder / name
+        remedy = "use an earlier checkpoint, or resume=auto, which takes the newest that is whole"
+        if not path.is_file():
+            raise CheckpointError(f"{folder}: {name} is missing; {remedy}")
+        if path.stat().st_size != expected["bytes"]:
+            raise CheckpointError(
+                f"{folder}: {name} has {path.stat().st_size} bytes instead of {expected['bytes']}; {remedy}"
+            )
+        if _sha256(path) != expected["sha256"]:
+            raise CheckpointError(f"{folder}: the content of {name} has changed since it was written; {remedy}")
+    return manifest
+
+
+def newest_whole_checkpoint(folder: Path) -> tuple[Path | None, list[str]]:
+    """The newest checkpoint that passes `verify_checkpoint`, and a line for each newer one that does not."""
+    refused = []
+    for path in reversed(list_checkpoints(folder)):
+        try:
+            verify_checkpoint(path)
+        except CheckpointError as error:
+            refused.append(str(error))
+        else:
+            return path, refused
+    return None, refused
+
+
+def rotate_checkpoints(folder: Path, *, keep_last: int) -> None:
+    """Remove all but the newest `keep_last` checkpoints, oldest first, and what killed processes left half written."""
+    for path in list_checkpoints(folder)[:-keep_last]:
+        remove_folder(path)
+    for path in folder.glob(f"{_STAGING}*"):
+        shutil.rmtree(path, ignore_errors=True)
+
+
+def remove_folder(path: Path) -> None:
+    """Remove a checkpoint so that a kill half-way does not leave something that looks whole."""
+    (path / MANIFEST).unlink(missing_ok=True)
+    shutil.rmtree(path)
+
+
+def write_text_atomically(path: Path, text: str) -> None:
+    """Replace a small file in one step."""
+    staging = path.with_name(f".{path.name}.incomplete")
+    staging.write_text(text, encoding="utf-8")
+    _sync(staging)
+    os.replace(staging, path)
+
+
+def write_json_atomically(path: Path, content: Any) -> None:
+    """Replace a JSON file in one step; its folder is made where it is missing."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    write_text_atomically(path, json.dumps(content, indent=2, ensure_ascii=False) + "\n")
+
+
+def _replace_folder(staging: Path, target: Path) -> None:
+    if target.exists():
+        # rename cannot replace a folder that is not empty; the old one steps aside for the moment in between.
+        aside = target.with_name(f"{_STAGING}old-{target.name}")
+        shutil.rmtree(aside, ignore_errors=True)
+        os.replace(target, aside)
+        os.replace(staging, target)
+        shutil.rmtree(aside)
+    else:
+        os.replace(staging, target)
+    _sync(target.parent)
+
+
+def _sync(path: Path) -> None:
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def _sha256(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def _write_failure(error: BaseException) -> str | None:
+    """A cause that the user can mend, or None. torch and safetensors wrap the system's error in their own types."""
+    if isinstance(error, OSError) and error.errno in (errno.EACCES, errno.EROFS, errno.EPERM):
+        return "the folder cannot be written; mend its permissions or choose another output_dir"
+    text = str(error).lower()
+    full = isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT)
+    if full or "no space left" in text or "file write failed" in text or "unexpected pos" in text:
+        return "the disk is full; free space, lower checkpoints.keep_last, or choose another output_dir"
+    return None
+
+
+def _what_is_left(target: Path) -> str:
+    previous = list_checkpoints(target.parent)
+    return f"the previous checkpoint is whole: {previous[-1]}" if previous else "there is no earlier checkpoint"

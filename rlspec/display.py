@@ -1,0 +1,119 @@
+"""What a run shows: a live progress bar with lines above it on a terminal, plain lines in a pipe or a log file."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from typing import Any, Literal
+
+from rich.console import Console
+from rich.progress import (
+    BarColumn,
+    MofNCompleteColumn,
+    Progress,
+    TaskID,
+    TextColumn,
+    TimeElapsedColumn,
+    TimeRemainingColumn,
+)
+
+DisplayMode = Literal["auto", "rich", "plain"]
+
+
+class Display:
+    """Writes lines to stdout; `steps` adds a bar where stdout is a terminal."""
+
+    def __init__(self, mode: DisplayMode = "auto", *, quiet: bool = False) -> None:
+        live = mode == "rich" or (mode == "auto" and sys.stdout.isatty())
+        # Markup and highlighting off: lines hold brackets and numbers of their own.
+        self.console = Console(force_terminal=live or None, markup=False, highlight=False, soft_wrap=True, quiet=quiet)
+        self._live = live
+        self._progress: Progress | None = None
+        self._task: TaskID | None = None
+
+    def line(self, text: str = "") -> None:
+        """One line, at once, also into a pipe."""
+        self.console.print(text)
+        self.console.file.flush()
+
+    def heading(self, text: str) -> None:
+        """A line that starts a part of the output."""
+        self.console.print(text, style="bold" if self._live else None)
+        self.console.file.flush()
+
+    def warn(self, text: str) -> None:
+        """A line that must not be overlooked."""
+        self.console.print(f"WARNING: {text}", style="bold yellow" if self._live else None)
+        self.console.file.flush()
+
+    @contextmanager
+    def steps(self, total: int, start: int = 0) -> Iterator[None]:
+        """Show a bar over `total` optimizer steps while the body runs."""
+        if not self._live:
+            yield
+            return
+        columns = (
+            TextColumn("training"),
+            BarColumn(bar_width=None),
+            MofNCompleteColumn(),
+            TextColumn("{task.description}"),
+            TimeElapsedColumn(),
+            TimeRemainingColumn(),
+        )
+        with Progress(*columns, console=self.console, transient=True) as progress:
+            self._progress, self._task = progress, progress.add_task("", total=total, completed=start)
+            try:
+                yield
+            finally:
+                self._progress = self._task = None
+
+    def step(self, row: Mapping[str, Any], total: int) -> None:
+        """The line of one logged step."""
+        if self._progress is not None and self._task is not None:
+            self._progress.update(self._task, completed=row["step"], description=_headline(row))
+        self.line(format_step(row, total))
+
+
+def _headline(row: Mapping[str, Any]) -> str:
+    value = row.get("reward", row.get("loss"))
+    name = "reward" if "reward" in row else "loss"
+    return f"{name} {value:.3f}" if isinstance(value, float) else ""
+
+
+# column heading, key of the metric, format
+_COLUMNS = (
+    ("reward", "reward", ".3f"),
+    ("loss", "loss", "+.4f"),
+    ("length", "completions/mean_length", ".1f"),
+    ("truncated", "completions/clipped_ratio", ".0%"),
+    ("boxed", "grader/box_rate", ".0%"),
+    ("entropy", "entropy", ".3f"),
+    ("seconds", "step_time", ".2f"),
+)
+
+
+def format_step(row: Mapping[str, Any], total: int) -> str:
+    """`step  12/60  reward 0.531  ...  update attention 4.4e-06 mlp 1.2e-06  passing 1.3  gated 25%`."""
+    width = len(str(total))
+    parts = [f"step {row['step']:>{width}}/{total}"]
+    parts += [f"{name} {row[key]:{form}}" for name, key, form in _COLUMNS if isinstance(row.get(key), (int, float))]
+    parts += _optimizer_parts(row)
+    return "  ".join(parts)
+
+
+def _optimizer_parts(row: Mapping[str, Any]) -> list[str]:
+    parts = []
+    sizes = {kind: _mean_over_roles(row, kind, "update_rms") for kind in ("attention", "mlp", "lora")}
+    shown = [f"{kind} {value:.1e}" for kind, value in sizes.items() if value is not None]
+    if shown:
+        parts.append("update " + " ".join(shown))
+    if (gated := _mean_over_roles(row, "", "gated_share")) is not None:
+        parts.append(f"gated {gated:.0%}")
+    return parts
+
+
+def _mean_over_roles(row: Mapping[str, Any], kind: str, metric: str) -> float | None:
+    keys = [key for key in row if key.startswith(f"optim/{kind}") and key.endswith(f"/{metric}")]
+    values = [row[key] for key in keys if isinstance(row[key], (int, float))]
+    return sum(values) / len(values) if values else None

@@ -1,0 +1,84 @@
+"""The curves of a run as one PNG, from its metrics.jsonl."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import matplotlib
+
+matplotlib.use("Agg")
+import matplotlib.pyplot as plt
+from matplotlib.axes import Axes
+
+Rows = Sequence[Mapping[str, Any]]
+
+
+def plot_curves(rows: Rows, path: Path, *, title: str) -> None:
+    """Draw reward, accuracy, update size and pass energy over optimizer steps; panels without data are left out."""
+    panels = [panel for panel in _PANELS if panel[1](rows)]
+    if not panels:
+        return
+    columns = min(2, len(panels))
+    lines = -(-len(panels) // columns)
+    figure, axes = plt.subplots(
+        lines, columns, figsize=(6.2 * columns, 3.6 * lines), squeeze=False, layout="constrained"
+    )
+    for axis, (name, series, log_scale) in zip(axes.flat, panels, strict=False):
+        _draw(axis, series(rows), name, log_scale=log_scale)
+    for axis in axes.flat[len(panels) :]:
+        axis.set_visible(False)
+    figure.suptitle(title, fontsize=11)
+    figure.savefig(path, dpi=110)
+    plt.close(figure)
+
+
+Series = dict[str, list[tuple[int, float]]]  # label -> (step, value)
+
+
+def _values(rows: Rows, key: str) -> list[tuple[int, float]]:
+    return [(row["step"], row[key]) for row in rows if isinstance(row.get(key), (int, float))]
+
+
+def _reward(rows: Rows) -> Series:
+    named = {"mean reward": "reward", "share with a box": "grader/box_rate", "truncated": "completions/clipped_ratio"}
+    return {label: values for label, key in named.items() if (values := _values(rows, key))}
+
+
+def _loss(rows: Rows) -> Series:
+    return {"loss": values} if (values := _values(rows, "loss")) and not _reward(rows) else {}
+
+
+def _accuracy(rows: Rows) -> Series:
+    keys = sorted({key for row in rows for key in row if key.startswith("eval/") and "pass_at_1" in key})
+    return {key.removeprefix("eval/").replace("_", " "): _values(rows, key) for key in keys}
+
+
+def _per_role(rows: Rows, metric: str) -> Series:
+    keys = sorted({key for row in rows for key in row if key.startswith("optim/") and key.endswith(f"/{metric}")})
+    return {key.split("/")[1]: values for key in keys if (values := _values(rows, key))}
+
+
+_PANELS: tuple[tuple[str, Any, bool], ...] = (
+    ("reward", _reward, False),
+    ("loss", _loss, False),
+    ("held-out accuracy", _accuracy, False),
+    ("update RMS per role", lambda rows: _per_role(rows, "update_rms"), True),
+    ("pass energy per role (directions per block)", lambda rows: _per_role(rows, "pass_energy"), False),
+)
+
+
+def _draw(axis: Axes, series: Series, name: str, *, log_scale: bool) -> None:
+    styles = ("-", "--", ":")
+    for index, (label, points) in enumerate(series.items()):
+        steps, values = zip(*points, strict=True)
+        # Ten colours repeat: the line style tells the second and third ten apart.
+        axis.plot(steps, values, styles[index // 10 % 3], marker="o" if len(points) < 12 else None, ms=3, label=label)
+    # A log axis cannot show updates that are exactly zero; symlog would hide how small they are.
+    if log_scale and any(value > 0 for points in series.values() for _, value in points):
+        axis.set_yscale("log")
+    axis.set_title(name, fontsize=10)
+    axis.set_xlabel("optimizer step")
+    axis.grid(alpha=0.3)
+    axis.legend(fontsize=7, ncols=1 if len(series) < 7 else 2)

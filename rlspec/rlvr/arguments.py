@@ -1,0 +1,103 @@
+"""From a recipe to the keyword arguments of TRL's configuration: the knobs that the user gave, and those we derive."""
+
+from __future__ import annotations
+
+import importlib.util
+import os
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from rlspec.config.schema import Recipe
+from rlspec.errors import ConfigError
+from rlspec.rlvr.batching import BatchPlan
+from rlspec.rlvr.evaluation import PromptStyle
+
+_NEVER = 10**9  # optimizer steps: the trainer still saves at the end of training
+
+
+def choose_device(name: str) -> str:
+    """Resolve `auto` to cuda where there is one, else cpu.
+
+    Raises:
+        ConfigError: CUDA was asked for and is not there.
+    """
+    available = torch.cuda.is_available()
+    if name == "cuda" and not available:
+        raise ConfigError("device=cuda: torch sees no CUDA device here; use device=cpu or device=auto")
+    return "cuda" if available and name != "cpu" else "cpu"
+
+
+def training_steps(recipe: Recipe, num_prompts: int) -> int:
+    """Optimizer steps of the run: `trainer.max_steps`, else `trainer.num_train_epochs` passes over the prompts.
+
+    Raises:
+        ConfigError: Neither is given.
+    """
+    steps = recipe.trainer.get("max_steps", -1)
+    if steps > 0:
+        return int(steps)
+    epochs = recipe.trainer.get("num_train_epochs")
+    if epochs is None:
+        raise ConfigError("trainer.max_steps: give the number of optimizer steps, or trainer.num_train_epochs")
+    return max(1, round(epochs * num_prompts / recipe.batch.prompts_per_step))
+
+
+def common_arguments(recipe: Recipe, *, checkpoints: Path, device: str, steps: int) -> dict[str, Any]:
+    """Arguments of any Hugging Face trainer; the recipe's own knobs come last and win where both are allowed."""
+    report_to = [name for name in ("tensorboard", "wandb") if getattr(recipe.report, name)]
+    if recipe.report.wandb and importlib.util.find_spec("wandb") is None:
+        raise ConfigError("report.wandb=true: wandb is not installed; install it, or leave report.wandb=false")
+    os.environ["TENSORBOARD_LOGGING_DIR"] = str(checkpoints.parent / "tensorboard")
+    arguments = {
+        "output_dir": str(checkpoints),
+        "run_name": checkpoints.parent.name,
+        "seed": recipe.seed,
+        "learning_rate": recipe.optim.lr,
+        "weight_decay": 0.0,  # the optimizer's own, per group
+        "save_strategy": "steps",
+        "save_steps": recipe.checkpoints.every or _NEVER,
+        "eval_strategy": "no",  # evaluations are rlspec's
+        "report_to": report_to,
+        "disable_tqdm": True,
+        "logging_steps": 1,
+        "use_cpu": device == "cpu",
+        "bf16": device == "cuda",
+        **recipe.trainer,
+        "max_steps": steps,
+    }
+    arguments.pop("num_train_epochs", None)  # it is in `steps`
+    return arguments
+
+
+def grpo_arguments(recipe: Recipe, plan: BatchPlan, style: PromptStyle) -> dict[str, Any]:
+    """Arguments of `trl.GRPOConfig` beyond `common_arguments`."""
+    arguments: dict[str, Any] = {**plan.trl_arguments(), "chat_template_kwargs": style.template_kwargs or None}
+    if recipe.rollout.engine == "vllm":
+        if importlib.util.find_spec("vllm") is None:
+            raise ConfigError(
+                "rollout.engine=vllm: vllm is not installed; install it, or use rollout.engine=transformers"
+            )
+        arguments["use_vllm"] = True
+    return arguments
+
+
+def sft_arguments(plan: BatchPlan) -> dict[str, Any]:
+    """Arguments of `trl.SFTConfig` beyond `common_arguments`."""
+    return {
+        "per_device_train_batch_size": plan.micro_batch,
+        "gradient_accumulation_steps": plan.gradient_accumulation_steps,
+    }
+
+
+def build_config(config_class: type, arguments: dict[str, Any]) -> Any:
+    """Instantiate TRL's configuration; its complaints are about the recipe's section `trainer`.
+
+    Raises:
+        ConfigError: One line with TRL's reason.
+    """
+    try:
+        return config_class(**arguments)
+    except (TypeError, ValueError) as error:
+        raise ConfigError(f"trainer: {' '.join(str(error).split())}") from error

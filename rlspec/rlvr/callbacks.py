@@ -1,0 +1,166 @@
+"""What happens around the optimizer steps of a run: metrics, evaluations, the collapse guard, interruption."""
+
+from __future__ import annotations
+
+import signal
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from types import FrameType
+from typing import Any
+
+from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
+
+from rlspec.display import Display
+from rlspec.optim import SpectralOptimizer
+from rlspec.run_directory import RunDirectory
+
+
+class MetricsCallback(TrainerCallback):
+    """Writes every logged step to metrics.jsonl and shows it."""
+
+    def __init__(self, run: RunDirectory, display: Display) -> None:
+        self.run = run
+        self.display = display
+
+    def on_log(
+        self,
+        args: TrainingArguments,
+        state: TrainerState,
+        control: TrainerControl,
+        logs: dict[str, Any] | None = None,
+        **kwargs: Any,
+    ) -> None:
+        """Only training steps: the summary that the trainer logs at its end has no `loss`."""
+        if logs is None or "loss" not in logs or not state.is_world_process_zero:
+            return
+        row = {"step": state.global_step, **logs}
+        self.run.append_metrics(row)
+        self.display.step(row, state.max_steps)
+
+
+class EvaluationCallback(TrainerCallback):
+    """Calls `evaluate(step)` every N optimizer steps."""
+
+    def __init__(self, evaluate: Callable[[int], None], every: int) -> None:
+        self.evaluate = evaluate
+        self.every = every
+
+    def on_step_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
+        """The last step is left to the evaluation after training."""
+        if state.global_step % self.every == 0 and state.global_step < state.max_steps:
+            self.evaluate(state.global_step)
+
+
+class CollapseGuard(TrainerCallback):
+    """Stops a run whose reward has collapsed.
+
+    The running mean of the reward over `window` logged steps is compared with its best so far; after `patience` logged
+    steps below `fraction` of it the run is saved and stopped.
+    """
+
+    def __init__(
+        self, *, window: int, fraction: float, patience: int, display: Display, rewards: list[float] | None = None
+    ) -> None:
+        self.window = window
+        self.fraction = fraction
+        self.patience = patience
+        self.display = display
+        self.rewards: list[float] = []
+        self.best = 0.0
+        self.below = 0
+        self.collapsed = False
+        for reward in rewards or []:  # of the steps before a resume
+            self.observe(reward)
+
+    def observe(self, reward: float) -> bool:
+        """Take in one step's mean reward in [0, 1]; True when the run has collapsed."""
+        self.rewards = [*self.rewards, reward][-self.window :]
+        if len(self.rewards) == self.window:
+            mean = sum(self.rewards) / self.window
+            self.best = max(self.best, mean)
+            self.below = self.below + 1 if mean < self.fraction * self.best else 0
+        return self.below >= self.patience
+
+    def on_log(
+        self,
+        args: TrainingArguments,
+        state: TrainerState,
+        control: TrainerControl,
+        logs: dict[str, Any] | None = None,
+        **kwargs: Any,
+    ) -> None:
+        """Judge the reward of a logged step."""
+        reward = (logs or {}).get("reward")
+        if reward is None or self.collapsed:
+            return
+        if self.observe(float(reward)):
+            self.collapsed = True
+            self.display.warn(
+                f"collapsed: the mean reward of {self.window} steps stayed below {self.fraction:g} of its best "
+                f"({self.best:.3f}) for {self.patience} steps; saving and stopping at step {state.global_step}"
+            )
+            control.should_save = True
+            control.should_training_stop = True
+
+
+class OptimizerCallback(TrainerCallback):
+    """Asks for the optimizer's numbers in the steps that are logged, and says loudly when spectral groups do nothing.
+
+    A gate that lets nothing pass is otherwise silent.
+    """
+
+    def __init__(self, optimizer: Callable[[], SpectralOptimizer], display: Display, *, every: int = 10) -> None:
+        self.optimizer = optimizer
+        self.display = display
+        self.every = every
+        self._said: set[str] = set()
+
+    def on_pre_optimizer_step(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
+    ) -> None:
+        """The step about to be taken will be logged if its number, not yet counted, is a multiple."""
+        step = state.global_step + 1
+        logged = step % max(int(args.logging_steps), 1) == 0 or (step == 1 and args.logging_first_step)
+        self.optimizer().collect_telemetry = logged
+
+    def on_step_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
+        """Look every few steps and warn once per role."""
+        if state.global_step % self.every:
+            return
+        inactive = [role for role in self.optimizer().inactive_spectral_groups() if role not in self._said]
+        if inactive:
+            self._said.update(inactive)
+            self.display.warn(
+                f"no update reached {', '.join(inactive)} in the last steps: the spectral gate lets nothing pass; "
+                "raise optim.promotion_steps (or auto), or use optim=muon for these roles"
+            )
+
+
+class Interrupt(TrainerCallback):
+    """Ctrl-C or SIGTERM: finish the step, save, leave. A second Ctrl-C leaves at once."""
+
+    def __init__(self, display: Display) -> None:
+        self.display = display
+        self.requested = False
+
+    @contextmanager
+    def installed(self) -> Iterator[None]:
+        """Take over SIGINT and SIGTERM in the main thread while the body runs."""
+        previous = {number: signal.signal(number, self._handle) for number in (signal.SIGINT, signal.SIGTERM)}
+        try:
+            yield
+        finally:
+            for number, handler in previous.items():
+                signal.signal(number, handler)
+
+    def _handle(self, number: int, frame: FrameType | None) -> None:
+        if self.requested:
+            raise KeyboardInterrupt
+        self.requested = True
+        self.display.line("interrupted: finishing this step, then saving (again to leave at once)")
+
+    def on_step_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
+        """Ask the trainer to save and stop after the step in progress."""
+        if self.requested:
+            control.should_save = True
+            control.should_training_stop = True

@@ -1,0 +1,208 @@
+"""Measuring a policy on problems with known answers: the same code inside training and in `rlspec.evaluate`."""
+
+from __future__ import annotations
+
+import json
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+from rlspec.rlvr.data import Problem, format_prompt
+from rlspec.rlvr.generation import Completion, Sampling, generate
+from rlspec.rlvr.grading.pool import GraderPool
+from rlspec.rlvr.grading.verdict import Verdict
+from rlspec.statistics import Interval, mean_interval, pass_at_k, wilson_interval
+
+
+@dataclass(frozen=True)
+class PromptStyle:
+    """What stands around a problem; the same in training and evaluation."""
+
+    system_prompt: str | None = None
+    instruction: str | None = None
+    enable_thinking: bool | None = None
+
+    @property
+    def template_kwargs(self) -> dict[str, Any]:
+        """Keyword arguments of the chat template."""
+        return {} if self.enable_thinking is None else {"enable_thinking": self.enable_thinking}
+
+    def messages(self, problem: Problem) -> list[dict[str, str]]:
+        """The conversation that asks for an answer."""
+        return format_prompt(problem, system_prompt=self.system_prompt, instruction=self.instruction)
+
+    def text(self, problem: Problem, tokenizer: PreTrainedTokenizerBase) -> str:
+        """The templated prompt."""
+        return tokenizer.apply_chat_template(
+            self.messages(problem), tokenize=False, add_generation_prompt=True, **self.template_kwargs
+        )
+
+
+@dataclass(frozen=True)
+class Protocol:
+    """How often each problem is asked and how answers are drawn."""
+
+    samples: int = 8
+    k: tuple[int, ...] = (1, 8)
+    max_new_tokens: int = 512
+    temperature: float = 1.0
+    top_p: float = 1.0
+    top_k: int = 0
+    batch_size: int = 64
+    seed: int = 1234
+
+
+@dataclass(frozen=True)
+class Answer:
+    """A completion and what the grader says of it."""
+
+    completion: Completion
+    verdict: Verdict
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """All answers to one problem."""
+
+    problem: Problem
+    greedy: Answer
+    samples: list[Answer]
+
+    def scored(self) -> list[bool]:
+        """Verdicts of the samples, without those that the grader could not judge."""
+        return [answer.verdict.correct for answer in self.samples if answer.verdict.correct is not None]
+
+
+@dataclass(frozen=True)
+class Metrics:
+    """Rates in [0, 1] over one data set, with 95% intervals; lengths in tokens."""
+
+    n: int
+    correct: int
+    pass_at_1: float
+    ci95: Interval
+    sampled_pass_at_1: float
+    sampled_ci95: Interval
+    pass_at_k: dict[int, float] = field(default_factory=dict)
+    pass_at_k_ci95: dict[int, Interval] = field(default_factory=dict)
+    maj_at_k: dict[int, float] = field(default_factory=dict)
+    maj_at_k_ci95: dict[int, Interval] = field(default_factory=dict)
+    truncation_rate: float = 0.0
+    box_rate: float = 0.0
+    mean_length: float = 0.0
+    greedy_mean_length: float = 0.0
+    excluded: int = 0  # answers that the grader could not judge
+    reasons: dict[str, int] = field(default_factory=dict)
+
+    def to_json(self) -> dict[str, Any]:
+        """Plain types, rounded to 4 digits, keys as strings."""
+        return json.loads(json.dumps(asdict(self)), parse_float=lambda text: round(float(text), 4))
+
+
+def evaluate_policy(
+    model: PreTrainedModel,
+    tokenizer: PreTrainedTokenizerBase,
+    problems: Sequence[Problem],
+    *,
+    style: PromptStyle,
+    protocol: Protocol,
+    pool: GraderPool,
+) -> list[Outcome]:
+    """Answer every problem once greedily and `protocol.samples` times at random, and grade the answers."""
+    texts = [style.text(problem, tokenizer) for problem in problems]
+    greedy_sampling = Sampling(max_new_tokens=protocol.max_new_tokens)
+    random_sampling = Sampling(protocol.max_new_tokens, protocol.temperature, protocol.top_p, protocol.top_k)
+    ask = {"batch_size": protocol.batch_size, "seed": protocol.seed}
+    greedy = generate(model, tokenizer, texts, greedy_sampling, **ask)
+    repeated = [text for text in texts for _ in range(protocol.samples)]
+    samples = generate(model, tokenizer, repeated, random_sampling, **ask)
+
+    golds = [problem.answer for problem in problems]
+    repeated_golds = [gold for gold in golds for _ in range(protocol.samples)]
+    graded = pool.grade_many(
+        [(completion.text, gold) for completion, gold in zip(greedy + samples, golds + repeated_golds, strict=True)],
+        thinking=bool(style.enable_thinking),
+    )
+    answers = [Answer(*pair) for pair in zip(greedy + samples, graded, strict=True)]
+    outcomes = []
+    for index, problem in enumerate(problems):
+        first = len(problems) + index * protocol.samples
+        outcomes.append(Outcome(problem, answers[index], answers[first : first + protocol.samples]))
+    return outcomes
+
+
+def majority_correct(answers: Sequence[Answer], k: int) -> float:
+    """Credit of the most frequent answer among the first k; ties share it, no extracted answer at all earns 0."""
+    votes = Counter(a.verdict.extracted for a in answers[:k] if a.verdict.extracted is not None)
+    if not votes:
+        return 0.0
+    most = max(votes.values())
+    leaders = {text for text, count in votes.items() if count == most}
+    right = {a.verdict.extracted for a in answers[:k] if a.verdict.correct and a.verdict.extracted in leaders}
+    return len(right) / len(leaders)
+
+
+def summarize(outcomes: Sequence[Outcome], k: Sequence[int]) -> Metrics:
+    """Rates and intervals; values of k above the number of samples are left out."""
+    greedy = [o.greedy.verdict.correct for o in outcomes if o.greedy.verdict.correct is not None]
+    correct = sum(greedy)
+    sampled = [sum(scored) / len(scored) for o in outcomes if (scored := o.scored())]
+    at_k: dict[int, list[float]] = {}
+    majority: dict[int, list[float]] = {}
+    for size in sorted(set(k)):
+        counted = [(len(scored), sum(scored)) for o in outcomes if len(scored := o.scored()) >= size]
+        if counted:
+            at_k[size] = [pass_at_k(samples, right, size) for samples, right in counted]
+            majority[size] = [majority_correct(o.samples, size) for o in outcomes if len(o.samples) >= size]
+    samples = [answer for o in outcomes for answer in o.samples]
+    everything = samples + [o.greedy for o in outcomes]
+    return Metrics(
+        n=len(greedy),
+        correct=correct,
+        pass_at_1=_mean(greedy),
+        ci95=wilson_interval(correct, len(greedy)),
+        sampled_pass_at_1=_mean(sampled),
+        sampled_ci95=mean_interval(sampled),
+        pass_at_k={size: _mean(values) for size, values in at_k.items()},
+        pass_at_k_ci95={size: mean_interval(values) for size, values in at_k.items()},
+        maj_at_k={size: _mean(values) for size, values in majority.items()},
+        maj_at_k_ci95={size: mean_interval(values) for size, values in majority.items()},
+        truncation_rate=_mean([a.completion.truncated for a in samples]),
+        box_rate=_mean([a.verdict.boxes > 0 for a in samples]),
+        mean_length=_mean([a.completion.length for a in samples]),
+        greedy_mean_length=_mean([o.greedy.completion.length for o in outcomes]),
+        excluded=sum(a.verdict.correct is None for a in everything),
+        reasons=dict(Counter(a.verdict.reason for a in everything).most_common()),
+    )
+
+
+def _mean(values: Sequence[float]) -> float:
+    return sum(values) / len(values) if values else 0.0
+
+
+def write_outcomes(path: Path, outcomes: Sequence[Outcome]) -> None:
+    """One JSON line per completion: problem, gold, mode (greedy or sample number), text, verdict, reason code."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with path.open("w", encoding="utf-8") as file:
+        for outcome in outcomes:
+            for mode, answer in [("greedy", outcome.greedy), *enumerate(outcome.samples)]:
+                file.write(json.dumps(_row(outcome.problem, mode, answer), ensure_ascii=False) + "\n")
+
+
+def _row(problem: Problem, mode: str | int, answer: Answer) -> dict[str, Any]:
+    return {
+        "id": problem.id,
+        "problem": problem.problem,
+        "gold": problem.answer,
+        "mode": mode,
+        "completion": answer.completion.text,
+        "extracted": answer.verdict.extracted,
+        "correct": answer.verdict.correct,
+        "reason": answer.verdict.reason,
+        "length": answer.completion.length,
+        "truncated": answer.completion.truncated,
+    }

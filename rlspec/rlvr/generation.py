@@ -1,0 +1,103 @@
+"""Sampling completions for an evaluation with transformers' `generate`, whatever state the training is in."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+
+import torch
+from transformers import GenerationConfig, PreTrainedModel, PreTrainedTokenizerBase
+
+
+@dataclass(frozen=True)
+class Completion:
+    """One answer of the policy."""
+
+    text: str  # special tokens left out
+    length: int  # new tokens, the end token included
+    truncated: bool  # the length limit came before an end token
+
+
+@dataclass(frozen=True)
+class Sampling:
+    """How tokens are drawn. temperature None: greedily."""
+
+    max_new_tokens: int
+    temperature: float | None = None
+    top_p: float = 1.0
+    top_k: int = 0
+
+
+@contextmanager
+def inference_mode_of(model: PreTrainedModel, seed: int) -> Iterator[None]:
+    """Evaluation mode with its own random numbers; the training's mode and random state come back unchanged."""
+    training = model.training
+    devices = [model.device] if model.device.type == "cuda" else []
+    with torch.random.fork_rng(devices=devices), torch.no_grad():
+        torch.manual_seed(seed)
+        model.eval()
+        try:
+            yield
+        finally:
+            model.train(training)
+
+
+def generate(
+    model: PreTrainedModel,
+    tokenizer: PreTrainedTokenizerBase,
+    prompts: Sequence[str],
+    sampling: Sampling,
+    *,
+    batch_size: int,
+    seed: int,
+) -> list[Completion]:
+    """Complete templated prompts, in the order given.
+
+    Prompts of similar length share a batch, so that little is spent on padding. The result depends on `batch_size`
+    where numbers do (sampling draws per batch), and on nothing else outside the arguments.
+    """
+    order = sorted(range(len(prompts)), key=lambda index: len(prompts[index]))
+    completions: dict[int, Completion] = {}
+    with inference_mode_of(model, seed):
+        for start in range(0, len(order), batch_size):
+            chosen = order[start : start + batch_size]
+            texts = [prompts[index] for index in chosen]
+            for index, completion in zip(chosen, _generate_batch(model, tokenizer, texts, sampling), strict=True):
+                completions[index] = completion
+    return [completions[index] for index in range(len(prompts))]
+
+
+def _generate_batch(
+    model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, texts: list[str], sampling: Sampling
+) -> list[Completion]:
+    encoded = tokenizer(texts, return_tensors="pt", padding=True, padding_side="left", add_special_tokens=False)
+    inputs = {key: encoded[key].to(model.device) for key in ("input_ids", "attention_mask")}
+    end_ids = _end_token_ids(model, tokenizer)
+    config = GenerationConfig(
+        max_new_tokens=sampling.max_new_tokens,
+        do_sample=sampling.temperature is not None,
+        # The neutral values: a checkpoint's own generation_config must not change what is measured.
+        temperature=sampling.temperature or 1.0,
+        top_p=sampling.top_p,
+        top_k=sampling.top_k,
+        pad_token_id=tokenizer.pad_token_id,
+        eos_token_id=end_ids,
+        bos_token_id=tokenizer.bos_token_id,
+    )
+    output = model.generate(**inputs, generation_config=config)
+    rows = output[:, inputs["input_ids"].shape[1] :].tolist()
+    return [_to_completion(tokenizer, row, set(end_ids)) for row in rows]
+
+
+def _end_token_ids(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> list[int]:
+    configured = model.generation_config.eos_token_id if model.generation_config is not None else None
+    ids = configured if isinstance(configured, list) else [configured]
+    return sorted({*(index for index in ids if index is not None), tokenizer.eos_token_id})
+
+
+def _to_completion(tokenizer: PreTrainedTokenizerBase, row: list[int], end_ids: set[int]) -> Completion:
+    end = next((position for position, token in enumerate(row) if token in end_ids), None)
+    tokens = row if end is None else row[: end + 1]
+    text = tokenizer.decode(tokens, skip_special_tokens=True)
+    return Completion(text=text, length=len(tokens), truncated=end is None)

@@ -1,0 +1,187 @@
+"""The parts of one run, built from its recipe: problems, policy, optimizer, trainer."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from datasets import Dataset
+from torch import nn
+from transformers import PreTrainedModel, PreTrainedTokenizerBase, Trainer
+from transformers.trainer_callback import PrinterCallback
+
+from rlspec.config.load import dump_recipe, load_group
+from rlspec.config.paths import resolve_path
+from rlspec.config.schema import Data, Model, Optim, Recipe
+from rlspec.errors import DataError
+from rlspec.optim import SpectralOptimizer, build_optimizer, symmetry_map
+from rlspec.rlvr.arguments import build_config, common_arguments, grpo_arguments, sft_arguments
+from rlspec.rlvr.batching import BatchPlan, plan_batches
+from rlspec.rlvr.data import Problem, load_problems, prompt_rows
+from rlspec.rlvr.evaluation import PromptStyle
+from rlspec.rlvr.grading.pool import GraderPool
+from rlspec.rlvr.memory import MemoryEstimate, estimate_memory
+from rlspec.rlvr.models import apply_lora, build_model
+from rlspec.rlvr.models import build_config as build_model_config
+from rlspec.rlvr.rewards import MathReward
+from rlspec.rlvr.trainers import SpectralGMPOTrainer, SpectralGRPOTrainer
+from rlspec.run_directory import RECIPE, RunDirectory
+from rlspec.versions import library_versions
+
+_PROMPT_TOKENS = 256  # stands for a prompt's length in the memory estimate
+
+
+def prompt_style(model: Model) -> PromptStyle:
+    """What the recipe puts around a problem."""
+    return PromptStyle(model.system_prompt, model.instruction, model.enable_thinking)
+
+
+def read_problems(data: Data) -> tuple[list[Problem], list[Problem]]:
+    """Training and held-out problems of a recipe's section `data`."""
+    settings = data.model_dump(exclude={"limit", "columns"})
+    for key in ("path", "test_path"):
+        if settings[key] is not None:
+            settings[key] = str(resolve_path(settings[key]))
+    return load_problems(columns=data.columns, **settings)
+
+
+def evaluation_sets(names: Sequence[str], limit: int | None, data: Data, held_out: list[Problem]) -> dict[str, list]:
+    """Problems to measure on, by data set; without names the held-out part of the training data."""
+    sets = {data.name: held_out} if not names else {}
+    for name in names:
+        sets[name] = held_out if name == data.name else read_problems(Data(**load_group("data", name)))[1]
+    for name, problems in sets.items():
+        if not problems:
+            raise DataError(f"data={name}: it has no held-out problems to evaluate on")
+    return {name: problems[:limit] for name, problems in sets.items()}
+
+
+def load_policy(model: Model, tokenizer: PreTrainedTokenizerBase, *, seed: int) -> PreTrainedModel:
+    """The policy that a recipe starts from, with LoRA adapters where it asks for them."""
+    policy = build_model(
+        path=model.path,
+        architecture=model.architecture,
+        init=str(resolve_path(model.init)) if model.init else None,
+        tokenizer=tokenizer,
+        revision=model.revision,
+        weights_dtype=model.weights_dtype,
+        seed=seed,
+    )
+    return apply_lora(policy, **model.lora.model_dump(), seed=seed) if model.lora else policy
+
+
+def batch_plan(recipe: Recipe, world_size: int) -> BatchPlan:
+    """The recipe's batch; supervised fine-tuning has one example per prompt."""
+    sizes = recipe.batch.model_dump()
+    if recipe.algorithm == "sft":
+        sizes |= {"samples_per_prompt": 1, "updates_per_generation": 1}
+    return plan_batches(**sizes, world_size=world_size)
+
+
+def estimate_run_memory(recipe: Recipe, plan: BatchPlan, tokenizer: PreTrainedTokenizerBase) -> MemoryEstimate:
+    """Memory of one process, from the model's configuration alone."""
+    model, completion = recipe.model, recipe.trainer.get("max_completion_length", 512)
+    settings = recipe.optim.model_dump(include={"roles", "split", "overrides"})
+    return estimate_memory(
+        build_model_config(
+            path=model.path, architecture=model.architecture, tokenizer=tokenizer, revision=model.revision
+        ),
+        micro_batch=plan.micro_batch,
+        sequence_length=completion + _PROMPT_TOKENS,
+        completion_length=completion,
+        rollout_sequences=0 if recipe.algorithm == "sft" else plan.rollouts_per_process,
+        weights_dtype=model.weights_dtype,
+        autocast=bool(recipe.trainer.get("bf16", False)),
+        gradient_checkpointing=bool(recipe.trainer.get("gradient_checkpointing", False)),
+        lora_r=model.lora.r if model.lora else None,
+        lora_targets=model.lora.target_modules if model.lora else (),
+        optimizer_bytes=lambda meta: sum(
+            spec.state_bytes for spec in symmetry_map(meta, rule=recipe.optim.name, **settings)
+        ),
+    )
+
+
+def optimizer_factory(optim: Optim) -> Callable[[nn.Module], SpectralOptimizer]:
+    """Build the recipe's optimizer for a model."""
+    settings = optim.model_dump(exclude={"name"})
+    return lambda model: build_optimizer(model, rule=optim.name, **settings)
+
+
+@dataclass(frozen=True)
+class Parts:
+    """What a trainer is made of."""
+
+    recipe: Recipe
+    run: RunDirectory
+    plan: BatchPlan
+    device: str
+    steps: int
+    policy: PreTrainedModel
+    tokenizer: PreTrainedTokenizerBase
+    problems: list[Problem]
+    pool: GraderPool
+
+    def checkpoint_extras(self, folder: Path) -> dict[str, Any]:
+        """The recipe beside the weights, so that a checkpoint explains itself; versions for its manifest."""
+        (folder / RECIPE).write_text(dump_recipe(self.recipe), encoding="utf-8")
+        return {"recipe": self.recipe.recipe, "versions": library_versions()}
+
+
+def build_trainer(parts: Parts) -> Trainer:
+    """The trainer of the recipe's algorithm, with its own callbacks removed: rlspec shows and writes by itself."""
+    trainer = _build_sft(parts) if parts.recipe.algorithm == "sft" else _build_grpo(parts)
+    trainer.remove_callback(PrinterCallback)
+    return trainer
+
+
+def _shared(parts: Parts) -> dict[str, Any]:
+    return {
+        "optimizer_factory": optimizer_factory(parts.recipe.optim),
+        "checkpoint_extras": parts.checkpoint_extras,
+        "keep_last": parts.recipe.checkpoints.keep_last,
+        "processing_class": parts.tokenizer,
+    }
+
+
+def _arguments(parts: Parts) -> dict[str, Any]:
+    return common_arguments(parts.recipe, checkpoints=parts.run.checkpoints, device=parts.device, steps=parts.steps)
+
+
+def _build_grpo(parts: Parts) -> Trainer:
+    from trl import GRPOConfig
+
+    style = prompt_style(parts.recipe.model)
+    arguments = {**_arguments(parts), **grpo_arguments(parts.recipe, parts.plan, style)}
+    rows = prompt_rows(parts.problems, system_prompt=style.system_prompt, instruction=style.instruction)
+    trainer_class = SpectralGMPOTrainer if parts.recipe.algorithm == "gmpo" else SpectralGRPOTrainer
+    return trainer_class(
+        model=parts.policy,
+        reward_funcs=MathReward(parts.pool, thinking=bool(style.enable_thinking)),
+        args=build_config(GRPOConfig, arguments),
+        train_dataset=Dataset.from_list(rows),
+        **_shared(parts),
+    )
+
+
+def _build_sft(parts: Parts) -> Trainer:
+    from trl import SFTConfig
+
+    from rlspec.rlvr.sft import SpectralSFTTrainer, sft_dataset
+
+    recipe, style = parts.recipe, prompt_style(parts.recipe.model)
+    table = sft_dataset(
+        parts.problems,
+        parts.tokenizer,
+        examples=parts.steps * parts.plan.completions_per_step,
+        seed=recipe.seed,
+        corruption=recipe.corruption,
+        system_prompt=style.system_prompt,
+        instruction=style.instruction,
+        chat_template_kwargs=style.template_kwargs,
+    )
+    arguments = {**_arguments(parts), **sft_arguments(parts.plan)}
+    return SpectralSFTTrainer(
+        model=parts.policy, args=build_config(SFTConfig, arguments), train_dataset=table, **_shared(parts)
+    )

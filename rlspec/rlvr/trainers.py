@@ -1,0 +1,205 @@
+"""Thin subclasses of TRL's trainers: optimizer by symmetry, whole checkpoints, exact resume, GMPO's loss."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.utils.data import Sampler
+from trl import GRPOTrainer
+
+from rlspec.checkpoint import checkpoint_name, rotate_checkpoints, staged_folder
+from rlspec.errors import CheckpointError
+from rlspec.optim import SpectralOptimizer
+from rlspec.rlvr.losses import gmpo_loss
+from rlspec.rlvr.sampler import PromptSampler
+
+OptimizerFactory = Callable[[nn.Module], SpectralOptimizer]
+CheckpointExtras = Callable[[Path], dict[str, Any]]
+
+
+class RlspecTrainerMixin:
+    """What rlspec adds to a Hugging Face trainer, whatever it trains.
+
+    Args (keyword-only, the rest goes to the trainer):
+        optimizer_factory: Builds the optimizer from the model. Called in `create_optimizer` and not passed as
+            `optimizers=`, because the model may still be wrapped (PEFT) or loaded inside the trainer's constructor.
+        checkpoint_extras: Writes further files into a checkpoint's folder and returns values for its manifest.
+        keep_last: Number of checkpoints kept.
+    """
+
+    def __init__(
+        self,
+        *args: Any,
+        optimizer_factory: OptimizerFactory,
+        checkpoint_extras: CheckpointExtras,
+        keep_last: int,
+        **kwargs: Any,
+    ) -> None:
+        self._optimizer_factory = optimizer_factory
+        self._checkpoint_extras = checkpoint_extras
+        self._keep_last = keep_last
+        self._staging: Path | None = None
+        super().__init__(*args, **kwargs)
+
+    @property
+    def spectral_optimizer(self) -> SpectralOptimizer:
+        """The optimizer itself, without accelerate's wrapper."""
+        return getattr(self.optimizer, "optimizer", self.optimizer)
+
+    def create_optimizer(self, model: nn.Module | None = None) -> torch.optim.Optimizer:
+        """Build the optimizer from the symmetry map of the model that is trained."""
+        if self.optimizer is None:
+            self.optimizer = self._optimizer_factory(self.model if model is None else model)
+        return self.optimizer
+
+    def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
+        """Add the optimizer's numbers per role (`optim/<role>/<name>`) to a training step's log."""
+        if "loss" in logs:
+            for role, values in self.spectral_optimizer.telemetry().items():
+                logs.update({f"optim/{role}/{name}": value for name, value in values.items()})
+        super().log(logs, start_time)
+
+    def create_model_card(self, *args: Any, **kwargs: Any) -> None:
+        """Nothing: a run describes itself in its recipe and summary."""
+
+    def _get_output_dir(self, trial: Any) -> str:
+        return str(self._staging or super()._get_output_dir(trial))
+
+    def _save_checkpoint(self, model: nn.Module, trial: Any) -> None:
+        """Let the trainer write into a staged folder, add what it forgets, and put the whole in place at once."""
+        target = Path(self.args.output_dir) / checkpoint_name(self.state.global_step)
+        with self._staged(target) as staging:
+            self._staging = staging
+            try:
+                super()._save_checkpoint(model, trial)
+            finally:
+                self._staging = None
+            self.accelerator.wait_for_everyone()
+            self._write_extras(staging / target.name)
+            self.accelerator.wait_for_everyone()
+            if self.accelerator.is_main_process:
+                _move_up(staging / target.name)
+        if self.accelerator.is_main_process:
+            rotate_checkpoints(target.parent, keep_last=self._keep_last)
+
+    @contextmanager
+    def _staged(self, target: Path) -> Iterator[Path]:
+        """The main process owns the staged folder; the others write into it between two barriers."""
+        if self.accelerator.is_main_process:
+            metadata: dict[str, Any] = {"step": self.state.global_step}
+            with staged_folder(target, metadata=metadata) as staging:
+                self.accelerator.wait_for_everyone()
+                yield staging
+                metadata.update(self._checkpoint_extras(staging))
+        else:
+            self.accelerator.wait_for_everyone()
+            yield target.with_name(f".incomplete-{target.name}")
+        self.accelerator.wait_for_everyone()
+
+    def _write_extras(self, folder: Path) -> None:
+        """State that a subclass needs for an exact resume; called on every process."""
+
+
+def _move_up(folder: Path) -> None:
+    for path in folder.iterdir():
+        os.replace(path, folder.parent / path.name)
+    folder.rmdir()
+
+
+class SpectralGRPOTrainer(RlspecTrainerMixin, GRPOTrainer):
+    """GRPO with prompts in an order that survives a restart, and rollouts that are saved with the weights.
+
+    TRL repeats the order of epoch 0 after a restart and samples a half-used block of rollouts again.
+    """
+
+    def _get_train_sampler(self, dataset: Any = None) -> Sampler[int]:
+        args = self.args
+        repeats = args.steps_per_generation * self.num_iterations
+        micro_steps = args.max_steps * args.gradient_accumulation_steps
+        return PromptSampler(
+            num_prompts=len(self.train_dataset if dataset is None else dataset),
+            prompts_per_block=args.generation_batch_size // self.num_generations,
+            samples_per_prompt=self.num_generations,
+            block_repeats=repeats,
+            num_blocks=-(-micro_steps // repeats),
+            seed=args.seed,
+            shuffle=self.shuffle_dataset,
+        )
+
+    @property
+    def _inside_block(self) -> bool:
+        return self._step % (self.args.steps_per_generation * self.num_iterations) != 0
+
+    def _rollouts_file(self, folder: Path) -> Path:
+        return folder / f"rollouts_{self.accelerator.process_index}.pt"
+
+    def _write_extras(self, folder: Path) -> None:
+        if self._inside_block:
+            torch.save({"step": self._step, "rollouts": self._buffered_inputs}, self._rollouts_file(folder))
+
+    def _load_optimizer_and_scheduler(self, checkpoint: str | None) -> None:
+        super()._load_optimizer_and_scheduler(checkpoint)
+        if checkpoint is None:
+            return
+        self._step = self.state.global_step * self.args.gradient_accumulation_steps
+        if self._inside_block:
+            path = self._rollouts_file(Path(checkpoint))
+            if not path.is_file():
+                raise CheckpointError(
+                    f"{checkpoint}: {path.name} is missing, and the step is inside a block of rollouts"
+                )
+            saved = torch.load(path, map_location=self.accelerator.device, weights_only=True)
+            self._buffered_inputs = saved["rollouts"]
+
+
+class SpectralGMPOTrainer(SpectralGRPOTrainer):
+    """Geometric-mean policy optimization (arXiv:2507.20673): only the loss differs from GRPO.
+
+    `epsilon` and `epsilon_high` clip log ratios. Unlike TRL's own GMPO it applies the correction for a separate rollout
+    engine (`importance_sampling_ratio`); the knobs of GRPO that its loss cannot honour are refused with the recipe.
+    """
+
+    def _compute_loss(self, model: nn.Module, inputs: dict[str, Any]) -> Tensor:
+        mask = inputs["completion_mask"]
+        input_ids = torch.cat([inputs["prompt_ids"], inputs["completion_ids"]], dim=1)
+        attention_mask = torch.cat([inputs["prompt_mask"], mask], dim=1)
+        logps, entropies, _ = self._get_per_token_logps_and_entropies(
+            model, input_ids, attention_mask, inputs["completion_ids"].size(1), compute_entropy=True
+        )
+        # On-policy blocks carry no old log-probabilities: there they are the current ones.
+        old_logps = inputs.get("old_per_token_logps", logps.detach())
+        terms = gmpo_loss(
+            logps,
+            old_logps,
+            inputs["advantages"],
+            mask,
+            epsilon_low=self.epsilon_low,
+            epsilon_high=self.epsilon_high,
+            sampling_ratio=inputs.get("importance_sampling_ratio"),
+        )
+        self._record("entropy", entropies, mask)
+        positive = inputs["advantages"].unsqueeze(-1) > 0
+        self._record("clip_ratio/high_mean", (terms.clipped & positive).float(), mask)
+        self._record("clip_ratio/low_mean", (terms.clipped & ~positive).float(), mask)
+        self._record("clip_ratio/region_mean", terms.clipped.float(), mask)
+        self._record("approx_kl", terms.log_ratio.exp() - 1 - terms.log_ratio, mask)
+        loss = terms.loss
+        if self.beta != 0.0:
+            # k3 estimator of KL(pi || ref), mean over tokens of a sequence, then over sequences.
+            gap = inputs["ref_per_token_logps"] - logps
+            kl = ((gap.exp() - 1 - gap) * mask).sum(-1) / mask.sum(-1).clamp(min=1)
+            self._record("kl", gap.detach().exp() - 1 - gap.detach(), mask)
+            loss = loss + self.beta * kl.mean()
+        return loss / (self.current_gradient_accumulation_steps if self.model.training else 1.0)
+
+    def _record(self, name: str, values: Tensor, mask: Tensor) -> None:
+        """Log the mean over counted tokens of all processes."""
+        totals = torch.stack([(values.detach() * mask).sum().float(), mask.sum().float()])
+        total, count = self.accelerator.reduce(totals, reduction="sum")
+        self._metrics["train" if self.model.training else "eval"][name].append((total / count.clamp(min=1)).item())

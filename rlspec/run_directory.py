@@ -1,0 +1,157 @@
+"""The folder of one run: where everything is, how a new one is named, and what a resumed one keeps.
+
+<run>/
+  recipe.yaml          the resolved recipe, itself a valid recipe=PATH
+  symmetry.md, .json   which rule updates which parameter
+  preflight.jsonl      problems that were dropped, with the reason
+  metrics.jsonl        a line per logged step
+  evaluations/         before, step-N and after: metrics as JSON, completions with verdicts as JSONL
+  curves.png           reward, accuracy, update size and pass energy
+  tensorboard/         the same numbers as events
+  checkpoints/         checkpoint-N folders and best/
+  summary.json         what came out
+"""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from rlspec.checkpoint import list_checkpoints, newest_whole_checkpoint, verify_checkpoint, write_text_atomically
+from rlspec.errors import CheckpointError, ConfigError
+
+RECIPE = "recipe.yaml"
+SUMMARY = "summary.json"
+BEST = "best"
+
+
+@dataclass(frozen=True)
+class RunDirectory:
+    """Paths of one run."""
+
+    path: Path
+
+    @property
+    def checkpoints(self) -> Path:
+        """Folder of the checkpoint-N folders and of best/."""
+        return self.path / "checkpoints"
+
+    @property
+    def best(self) -> Path:
+        """Weights with the best evaluation so far."""
+        return self.checkpoints / BEST
+
+    @property
+    def evaluations(self) -> Path:
+        """Folder of evaluation results."""
+        return self.path / "evaluations"
+
+    @property
+    def metrics(self) -> Path:
+        """One JSON line per logged step."""
+        return self.path / "metrics.jsonl"
+
+    def append_metrics(self, row: dict[str, Any]) -> None:
+        """Add a line to metrics.jsonl; NaN and infinity become null, which JSON has a word for."""
+        clean = {key: _finite(value) for key, value in row.items()}
+        with self.metrics.open("a", encoding="utf-8") as file:
+            file.write(json.dumps(clean) + "\n")
+
+    def read_metrics(self) -> list[dict[str, Any]]:
+        """All rows of metrics.jsonl; a last line that a kill cut short is passed over."""
+        if not self.metrics.is_file():
+            return []
+        rows = []
+        for line in self.metrics.read_text(encoding="utf-8").splitlines():
+            try:
+                rows.append(json.loads(line))
+            except ValueError:
+                continue
+        return rows
+
+    def forget_metrics_after(self, step: int) -> None:
+        """Drop the rows of steps that a resumed run takes again."""
+        rows = [row for row in self.read_metrics() if row.get("step", 0) <= step]
+        write_text_atomically(self.metrics, "".join(json.dumps(row) + "\n" for row in rows))
+
+
+@dataclass(frozen=True)
+class ResumePoint:
+    """Where a run goes on."""
+
+    run: RunDirectory
+    checkpoint: Path
+    step: int
+    notes: list[str]  # lines for the user: newer checkpoints that were passed over, with the reason
+
+
+def create_run(output_dir: Path, name: str, *, explicit: bool) -> RunDirectory:
+    """Make a new run directory; nothing that exists is touched.
+
+    Args:
+        output_dir: Parent folder.
+        name: Wanted name.
+        explicit: The user chose the name: a taken one is an error. Otherwise it gets a number behind it.
+
+    Raises:
+        ConfigError: The name is taken, or the folder cannot be made.
+    """
+    path = output_dir / name
+    if explicit and path.exists() and any(path.iterdir()):
+        raise ConfigError(f"run={name}: {path} exists already; choose another name, or continue it with resume={path}")
+    number = 2
+    while path.exists() and any(path.iterdir()):
+        path = output_dir / f"{name}-{number}"
+        number += 1
+    try:
+        path.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise ConfigError(f"output_dir={output_dir}: cannot make {path} ({error.strerror}); choose another") from error
+    return RunDirectory(path)
+
+
+def find_resume_point(resume: str, output_dir: Path, name: str) -> ResumePoint:
+    """Resolve `resume=`.
+
+    A checkpoint; a run directory: its newest whole checkpoint; `auto`: the newest run of this name that has one.
+
+    Raises:
+        CheckpointError: Nothing to resume from, or the named checkpoint is not whole.
+    """
+    if resume == "auto":
+        return _newest_run(output_dir, name)
+    path = Path(resume)
+    if not path.is_dir():
+        raise CheckpointError(f"resume={resume}: no such folder; give a run directory or a checkpoint in one")
+    if (path / "manifest.json").is_file() and path.parent.name == "checkpoints":
+        if path.name == BEST:
+            raise CheckpointError(f"resume={resume}: best/ holds weights only; resume from a checkpoint-N beside it")
+        manifest = verify_checkpoint(path)
+        return ResumePoint(RunDirectory(path.parent.parent), path, manifest["step"], [])
+    return _from_run(RunDirectory(path))
+
+
+def _from_run(run: RunDirectory) -> ResumePoint:
+    checkpoint, refused = newest_whole_checkpoint(run.checkpoints)
+    if checkpoint is None:
+        detail = refused[0] if refused else "it holds no checkpoint"
+        raise CheckpointError(f"{run.path}: nothing to resume from: {detail}")
+    notes = [f"passed over a damaged checkpoint: {line}" for line in refused]
+    return ResumePoint(run, checkpoint, verify_checkpoint(checkpoint)["step"], notes)
+
+
+def _newest_run(output_dir: Path, name: str) -> ResumePoint:
+    runs = [path for path in output_dir.glob(f"{name}*") if list_checkpoints(RunDirectory(path).checkpoints)]
+    ours = [path for path in runs if path.name == name or path.name.removeprefix(f"{name}-").isdigit()]
+    if not ours:
+        raise CheckpointError(f"resume=auto: no run called {name} with a checkpoint in {output_dir}")
+    newest = max(ours, key=lambda path: list_checkpoints(RunDirectory(path).checkpoints)[-1].stat().st_mtime)
+    return _from_run(RunDirectory(newest))
+
+
+def _finite(value: Any) -> Any:
+    if isinstance(value, float) and (value != value or value in (float("inf"), float("-inf"))):
+        return None
+    return value

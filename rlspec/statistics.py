@@ -1,0 +1,55 @@
+"""Proportions, pass@k and their 95% confidence intervals."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from statistics import NormalDist
+
+_Z95 = NormalDist().inv_cdf(0.975)
+
+Interval = tuple[float, float]
+
+
+def wilson_interval(correct: int, total: int) -> Interval:
+    """Wilson score interval of a proportion (95%); (0, 1) without any trial."""
+    if total == 0:
+        return (0.0, 1.0)
+    share = correct / total
+    denominator = 1 + _Z95**2 / total
+    centre = share + _Z95**2 / (2 * total)
+    half = _Z95 * math.sqrt(share * (1 - share) / total + _Z95**2 / (4 * total**2))
+    # The ends are 0 and 1 exactly where no or every trial succeeded; rounding would leave 1e-17.
+    low = 0.0 if correct == 0 else (centre - half) / denominator
+    high = 1.0 if correct == total else (centre + half) / denominator
+    return (low, high)
+
+
+def mean_interval(values: Sequence[float]) -> Interval:
+    """Normal interval (95%) of the mean of per-problem scores in [0, 1], cut to that range.
+
+    Problems are the independent unit: several samples of one problem are averaged before, not counted as trials. Where
+    all scores agree their variance says nothing, and the Wilson interval stands in.
+    """
+    total = len(values)
+    if total < 2:
+        return (0.0, 1.0)
+    mean = math.fsum(values) / total
+    variance = math.fsum((value - mean) ** 2 for value in values) / (total - 1)
+    if variance == 0.0:
+        return wilson_interval(round(mean * total), total)
+    half = _Z95 * math.sqrt(variance / total)
+    return (max(0.0, mean - half), min(1.0, mean + half))
+
+
+def pass_at_k(samples: int, correct: int, k: int) -> float:
+    """Probability that at least one of k samples, drawn without replacement, is correct (arXiv:2107.03374, eq. 1).
+
+    Raises:
+        ValueError: k exceeds `samples`.
+    """
+    if k > samples:
+        raise ValueError(f"pass@{k} needs at least {k} samples, got {samples}")
+    if samples - correct < k:
+        return 1.0
+    return 1.0 - math.comb(samples - correct, k) / math.comb(samples, k)

@@ -1,0 +1,46 @@
+"""Batch sizes in prompts and TRL's numbers."""
+
+from __future__ import annotations
+
+import pytest
+
+from rlspec.errors import ConfigError
+from rlspec.rlvr.batching import plan_batches
+
+
+def test_the_papers_gmpo_batch_becomes_trls_numbers() -> None:
+    plan = plan_batches(
+        prompts_per_step=16, samples_per_prompt=8, updates_per_generation=8, micro_batch=32, world_size=2
+    )
+    assert plan.trl_arguments() == {
+        "per_device_train_batch_size": 32,
+        "gradient_accumulation_steps": 2,
+        "steps_per_generation": 16,
+        "num_generations": 8,
+    }
+    assert plan.prompts_per_generation * plan.samples_per_prompt == 1024
+
+
+def test_trl_accepts_the_numbers_and_derives_the_same_block() -> None:
+    from trl import GRPOConfig
+
+    plan = plan_batches(prompts_per_step=6, samples_per_prompt=4, updates_per_generation=3, micro_batch=8)
+    config = GRPOConfig(output_dir="unused", use_cpu=True, bf16=False, report_to=[], **plan.trl_arguments())
+    assert config.generation_batch_size == plan.prompts_per_generation * plan.samples_per_prompt == 72
+
+
+def test_the_default_micro_batch_is_the_largest_divisor_up_to_64() -> None:
+    plan = plan_batches(prompts_per_step=5, samples_per_prompt=5, updates_per_generation=1, micro_batch=None)
+    assert plan.micro_batch == 5
+
+
+def test_a_micro_batch_that_does_not_divide_is_refused_with_the_nearest_that_does() -> None:
+    with pytest.raises(ConfigError, match=r"micro_batch=7 .* 128 completions .* is 8"):
+        plan_batches(prompts_per_step=16, samples_per_prompt=8, updates_per_generation=1, micro_batch=7)
+
+
+def test_completions_that_cannot_be_divided_among_processes_are_refused() -> None:
+    with pytest.raises(ConfigError, match="3 processes"):
+        plan_batches(
+            prompts_per_step=2, samples_per_prompt=2, updates_per_generation=1, micro_batch=None, world_size=3
+        )
