@@ -1,0 +1,102 @@
+"""Supervised warm start on worked solutions, by default spoilt on purpose.
+
+The examples of a whole run are one table in the order in which they are used: example `i` depends on the seed and on
+`i` alone, so that a run which was stopped goes on with the examples that it has not seen.
+"""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Iterator, Sequence
+from itertools import chain, count, islice
+from typing import Any
+
+from datasets import Dataset
+from torch.utils.data import Sampler, SequentialSampler
+from transformers import PreTrainedTokenizerBase
+from trl import SFTTrainer
+
+from rlspec.config.schema import Corruption
+from rlspec.errors import ConfigError, DataError
+from rlspec.rlvr.arithmetic import PATTERN, corrupt
+from rlspec.rlvr.data import Problem, format_prompt
+from rlspec.rlvr.sampler import epoch_permutation
+from rlspec.rlvr.trainers import RlspecTrainerMixin
+
+IGNORED = -100  # label of tokens without a loss
+
+
+class SpectralSFTTrainer(RlspecTrainerMixin, SFTTrainer):
+    """Supervised fine-tuning on a table that is already in order, such as that of `sft_dataset`."""
+
+    def _get_train_sampler(self, train_dataset: Any = None) -> Sampler[int]:
+        return SequentialSampler(self.train_dataset if train_dataset is None else train_dataset)
+
+
+def sft_dataset(
+    problems: Sequence[Problem],
+    tokenizer: PreTrainedTokenizerBase,
+    *,
+    examples: int,
+    seed: int,
+    corruption: Corruption | None = None,
+    system_prompt: str | None = None,
+    instruction: str | None = None,
+    chat_template_kwargs: dict[str, Any] | None = None,
+) -> Dataset:
+    """A table of `examples` tokenized examples with the columns ``input_ids`` and ``labels``.
+
+    Every pass over the problems has its own order and its own mistakes. Only the solution and the end of the turn
+    have a loss.
+
+    Args:
+        problems: problems with worked solutions.
+        tokenizer: of the model; its chat template poses the problem.
+        examples: number of rows: steps times examples per step.
+        seed: of order and mistakes.
+        corruption: probabilities of mistakes, for generated arithmetic; None: the solutions as they are.
+        system_prompt: system message of every prompt.
+        instruction: appended to every problem.
+        chat_template_kwargs: such as ``enable_thinking``.
+
+    Raises:
+        DataError: a problem has no worked solution.
+        ConfigError: mistakes are asked for where they cannot be made.
+    """
+    _check_solutions(problems, corruption)
+    prompts: dict[str, list[int]] = {}
+    rows: dict[str, list[list[int]]] = {"input_ids": [], "labels": []}
+    for index, problem in enumerate(_in_order(problems, examples, seed)):
+        if problem.id not in prompts:
+            messages = format_prompt(problem, system_prompt=system_prompt, instruction=instruction)
+            text = tokenizer.apply_chat_template(
+                messages, tokenize=False, add_generation_prompt=True, **(chat_template_kwargs or {})
+            )
+            prompts[problem.id] = tokenizer(text, add_special_tokens=False)["input_ids"]
+        prompt = prompts[problem.id]
+        solution = solution_at(problem, index, seed, corruption)
+        completion = [*tokenizer(solution, add_special_tokens=False)["input_ids"], tokenizer.eos_token_id]
+        rows["input_ids"].append(prompt + completion)
+        rows["labels"].append([IGNORED] * len(prompt) + completion)
+    return Dataset.from_dict(rows)
+
+
+def _check_solutions(problems: Sequence[Problem], corruption: Corruption | None) -> None:
+    for problem in problems:
+        if not problem.solution:
+            raise DataError(f"problem {problem.id} has no worked solution to imitate; set data.columns.solution")
+        if corruption is not None and not PATTERN.fullmatch(problem.problem):
+            raise ConfigError("corruption: mistakes can be made in generated arithmetic only; set corruption=null")
+
+
+def _in_order(problems: Sequence[Problem], examples: int, seed: int) -> Iterator[Problem]:
+    """The problem of every example: each pass over the problems has an order of its own."""
+    orders = (epoch_permutation(len(problems), seed=seed, epoch=epoch) for epoch in count())
+    return (problems[index] for index in islice(chain.from_iterable(orders), examples))
+
+
+def solution_at(problem: Problem, index: int, seed: int, corruption: Corruption | None) -> str:
+    """The solution that example `index` imitates: a function of its arguments alone."""
+    if corruption is None:
+        return problem.solution or ""
+    return corrupt(problem.problem, **corruption.model_dump(), rng=random.Random(f"{seed}:{index}"))
