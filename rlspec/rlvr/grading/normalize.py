@@ -1,0 +1,289 @@
+r"""Normalisation of an answer: one way of writing for what is the same on paper. Both sides go through the same code.
+
+Every pass is linear in the length of the text. Policies, all of them deliberate:
+
+- **Boxes and GSM8K.** The text after the last `####` counts; an inner `\boxed{}` is unwrapped.
+- **Percent, dollar, degree, unit words** are units: `10\%`, `\$10`, `10^\circ` and `10\text{ cm}` all have the body
+  `10`. A unit that only one side writes is ignored, so `10\%` equals `10` (and never `0.1`). Two *known* units that
+  differ (`5\text{ cents}` and `5\text{ dollars}`) are different; a unit word nobody knows is ignored. Words that
+  carry a value (`million`, `dozen`, `or`, `more`, ...) are not units, and such an answer is unreadable.
+- **Thousands.** `1,080`, `10,\!080`, `1{,}080` and `1 080` are numbers outside of brackets; inside `( )`, `[ ]` and
+  `\{ \}` a bare comma separates elements.
+- **Leading `x=` or `x \in`** (any lone symbol, `f(x)` or a text) is dropped when only one side has it; `x=5` and
+  `y=5` differ.
+- **TeX shorthand.** `\frac43` is `\frac{4}{3}`, `\sqrt2` is `\sqrt{2}`; `2^10` is read as its author meant it:
+  `2^{10}`.
+- **Words** (`\text{Evelyn}`, `east`) are compared letter by letter, ignoring case from two letters on; `\text{(C)}`,
+  `(C)` and `C` are one choice. Pure letters are words, never products of variables.
+- Digits are ASCII; other scripts, invisible and bidirectional characters are left as they are and so match nothing.
+"""
+
+from __future__ import annotations
+
+import re
+
+from rlspec.rlvr.grading.units import bare_unit
+
+Tokens = list[str]
+
+_TOKEN = re.compile(
+    r"\\(?:begin|end)\s*+\{[A-Za-z*]+\}|\\[A-Za-z]+|\\.|[0-9]+(?:\.[0-9]+)?|\.[0-9]+|\s+|.",
+    re.DOTALL | re.ASCII,
+)
+_UNICODE = str.maketrans(
+    {
+        "−": "-",
+        "–": "-",
+        "×": r"\times ",
+        "·": r"\cdot ",
+        "⋅": r"\cdot ",
+        "÷": r"\div ",
+        "π": r"\pi ",
+        "θ": r"\theta ",
+        "∞": r"\infty ",
+        "°": r"^\circ ",
+        "√": r"\sqrt ",
+        "≤": r"\le ",
+        "≥": r"\ge ",
+        "≠": r"\ne ",
+        "±": r"\pm ",
+        "∪": r"\cup ",
+        "∈": r"\in ",
+        "²": "^{2}",
+        "³": "^{3}",
+        "½": r"\frac{1}{2}",
+        "¼": r"\frac{1}{4}",
+        "¾": r"\frac{3}{4}",
+        "$": " ",
+        "~": " ",
+        "\u00a0": " ",
+        "\u2009": " ",
+        "\u202f": " ",
+    }
+)
+_SPACES = frozenset((r"\,", r"\;", r"\:", r"\>", "\\ ", r"\quad", r"\qquad"))
+_DROPPED = frozenset(
+    [
+        r"\!",
+        r"\(",
+        r"\)",
+        r"\[",
+        r"\]",
+        r"\left",
+        r"\right",
+        r"\big",
+        r"\Big",
+        r"\bigg",
+        r"\Bigg",
+        r"\bigl",
+        r"\bigr",
+        r"\Bigl",
+        r"\Bigr",
+        r"\biggl",
+        r"\biggr",
+        r"\Biggl",
+        r"\Biggr",
+        r"\displaystyle",
+        r"\textstyle",
+        r"\limits",
+        r"\nolimits",
+        r"\mathstrut",
+        r"\mathbf",
+        r"\boldsymbol",
+        r"\mathit",
+        r"\bold",
+        r"\boxed",
+        r"\fbox",
+    ]  # noqa: SIM905
+)
+_RENAMED = {
+    r"\dfrac": r"\frac",
+    r"\tfrac": r"\frac",
+    r"\cfrac": r"\frac",
+    r"\dbinom": r"\binom",
+    r"\tbinom": r"\binom",
+    r"\le": r"\leq",
+    r"\leqslant": r"\leq",
+    r"\ge": r"\geq",
+    r"\geqslant": r"\geq",
+    r"\ne": r"\neq",
+    r"\lt": "<",
+    r"\gt": ">",
+    r"\lbrace": r"\{",
+    r"\rbrace": r"\}",
+    r"\lbrack": "[",
+    r"\rbrack": "]",
+    r"\lvert": "|",
+    r"\rvert": "|",
+    r"\vert": "|",
+    r"\times": "*",
+    r"\cdot": "*",
+    r"\ast": "*",
+    r"\div": "/",
+    r"\degree": r"^\circ",
+    r"\varnothing": r"\emptyset",
+    "%": r"\%",
+}
+_TEXT = frozenset(
+    (r"\text", r"\mbox", r"\textbf", r"\textit", r"\textrm", r"\mathrm", r"\hbox", r"\textnormal", r"\operatorname")
+)
+_FUNCTIONS = "sin cos tan cot sec csc arcsin arccos arctan sinh cosh tanh ln log exp".split()  # noqa: SIM905
+_ARGUMENTS = {r"\frac": 2, r"\binom": 2, r"\sqrt": 1, "^": 1, "_": 1}
+_GROUP = re.compile(r"[0-9]{3}(?:\.[0-9]+)?\Z", re.ASCII)
+_HEAD = re.compile(r"[1-9][0-9]{0,2}\Z", re.ASCII)
+
+
+def tokenize(text: str) -> Tokens:
+    """Clean tokens of an answer: no spaces, no layout, arguments in braces, thousands joined, texts as one token."""
+    _, marked, after = text.rpartition("####")
+    raw = bare_unit((after if marked else text).translate(_UNICODE).strip())
+    tokens = _drop_layout(_TOKEN.findall(raw))
+    tokens = [token for token in _join_thousands(tokens) if token != " "]
+    while tokens and tokens[-1] == ".":
+        tokens.pop()
+    return _brace_arguments(tokens)
+
+
+def normalize(text: str) -> str:
+    """The canonical text: two answers with the same one are the same on paper."""
+    return spell(tokenize(text))
+
+
+def spell(tokens: Tokens) -> str:
+    """Tokens as one text, with a space only where two of them would merge."""
+    parts: list[str] = []
+    previous = ""
+    for token in tokens:
+        command = previous[:1] == "\\" and previous[-1:].isalpha() and token[:1].isalpha()
+        numbers = previous[-1:].isdigit() and token[:1] in "0123456789"
+        parts.append(" " + token if command or numbers else token)
+        previous = token
+    return "".join(parts)
+
+
+def _drop_layout(raw: Tokens) -> Tokens:
+    r"""Unify spaces and synonyms, drop layout commands, collapse `\text{...}` into one token."""
+    tokens: Tokens = []
+    i = 0
+    while i < len(raw):
+        token = raw[i]
+        i += 1
+        if token in _TEXT:
+            content, i = _group(raw, i)
+            tokens.extend(_text_tokens(token, "".join(content).strip()))
+        elif token.isspace() or token in _SPACES:
+            tokens.append(" ")
+        elif token in _DROPPED:
+            if token in (r"\left", r"\right") and i < len(raw) and raw[i] == ".":
+                i += 1
+            if token == r"\!":
+                tokens.append("\\!")
+        elif token == r"\degree":
+            tokens.extend(("^", r"\circ"))
+        else:
+            tokens.append(_RENAMED.get(token, "0" + token if token[0] == "." and len(token) > 1 else token))
+    return tokens
+
+
+def _group(raw: Tokens, i: int) -> tuple[Tokens, int]:
+    """The content of the brace group that begins at or after `i`, and the index behind it."""
+    while i < len(raw) and raw[i].isspace():
+        i += 1
+    if i >= len(raw) or raw[i] != "{":
+        return [], i
+    depth, start = 0, i + 1
+    while i < len(raw):
+        depth += (raw[i] == "{") - (raw[i] == "}")
+        i += 1
+        if depth == 0:
+            return raw[start : i - 1], i
+    return raw[start:], i
+
+
+def _text_tokens(command: str, words: str) -> Tokens:
+    r"""What a text command stands for: a function's name, an upright letter, or `\text{...}` as one token."""
+    if words in _FUNCTIONS:
+        return ["\\" + words]
+    if command == r"\mathrm" and len(words) == 1:
+        return [words]
+    return ["\\text{" + words + "}"] if words else []
+
+
+def _join_thousands(tokens: Tokens) -> Tokens:
+    r"""`10,080`, `10,\!080`, `10{,}080`, `10 080` become `10080`; bare commas and spaces only outside brackets."""
+    joined: Tokens = []
+    depth = 0
+    i = 0
+    while i < len(tokens):
+        token = tokens[i]
+        depth += (token in ("(", "[", r"\{")) - (token in (")", "]", r"\}"))
+        i += 1
+        if _HEAD.match(token):
+            while (found := _thousands(tokens, i, depth > 0)) is not None:
+                token, i = token + found[0], found[1]
+        if token != "\\!":
+            joined.append(token)
+    return joined
+
+
+def _thousands(tokens: Tokens, i: int, bracketed: bool) -> tuple[str, int] | None:
+    """The three digits of the next thousands group that begins at `i`, and the index behind them."""
+    if tokens[i : i + 3] == ["{", ",", "}"]:
+        j = i + 3
+    elif tokens[i : i + 1] == [","]:
+        j = i + 1
+        if tokens[j : j + 1] == ["\\!"]:
+            j += 1
+            j += tokens[j : j + 1] == [" "]
+        elif bracketed:
+            return None
+    elif tokens[i : i + 1] == [" "] and not bracketed:
+        j = i + 1
+    else:
+        return None
+    if j < len(tokens) and _GROUP.match(tokens[j]):
+        return tokens[j], j + 1
+    return None
+
+
+def _brace_arguments(tokens: Tokens) -> Tokens:
+    r"""Put single-token arguments of `\frac`, `\binom`, `\sqrt`, `^` and `_` into braces."""
+    braced: Tokens = []
+    pending = 0  # arguments that the last command still wants
+    stack: list[int] = []
+    queue = tokens[::-1]
+    while queue:
+        token = queue.pop()
+        if token == "{":
+            stack.append(max(pending - 1, 0))
+            pending = 0
+        elif token == "}":
+            pending = stack.pop() if stack else 0
+        elif pending and not (token == "[" and braced[-1] == r"\sqrt"):
+            if len(token) > 1 and token[0].isdigit() and braced[-1] not in ("^", "_"):
+                queue.append(token[1:])
+                token = token[0]
+            pending -= 1
+            braced.extend(_sign_and(token, queue) if braced[-1] in ("^", "_") else ("{", token, "}"))
+            continue
+        elif token == "[" and pending:
+            _copy_option(token, queue, braced)
+            continue
+        else:
+            pending = _ARGUMENTS.get(token, 0)
+        braced.append(token)
+    return braced
+
+
+def _sign_and(token: str, queue: Tokens) -> Tokens:
+    """`^-2` is what people write for `^{-2}`."""
+    if token == "-" and queue and queue[-1][0].isdigit():
+        return ["{", token, queue.pop(), "}"]
+    return ["{", token, "}"]
+
+
+def _copy_option(token: str, queue: Tokens, braced: Tokens) -> None:
+    r"""Copy the `[n]` of `\sqrt[n]` as it stands."""
+    braced.append(token)
+    while queue and braced[-1] != "]":
+        braced.append(queue.pop())
