@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from typing import Any, Literal
@@ -10,6 +11,7 @@ from torch import nn
 
 from rlspec.errors import ConfigError
 from rlspec.optim.optimizer import SpectralOptimizer
+from rlspec.optim.rules import get_rule
 from rlspec.optim.symmetry import ParameterSpec, SymmetryMap, symmetry_map
 
 
@@ -48,6 +50,12 @@ def build_optimizer(
     mapping = symmetry_map(model, rule=rule, roles=roles, overrides=overrides, split=split)
     if not len(mapping):
         raise ConfigError("the model has no trainable parameter: every requires_grad is False")
+    if get_rule(rule).spectral and all(spec.rule != rule for spec in mapping):
+        warnings.warn(
+            f"rule {rule} updates nothing: all trainable parameters have other rules by default (roles: "
+            f"{', '.join(mapping.roles)}); to use it, name a role, for example roles={{lora: {rule}}}",
+            stacklevel=2,
+        )
     optimizer = SpectralOptimizer(
         _param_groups(model, mapping, lr, weight_decay),
         lr=lr,

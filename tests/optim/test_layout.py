@@ -1,0 +1,60 @@
+"""Views between parameters and blocks: exact, invertible, refused when heads do not divide."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+from rlspec.errors import ConfigError
+from rlspec.optim.layout import block_shape, check_layout, merge_blocks, split_blocks
+
+
+def test_heads_on_rows_are_consecutive_rows() -> None:
+    weight = torch.arange(48.0).reshape(8, 6)
+    blocks = split_blocks(weight, 4, 0)
+    assert blocks.data_ptr() == weight.data_ptr()  # a view
+    for head in range(4):
+        assert torch.equal(blocks[head], weight[2 * head : 2 * head + 2])
+
+
+def test_heads_on_columns_are_consecutive_columns() -> None:
+    weight = torch.arange(48.0).reshape(6, 8)
+    blocks = split_blocks(weight, 4, 1)
+    assert blocks.data_ptr() == weight.data_ptr()
+    for head in range(4):
+        assert torch.equal(blocks[head], weight[:, 2 * head : 2 * head + 2])
+
+
+@pytest.mark.parametrize(
+    ("shape", "heads", "axis"), [((8, 6), 4, 0), ((6, 8), 2, 1), ((5, 7), 1, 0), ((4, 3, 2, 2), 1, 0), ((4, 6), 1, 1)]
+)
+def test_merge_inverts_split(shape: tuple[int, ...], heads: int, axis: int) -> None:
+    weight = torch.randn(shape)
+    blocks = split_blocks(weight, heads, axis)
+    assert tuple(blocks.shape) == block_shape(shape, heads, axis)
+    assert torch.equal(merge_blocks(blocks, shape, axis), weight)
+
+
+def test_splitting_columns_is_splitting_rows_of_the_transpose() -> None:
+    weight = torch.randn(6, 8)
+    assert torch.equal(split_blocks(weight, 4, 1), split_blocks(weight.T, 4, 0).mT)
+
+
+def test_a_convolution_is_a_matrix_of_its_output_channels() -> None:
+    weight = torch.randn(4, 3, 2, 2)
+    assert torch.equal(split_blocks(weight)[0], weight.reshape(4, 12))
+
+
+@pytest.mark.parametrize(
+    ("shape", "heads", "axis", "words"),
+    [
+        ((10, 6), 4, 0, "4 heads do not divide axis 0"),
+        ((6, 10), 4, 1, "split: whole"),
+        ((60,), 1, 0, "FSDP"),
+        ((6, 6), 2, 2, "head_axis"),
+    ],
+)
+def test_refusals_name_the_parameter_and_the_remedy(shape, heads: int, axis: int, words: str) -> None:
+    with pytest.raises(ConfigError, match=words) as refusal:
+        check_layout(shape, heads, axis, "layers.0.q_proj.weight")
+    assert "layers.0.q_proj.weight" in str(refusal.value)

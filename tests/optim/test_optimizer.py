@@ -1,0 +1,223 @@
+"""The optimizer as a torch optimizer: groups, precision of state, saving and loading, refusals."""
+
+from __future__ import annotations
+
+import io
+
+import pytest
+import torch
+from torch import nn
+
+from rlspec.errors import CheckpointError, ConfigError
+from rlspec.optim import RULES, SpectralOptimizer
+
+
+class Pair(nn.Module):
+    def __init__(self, dtype: torch.dtype = torch.float32) -> None:
+        super().__init__()
+        torch.manual_seed(0)
+        self.first, self.second = nn.Linear(6, 8, dtype=dtype), nn.Linear(8, 4, dtype=dtype)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return self.second(torch.tanh(self.first(x)))
+
+
+def groups(model: nn.Module, rule: str = "pion") -> list[dict]:
+    named = list(model.named_parameters())
+    return [
+        {"params": [(n, p) for n, p in named if p.ndim > 1], "rule": rule, "role": "linear"},
+        {"params": [(n, p) for n, p in named if p.ndim == 1], "rule": "adamw", "role": "bias", "lr": 0.01},
+    ]
+
+
+def train(model: nn.Module, optimizer: torch.optim.Optimizer, steps: int, start: int = 0) -> None:
+    for step in range(start, start + steps):
+        x = torch.randn(16, 6, generator=torch.Generator().manual_seed(step)).to(model.first.weight.dtype)
+        optimizer.zero_grad()
+        model(x).square().mean().backward()
+        optimizer.step()
+
+
+def stored(state: dict, **options) -> dict:
+    buffer = io.BytesIO()
+    torch.save(state, buffer)
+    buffer.seek(0)
+    return torch.load(buffer, weights_only=True, **options)
+
+
+@pytest.mark.parametrize("rule", list(RULES))
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float64])
+def test_saving_and_loading_continues_bit_for_bit(rule: str, dtype: torch.dtype) -> None:
+    model = Pair(dtype)
+    optimizer = SpectralOptimizer(groups(model, rule), lr=0.05, promotion_steps="auto")
+    train(model, optimizer, 3)
+    weights, state = stored(model.state_dict()), stored(optimizer.state_dict())
+    train(model, optimizer, 3, start=3)
+
+    resumed = Pair(dtype)
+    resumed.load_state_dict(weights)
+    second = SpectralOptimizer(groups(resumed, rule), lr=0.7)
+    second.load_state_dict(state)
+    train(resumed, second, 3, start=3)
+    assert all(torch.equal(a, b) for a, b in zip(model.parameters(), resumed.parameters(), strict=True))
+    first, other = optimizer.state_dict()["state"], second.state_dict()["state"]
+    for index, entries in first.items():
+        assert all(torch.equal(value, other[index][key]) for key, value in entries.items())
+        assert all(value.dtype == other[index][key].dtype for key, value in entries.items())
+
+
+@pytest.mark.parametrize("rule", list(RULES))
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+def test_half_precision_weights_keep_float32_state_and_masters(rule: str, dtype: torch.dtype) -> None:
+    model = Pair(dtype)
+    optimizer = SpectralOptimizer(groups(model, rule), lr=1e-6)
+    train(model, optimizer, 2)
+    for param in model.parameters():
+        state = optimizer.state[param]
+        assert {value.dtype for value in state.values()} == {torch.float32}
+        assert torch.equal(state["master"].to(dtype), param)
+
+
+def test_updates_too_small_for_bf16_add_up_in_the_master_weights() -> None:
+    weight = nn.Parameter(torch.ones(4, 4, dtype=torch.bfloat16))
+    optimizer = SpectralOptimizer([weight], rule="pion", lr=1e-3)
+    for _ in range(50):
+        weight.grad = torch.ones_like(weight)
+        optimizer.step()
+    assert torch.allclose(optimizer.state[weight]["master"], torch.full((4, 4), 1 - 50 * 0.2e-3), atol=1e-5)
+    assert torch.equal(weight, torch.full((4, 4), 0.99, dtype=torch.bfloat16))
+
+
+def test_the_state_is_tensors_and_primitives() -> None:
+    model = Pair()
+    optimizer = SpectralOptimizer(groups(model))
+    train(model, optimizer, 1)
+    state = optimizer.state_dict()
+    assert all(isinstance(v, torch.Tensor) for entries in state["state"].values() for v in entries.values())
+    primitives = (int, float, str, bool, type(None))
+    for group in state["param_groups"]:
+        flat = [v for value in group.values() for v in (value if isinstance(value, list | tuple) else [value])]
+        assert all(isinstance(value, primitives) for value in flat)
+    assert state["param_groups"][0]["param_names"] == ["first.weight", "second.weight"]
+
+
+def test_loading_refuses_other_parameters_and_names_them() -> None:
+    optimizer = SpectralOptimizer(groups(Pair()))
+    other = optimizer.state_dict()
+    other["param_groups"][0]["param_names"] = ["first.weight", "head.weight"]
+    with pytest.raises(
+        CheckpointError, match="second.weight is not in the checkpoint; head.weight is not in the model"
+    ):
+        optimizer.load_state_dict(other)
+    other["param_groups"][0]["param_names"] = ["second.weight", "first.weight"]
+    with pytest.raises(CheckpointError, match="another order"):
+        optimizer.load_state_dict(other)
+    other["param_groups"][0]["param_names"] = ["first.bias", "second.weight"]
+    other["param_groups"][1]["param_names"] = ["first.weight", "second.bias"]
+    with pytest.raises(CheckpointError, match="first.weight was in group 1"):
+        optimizer.load_state_dict(other)
+
+
+def test_a_closure_is_evaluated_with_gradients_and_its_loss_returned() -> None:
+    model = Pair()
+    optimizer = SpectralOptimizer(groups(model), lr=0.05, promotion_steps=5)
+    x = torch.randn(16, 6)
+
+    def closure() -> torch.Tensor:
+        optimizer.zero_grad()
+        loss = model(x).square().mean()
+        loss.backward()
+        return loss
+
+    first = optimizer.step(closure)
+    assert optimizer.step(closure) < first
+
+
+def test_learning_rates_are_per_group_and_follow_a_schedule() -> None:
+    model = Pair()
+    optimizer = SpectralOptimizer(groups(model), lr=0.5)
+    schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: 0.1**step)
+    assert [group["lr"] for group in optimizer.param_groups] == [0.5, 0.01]
+    train(model, optimizer, 1)
+    schedule.step()
+    assert [group["lr"] for group in optimizer.param_groups] == pytest.approx([0.05, 0.001])
+    before = model.second.weight.detach().clone()
+    optimizer.param_groups[0]["lr"] = 0.0
+    train(model, optimizer, 1)
+    assert torch.equal(model.second.weight, before)
+
+
+def test_the_momentum_is_an_exponential_average_untouched_by_the_filter() -> None:
+    weight = nn.Parameter(torch.randn(6, 9))
+    optimizer = SpectralOptimizer([weight], rule="pion", momentum=0.8)
+    expected = torch.zeros(6, 9)
+    for _ in range(3):
+        weight.grad = torch.randn(6, 9)
+        expected = 0.8 * expected + 0.2 * weight.grad
+        optimizer.step()
+    assert torch.allclose(optimizer.state[weight]["momentum_buffer"], expected, atol=1e-6)
+
+
+def test_groups_can_be_added_and_a_refused_one_leaves_no_trace() -> None:
+    model = Pair()
+    optimizer = SpectralOptimizer([{"params": [("first.weight", model.first.weight)]}])
+    with pytest.raises(ConfigError, match="second.bias"):
+        optimizer.add_param_group({"params": [("second.bias", model.second.bias)], "rule": "muon"})
+    assert len(optimizer.param_groups) == 1
+    optimizer.add_param_group({"params": [("second.bias", model.second.bias)], "rule": "adamw"})
+    assert len(optimizer.param_groups) == 2
+
+
+class Sharded(nn.Parameter):
+    ds_id = 1
+
+
+@pytest.mark.parametrize(
+    ("settings", "words"),
+    [
+        ({"rule": "pin"}, "did you mean pion"),
+        ({"rule": "muon", "normalise": "frobenus"}, "did you mean frobenius"),
+        ({"rule": "muon", "compute_dtype": "float8"}, "compute_dtype"),
+        ({"rule": "muon", "adjust_lr": "orginal"}, "did you mean original"),
+        ({"rule": "pion", "promotion_steps": 6}, "promotion_steps=6"),
+        ({"rule": "muon", "lr": -1.0}, "lr=-1.0"),
+        ({"rule": "muon", "momentum": 1.0}, "momentum=1.0"),
+        ({"rule": "muon", "num_heads": 4}, "4 heads do not divide"),
+    ],
+)
+def test_impossible_settings_are_refused(settings: dict, words: str) -> None:
+    with pytest.raises(ConfigError, match=words):
+        SpectralOptimizer([nn.Parameter(torch.randn(6, 9))], **settings)
+
+
+@pytest.mark.parametrize(
+    ("param", "words"),
+    [
+        (nn.Parameter(torch.randn(54)), "FSDP or DeepSpeed flattened it"),
+        (nn.Parameter(torch.randn(4, 4, dtype=torch.complex64)), "complex64"),
+        (Sharded(torch.randn(4, 4)), "sharded"),
+    ],
+)
+def test_parameters_that_cannot_work_are_refused_by_name(param: nn.Parameter, words: str) -> None:
+    with pytest.raises(ConfigError, match=words) as refusal:
+        SpectralOptimizer([("layer.weight", param)], rule="muon")
+    assert "layer.weight" in str(refusal.value)
+
+
+def test_sparse_gradients_are_refused_by_name() -> None:
+    embedding = nn.Embedding(5, 4, sparse=True)
+    optimizer = SpectralOptimizer(embedding.named_parameters(), rule="adamw")
+    embedding(torch.tensor([1])).sum().backward()
+    with pytest.raises(ConfigError, match="weight: sparse"):
+        optimizer.step()
+
+
+def test_bf16_compute_stays_near_float32() -> None:
+    results = []
+    for compute_dtype in ("float32", "bfloat16", "float64"):
+        model = Pair()
+        train(model, SpectralOptimizer(groups(model, "muon"), lr=0.05, compute_dtype=compute_dtype), 1)
+        results.append(model.first.weight.detach().clone())
+    start = Pair().first.weight.detach()
+    assert (results[1] - results[0]).norm() < 0.03 * (results[0] - start).norm()
+    assert (results[2] - results[0]).norm() < 1e-5 * (results[0] - start).norm()
