@@ -1,0 +1,100 @@
+"""What cannot be graded or does not fit is listed with its reason and dropped, and nothing else is."""
+
+from __future__ import annotations
+
+import json
+import logging
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from rlspec.config.schema import Columns
+from rlspec.errors import DataError
+from rlspec.rlvr.data import Problem, content_id, load_problems
+from rlspec.rlvr.grading import GraderPool
+from rlspec.rlvr.preflight import check_problems, prompt_length_of
+from rlspec.rlvr.tokenizer import build_byte_tokenizer
+
+
+@pytest.fixture(scope="module")
+def pool() -> Iterator[GraderPool]:
+    with GraderPool(workers=1, warm=False) as pool:
+        yield pool
+
+
+def make(*answers: str) -> list[Problem]:
+    return [Problem(f"Problem {n}?", gold, None, None, content_id(f"Problem {n}?")) for n, gold in enumerate(answers)]
+
+
+def test_good_problems_pass_in_their_order(pool: GraderPool) -> None:
+    problems = make("72", r"\frac{1}{2}", "-38", "72")
+    checked = check_problems(problems, pool=pool)
+    assert checked.problems == problems
+    assert checked.describe() == "4 of 4 problems passed the preflight"
+
+
+def test_bad_problems_are_dropped_listed_and_counted(
+    pool: GraderPool, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    problems = make("72", "", r"\frac{1}{2", "5", r"\frac{1}{2")
+    with caplog.at_level(logging.WARNING):
+        checked = check_problems(problems, pool=pool)
+    assert [problem.answer for problem in checked.problems] == ["72", "5"]
+    assert "2 of 5 problems passed" in caplog.text
+    assert "1 answer (missing)" in caplog.text
+    checked.write(tmp_path / "dropped.jsonl")
+    rows = [json.loads(line) for line in (tmp_path / "dropped.jsonl").read_text().splitlines()]
+    assert [row["id"] for row in rows] == [problems[1].id, problems[2].id, problems[4].id]
+    assert rows[0]["check"] == "answer"
+    assert {row["check"] for row in rows[1:]} == {"identity"}
+    assert all(row["reason"] for row in rows)
+
+
+def test_a_gold_whose_mutation_is_accepted_is_dropped(pool: GraderPool, monkeypatch: pytest.MonkeyPatch) -> None:
+    from rlspec.rlvr.grading import gold_check
+
+    # Pretend that the grader takes a wrong answer for 7.
+    monkeypatch.setattr(gold_check, "_mutations", lambda gold, limit: [("digit", "7.0")] if gold == "7" else [])
+    checked = check_problems(make("7", "8"), pool=pool)
+    assert [problem.answer for problem in checked.problems] == ["8"]
+    assert (checked.dropped[0].check, checked.dropped[0].tried) == ("mutation: digit", "7.0")
+
+
+def test_long_prompts_are_dropped_with_their_length(pool: GraderPool) -> None:
+    tokenizer = build_byte_tokenizer()
+    problems = make("1", "2")
+    long = Problem("é" * 50, "3", None, None, "long")
+    length = prompt_length_of(tokenizer, instruction="Box it.")
+    messages = [{"role": "user", "content": "é" * 50 + "\nBox it."}]
+    assert length(long) == len(tokenizer.apply_chat_template(messages, add_generation_prompt=True)["input_ids"])
+    checked = check_problems([*problems, long], pool=pool, prompt_length=length, max_prompt_length=60)
+    assert checked.problems == problems
+    assert (checked.dropped[0].check, checked.dropped[0].reason) == (
+        "length",
+        f"too long: {length(long)} tokens, at most 60",
+    )
+
+
+def test_the_first_problems_that_pass_fill_the_limit(pool: GraderPool) -> None:
+    problems = make("1", "", "2", "3", "4")
+    checked = check_problems(problems, pool=pool, limit=2)
+    assert [problem.answer for problem in checked.problems] == ["1", "2"]
+    assert len(checked.dropped) == 1
+
+
+def test_without_a_usable_problem_the_reasons_are_the_error(pool: GraderPool) -> None:
+    with pytest.raises(DataError, match=r"none of 2 problems can be trained on; dropped: 2 answer \(missing\)"):
+        check_problems(make("", ""), pool=pool)
+
+
+def test_real_gsm8k_passes(shared: Path, pool: GraderPool) -> None:
+    columns = Columns(problem="question", answer="answer", solution="answer")
+    train, test = load_problems(name="gsm8k", path=str(shared / "data" / "gsm8k"), columns=columns)
+    checked = check_problems([*train, *test], pool=pool)
+    assert (len(checked.problems), checked.dropped) == (7473 + 1319, [])
+
+
+def test_generated_arithmetic_passes(pool: GraderPool) -> None:
+    train, _ = load_problems(name="arithmetic", seed=0)
+    assert check_problems(train, pool=pool).problems == train
