@@ -32,7 +32,14 @@ _WORDS = {
     "dict": "a mapping",
     "dict[str, Any]": "a mapping",
 }
-_SIMPLE = {"str": str, "bool": bool, "int": int, "float": (int, float), "dict": dict, "list": list}
+_SIMPLE: dict[str, type | tuple[type, ...]] = {
+    "str": str,
+    "bool": bool,
+    "int": int,
+    "float": (int, float),
+    "dict": dict,
+    "list": list,
+}
 
 
 @dataclass(frozen=True)

@@ -1,0 +1,113 @@
+"""The front of `rlspec.train` and of the console script: quick, light, one line per mistake."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from rlspec import cli, train
+from rlspec.config.paths import list_recipes
+from rlspec.errors import DataError
+
+HEAVY = ("torch", "transformers", "trl", "datasets", "numpy")
+PROBE = f"""
+import sys
+from rlspec.{{module}} import main
+code = main(sys.argv[1:])
+heavy = [name for name in {HEAVY!r} if name in sys.modules]
+assert not heavy, heavy
+sys.exit(code)
+"""
+
+
+def run(module: str, *arguments: str) -> subprocess.CompletedProcess[str]:
+    command = [sys.executable, "-c", PROBE.format(module=module), *arguments]
+    return subprocess.run(command, capture_output=True, text=True, check=False, timeout=120)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "code"),
+    [
+        ((), 0),
+        (("--help",), 0),
+        (("recipe=grpo_math", "--print"), 0),
+        (("recipe=nope",), 2),
+        (("recipe=grpo_math", "optim.lrr=1"), 2),
+        (("recipe=grpo_math", "trainer.max_stepss=1"), 2),
+        (("recipe=grpo_math", "evaluation.k=[99]"), 2),
+    ],
+    ids=lambda value: " ".join(value) if isinstance(value, tuple) else str(value),
+)
+def test_nothing_heavy_is_imported_before_a_recipe_is_valid(arguments: tuple[str, ...], code: int) -> None:
+    result = run("train", *arguments)
+    assert result.returncode == code, result.stderr
+    assert len(result.stderr.splitlines()) == (1 if code else 0)
+    assert bool(result.stdout) == (code == 0)
+
+
+def test_the_usage_lists_every_recipe(capsys: pytest.CaptureFixture[str]) -> None:
+    assert train.main([]) == 0
+    text = capsys.readouterr().out
+    assert all(name in text for name in (*list_recipes(), "pion", "qwen3_1.7b", "gsm8k"))
+
+
+def test_a_printed_recipe_can_be_run(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+    assert train.main(["recipe=debug_grpo", "--print"]) == 0
+    text = capsys.readouterr().out
+    (tmp_path / "mine.yaml").write_text(text, encoding="utf-8")
+    assert train.main(["--print", f"recipe={tmp_path / 'mine.yaml'}"]) == 0
+    assert capsys.readouterr().out == text
+
+
+@pytest.mark.parametrize(
+    ("raised", "code", "message"),
+    [(DataError("no such file: x"), 2, "no such file: x\n"), (KeyboardInterrupt(), 130, "interrupted\n")],
+)
+def test_a_run_that_fails_ends_in_one_line(
+    raised: BaseException,
+    code: int,
+    message: str,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    def fail(arguments: object) -> int:
+        raise raised
+
+    monkeypatch.setattr(train, "_train", fail)
+    assert train.main(["recipe=debug_grpo"]) == code
+    assert capsys.readouterr().err == message
+
+
+def test_the_console_script_lists_and_runs_commands() -> None:
+    listing = run("cli")
+    assert listing.returncode == 0
+    for name in cli.commands():
+        assert f"  {name} " in listing.stdout
+    assert {"train", "symmetry"} <= set(cli.commands()) and "cli" not in cli.commands()
+    result = run("cli", "train", "recipe=grpo_math", "--print")
+    assert result.returncode == 0 and result.stdout.startswith("recipe: grpo_math\n")
+    assert run("cli", "train", "recipe=nope").returncode == 2
+
+
+def test_an_unknown_command_names_the_nearest(capsys: pytest.CaptureFixture[str]) -> None:
+    assert cli.main(["trian"]) == 2
+    assert "did you mean train?" in capsys.readouterr().err
+
+
+def test_modules_run_as_scripts(tmp_path: Path) -> None:
+    environment = {**os.environ, "PYTHONWARNINGS": "error"}
+    for module in ("rlspec", "rlspec.train", "rlspec.cli"):
+        result = subprocess.run(
+            [sys.executable, "-m", module, "--help"],
+            capture_output=True,
+            text=True,
+            check=False,
+            cwd=tmp_path,
+            env=environment,
+            timeout=120,
+        )
+        assert result.returncode == 0 and result.stdout.startswith("usage: "), result.stderr

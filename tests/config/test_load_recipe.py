@@ -1,0 +1,264 @@
+"""Recipes resolve, combine, survive a round trip, and answer every mistake in one line."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import yaml
+
+from rlspec.config.load import dump_recipe, load_group, load_recipe
+from rlspec.config.paths import headline, list_group, list_recipes, recipes_folder, resolve_path
+from rlspec.config.schema import Recipe
+from rlspec.errors import ConfigError
+
+MODELS = [name for name in list_group("model") if name != "hub"] + ["someone/Some-Model"]
+
+
+def refusal(*arguments: str) -> str:
+    with pytest.raises(ConfigError) as caught:
+        load_recipe(arguments)
+    return str(caught.value)
+
+
+def line(*arguments: str) -> str:
+    text = refusal(*arguments)
+    assert "\n" not in text, text
+    return text
+
+
+@pytest.mark.parametrize("model", MODELS)
+@pytest.mark.parametrize("recipe", list_recipes())
+def test_every_recipe_takes_every_model(recipe: str, model: str) -> None:
+    loaded = load_recipe([f"recipe={recipe}", f"model={model}", *(["data=arithmetic"] if "sft" in recipe else [])])
+    assert loaded.recipe == recipe
+    assert loaded.model.name == model.rpartition("/")[2].lower()
+    assert (loaded.model.path is None) == (model in ("tiny", "debug"))
+
+
+@pytest.mark.parametrize("optim", list_group("optim"))
+@pytest.mark.parametrize("recipe", list_recipes())
+def test_every_recipe_takes_every_optimizer(recipe: str, optim: str) -> None:
+    assert load_recipe([f"recipe={recipe}", f"optim={optim}"]).optim.name == optim
+
+
+@pytest.mark.parametrize("data", [name for name in list_group("data") if name != "local"])
+def test_every_data_set_can_be_trained_on(data: str) -> None:
+    assert load_recipe(["recipe=grpo_math", f"data={data}"]).data.name == data
+
+
+@pytest.mark.parametrize("recipe", list_recipes())
+def test_a_recipe_fits_on_a_screen_and_says_what_it_is_for(recipe: str) -> None:
+    text = (recipes_folder() / f"{recipe}.yaml").read_text(encoding="utf-8")
+    assert len(text.splitlines()) <= 50
+    comment = text[: text.index("defaults:")]
+    assert f"recipe={recipe}" in comment and "hardware" in comment and "reached" in comment
+    assert len(headline(recipe)) > 20
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ["recipe=grpo_math", "model=qwen3_8b", "data=gsm8k", "model.lora.r=4", "optim.betas=[0.8,0.95]"],
+        ["recipe=gmpo_math", "optim=muon", "optim.overrides=[{pattern: 'q_proj', rule: adamw}]"],
+        ["recipe=sft_arithmetic", "seed=3"],
+        ["recipe=grpo_math", r"model.instruction=Box it: \boxed{x}, then stop\\"],
+    ],
+    ids=["lora", "overrides", "sft", "latex"],
+)
+def test_a_resolved_recipe_is_itself_a_recipe(arguments: list[str], tmp_path: Path) -> None:
+    first = load_recipe(arguments)
+    (tmp_path / "recipe.yaml").write_text(dump_recipe(first), encoding="utf-8")
+    assert load_recipe([f"recipe={tmp_path / 'recipe.yaml'}"]) == first
+
+
+def test_text_on_the_command_line_is_taken_as_it_stands() -> None:
+    awkward = [r"Give \boxed{a=b}, it's [1,2] \ ", "ends with a backslash \\", "x' y", "123", "1e5", "true"]
+    for text in awkward:
+        assert load_recipe(["recipe=grpo_math", f"model.instruction={text}"]).model.instruction == text
+    assert load_recipe(["recipe=grpo_math", "model.instruction='quoted, too'"]).model.instruction == "quoted, too"
+    assert load_recipe(["recipe=grpo_math", "model=qwen3_4b", "model.instruction=null"]).model.instruction is None
+
+
+def test_overrides_win_over_profile_and_recipe() -> None:
+    recipe = load_recipe(["recipe=gmpo_math", "model=qwen3_1.7b", "optim.lr=2e-6", "trainer.max_steps=7", "data=gsm8k"])
+    assert (recipe.optim.lr, recipe.trainer["max_steps"], recipe.data.path) == (2e-6, 7, "openai/gsm8k")
+    assert recipe.batch.updates_per_generation == 4
+    assert (recipe.batch.prompts_per_step, recipe.trainer["max_completion_length"]) == (128, 3000)
+
+
+def test_one_word_switches_to_the_real_profile() -> None:
+    tiny, real = load_recipe(["recipe=grpo_math"]), load_recipe(["recipe=grpo_math", "model=qwen3_0.6b"])
+    assert (tiny.data.name, real.data.name, real.data.levels) == ("arithmetic", "math", [3, 4, 5])
+    assert real.model.architecture is None and real.model.enable_thinking is False
+    assert real.evaluation.data == ["math500", "gsm8k"] and real.optim.lr == 1e-6 and real.trainer["bf16"] is True
+
+
+def test_a_local_folder_is_a_model(tmp_path: Path) -> None:
+    folder = tmp_path / "My Model=1"
+    folder.mkdir()
+    model = load_recipe(["recipe=grpo_math", f"model={folder}"]).model
+    assert (model.path, model.name) == (str(folder), "my-model-1")
+
+
+@pytest.mark.parametrize("key", ["data", "data.path"])
+def test_a_local_file_is_a_data_set(key: str, tmp_path: Path) -> None:
+    file = tmp_path / "My problems (1).jsonl"
+    data = load_recipe(["recipe=grpo_math", f"{key}={file}"]).data
+    assert (data.path, data.name, data.levels) == (str(file), "my-problems-1", None)
+
+
+def test_a_local_copy_keeps_the_columns_of_its_data_set() -> None:
+    data = load_recipe(["recipe=grpo_math", "data=gsm8k", "data.path=train.jsonl"]).data
+    assert (data.name, data.path, data.columns.problem) == ("gsm8k", "train.jsonl", "question")
+
+
+def test_group_options_replace_sections_of_a_resolved_recipe(tmp_path: Path) -> None:
+    file = tmp_path / "recipe.yaml"
+    file.write_text(dump_recipe(load_recipe(["recipe=grpo_math", "optim.lr=3e-4"])), encoding="utf-8")
+    other = load_recipe([f"recipe={file}", "optim=muon"])
+    assert (other.optim.name, other.optim.nesterov, other.optim.lr) == ("muon", True, 3e-4)
+    real = load_recipe([f"recipe={file}", "model=qwen3_0.6b"])
+    assert (real.model.architecture, real.data.name, real.optim.lr) == (None, "math", 1e-6)
+
+
+def test_passes_over_the_data_replace_a_number_of_steps() -> None:
+    trainer = load_recipe(["recipe=grpo_math", "trainer.num_train_epochs=2"]).trainer
+    assert (trainer["num_train_epochs"], trainer["max_steps"]) == (2, -1)
+
+
+def test_imitation_drops_the_knobs_of_rollouts() -> None:
+    recipe = load_recipe(["recipe=sft_arithmetic"])
+    assert "max_completion_length" not in recipe.trainer and recipe.evaluation.max_new_tokens == 40
+
+
+def test_a_run_that_is_resumed_brings_its_recipe(tmp_path: Path) -> None:
+    checkpoint = tmp_path / "checkpoints" / "step-4"
+    checkpoint.mkdir(parents=True)
+    (tmp_path / "recipe.yaml").write_text(dump_recipe(load_recipe(["recipe=debug_gmpo", "seed=3"])), encoding="utf-8")
+    for folder in (tmp_path, checkpoint):
+        recipe = load_recipe([f"resume={folder}"])
+        assert (recipe.recipe, recipe.seed, recipe.resume) == ("debug_gmpo", 3, str(folder))
+    assert "no run's recipe.yaml there" in line(f"resume={tmp_path / 'nowhere' / 'at' / 'all' / 'x'}")
+
+
+def test_groups_can_be_read_alone() -> None:
+    assert load_group("data", "gsm8k")["columns"]["problem"] == "question"
+    assert load_group("optim", "pion")["name"] == "pion"
+    assert load_group("model", "qwen3_4b")["model"]["path"] == "Qwen/Qwen3-4B"
+    with pytest.raises(ConfigError, match="did you mean gsm8k"):
+        load_group("data", "gsm8")
+    with pytest.raises(ConfigError, match="unknown group"):
+        list_group("models")
+
+
+def test_shipped_files_are_found_from_any_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert resolve_path("recipes/grpo_math.yaml") == recipes_folder() / "grpo_math.yaml"
+    assert resolve_path("checkpoints/mine") == Path("checkpoints/mine")
+    (tmp_path / "recipes").mkdir()
+    (tmp_path / "recipes" / "grpo_math.yaml").touch()
+    assert resolve_path("recipes/grpo_math.yaml") == Path("recipes/grpo_math.yaml")
+
+
+MISTAKES = {
+    # arguments: what the line says
+    ("recipe=grpo_mat",): ["recipe=grpo_mat", "did you mean grpo_math?", "sft_arithmetic"],
+    ("recipe=gone.yaml",): ["recipe=gone.yaml", "no such file"],
+    (): ["no recipe given", "grpo_math"],
+    ("recipe=grpo_math", "optim=pionn"): ["optim=pionn", "did you mean pion?", "adamw"],
+    ("recipe=grpo_math", "model=qwen3_17b"): ["model=qwen3_17b", "did you mean qwen3_1.7b?", "hub id"],
+    ("recipe=grpo_math", "data=gsmk8"): ["data=gsmk8", "did you mean gsm8k?", ".jsonl"],
+    ("recipe=grpo_math", "optim.lrr=1"): ["optim.lrr", "unknown key", "did you mean lr?"],
+    ("recipe=grpo_math", "lr=1e-5"): ["lr: unknown key", "did you mean optim.lr?"],
+    ("recipe=grpo_math", "sed=1"): ["sed: unknown key", "did you mean seed?"],
+    ("recipe=grpo_math", "model.lora.rr=3"): ["model.lora.rr", "did you mean r?"],
+    ("recipe=grpo_math", "seed.x=3"): ["seed.x", "seed is no mapping"],
+    ("recipe=grpo_math", "optim.overrides=[{pattern: q, rul: adamw}]"): ["optim.overrides.0.rul", "did you mean rule?"],
+    ("recipe=grpo_math", "optim={lrr: 3}"): ["optim.lrr", "did you mean lr?"],
+    ("recipe=grpo_math", "optim.lr=abc"): ["optim.lr=abc", "a number > 0"],
+    ("recipe=grpo_math", "optim.lr=0"): ["optim.lr=0", "a number > 0"],
+    ("recipe=grpo_math", "optim.lr=.inf"): ["optim.lr=.inf", "a number"],
+    ("recipe=grpo_math", "optim.lr=inf"): ["optim.lr=inf", "a number"],
+    ("recipe=grpo_math", "seed=1.5"): ["seed=1.5", "a whole number >= 0"],
+    ("recipe=grpo_math", "report.wandb=1"): ["report.wandb=1", "true or false"],
+    ("recipe=grpo_math", "optim.adjust_lr=rms"): ["optim.adjust_lr=rms", "match_rms_adamw", "paper"],
+    ("recipe=grpo_math", "optim.promotion_steps=few"): ["optim.promotion_steps=few", "a whole number or auto"],
+    ("recipe=grpo_math", "optim.betas=[1]"): ["optim.betas", "a list of 2"],
+    ("recipe=grpo_math", "optim.betas=[1,a]"): ["optim.betas.1=a", "a list of 2"],
+    ("recipe=grpo_math", "evaluation.k=8"): ["evaluation.k=8", "a list, each a whole number"],
+    ("recipe=grpo_math", "batch=3"): ["batch=3", "a mapping"],
+    ("recipe=grpo_math", "optim.lr"): ["'optim.lr' is no override", "key=value"],
+    ("recipe=grpo_math", "--verbose"): ["'--verbose' is no override"],
+    ("recipe=grpo_math", "optim.ns_steps=1,2"): ["optim.ns_steps=1,2", "one value only"],
+    ("recipe=grpo_math", "optim.ns_steps=[1"): ["optim.ns_steps=[1", "not understood"],
+    ("recipe=grpo_math", "optim.lr=${optim.lrr}"): ["optim.lrr"],
+    ("recipe=grpo_math", "model=hub"): ["model.path: required"],
+    ("recipe=grpo_math", "data=local"): ["data.path: required"],
+    # impossible combinations
+    ("recipe=grpo_math", "model.path=a/b"): ["model.path=a/b", "model.architecture", "model=a/b"],
+    ("recipe=grpo_math", "model=a/b", "model.init=x"): ["model.init=x", "model.path"],
+    ("recipe=grpo_math", "model.architecture=null", "model.init=null"): ["model.path: required"],
+    ("recipe=grpo_math", "model.architecture.hiden_size=8"): ["hiden_size=8", "did you mean hidden_size?"],
+    ("recipe=grpo_math", "model.architecture.hidden_size=big"): ["hidden_size=big", "a whole number"],
+    ("recipe=grpo_math", "model.architecture.num_key_value_heads=3"): ["num_key_value_heads=3", "divide"],
+    ("recipe=grpo_math", "model.enable_thinking=true"): ["model.enable_thinking", "must be null"],
+    ("recipe=grpo_math", "model.weights_dtype=bfloat16"): ["model.weights_dtype=bfloat16", "model.lora"],
+    ("recipe=grpo_math", "model.lora.target_modules=[]"): ["model.lora.target_modules", "at least one"],
+    ("recipe=grpo_math", "data.name=sums"): ["data.path: required"],
+    ("recipe=grpo_math", "data.test_path=x.jsonl"): ["data.test_path=x.jsonl", "no effect"],
+    ("recipe=grpo_math", "data.levels=[]"): ["data.levels", "at least one"],
+    ("recipe=grpo_math", "data=gsm8k", "data.levels=[3]"): ["data.levels=[3]", "data.columns.level"],
+    ("recipe=grpo_math", "batch.micro_batch=7"): ["batch.micro_batch=7", "128", "nearest: 8"],
+    ("recipe=sft_arithmetic", "batch.micro_batch=128"): ["batch.micro_batch=128", "64"],
+    ("recipe=sft_arithmetic", "batch.updates_per_generation=2"): ["batch.updates_per_generation=2", "sft"],
+    ("recipe=sft_arithmetic", "rollout.engine=vllm"): ["rollout.engine=vllm", "sft"],
+    ("recipe=sft_arithmetic", "data=gsm8k"): ["corruption", "corruption=null"],
+    ("recipe=sft_arithmetic", "data=x.csv", "corruption=null"): ["data.columns.solution: required"],
+    ("recipe=grpo_math", "corruption.drop_box=0.5"): ["corruption", "sft"],
+    ("recipe=grpo_math", "evaluation.k=[1,16]"): ["evaluation.k=[1, 16]", "evaluation.samples=8"],
+    ("recipe=grpo_math", "evaluation.k=[]"): ["evaluation.k=[]"],
+    ("recipe=grpo_math", "evaluation.data=[gsm8]"): ["evaluation.data=gsm8", "did you mean gsm8k?"],
+    ("recipe=grpo_math", "optim.betas=[0.9,1.0]"): ["optim.betas=[0.9, 1.0]", "< 1"],
+    ("recipe=grpo_math", "optim.promotion_steps=6"): ["optim.promotion_steps=6", "optim.ns_steps=5"],
+    ("recipe=grpo_math", "optim.overrides=[{pattern: '('}]"): ["optim.overrides.0.pattern", "regular expression"],
+    ("recipe=grpo_math", "rollout.engine=vllm", "device=cpu"): ["rollout.engine=vllm", "device=cpu"],
+    ("recipe=grpo_math", "run=../x"): ["run=../x", "letters"],
+}
+
+
+@pytest.mark.parametrize("arguments", MISTAKES, ids=lambda arguments: " ".join(arguments) or "nothing")
+def test_a_mistake_is_one_line(arguments: tuple[str, ...]) -> None:
+    text = line(*arguments)
+    for part in MISTAKES[arguments]:
+        assert part in text, text
+
+
+def test_several_mistakes_are_a_line_each_and_five_at_most() -> None:
+    text = refusal("recipe=grpo_math", "optim.lr=x", "seed=y", "trainer.max_stepss=3")
+    assert [each.partition("=")[0] for each in text.splitlines()] == ["optim.lr", "seed", "trainer.max_stepss"]
+    many = refusal("recipe=grpo_math", *(f"batch.key{index}=1" for index in range(9))).splitlines()
+    assert len(many) == 6 and many[-1] == "... and 4 more"
+
+
+@pytest.mark.parametrize("content", ["a: [", "- 1", "defaults: [x]", "\x00", ""])
+def test_a_file_that_is_no_recipe_is_one_line(content: str, tmp_path: Path) -> None:
+    file = tmp_path / "r.yaml"
+    file.write_text(content, encoding="utf-8")
+    assert refusal(f"recipe={file}")
+
+
+def test_a_hand_written_recipe_is_checked_like_a_shipped_one(tmp_path: Path) -> None:
+    values = yaml.safe_load(dump_recipe(load_recipe(["recipe=grpo_math"])))
+    values["optim"]["lrr"] = values["optim"].pop("lr")
+    values["trainer"]["epsilonn"] = 0.1
+    del values["algorithm"]
+    file = tmp_path / "r.yaml"
+    file.write_text(yaml.safe_dump(values), encoding="utf-8")
+    text = refusal(f"recipe={file}")
+    assert "optim.lrr=5e-05: unknown key; did you mean lr?" in text and "algorithm: required" in text
+
+
+def test_the_run_is_named_after_what_it_does() -> None:
+    recipe = load_recipe(["recipe=grpo_math", "optim=muon", "seed=2"])
+    assert isinstance(recipe, Recipe) and recipe.run_name == "grpo_math-tiny-muon-seed2"
