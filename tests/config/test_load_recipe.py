@@ -115,9 +115,11 @@ def test_a_local_copy_keeps_the_columns_of_its_data_set() -> None:
 
 def test_group_options_replace_sections_of_a_resolved_recipe(tmp_path: Path) -> None:
     file = tmp_path / "recipe.yaml"
-    file.write_text(dump_recipe(load_recipe(["recipe=grpo_math", "optim.lr=3e-4"])), encoding="utf-8")
+    first = load_recipe(["recipe=grpo_math", "optim.lr=3e-4", "model.architecture.attention_bias=true"])
+    file.write_text(dump_recipe(first), encoding="utf-8")
     other = load_recipe([f"recipe={file}", "optim=muon"])
     assert (other.optim.name, other.optim.nesterov, other.optim.lr) == ("muon", True, 3e-4)
+    assert load_recipe([f"recipe={file}", "model=debug"]).model == load_recipe(["recipe=debug_grpo"]).model
     real = load_recipe([f"recipe={file}", "model=qwen3_0.6b"])
     assert (real.model.architecture, real.data.name, real.optim.lr) == (None, "math", 1e-6)
 
