@@ -7,6 +7,10 @@ the end of a pass.
 from __future__ import annotations
 
 import json
+import signal
+import subprocess
+import sys
+import time
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -15,7 +19,9 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
+from rlspec.checkpoint import list_checkpoints
 from rlspec.config.load import load_recipe
+from rlspec.errors import CheckpointError
 from rlspec.rlvr import session
 from rlspec.rlvr.run import run_recipe
 
@@ -54,7 +60,7 @@ def train(folder: Path, *overrides: str) -> Path:
 
 
 def resume(run: Path, *overrides: str) -> Path:
-    recipe = load_recipe([f"recipe={run / 'recipe.yaml'}", f"resume={run}", *overrides])
+    recipe = load_recipe([f"recipe={run / 'recipe.yaml'}", "run=null", f"resume={run}", *overrides])
     assert run_recipe(recipe) == 0
     return run
 
@@ -96,3 +102,82 @@ def test_a_resumed_run_equals_the_run_that_never_stopped(case: str, tmp_path: Pa
     for name, tensor in expected.items():
         assert torch.equal(tensor, found[name]), name
     assert any(not torch.equal(stopped_at[name], found[name]) for name in found), "nothing was learnt after the cut"
+
+
+RUNNER = """
+import sys
+from rlspec.config.load import load_recipe
+from rlspec.rlvr import session
+from rlspec.rlvr.run import run_recipe
+sys.path.insert(0, sys.argv[1])
+from test_resume import DigitReward
+session.MathReward = DigitReward
+sys.exit(run_recipe(load_recipe(sys.argv[2:])))
+"""
+
+
+def start(folder: Path, *overrides: str) -> subprocess.Popen[str]:
+    arguments = [*SMALL, f"output_dir={folder}", "run=run", *overrides]
+    command = [sys.executable, "-c", RUNNER, str(Path(__file__).parent), *arguments]
+    return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+
+
+def wait_for(condition, seconds: float = 120.0) -> None:
+    deadline = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < deadline, "waited too long"
+        time.sleep(0.002)
+
+
+STEPS = 200  # more than the process can take before the signal
+
+
+def compare_with_whole_run(run: Path, tmp_path: Path, *overrides: str) -> None:
+    """Go on for three steps after the newest checkpoint, and compare with a run that never stopped."""
+    step = int(list_checkpoints(run / "checkpoints")[-1].name.split("-")[1])
+    assert 0 < step < STEPS
+    resume(run, f"trainer.max_steps={step + 3}")
+    whole = train(tmp_path / "whole", *overrides, f"trainer.max_steps={step + 3}")
+    expected, found = weights(whole, step + 3), weights(run, step + 3)
+    assert course(run) == course(whole)
+    assert all(torch.equal(tensor, found[name]) for name, tensor in expected.items())
+
+
+def test_a_killed_run_goes_on_as_if_nothing_had_happened(tmp_path: Path) -> None:
+    overrides = ["recipe=gmpo_math", "data.limit=6", "checkpoints.every=1"]
+    with start(tmp_path / "killed", *overrides, f"trainer.max_steps={STEPS}") as process:
+        folder = tmp_path / "killed" / "run" / "checkpoints"
+        # With a checkpoint after every step the signal arrives while one is being written, more often than not.
+        wait_for(lambda: (folder / "checkpoint-5").exists() or process.poll() is not None)
+        process.send_signal(signal.SIGKILL)
+    compare_with_whole_run(tmp_path / "killed" / "run", tmp_path, *overrides)
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_an_interrupted_run_saves_says_how_to_go_on_and_does(number: signal.Signals, tmp_path: Path) -> None:
+    with start(tmp_path / "stopped", "recipe=grpo_math", f"trainer.max_steps={STEPS}") as process:
+        metrics = tmp_path / "stopped" / "run" / "metrics.jsonl"
+        wait_for(lambda: metrics.is_file() or process.poll() is not None)
+        process.send_signal(number)
+        output, _ = process.communicate(timeout=60)
+    run = tmp_path / "stopped" / "run"
+    assert process.returncode == 130
+    assert f"resume    python -m rlspec.train resume={run}" in output
+    assert json.loads((run / "summary.json").read_text())["status"] == "interrupted"
+    compare_with_whole_run(run, tmp_path, "recipe=grpo_math")
+
+
+def test_a_recipe_that_does_not_match_is_refused_and_nothing_touched(tmp_path: Path) -> None:
+    run = train(tmp_path, "recipe=grpo_math", "trainer.max_steps=1")
+    before = {path: path.read_bytes() for path in run.rglob("*") if path.is_file()}
+    with pytest.raises(CheckpointError, match=r"written with optim.lr=0.01, the recipe says 0.5; drop the override"):
+        resume(run, "optim.lr=0.5")
+    assert {path: path.read_bytes() for path in run.rglob("*") if path.is_file()} == before
+
+
+def test_a_missing_block_of_rollouts_is_named(tmp_path: Path) -> None:
+    run = train(tmp_path, "recipe=gmpo_math", "trainer.max_steps=2")
+    checkpoint = run / "checkpoints" / "checkpoint-2"
+    (checkpoint / "rollouts_0.pt").unlink()
+    with pytest.raises(CheckpointError, match="rollouts_0.pt is missing"):
+        resume(checkpoint, "trainer.max_steps=3")
