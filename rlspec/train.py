@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import sys
 from collections.abc import Sequence
 
@@ -51,7 +52,11 @@ def _train(arguments: Sequence[str]) -> int:
     # Nothing below is imported before it is needed: a misspelt key is answered without torch.
     from rlspec.config.load import dump_recipe, load_recipe
 
-    recipe = load_recipe([argument for argument in arguments if argument != "--print"])
+    gc.disable()  # what is imported now lives on: collecting meanwhile costs time and frees nothing
+    try:
+        recipe = load_recipe([argument for argument in arguments if argument != "--print"])
+    finally:
+        gc.enable()
     if "--print" in arguments:
         sys.stdout.write(dump_recipe(recipe))
         return 0
