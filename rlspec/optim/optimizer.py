@@ -209,9 +209,10 @@ class SpectralOptimizer(torch.optim.Optimizer):
                 by_kind[param.grad.device, param.grad.dtype].append(param)
         finite = set()
         for params in by_kind.values():
-            peaks = torch._foreach_norm([param.grad for param in params if param.grad is not None], float("inf"))
-            for param, good in zip(params, torch.stack(list(peaks)).isfinite().tolist(), strict=True):
-                if good:
+            gradients = [param.grad for param in params if param.grad is not None]
+            norms = torch.stack(list(torch._foreach_norm(gradients))).isfinite().tolist()
+            for param, gradient, good in zip(params, gradients, norms, strict=True):
+                if good or bool(gradient.isfinite().all()):  # the norm of a finite gradient may overflow
                     finite.add(param)
                 else:
                     self._recorder.skip(*roles[param])

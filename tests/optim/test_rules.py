@@ -102,6 +102,16 @@ def test_a_non_finite_gradient_skips_that_matrix_alone(rule: str, bad: float) ->
 
 
 @every_rule
+def test_a_gradient_whose_norm_overflows_is_not_taken_for_a_non_finite_one(rule: str) -> None:
+    params = matrices((6, 9))
+    params[0].grad = torch.full((6, 9), 3e38)
+    optimizer = SpectralOptimizer(params, rule=rule, lr=1.0)
+    optimizer.step()
+    assert optimizer.telemetry() == {}
+    assert len(optimizer.state[params[0]]) > 0
+
+
+@every_rule
 def test_the_same_steps_give_the_same_bits_after_copying_and_pickling(rule: str) -> None:
     params = matrices((6, 9), (9, 6))
     optimizer = SpectralOptimizer(params, rule=rule, lr=0.1, promotion_steps="auto", workspace_bytes=999)
