@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import logging
 import sys
+import warnings
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any, Literal
@@ -19,6 +21,16 @@ from rich.progress import (
 )
 
 DisplayMode = Literal["auto", "rich", "plain"]
+
+
+class _Relay(logging.Handler):
+    def __init__(self, display: Display) -> None:
+        super().__init__()
+        self.display = display
+
+    def emit(self, record: logging.LogRecord) -> None:
+        show = self.display.warn if record.levelno >= logging.WARNING else self.display.line
+        show(record.getMessage())
 
 
 class Display:
@@ -46,6 +58,22 @@ class Display:
         """A line that must not be overlooked."""
         self.console.print(f"WARNING: {text}", style="bold yellow" if self._live else None)
         self.console.file.flush()
+
+    def relay_messages_of(self, package: str) -> None:
+        """Show what the package logs and warns about; other libraries' warnings keep their way."""
+        logger = logging.getLogger(package)
+        logger.handlers = [_Relay(self)]
+        logger.setLevel(logging.INFO)
+        logger.propagate = False
+        theirs = warnings.showwarning
+
+        def show(message: Warning | str, category: type[Warning], filename: str, *rest: Any) -> None:
+            if f"/{package}/" in filename.replace("\\", "/"):
+                self.warn(str(message))
+            else:
+                theirs(message, category, filename, *rest)
+
+        warnings.showwarning = show  # type: ignore[assignment]
 
     @contextmanager
     def steps(self, total: int, start: int = 0) -> Iterator[None]:

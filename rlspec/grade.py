@@ -114,10 +114,10 @@ def _check_data(options: dict[str, str]) -> int:
     timeout, show = _number(options, "timeout", 3.0), int(_number(options, "show", 20))
     column, golds = read_golds(path, options.get("gold"))
 
-    from rlspec.rlvr.grading.gold_check import preflight
+    from rlspec.rlvr.grading.gold_check import only_plain, preflight
     from rlspec.rlvr.grading.pool import GraderPool
 
-    with GraderPool(workers=workers, timeout=timeout) as pool:
+    with GraderPool(workers=workers, timeout=timeout, warm=not only_plain(golds)) as pool:
         pool.grade_answers([("1", "1")] * workers)  # so that the rate does not include the start
         report = preflight(golds, pool=pool, mutations_per_row=count)
     if "report" in options:

@@ -91,7 +91,7 @@ def sft_arguments(plan: BatchPlan) -> dict[str, Any]:
     }
 
 
-def build_config(config_class: type, arguments: dict[str, Any]) -> Any:
+def build_arguments(config_class: type, arguments: dict[str, Any]) -> Any:
     """Instantiate TRL's configuration; its complaints are about the recipe's section `trainer`.
 
     Raises:

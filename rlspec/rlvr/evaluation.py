@@ -9,10 +9,10 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
-from transformers import PreTrainedModel, PreTrainedTokenizerBase
+from transformers import PreTrainedTokenizerBase
 
 from rlspec.rlvr.data import Problem, format_prompt
-from rlspec.rlvr.generation import Completion, Sampling, generate
+from rlspec.rlvr.generation import Completion, Policy, Sampling, generate
 from rlspec.rlvr.grading.pool import GraderPool
 from rlspec.rlvr.grading.verdict import Verdict
 from rlspec.statistics import Interval, mean_interval, pass_at_k, wilson_interval
@@ -37,9 +37,10 @@ class PromptStyle:
 
     def text(self, problem: Problem, tokenizer: PreTrainedTokenizerBase) -> str:
         """The templated prompt."""
-        return tokenizer.apply_chat_template(
+        text = tokenizer.apply_chat_template(
             self.messages(problem), tokenize=False, add_generation_prompt=True, **self.template_kwargs
         )
+        return str(text)
 
 
 @dataclass(frozen=True)
@@ -104,7 +105,7 @@ class Metrics:
 
 
 def evaluate_policy(
-    model: PreTrainedModel,
+    model: Policy,
     tokenizer: PreTrainedTokenizerBase,
     problems: Sequence[Problem],
     *,
@@ -193,7 +194,7 @@ def write_outcomes(path: Path, outcomes: Sequence[Outcome]) -> None:
                 file.write(json.dumps(_row(outcome.problem, mode, answer), ensure_ascii=False) + "\n")
 
 
-def _row(problem: Problem, mode: str | int, answer: Answer) -> dict[str, Any]:
+def _row(problem: Problem, mode: object, answer: Answer) -> dict[str, Any]:
     return {
         "id": problem.id,
         "problem": problem.problem,

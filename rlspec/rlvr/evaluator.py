@@ -10,12 +10,13 @@ from typing import Any
 
 from accelerate import PartialState
 from accelerate.utils import gather_object
-from transformers import PreTrainedModel, PreTrainedTokenizerBase
+from transformers import PreTrainedTokenizerBase
 
 from rlspec.checkpoint import write_json_atomically
 from rlspec.config.schema import Evaluation
 from rlspec.rlvr.data import Problem
 from rlspec.rlvr.evaluation import Metrics, PromptStyle, Protocol, evaluate_policy, summarize, write_outcomes
+from rlspec.rlvr.generation import Policy
 from rlspec.rlvr.grading.pool import GraderPool
 
 
@@ -43,7 +44,7 @@ class Evaluator:
     pool: GraderPool
     folder: Path
 
-    def __call__(self, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, label: str) -> dict[str, Metrics]:
+    def __call__(self, model: Policy, tokenizer: PreTrainedTokenizerBase, label: str) -> dict[str, Metrics]:
         """Metrics by data set; `<label>-<data set>.jsonl` holds the completions, `<label>.json` the metrics.
 
         With several processes each answers its share of the problems, and all return the whole.

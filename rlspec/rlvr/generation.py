@@ -5,9 +5,13 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from typing import Any
 
 import torch
-from transformers import GenerationConfig, PreTrainedModel, PreTrainedTokenizerBase
+from transformers import GenerationConfig, PreTrainedTokenizerBase
+
+Policy = Any
+"""A causal language model of transformers, or a PEFT model around one, which forwards to it what it has not itself."""
 
 
 @dataclass(frozen=True)
@@ -30,7 +34,7 @@ class Sampling:
 
 
 @contextmanager
-def inference_mode_of(model: PreTrainedModel, seed: int) -> Iterator[None]:
+def inference_mode_of(model: Policy, seed: int) -> Iterator[None]:
     """Evaluation mode with its own random numbers; the training's mode and random state come back unchanged."""
     training = model.training
     devices = [model.device] if model.device.type == "cuda" else []
@@ -44,7 +48,7 @@ def inference_mode_of(model: PreTrainedModel, seed: int) -> Iterator[None]:
 
 
 def generate(
-    model: PreTrainedModel,
+    model: Policy,
     tokenizer: PreTrainedTokenizerBase,
     prompts: Sequence[str],
     sampling: Sampling,
@@ -69,7 +73,7 @@ def generate(
 
 
 def _generate_batch(
-    model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, texts: list[str], sampling: Sampling
+    model: Policy, tokenizer: PreTrainedTokenizerBase, texts: list[str], sampling: Sampling
 ) -> list[Completion]:
     encoded = tokenizer(texts, return_tensors="pt", padding=True, padding_side="left", add_special_tokens=False)
     inputs = {key: encoded[key].to(model.device) for key in ("input_ids", "attention_mask")}
@@ -90,7 +94,7 @@ def _generate_batch(
     return [_to_completion(tokenizer, row, set(end_ids)) for row in rows]
 
 
-def _end_token_ids(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> list[int]:
+def _end_token_ids(model: Policy, tokenizer: PreTrainedTokenizerBase) -> list[int]:
     configured = model.generation_config.eos_token_id if model.generation_config is not None else None
     ids = configured if isinstance(configured, list) else [configured]
     return sorted({*(index for index in ids if index is not None), tokenizer.eos_token_id})
@@ -99,5 +103,5 @@ def _end_token_ids(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -
 def _to_completion(tokenizer: PreTrainedTokenizerBase, row: list[int], end_ids: set[int]) -> Completion:
     end = next((position for position, token in enumerate(row) if token in end_ids), None)
     tokens = row if end is None else row[: end + 1]
-    text = tokenizer.decode(tokens, skip_special_tokens=True)
+    text = str(tokenizer.decode(tokens, skip_special_tokens=True))
     return Completion(text=text, length=len(tokens), truncated=end is None)

@@ -5,30 +5,32 @@ from __future__ import annotations
 from pathlib import Path
 
 from peft import PeftModel
-from transformers import PreTrainedModel, PreTrainedTokenizerBase
+from transformers import PreTrainedTokenizerBase
 
 from rlspec.config.schema import Model, Recipe
 from rlspec.display import Display
 from rlspec.rlvr.arguments import choose_device
 from rlspec.rlvr.evaluator import Evaluator, build_protocol, format_metrics
+from rlspec.rlvr.generation import Policy
 from rlspec.rlvr.grading.pool import GraderPool
 from rlspec.rlvr.models import build_model, load_tokenizer
 from rlspec.rlvr.quiet import quiet_libraries
-from rlspec.rlvr.session import evaluation_sets, load_policy, prompt_style, read_problems
+from rlspec.rlvr.session import completion_length, evaluation_sets, load_policy, prompt_style, read_problems
 
 
 def measure(recipe: Recipe, *, folder: str, out: Path) -> int:
     """Evaluate the weights in `folder` (or a hub id) under a recipe's protocol and show the metrics."""
     quiet_libraries()
     display = Display(recipe.report.display)
+    display.relay_messages_of("rlspec")
     display.line(f"loading {folder}")
     tokenizer = load_tokenizer(folder)
     policy = load_trained(recipe.model, folder, tokenizer).to(choose_device(recipe.device))
     settings = recipe.evaluation
     held_out = [] if settings.data else read_problems(recipe.data)[1]
     sets = evaluation_sets(settings.data, settings.problems, recipe.data, held_out)
-    protocol = build_protocol(settings, max_new_tokens=recipe.trainer.get("max_completion_length", 512))
-    with GraderPool(workers=recipe.grader.workers, timeout=recipe.grader.timeout) as pool:
+    protocol = build_protocol(settings, max_new_tokens=completion_length(recipe))
+    with GraderPool(**recipe.grader.model_dump()) as pool:
         evaluator = Evaluator(sets, prompt_style(recipe.model), protocol, pool, out)
         results = evaluator(policy, tokenizer, "evaluate")
     for name, metrics in results.items():
@@ -39,7 +41,7 @@ def measure(recipe: Recipe, *, folder: str, out: Path) -> int:
     return 0
 
 
-def load_trained(model: Model, folder: str, tokenizer: PreTrainedTokenizerBase) -> PreTrainedModel:
+def load_trained(model: Model, folder: str, tokenizer: PreTrainedTokenizerBase) -> Policy:
     """A checkpoint's policy; a LoRA checkpoint is put on the base that its recipe names."""
     if (Path(folder) / "adapter_config.json").is_file():
         base = load_policy(model.model_copy(update={"lora": None}), tokenizer, seed=0)

@@ -53,6 +53,6 @@ class MathReward:
         self._bad_batches = self._bad_batches + 1 if self.pool.tripped else 0
         if self._bad_batches >= _MAX_BAD_BATCHES:
             raise UserError(
-                f"grader: {self.pool.timeout_share:.0%} of the answers ran into the time limit, {_MAX_BAD_BATCHES} batches in a row; "
+                f"grader: {self.pool.timeout_share:.0%} of the answers timed out, {_MAX_BAD_BATCHES} batches in a row; "
                 "the machine is overloaded (lower grader.workers) or the policy writes answers that cannot be checked"
             )

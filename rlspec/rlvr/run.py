@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -12,7 +13,6 @@ import torch
 import yaml
 from accelerate import PartialState
 from accelerate.utils import broadcast_object_list
-from transformers import Trainer
 
 from rlspec.checkpoint import (
     list_checkpoints,
@@ -37,17 +37,21 @@ from rlspec.rlvr.evaluator import Evaluator, build_protocol, format_metrics
 from rlspec.rlvr.grading.pool import GraderPool
 from rlspec.rlvr.memory import GIB, MemoryEstimate, check_memory, device_memory
 from rlspec.rlvr.models import load_tokenizer
+from rlspec.rlvr.preflight import check_problems, prompt_length_of
 from rlspec.rlvr.quiet import quiet_libraries
 from rlspec.rlvr.session import (
     Parts,
     batch_plan,
     build_trainer,
+    completion_length,
     estimate_run_memory,
     evaluation_sets,
     load_policy,
+    longest_prompt,
     prompt_style,
     read_problems,
 )
+from rlspec.rlvr.trainers import RlspecTrainerMixin
 from rlspec.run_directory import RECIPE, SUMMARY, ResumePoint, RunDirectory, create_run, find_resume_point
 from rlspec.versions import library_versions
 
@@ -76,6 +80,7 @@ def run_recipe(recipe: Recipe) -> int:
     quiet_libraries()
     process = PartialState(cpu=recipe.device == "cpu")
     display = Display(recipe.report.display, quiet=not process.is_main_process)
+    display.relay_messages_of("rlspec")
     plan = batch_plan(recipe, process.num_processes)
     display.heading(f"{recipe.recipe}: {recipe.algorithm} of {recipe.model.name} with {recipe.optim.name}")
     display.line(plan.describe())
@@ -83,7 +88,7 @@ def run_recipe(recipe: Recipe) -> int:
     run = point.run if point else _new_run(recipe, process)
     display.line(f"run directory: {run.path}" + (f", resumed after step {point.step}" if point else ""))
     interrupt = Interrupt(display)
-    with GraderPool(workers=recipe.grader.workers, timeout=recipe.grader.timeout) as pool, interrupt.installed():
+    with GraderPool(**recipe.grader.model_dump()) as pool, interrupt.installed():
         return _Run(recipe, display, plan, run, point, pool, interrupt, process).execute()
 
 
@@ -123,7 +128,7 @@ class _Run:
         recipe, style = self.recipe, prompt_style(self.recipe.model)
         tokenizer = load_tokenizer(recipe.model.path, revision=recipe.model.revision)
         train, held_out = read_problems(recipe.data)
-        train = self._checked(train, tokenizer)[: recipe.data.limit]
+        train = self._checked(train, tokenizer, longest_prompt(recipe, tokenizer))
         sets = evaluation_sets(recipe.evaluation.data, recipe.evaluation.problems, recipe.data, held_out)
         sizes = ", ".join(f"{len(problems)} of {name}" for name, problems in sets.items())
         self.display.line(f"problems: {len(train)} of {recipe.data.name} to train on; {sizes} held out to measure on")
@@ -141,7 +146,7 @@ class _Run:
             pool=self.pool,
         )
         parts.policy.to(parts.device)
-        protocol = build_protocol(recipe.evaluation, max_new_tokens=recipe.trainer.get("max_completion_length", 512))
+        protocol = build_protocol(recipe.evaluation, max_new_tokens=completion_length(recipe))
         return parts, Evaluator(sets, style, protocol, self.pool, self.run.evaluations)
 
     def _show_memory(self, estimate: MemoryEstimate, device: str) -> None:
@@ -152,10 +157,26 @@ class _Run:
         if warning:
             self.display.warn(warning)
 
-    def _checked(self, problems: list[Problem], tokenizer: Any) -> list[Problem]:
-        return problems
+    def _checked(self, problems: list[Problem], tokenizer: Any, longest: int) -> list[Problem]:
+        """The problems that pass the preflight; a resumed run drops those that it dropped at first."""
+        report, limit = self.run.path / "preflight.jsonl", self.recipe.data.limit
+        if self.point is not None and report.is_file():
+            dropped = {json.loads(line)["id"] for line in report.read_text(encoding="utf-8").splitlines()}
+            return [problem for problem in problems if problem.id not in dropped][:limit]
+        style = prompt_style(self.recipe.model)
+        length = prompt_length_of(
+            tokenizer,
+            system_prompt=style.system_prompt,
+            instruction=style.instruction,
+            chat_template_kwargs=style.template_kwargs,
+        )
+        checked = check_problems(problems, pool=self.pool, prompt_length=length, max_prompt_length=longest, limit=limit)
+        if self.process.is_main_process:
+            checked.write(report)
+            self.display.line(f"{checked.describe()}" + (f"; list: {report}" if checked.dropped else ""))
+        return checked.problems
 
-    def _trainer(self, parts: Parts, evaluator: Evaluator) -> tuple[Trainer, CollapseGuard | None]:
+    def _trainer(self, parts: Parts, evaluator: Evaluator) -> tuple[RlspecTrainerMixin, CollapseGuard | None]:
         trainer = build_trainer(parts)
         recipe = self.recipe
         trainer.create_optimizer()
@@ -176,8 +197,9 @@ class _Run:
     def _earlier_rewards(self) -> list[float]:
         return [row["reward"] for row in self.run.read_metrics() if isinstance(row.get("reward"), float)]
 
-    def _show_symmetry(self, trainer: Any) -> None:
+    def _show_symmetry(self, trainer: RlspecTrainerMixin) -> None:
         mapping = trainer.spectral_optimizer.symmetry
+        assert mapping is not None
         self.display.line(render_text(mapping))
         if self.process.is_main_process:
             for suffix in (".md", ".json"):
@@ -222,9 +244,9 @@ class _Run:
     def _best_score(self) -> float:
         return read_manifest(self.run.best)["sampled_pass_at_1"] if self.run.best.is_dir() else -1.0
 
-    def _finish(self, outcome: Outcome, trainer: Trainer) -> None:
+    def _finish(self, outcome: Outcome, trainer: RlspecTrainerMixin) -> None:
         recipe = self.recipe
-        first = next(iter(outcome.before or outcome.after or {}), None)
+        first = next(iter(outcome.before or outcome.after or {}), recipe.data.name)
         newest = list_checkpoints(self.run.checkpoints)
         summary = {
             "recipe": recipe.recipe,

@@ -9,7 +9,7 @@ from typing import Any
 
 from datasets import Dataset
 from torch import nn
-from transformers import PreTrainedModel, PreTrainedTokenizerBase, Trainer
+from transformers import PretrainedConfig, PreTrainedTokenizerBase
 from transformers.trainer_callback import PrinterCallback
 
 from rlspec.config.load import dump_recipe, load_group
@@ -17,19 +17,20 @@ from rlspec.config.paths import resolve_path
 from rlspec.config.schema import Data, Model, Optim, Recipe
 from rlspec.errors import DataError
 from rlspec.optim import SpectralOptimizer, build_optimizer, symmetry_map
-from rlspec.rlvr.arguments import build_config, common_arguments, grpo_arguments, sft_arguments
+from rlspec.rlvr.arguments import build_arguments, common_arguments, grpo_arguments, sft_arguments
 from rlspec.rlvr.batching import BatchPlan, plan_batches
 from rlspec.rlvr.data import Problem, load_problems, prompt_rows
 from rlspec.rlvr.evaluation import PromptStyle
+from rlspec.rlvr.generation import Policy
 from rlspec.rlvr.grading.pool import GraderPool
 from rlspec.rlvr.memory import MemoryEstimate, estimate_memory
-from rlspec.rlvr.models import apply_lora, build_model
-from rlspec.rlvr.models import build_config as build_model_config
+from rlspec.rlvr.models import apply_lora, build_config, build_model
 from rlspec.rlvr.rewards import MathReward
-from rlspec.rlvr.trainers import SpectralGMPOTrainer, SpectralGRPOTrainer
+from rlspec.rlvr.trainers import RlspecTrainerMixin, SpectralGMPOTrainer, SpectralGRPOTrainer
 from rlspec.run_directory import RECIPE, RunDirectory
 from rlspec.versions import library_versions
 
+_COMPLETION_TOKENS = 512  # where the recipe gives no length
 _PROMPT_TOKENS = 256  # stands for a prompt's length in the memory estimate
 
 
@@ -58,7 +59,7 @@ def evaluation_sets(names: Sequence[str], limit: int | None, data: Data, held_ou
     return {name: problems[:limit] for name, problems in sets.items()}
 
 
-def load_policy(model: Model, tokenizer: PreTrainedTokenizerBase, *, seed: int) -> PreTrainedModel:
+def load_policy(model: Model, tokenizer: PreTrainedTokenizerBase, *, seed: int) -> Policy:
     """The policy that a recipe starts from, with LoRA adapters where it asks for them."""
     policy = build_model(
         path=model.path,
@@ -80,14 +81,28 @@ def batch_plan(recipe: Recipe, world_size: int) -> BatchPlan:
     return plan_batches(**sizes, world_size=world_size)
 
 
+def model_config(model: Model, tokenizer: PreTrainedTokenizerBase) -> PretrainedConfig:
+    """The configuration of the recipe's model, without its weights."""
+    return build_config(path=model.path, architecture=model.architecture, tokenizer=tokenizer, revision=model.revision)
+
+
+def completion_length(recipe: Recipe) -> int:
+    """Longest completion, in tokens, in training and (unless it says otherwise) in evaluation."""
+    longest = recipe.trainer.get("max_completion_length") or recipe.evaluation.max_new_tokens
+    return longest or _COMPLETION_TOKENS
+
+
+def longest_prompt(recipe: Recipe, tokenizer: PreTrainedTokenizerBase) -> int:
+    """Tokens that the model's positions leave for a prompt."""
+    return model_config(recipe.model, tokenizer).max_position_embeddings - completion_length(recipe)
+
+
 def estimate_run_memory(recipe: Recipe, plan: BatchPlan, tokenizer: PreTrainedTokenizerBase) -> MemoryEstimate:
     """Memory of one process, from the model's configuration alone."""
-    model, completion = recipe.model, recipe.trainer.get("max_completion_length", 512)
+    model, completion = recipe.model, completion_length(recipe)
     settings = recipe.optim.model_dump(include={"roles", "split", "overrides"})
     return estimate_memory(
-        build_model_config(
-            path=model.path, architecture=model.architecture, tokenizer=tokenizer, revision=model.revision
-        ),
+        model_config(model, tokenizer),
         micro_batch=plan.micro_batch,
         sequence_length=completion + _PROMPT_TOKENS,
         completion_length=completion,
@@ -118,7 +133,7 @@ class Parts:
     plan: BatchPlan
     device: str
     steps: int
-    policy: PreTrainedModel
+    policy: Policy
     tokenizer: PreTrainedTokenizerBase
     problems: list[Problem]
     pool: GraderPool
@@ -129,7 +144,7 @@ class Parts:
         return {"recipe": self.recipe.recipe, "versions": library_versions()}
 
 
-def build_trainer(parts: Parts) -> Trainer:
+def build_trainer(parts: Parts) -> RlspecTrainerMixin:
     """The trainer of the recipe's algorithm, with its own callbacks removed: rlspec shows and writes by itself."""
     trainer = _build_sft(parts) if parts.recipe.algorithm == "sft" else _build_grpo(parts)
     trainer.remove_callback(PrinterCallback)
@@ -149,7 +164,7 @@ def _arguments(parts: Parts) -> dict[str, Any]:
     return common_arguments(parts.recipe, checkpoints=parts.run.checkpoints, device=parts.device, steps=parts.steps)
 
 
-def _build_grpo(parts: Parts) -> Trainer:
+def _build_grpo(parts: Parts) -> RlspecTrainerMixin:
     from trl import GRPOConfig
 
     style = prompt_style(parts.recipe.model)
@@ -159,13 +174,13 @@ def _build_grpo(parts: Parts) -> Trainer:
     return trainer_class(
         model=parts.policy,
         reward_funcs=MathReward(parts.pool, thinking=bool(style.enable_thinking)),
-        args=build_config(GRPOConfig, arguments),
+        args=build_arguments(GRPOConfig, arguments),
         train_dataset=Dataset.from_list(rows),
         **_shared(parts),
     )
 
 
-def _build_sft(parts: Parts) -> Trainer:
+def _build_sft(parts: Parts) -> RlspecTrainerMixin:
     from trl import SFTConfig
 
     from rlspec.rlvr.sft import SpectralSFTTrainer, sft_dataset
@@ -183,5 +198,5 @@ def _build_sft(parts: Parts) -> Trainer:
     )
     arguments = {**_arguments(parts), **sft_arguments(parts.plan)}
     return SpectralSFTTrainer(
-        model=parts.policy, args=build_config(SFTConfig, arguments), train_dataset=table, **_shared(parts)
+        model=parts.policy, args=build_arguments(SFTConfig, arguments), train_dataset=table, **_shared(parts)
     )

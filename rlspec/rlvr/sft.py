@@ -29,6 +29,10 @@ IGNORED = -100  # label of tokens without a loss
 class SpectralSFTTrainer(RlspecTrainerMixin, SFTTrainer):
     """Supervised fine-tuning on a table that is already in order, such as that of `sft_dataset`."""
 
+    args: Any
+    model: Any
+    train_dataset: Any
+
     def _get_train_sampler(self, train_dataset: Any = None) -> Sampler[int]:
         return SequentialSampler(self.train_dataset if train_dataset is None else train_dataset)
 

@@ -6,11 +6,12 @@ import os
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor, nn
 from torch.utils.data import Sampler
+from transformers import Trainer
 from trl import GRPOTrainer
 
 from rlspec.checkpoint import checkpoint_name, rotate_checkpoints, staged_folder
@@ -23,7 +24,13 @@ OptimizerFactory = Callable[[nn.Module], SpectralOptimizer]
 CheckpointExtras = Callable[[Path], dict[str, Any]]
 
 
-class RlspecTrainerMixin:
+if TYPE_CHECKING:  # for the type checker the mixin is a trainer; at run time it stands before one
+    _Trainer = Trainer
+else:
+    _Trainer = object
+
+
+class RlspecTrainerMixin(_Trainer):
     """What rlspec adds to a Hugging Face trainer, whatever it trains.
 
     Args (keyword-only, the rest goes to the trainer):
@@ -32,6 +39,9 @@ class RlspecTrainerMixin:
         checkpoint_extras: Writes further files into a checkpoint's folder and returns values for its manifest.
         keep_last: Number of checkpoints kept.
     """
+
+    args: Any  # TRL's configuration
+    model: Any
 
     def __init__(
         self,
@@ -50,7 +60,8 @@ class RlspecTrainerMixin:
     @property
     def spectral_optimizer(self) -> SpectralOptimizer:
         """The optimizer itself, without accelerate's wrapper."""
-        return getattr(self.optimizer, "optimizer", self.optimizer)
+        optimizer: Any = self.optimizer
+        return getattr(optimizer, "optimizer", optimizer)
 
     def create_optimizer(self, model: nn.Module | None = None) -> torch.optim.Optimizer:
         """Build the optimizer from the symmetry map of the model that is trained."""
@@ -117,6 +128,12 @@ class SpectralGRPOTrainer(RlspecTrainerMixin, GRPOTrainer):
 
     TRL repeats the order of epoch 0 after a restart and samples a half-used block of rollouts again.
     """
+
+    args: Any
+    model: Any
+    num_generations: int
+    shuffle_dataset: bool
+    train_dataset: Any
 
     def _get_train_sampler(self, dataset: Any = None) -> Sampler[int]:
         args = self.args
