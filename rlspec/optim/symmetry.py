@@ -285,25 +285,23 @@ def _spec(
             chosen = roles[role]
     if override is not None:
         chosen, split = override.rule or chosen, override.split or split
+        _check_knobs(override, chosen, name)
     heads, axis = (claim.num_heads, claim.head_axis) if split == "heads" else (1, 0)
     if get_rule(chosen).spectral:
         check_layout(param.shape, heads, axis, name)
-    elif override is not None and (override.promotion_steps is not None or override.adjust_lr is not None):
-        raise ConfigError(
-            f"overrides: pattern {override.pattern!r} sets promotion_steps or adjust_lr of {name}, "
-            f"whose rule {chosen} has none"
-        )
     else:
         heads, axis = 1, 0
-    if (
-        override is not None
-        and override.promotion_steps is not None
-        and "promotion_steps" not in get_rule(chosen).options
-    ):
-        raise ConfigError(
-            f"overrides: pattern {override.pattern!r} sets promotion_steps of {name}, whose rule {chosen} has none"
-        )
     return ParameterSpec(name, claim.role, claim.group, chosen, tuple(param.shape), heads, axis, param.dtype, override)
+
+
+def _check_knobs(override: Override, rule: str, name: str) -> None:
+    """Refuse a setting that the parameter's rule would ignore."""
+    settings = {"promotion_steps": "promotion_steps" in get_rule(rule).options, "adjust_lr": get_rule(rule).spectral}
+    for setting, used in settings.items():
+        if getattr(override, setting) is not None and not used:
+            raise ConfigError(
+                f"overrides: pattern {override.pattern!r} sets {setting} of {name}, whose rule {rule} has none"
+            )
 
 
 def _within(role: str, prefix: str) -> bool:
