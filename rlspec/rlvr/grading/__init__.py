@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from rlspec.rlvr.grading.compare import grade_answer, grade_completion
-    from rlspec.rlvr.grading.gold_check import preflight
+    from rlspec.rlvr.grading.gold_check import only_plain, preflight
     from rlspec.rlvr.grading.mutations import equivalents, mutate
     from rlspec.rlvr.grading.pool import GraderPool
     from rlspec.rlvr.grading.verdict import Reason, Verdict
@@ -23,6 +23,7 @@ __all__ = [
     "grade_answer",
     "grade_completion",
     "mutate",
+    "only_plain",
     "preflight",
 ]
 
@@ -34,6 +35,7 @@ _HOMES = {
     "grade_answer": "compare",
     "grade_completion": "compare",
     "mutate": "mutations",
+    "only_plain": "gold_check",
     "preflight": "gold_check",
 }
 

@@ -165,10 +165,10 @@ class _Comparison:
             candidate = parse_expression(list(answer.tokens))
         except Unreadable:
             return "unparseable"
-        check_budget(reference)
-        check_budget(candidate)
         if candidate == reference:
             return "symbolic"
+        check_budget(reference)
+        check_budget(candidate)
         return self.prove(Question(candidate, reference, answer_text, gold_text))
 
     def equations(self, answer: Form, gold: Form) -> Reason:

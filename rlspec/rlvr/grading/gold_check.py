@@ -10,6 +10,8 @@ from dataclasses import dataclass, field
 from rlspec.rlvr.grading.compare import gold_text
 from rlspec.rlvr.grading.expression import OverBudget
 from rlspec.rlvr.grading.mutations import mutate
+from rlspec.rlvr.grading.normalize import normalize
+from rlspec.rlvr.grading.plain import plain_number
 from rlspec.rlvr.grading.pool import GraderPool
 from rlspec.rlvr.grading.verdict import Reason
 
@@ -62,7 +64,7 @@ def preflight(golds: Sequence[str], *, pool: GraderPool | None = None, mutations
         mutations_per_row: at most this many wrong answers for every gold.
     """
     if pool is None:
-        with GraderPool() as own:
+        with GraderPool(warm=not only_plain(golds)) as own:
             return preflight(golds, pool=own, mutations_per_row=mutations_per_row)
     start = time.perf_counter()
     checks: list[tuple[int, str, str]] = []  # (row, check, answer)
@@ -88,6 +90,12 @@ def preflight(golds: Sequence[str], *, pool: GraderPool | None = None, mutations
         seconds=time.perf_counter() - start,
         reasons=Counter(verdict.reason for verdict in verdicts),
     )
+
+
+def only_plain(golds: Sequence[str]) -> bool:
+    """Whether every gold is a plain number, so that grading never needs computer algebra (`GraderPool(warm=False)`)."""
+    texts = (gold_text(gold) for gold in golds)
+    return all(text is not None and plain_number(normalize(text)) is not None for text in texts)
 
 
 def _mutations(gold: str, limit: int) -> list[tuple[str, str]]:

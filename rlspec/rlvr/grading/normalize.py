@@ -54,14 +54,13 @@ _UNICODE = str.maketrans(
         "½": r"\frac{1}{2}",
         "¼": r"\frac{1}{4}",
         "¾": r"\frac{3}{4}",
-        "$": " ",
         "~": " ",
         "\u00a0": " ",
         "\u2009": " ",
         "\u202f": " ",
     }
 )
-_SPACES = frozenset((r"\,", r"\;", r"\:", r"\>", "\\ ", r"\quad", r"\qquad"))
+_SPACES = frozenset(("$", r"\,", r"\;", r"\:", r"\>", "\\ ", r"\quad", r"\qquad"))
 _DROPPED = frozenset(
     [
         r"\!",

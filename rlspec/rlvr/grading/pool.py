@@ -50,7 +50,7 @@ class GraderPool:
         self.counts: Counter[Reason] = Counter()
         self.timeout_share = 0.0
         self._owner = os.getpid()
-        self._lock = threading.Lock()
+        self._lock, self._gate = threading.Lock(), threading.Lock()
         self._jobs: queue.SimpleQueue[_Job | None] = queue.SimpleQueue()
         self._processes = [GraderProcess(timeout, warm=warm) for _ in range(workers)]
         self._started = [threading.Event() for _ in self._processes]
@@ -60,7 +60,9 @@ class GraderPool:
         ]
         for thread in threads:
             thread.start()
-        self._finalizer = weakref.finalize(self, _shut_down, os.getpid(), self._jobs, self._processes, threads)
+        self._finalizer = weakref.finalize(
+            self, _shut_down, os.getpid(), self._gate, self._jobs, self._processes, threads
+        )
 
     def __enter__(self) -> GraderPool:
         self.wait_ready()
@@ -118,13 +120,13 @@ class GraderPool:
     def _submit(self, pairs: Sequence[tuple[str, str]], mode: int) -> list[Future[list[Verdict]]]:
         if os.getpid() != self._owner:
             raise RuntimeError("this GraderPool belongs to the parent process: make one in each process")
-        if not self._finalizer.alive:
-            raise RuntimeError("this GraderPool is closed")
-        futures = []
-        for chunk in _chunks([(mode, text, gold) for text, gold in pairs]):
-            future: Future[list[Verdict]] = Future()
-            futures.append(future)
-            self._jobs.put((chunk, future))
+        chunks = _chunks([(mode, text, gold) for text, gold in pairs])
+        futures: list[Future[list[Verdict]]] = [Future() for _ in chunks]
+        with self._gate:  # a job that enters is either done or refused by `_shut_down`, never forgotten
+            if not self._finalizer.alive:
+                raise RuntimeError("this GraderPool is closed")
+            for job in zip(chunks, futures, strict=True):
+                self._jobs.put(job)
         return futures
 
     def _wait(self, futures: list[Future[list[Verdict]]]) -> list[Verdict]:
@@ -173,6 +175,7 @@ def _work(process: GraderProcess, jobs: queue.SimpleQueue[_Job | None], started:
 
 def _shut_down(
     owner: int,
+    gate: threading.Lock,
     jobs: queue.SimpleQueue[_Job | None],
     processes: list[GraderProcess],
     threads: list[threading.Thread],
@@ -180,12 +183,11 @@ def _shut_down(
     """End threads and processes; in a forked child of the owner, leave the owner's processes alone."""
     if os.getpid() != owner:
         return
-    waiting = []
-    while not jobs.empty():
-        waiting.append(jobs.get())
-    for job in waiting:
-        if job is not None and job[1].set_running_or_notify_cancel():
-            job[1].set_exception(RuntimeError("the GraderPool was closed"))
+    with gate, contextlib.suppress(queue.Empty):
+        while True:
+            job = jobs.get_nowait()
+            if job is not None and job[1].set_running_or_notify_cancel():
+                job[1].set_exception(RuntimeError("the GraderPool was closed"))
     for _ in threads:
         jobs.put(None)
     for process in processes:

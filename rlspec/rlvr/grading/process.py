@@ -20,6 +20,7 @@ from rlspec.rlvr.grading.verdict import Verdict
 Item = tuple[int, str, str]
 """Mode (see `worker`), completion or answer, gold."""
 
+WORKER = "rlspec.rlvr.grading.worker"
 STARTUP = 120.0  # seconds that importing computer algebra may take on a busy machine
 STARTS = 3  # tries before giving up
 INNER_SHARE = 0.8  # of the timeout, after which the process ends itself
@@ -49,8 +50,9 @@ class GraderProcess:
     def grade(self, items: Sequence[Item]) -> list[Verdict]:
         """Verdicts in order, one for every item, whatever the items do to the process.
 
-        An item that is being worked on when the process dies for another reason than time gets one more try in a new
-        process, then `grader_error`.
+        A grader that takes too long over an item is ended by its own timer: `timeout`. An item that is being worked on
+        when the process dies otherwise gets one more try in a new process, then `grader_error`. An item whose process
+        stays silent beyond the timer (stopped or starved: not the item's fault) is a `grader_error` at once.
 
         Raises:
             GraderUnavailable: the process does not start.
@@ -62,7 +64,7 @@ class GraderProcess:
             try:
                 self._exchange(items, verdicts)
             except ChannelTimeout:
-                verdicts.append(_fallen("timeout", items[len(verdicts)]))
+                verdicts.append(_fallen("grader_error", items[len(verdicts)]))
                 self._replace()
             except ChannelClosed:
                 if suspect == len(verdicts):
@@ -140,7 +142,7 @@ class GraderProcess:
         arguments = [str(INNER_SHARE * self.timeout), str(os.getpid()), *([] if self.warm else ["cold"])]
         self._words: Any = tempfile.TemporaryFile()  # noqa: SIM115
         self._process = subprocess.Popen(
-            [sys.executable, "-m", "rlspec.rlvr.grading.worker", *arguments],
+            [sys.executable, "-m", WORKER, *arguments],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=self._words,

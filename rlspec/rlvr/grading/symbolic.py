@@ -67,11 +67,21 @@ def _numerically_alike(question: Question, digits: int, agree: int) -> bool | No
                 ratio = one / other if ratio is None else ratio
                 other = other * ratio
             if abs(one - other) > mpmath.mpf(10) ** -agree * max(abs(one), abs(other)):
-                if max(abs(one), abs(other)) < mpmath.mpf(10) ** -agree:
+                if max(abs(one), abs(other)) < mpmath.mpf(10) ** -agree and not _significant(question, point, digits):
                     continue  # cancellation down to nothing: only algebra can tell
                 return False
             defined += 1
     return True if defined >= min(2, 5 if names else 1) else None
+
+
+def _significant(question: Question, point: dict[str, Any], digits: int) -> bool:
+    """Whether tiny values stay the same at twice the precision, so they are no rounding noise."""
+    for node in (question.answer, question.gold):
+        value = _value(node, point)
+        with mpmath.workdps(2 * digits):
+            if abs(_value(node, point) - value) > abs(value) * mpmath.mpf(10) ** -20:
+                return False
+    return True
 
 
 def _coordinate(k: int, i: int) -> Any:

@@ -1,0 +1,128 @@
+"""`python -m rlspec.grade`."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from rlspec.grade import main, read_golds
+
+
+@pytest.mark.parametrize(
+    ("arguments", "status", "said"),
+    [
+        (["answer=0.5", r"gold=\frac12"], 0, "correct  reason: decimal"),
+        (["answer=2", r"gold=2\sqrt{3}"], 1, "wrong  reason: "),
+        ([r"completion=so \boxed{4}", "gold=4"], 0, "correct  reason: exact"),
+        ([r"completion=so \boxed{4}", "gold=4", "thinking=true"], 1, "wrong  reason: truncated_thinking"),
+        (["answer=4", "gold="], 3, "undecided  reason: gold_unparseable"),
+        (["answer=\x00\udcff", "gold=4"], 1, "wrong  reason: unparseable"),
+    ],
+)
+def test_one_answer(arguments: list[str], status: int, said: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(arguments) == status
+    assert capsys.readouterr().out.startswith(said)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (["answr=4", "gold=4"], "did you mean answer=?"),
+        (["answer=4"], "gold= is missing"),
+        (["gold=4"], "exactly one of answer=, completion= and data="),
+        (["answer=4", "data=x.csv"], "exactly one of"),
+        (["answer=4", "answer=5", "gold=4"], "given twice"),
+        (["answer=4", "gold=4", "timeout=soon"], "expected a number"),
+        (["answer=4", "gold=4", "timeout=9"], "timeout=9"),
+        (["answer=4", "gold=4", "thinking=yes"], "expected true or false"),
+        (["data=missing.jsonl"], "no such file"),
+    ],
+)
+def test_wrong_usage_is_one_line_and_status_2(
+    arguments: list[str], said: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(arguments) == 2
+    error = capsys.readouterr().err
+    assert said in error
+    assert error.count("\n") == 1
+
+
+@pytest.mark.parametrize("arguments", [[], ["--help"]])
+def test_help_comes_at_once_and_imports_nothing_heavy(arguments: list[str]) -> None:
+    code = (
+        "import sys, rlspec.grade; status = rlspec.grade.main(sys.argv[1:]);"
+        "sys.exit(status or any(m in sys.modules for m in ('torch', 'sympy', 'math_verify', 'numpy')))"
+    )
+    start = time.perf_counter()
+    done = subprocess.run([sys.executable, "-c", code, *arguments], capture_output=True, text=True, check=False)
+    assert time.perf_counter() - start < 1.0
+    assert (done.returncode, done.stderr) == (0, "")
+    assert "Usage:" in done.stdout
+
+
+def write_rows(folder: Path, suffix: str, rows: list[dict[str, str]]) -> Path:
+    path = folder / f"golds.{suffix}"
+    if suffix == "jsonl":
+        path.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
+    elif suffix == "json":
+        path.write_text(json.dumps(rows), encoding="utf-8")
+    elif suffix == "csv":
+        lines = [",".join(rows[0]), *(",".join(f'"{value}"' for value in row.values()) for row in rows)]
+        path.write_text("\n".join(lines), encoding="utf-8")
+    else:
+        pyarrow = pytest.importorskip("pyarrow")
+        from pyarrow import parquet
+
+        parquet.write_table(pyarrow.Table.from_pylist(rows), path)
+    return path
+
+
+@pytest.mark.parametrize("suffix", ["jsonl", "json", "csv", "parquet"])
+def test_every_file_format_is_read(tmp_path: Path, suffix: str) -> None:
+    rows = [{"question": "a, b", "answer": "1,080\u2028"}, {"question": "c", "answer": r"\frac{1}{2}"}]
+    path = write_rows(tmp_path, suffix, rows)
+    assert read_golds(path, None) == ("answer", ["1,080\u2028", r"\frac{1}{2}"])
+    assert read_golds(path, "question") == ("question", ["a, b", "c"])
+
+
+def test_a_column_is_checked_and_failures_are_listed(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    path = write_rows(tmp_path, "jsonl", [{"answer": gold} for gold in ("42", r"\frac{1}{", "x^2")])
+    report = tmp_path / "report.json"
+    assert main([f"data={path}", f"report={report}", "workers=1"]) == 1
+    said = capsys.readouterr().out
+    assert "column answer: 2 of 3 golds usable" in said
+    assert "row 1: identity -> empty_box" in said
+    assert "verdicts per second" in said
+    assert [row["index"] for row in json.loads(report.read_text())] == [1]
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "said"),
+    [
+        ("a.jsonl", "{", "Expecting property name"),
+        ("a.json", '{"answer": 1}', "expected a list of objects"),
+        ("a.csv", "", "no rows"),
+        ("a.txt", "x", "is none of .jsonl, .json, .csv, .parquet"),
+        ("a.parquet", "x", "a.parquet"),
+        ("b.csv", "question\n1\n", "not every row has a column answer; there are question"),
+    ],
+)
+def test_a_bad_file_is_one_line(
+    tmp_path: Path, name: str, content: str, said: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path = tmp_path / name
+    path.write_text(content, encoding="utf-8")
+    assert main([f"data={path}"]) == 2
+    error = capsys.readouterr().err
+    assert said in error
+    assert error.count("\n") == 1
+
+
+def test_the_real_math500_passes(shared: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main([f"data={shared / 'data' / 'math500' / 'test.jsonl'}"]) == 0
+    assert "500 of 500 golds usable" in capsys.readouterr().out

@@ -1,0 +1,76 @@
+"""Where we and raw math_verify (gold and answer boxed) disagree on MATH-500, and why. Everything else must agree."""
+
+from __future__ import annotations
+
+import json
+import logging
+import re
+from pathlib import Path
+
+import pytest
+
+from rlspec.rlvr.grading import equivalents, grade_answer, mutate
+
+# Kinds of mutation that math_verify accepts, with the reason for refusing them.
+MATH_VERIFY_ACCEPTS = {
+    "base": "it drops the subscript: 52_8 = 52_10 = 52",
+    "bracket": "it compares tuples, sets and lists as sets",
+    "float": "it rounds to six decimals: .0000672 = .0000673",
+}
+# Kinds of notation that math_verify refuses, with the reason for accepting them.
+MATH_VERIFY_REFUSES = {
+    "full stop": "a sentence may end inside of the box",
+    r"\%": "percent is a unit here (see normalize.py), a factor of 0.01 there",
+    "name": "it keeps the name of a word: x = (C)",
+    "thousands": "it reads 58,500 as the set of 58 and 500",
+}
+
+
+def _math_verify(answer: str, gold: str) -> bool:
+    from math_verify import parse, verify
+
+    sides = [parse(f"\\boxed{{{text}}}", parsing_timeout=None) for text in (gold, answer)]
+    return bool(verify(*sides, timeout_seconds=None))
+
+
+def _why_accepted(kind: str, gold: str) -> str:
+    if "_" in gold:
+        return "base"
+    if any(word in kind for word in ("tuple", "list", "set", "reversed", "bracket")):
+        return "bracket"
+    return "float" if gold == ".0000672" else f"unexplained: {kind} of {gold}"
+
+
+def _why_refused(kind: str, gold: str) -> str:
+    if re.search(r"[0-9],(\\!)? ?[0-9]{3}", gold):
+        return "thousands"
+    return "name" if kind in ("x=", "x =") and "text" in gold else kind
+
+
+@pytest.fixture(scope="module")
+def expressions(shared: Path) -> list[str]:
+    """The golds that are not integers."""
+    lines = (shared / "data" / "math500" / "test.jsonl").read_text(encoding="utf-8").split("\n")
+    golds = {json.loads(line)["answer"] for line in lines if line}
+    return sorted(gold for gold in golds if not gold.lstrip("-").isdigit())
+
+
+@pytest.fixture(autouse=True)
+def quiet() -> None:
+    for name in ("math_verify", "latex2sympy2_extended"):
+        logging.getLogger(name).setLevel(logging.CRITICAL)
+
+
+def test_disagreements_on_wrong_answers_have_a_stated_reason(expressions: list[str]) -> None:
+    pairs = [(m, gold) for gold in expressions[::2] for m in [*mutate(gold)[:3], *mutate(gold)[-1:]]]
+    disagreements = [(m, gold) for m, gold in pairs if _math_verify(m.answer, gold)]
+    reasons = {_why_accepted(m.kind, gold) for m, gold in disagreements}
+    assert reasons <= set(MATH_VERIFY_ACCEPTS)
+    assert all(grade_answer(m.answer, gold).correct is False for m, gold in disagreements)
+    assert 0 < len(disagreements) / len(pairs) < 0.08
+
+
+def test_disagreements_on_equivalent_answers_have_a_stated_reason(expressions: list[str]) -> None:
+    pairs = [(v, gold) for gold in expressions[::4] for v in equivalents(gold)]
+    kinds = {_why_refused(v.kind, gold) for v, gold in pairs if not _math_verify(v.answer, gold)}
+    assert kinds <= set(MATH_VERIFY_REFUSES)
