@@ -64,6 +64,7 @@ def common_arguments(recipe: Recipe, *, checkpoints: Path, device: str, steps: i
         "logging_steps": 1,
         "use_cpu": device == "cpu",
         "bf16": device == "cuda",
+        "ddp_find_unused_parameters": False,  # every trainable parameter takes part in every pass
         **recipe.trainer,
         "max_steps": steps,
     }

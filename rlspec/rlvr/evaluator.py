@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -45,14 +46,14 @@ class Evaluator:
     folder: Path
 
     def __call__(self, model: Policy, tokenizer: PreTrainedTokenizerBase, label: str) -> dict[str, Metrics]:
-        """Metrics by data set; `<label>-<data set>.jsonl` holds the completions, `<label>.json` the metrics.
+        """Metrics by data set; `<label>-<data set>.jsonl` holds the completions, the `.json` beside it the metrics.
 
         With several processes each answers its share of the problems, and all return the whole.
         """
         results = {}
         state = PartialState()
-        started = time.monotonic()
         for name, problems in self.datasets.items():
+            started = time.monotonic()
             share = problems[state.process_index :: state.num_processes]
             outcomes = evaluate_policy(
                 model, tokenizer, share, style=self.style, protocol=self.protocol, pool=self.pool
@@ -62,11 +63,14 @@ class Evaluator:
             results[name] = summarize(outcomes, self.protocol.k)
             if state.is_main_process:
                 write_outcomes(self.folder / f"{label}-{name}.jsonl", outcomes)
-        if state.is_main_process:
-            content: dict[str, Any] = {name: metrics.to_json() for name, metrics in results.items()}
-            content["seconds"] = round(time.monotonic() - started, 1)
-            write_json_atomically(self.folder / f"{label}.json", content)
+                content = {**results[name].to_json(), "seconds": round(time.monotonic() - started, 1)}
+                write_json_atomically(self.folder / f"{label}-{name}.json", content)
         return results
+
+    def stored(self, label: str) -> dict[str, Any]:
+        """The metrics of an earlier call, as JSON by data set; those that are not there are left out."""
+        paths = {name: self.folder / f"{label}-{name}.json" for name in self.datasets}
+        return {name: json.loads(path.read_text(encoding="utf-8")) for name, path in paths.items() if path.is_file()}
 
 
 def format_metrics(name: str, metrics: Metrics) -> list[str]:

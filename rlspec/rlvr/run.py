@@ -84,7 +84,7 @@ def run_recipe(recipe: Recipe) -> int:
     plan = batch_plan(recipe, process.num_processes)
     display.heading(f"{recipe.recipe}: {recipe.algorithm} of {recipe.model.name} with {recipe.optim.name}")
     display.line(plan.describe())
-    point = _resume_point(recipe, display)
+    point = _resume_point(recipe, display, process)
     run = point.run if point else _new_run(recipe, process)
     display.line(f"run directory: {run.path}" + (f", resumed after step {point.step}" if point else ""))
     interrupt = Interrupt(display)
@@ -206,10 +206,9 @@ class _Run:
                 write_text_atomically(self.run.path / f"symmetry{suffix}", RENDERERS[suffix](mapping))
 
     def _measure_before(self, parts: Parts, evaluator: Evaluator) -> dict[str, Any] | None:
-        stored = self.run.evaluations / "before.json"
         if self.point is not None:
             # The weights before training are gone; what was measured then is not.
-            return yaml.safe_load(stored.read_text(encoding="utf-8")) if stored.is_file() else None
+            return evaluator.stored("before") or None
         return self._measure(evaluator, parts, "before", 0) if self.recipe.evaluation.before else None
 
     def _measure(self, evaluator: Evaluator, parts: Parts, label: str, step: int) -> dict[str, Any]:
@@ -306,7 +305,7 @@ def _new_run(recipe: Recipe, process: PartialState) -> RunDirectory:
     return RunDirectory(Path(path[0]))
 
 
-def _resume_point(recipe: Recipe, display: Display) -> ResumePoint | None:
+def _resume_point(recipe: Recipe, display: Display, process: PartialState) -> ResumePoint | None:
     """Where to go on; the stored recipe must agree with this one on everything that shapes the weights."""
     if recipe.resume is None:
         return None
@@ -322,5 +321,6 @@ def _resume_point(recipe: Recipe, display: Display) -> ResumePoint | None:
         )
     for note in point.notes:
         display.warn(note)
-    point.run.forget_metrics_after(point.step)
+    if process.is_main_process:
+        point.run.forget_metrics_after(point.step)
     return point
