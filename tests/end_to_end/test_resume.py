@@ -1,7 +1,6 @@
 """A run that was stopped and resumed ends with the weights of the run that never stopped, bit for bit.
 
-TRL 1.16 fails this wherever a block of rollouts serves several updates, in every pass over the data but the first, and at
-the end of a pass.
+TRL 1.16 fails this wherever a block of rollouts serves several updates, inside later passes, and at a pass's end.
 """
 
 from __future__ import annotations
