@@ -1,8 +1,8 @@
 r"""Symbolic equality that is certain: high-precision numbers refuse, exact algebra accepts. Imports sympy.
 
-An answer is accepted only if (1) both trees agree to 40 digits at several points of the complex plane, relative to
-their own size, so that `1/2004!` and `1/2006!` differ, and (2) equality is proven: sympy reduces the exact
-difference (rationals, never floats) to zero, or, where it cannot, math_verify says equal with both sides in
+An answer is accepted only if (1) both trees agree to at least 40 digits at several points of the complex plane,
+relative to their own size, so that `1/2004!` and `1/2006!` differ, and (2) equality is proven: sympy reduces the
+exact difference (rationals, never floats) to zero, or, where it cannot, math_verify says equal with both sides in
 `\boxed{}` and the numbers still agree at a precision beyond the longest number that the expressions can hold.
 math_verify alone is never believed: it compares floats, forgets brackets, and reads parts of a text.
 """
@@ -23,8 +23,9 @@ from rlspec.rlvr.grading.compare import Question
 from rlspec.rlvr.grading.expression import Node, symbols_of
 from rlspec.rlvr.grading.verdict import Reason
 
-DIGITS = 60  # of the numerical comparison
-AGREE = 40  # digits in which equal expressions must agree
+DIGITS = 60  # of the numerical comparison, besides twice those of the longest number: one half may cancel
+AGREE = 40  # digits in which equal expressions must agree, besides those of the longest number
+MAX_LONGEST = 2000  # digits of a number that are followed that far
 MAX_SECOND_LOOK = 600  # digits at which math_verify's opinion can still be checked
 
 for _name in ("math_verify", "latex2sympy2_extended"):
@@ -37,7 +38,8 @@ class _Undefined(ArithmeticError):
 
 def prove(question: Question) -> Reason:
     """Answer `symbolic`, `different` or `unproven`."""
-    alike = _numerically_alike(question, DIGITS, AGREE)
+    longest = int(min(digits_bound(question.answer) + digits_bound(question.gold), MAX_LONGEST))
+    alike = _numerically_alike(question, DIGITS + 2 * longest, AGREE + longest)
     if alike is False:
         return "different"
     if _algebra_agrees(question):

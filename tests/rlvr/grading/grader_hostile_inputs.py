@@ -217,6 +217,21 @@ _BAIT = [
     "{}" * 140,
 ]
 
+# Equal, but hard to prove: computer algebra may take its time or give up.
+HARD_PAIRS = [
+    (r"\frac{(x^2+1)^{41}}{(x^2+1)^{40}}", "x^2+1"),
+    (r"\frac{x^{10000}(x^2+1)}{x^{10000}}", "x^2+1"),
+    (r"(x^2+1)(\sin^2(x)+\cos^2(x))^{50}", "x^2+1"),
+    (r"\sqrt[3]{2+\sqrt{5}}+\sqrt[3]{2-\sqrt{5}}+\sqrt{12}-1", r"2\sqrt{3}"),
+    (r"\frac{2\sqrt{3}(1+\sqrt{2}+\sqrt{3}+\sqrt{5}+\sqrt{7})}{\sqrt{7}+1+\sqrt{2}+\sqrt{3}+\sqrt{5}}", r"2\sqrt{3}"),
+    (r"\frac{(x+y+z)^{20}(x^2+1)}{(z+y+x)^{20}}", "x^2+1"),
+    (r"\cos(3\arccos(x))", "4x^3-3x"),
+    (r"16\sin(x)\cos(x)\cos(2x)\cos(4x)\cos(8x)", r"\sin(16x)"),
+    (r"4\arctan(\frac{1}{5})-\arctan(\frac{1}{239})", r"\frac{\pi}{4}"),
+    (r"\sqrt{2}^{9998}+\sqrt{3}-2^{4999}+\sqrt{3}", r"2\sqrt{3}"),
+    (r"\frac{9^{9^{3}}}{9^{9^{3}}}x^2+1", "x^2+1"),
+]
+
 _GOLDS = ("42", r"2\sqrt{3}", "x^2+1", r"\left(3,\frac{\pi}{2}\right)")
 
 

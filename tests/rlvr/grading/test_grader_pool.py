@@ -16,7 +16,7 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
-from grader_hostile_inputs import hostile_pairs
+from grader_hostile_inputs import HARD_PAIRS, hostile_pairs
 
 from rlspec.errors import ConfigError
 from rlspec.rlvr.grading import GraderPool, Verdict, process
@@ -116,6 +116,14 @@ def test_hostile_inputs_are_answered_in_time_and_leave_the_pool_alive(pool: Grad
         assert verdict.reason != "grader_error", (answer[:80], gold[:80])
     assert slowest < 3.0
     assert still_works(pool)
+
+
+@pytest.mark.parametrize(("answer", "gold"), HARD_PAIRS)
+def test_equal_answers_that_are_hard_to_prove_are_answered_in_time(pool: GraderPool, answer: str, gold: str) -> None:
+    start = time.perf_counter()
+    (verdict,) = pool.grade_answers([(answer, gold)])
+    assert time.perf_counter() - start < 3.0
+    assert verdict.reason in ("symbolic", "unproven", "budget", "timeout")
 
 
 def test_hostile_inputs_in_one_batch_do_not_spoil_their_neighbours(pool: GraderPool) -> None:
@@ -265,6 +273,7 @@ def test_no_process_survives_its_parent(then: str) -> None:
     assert gone(groups, within=5)
 
 
+@pytest.mark.filterwarnings("ignore:This process:DeprecationWarning")
 def test_a_forked_child_cannot_use_or_close_the_pool_of_its_parent(pool: GraderPool) -> None:
     pid = os.fork()
     if pid == 0:
