@@ -122,7 +122,7 @@ _COLUMNS = (
 
 
 def format_step(row: Mapping[str, Any], total: int) -> str:
-    """`step  12/60  reward 0.531  ...  update attention 4.4e-06 mlp 1.2e-06  passing 1.3  gated 25%`."""
+    """`step  12/60  reward 0.531  ...  update/lr attention 0.200 mlp 0.198  gated 25%`."""
     width = len(str(total))
     parts = [f"step {row['step']:>{width}}/{total}"]
     parts += [f"{name} {row[key]:{form}}" for name, key, form in _COLUMNS if isinstance(row.get(key), (int, float))]
@@ -133,9 +133,9 @@ def format_step(row: Mapping[str, Any], total: int) -> str:
 def _optimizer_parts(row: Mapping[str, Any]) -> list[str]:
     parts = []
     sizes = {kind: _mean_over_roles(row, kind, "update_rms") for kind in ("attention", "mlp", "lora")}
-    shown = [f"{kind} {value:.1e}" for kind, value in sizes.items() if value is not None]
+    shown = [f"{kind} {value:.3f}" for kind, value in sizes.items() if value is not None]
     if shown:
-        parts.append("update " + " ".join(shown))
+        parts.append("update/lr " + " ".join(shown))
     if (gated := _mean_over_roles(row, "", "gated_share")) is not None:
         parts.append(f"gated {gated:.0%}")
     return parts

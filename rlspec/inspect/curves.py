@@ -25,8 +25,11 @@ def plot_curves(rows: Rows, path: Path, *, title: str) -> None:
     figure, axes = plt.subplots(
         lines, columns, figsize=(6.2 * columns, 3.6 * lines), squeeze=False, layout="constrained"
     )
+    # One colour per label in all panels; ten colours repeat, and the line style tells the second ten apart.
+    labels = dict.fromkeys(label for _, series, _ in panels for label in series(rows))
+    styles = {label: (f"C{index % 10}", ("-", "--", ":")[index // 10 % 3]) for index, label in enumerate(labels)}
     for axis, (name, series, log_scale) in zip(axes.flat, panels, strict=False):
-        _draw(axis, series(rows), name, log_scale=log_scale)
+        _draw(axis, series(rows), styles, name, log_scale=log_scale)
     for axis in axes.flat[len(panels) :]:
         axis.set_visible(False)
     figure.suptitle(title, fontsize=11)
@@ -47,6 +50,7 @@ def _reward(rows: Rows) -> Series:
 
 
 def _loss(rows: Rows) -> Series:
+    """Only where there is no reward: a policy gradient's loss says nothing about progress."""
     return {"loss": values} if (values := _values(rows, "loss")) and not _reward(rows) else {}
 
 
@@ -64,17 +68,17 @@ _PANELS: tuple[tuple[str, Any, bool], ...] = (
     ("reward", _reward, False),
     ("loss", _loss, False),
     ("held-out accuracy", _accuracy, False),
-    ("update RMS per role", lambda rows: _per_role(rows, "update_rms"), True),
+    ("update RMS per role, over the learning rate", lambda rows: _per_role(rows, "update_rms"), True),
     ("pass energy per role (directions per block)", lambda rows: _per_role(rows, "pass_energy"), False),
 )
 
 
-def _draw(axis: Axes, series: Series, name: str, *, log_scale: bool) -> None:
-    styles = ("-", "--", ":")
-    for index, (label, points) in enumerate(series.items()):
+def _draw(axis: Axes, series: Series, styles: Mapping[str, tuple[str, str]], name: str, *, log_scale: bool) -> None:
+    for label, points in series.items():
         steps, values = zip(*points, strict=True)
-        # Ten colours repeat: the line style tells the second and third ten apart.
-        axis.plot(steps, values, styles[index // 10 % 3], marker="o" if len(points) < 12 else None, ms=3, label=label)
+        color, line = styles[label]
+        marker = "o" if len(points) < 12 else None
+        axis.plot(steps, values, linestyle=line, color=color, marker=marker, ms=3, label=label)
     # A log axis cannot show updates that are exactly zero; symlog would hide how small they are.
     if log_scale and any(value > 0 for points in series.values() for _, value in points):
         axis.set_yscale("log")

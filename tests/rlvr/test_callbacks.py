@@ -80,5 +80,5 @@ def test_a_step_shows_reward_lengths_and_update_sizes() -> None:
         "optim/embed/update_rms": 9.0,
     }
     assert format_step(row, 60) == (
-        "step  7/60  reward 0.531  loss -0.0100  truncated 2%  update attention 1.5e-01  gated 25%"
+        "step  7/60  reward 0.531  loss -0.0100  truncated 2%  update/lr attention 0.150  gated 25%"
     )
