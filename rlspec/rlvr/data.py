@@ -11,6 +11,7 @@ import logging
 import re
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 from rlspec.config.schema import Columns
@@ -75,24 +76,25 @@ def load_problems(
         DataError: something cannot be read; one line with the remedy.
     """
     if path is None:
-        problems = _generated(levels, seed)
-        return hold_out(problems, test_fraction, seed)
-    columns = columns or Columns()
-
-    def load(source: str, part: str | None) -> list[Problem]:
-        rows = read_rows(source, subset=subset, split=part, name=name)
-        return select_levels(_unique(parse_rows(rows, columns, source), source), levels, source)
-
+        return hold_out(_generated(levels, seed), test_fraction, seed)
+    read = partial(_read, subset=subset, columns=columns or Columns(), levels=levels, name=name)
     if test_path is None and split == test_split:
-        return [], load(path, split)
-    everything = load(path, split)
+        return [], read(path, test_split)
+    everything = read(path, split)
     if test_path is not None:
-        test = load(test_path, None)
+        test = read(test_path, None)
     elif test_split is not None and not is_single_file(path):
-        test = load(path, test_split)
+        test = read(path, test_split)
     else:
         return hold_out(everything, test_fraction, seed)
     return _without_overlap(everything, test, name), test
+
+
+def _read(
+    source: str, split: str | None, *, subset: str | None, columns: Columns, levels: Sequence[int] | None, name: str
+) -> list[Problem]:
+    rows = read_rows(source, subset=subset, split=split, name=name)
+    return select_levels(_unique(parse_rows(rows, columns, source), source), levels, source)
 
 
 def is_single_file(path: str) -> bool:

@@ -87,17 +87,16 @@ def estimate_memory(
     model = meta_model(config)
     parameters = count_parameters(model)
     adapters = 0 if lora_r is None else _lora_parameters(model, lora_r, lora_targets)
-    trainable = parameters if lora_r is None else adapters
-    state = 8 * trainable if optimizer_bytes is None or lora_r is not None else optimizer_bytes(model)
+    trainable, trained_bytes = (parameters, BYTES[weights_dtype]) if lora_r is None else (adapters, 4)
     number = 2 if autocast else BYTES[weights_dtype]
-    tokens = micro_batch * sequence_length
+    per_token = number * _activations_per_token(config, gradient_checkpointing)
     return MemoryEstimate(
         parameters=parameters + adapters,
         trainable=trainable,
         weights=BYTES[weights_dtype] * parameters + 4 * adapters,
-        gradients=4 * trainable if lora_r is not None else BYTES[weights_dtype] * trainable,
-        optimizer=state,
-        activations=tokens * number * _activations_per_token(config, gradient_checkpointing),
+        gradients=trained_bytes * trainable,
+        optimizer=8 * trainable if optimizer_bytes is None or lora_r is not None else optimizer_bytes(model),
+        activations=micro_batch * sequence_length * per_token,
         # Logits and their gradient, in float32 as the loss takes them.
         logits=2 * 4 * micro_batch * completion_length * config.vocab_size,
         kv_cache=rollout_sequences * sequence_length * number * _kv_per_token(config),

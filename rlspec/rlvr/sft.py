@@ -62,10 +62,6 @@ def sft_dataset(
         system_prompt: system message of every prompt.
         instruction: appended to every problem.
         chat_template_kwargs: such as ``enable_thinking``.
-
-    Raises:
-        DataError: a problem has no worked solution.
-        ConfigError: mistakes are asked for where they cannot be made.
     """
     _check_solutions(problems, corruption)
     prompts: dict[str, list[int]] = {}
