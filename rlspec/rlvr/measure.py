@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import closing
 from pathlib import Path
 
 from peft import PeftModel
@@ -12,10 +13,9 @@ from rlspec.display import Display
 from rlspec.rlvr.arguments import choose_device
 from rlspec.rlvr.evaluator import Evaluator, build_protocol, format_metrics
 from rlspec.rlvr.generation import Policy
-from rlspec.rlvr.grading.pool import GraderPool
 from rlspec.rlvr.models import build_model, load_tokenizer
 from rlspec.rlvr.quiet import quiet_libraries
-from rlspec.rlvr.session import completion_length, evaluation_sets, load_policy, prompt_style, read_problems
+from rlspec.rlvr.session import Problems, completion_length, evaluation_sets, load_policy, prompt_style, read_problems
 
 
 def measure(recipe: Recipe, *, folder: str, out: Path) -> int:
@@ -28,10 +28,10 @@ def measure(recipe: Recipe, *, folder: str, out: Path) -> int:
     policy = load_trained(recipe.model, folder, tokenizer).to(choose_device(recipe.device))
     settings = recipe.evaluation
     held_out = [] if settings.data else read_problems(recipe.data)[1]
-    sets = evaluation_sets(settings.data, settings.problems, recipe.data, held_out)
+    problems = Problems([], evaluation_sets(settings.data, settings.problems, recipe.data, held_out))
     protocol = build_protocol(settings, max_new_tokens=completion_length(recipe))
-    with GraderPool(**recipe.grader.model_dump()) as pool:
-        evaluator = Evaluator(sets, prompt_style(recipe.model), protocol, pool, out)
+    with closing(problems.grader(recipe.grader)) as pool:
+        evaluator = Evaluator(problems.measured, prompt_style(recipe.model), protocol, pool, out)
         results = evaluator(policy, tokenizer, "evaluate")
     for name, metrics in results.items():
         for line in format_metrics(name, metrics):

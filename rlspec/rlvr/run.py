@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import time
 from collections.abc import Callable
+from contextlib import closing
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -41,15 +42,15 @@ from rlspec.rlvr.preflight import check_problems, prompt_length_of
 from rlspec.rlvr.quiet import quiet_libraries
 from rlspec.rlvr.session import (
     Parts,
+    Problems,
     batch_plan,
     build_trainer,
     completion_length,
     estimate_run_memory,
-    evaluation_sets,
     load_policy,
     longest_prompt,
     prompt_style,
-    read_problems,
+    read_all_problems,
 )
 from rlspec.rlvr.trainers import RlspecTrainerMixin
 from rlspec.run_directory import RECIPE, SUMMARY, ResumePoint, RunDirectory, create_run, find_resume_point
@@ -87,9 +88,10 @@ def run_recipe(recipe: Recipe) -> int:
     point = _resume_point(recipe, display, process)
     run = point.run if point else _new_run(recipe, process)
     display.line(f"run directory: {run.path}" + (f", resumed after step {point.step}" if point else ""))
+    problems = read_all_problems(recipe)
     interrupt = Interrupt(display)
-    with GraderPool(**recipe.grader.model_dump()) as pool, interrupt.installed():
-        return _Run(recipe, display, plan, run, point, pool, interrupt, process).execute()
+    with closing(problems.grader(recipe.grader)) as pool, interrupt.installed():
+        return _Run(recipe, display, plan, run, point, problems, pool, interrupt, process).execute()
 
 
 @dataclass
@@ -101,6 +103,7 @@ class _Run:
     plan: BatchPlan
     run: RunDirectory
     point: ResumePoint | None
+    problems: Problems
     pool: GraderPool
     interrupt: Interrupt
     process: PartialState
@@ -127,9 +130,8 @@ class _Run:
     def _prepare(self) -> tuple[Parts, Evaluator]:
         recipe, style = self.recipe, prompt_style(self.recipe.model)
         tokenizer = load_tokenizer(recipe.model.path, revision=recipe.model.revision)
-        train, held_out = read_problems(recipe.data)
-        train = self._checked(train, tokenizer, longest_prompt(recipe, tokenizer))
-        sets = evaluation_sets(recipe.evaluation.data, recipe.evaluation.problems, recipe.data, held_out)
+        train = self._checked(self.problems.train, tokenizer, longest_prompt(recipe, tokenizer))
+        sets = self.problems.measured
         sizes = ", ".join(f"{len(problems)} of {name}" for name, problems in sets.items())
         self.display.line(f"problems: {len(train)} of {recipe.data.name} to train on; {sizes} held out to measure on")
         device = choose_device(recipe.device)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +15,7 @@ from transformers.trainer_callback import PrinterCallback
 
 from rlspec.config.load import dump_recipe, load_group
 from rlspec.config.paths import resolve_path
-from rlspec.config.schema import Data, Model, Optim, Recipe
+from rlspec.config.schema import Data, Grader, Model, Optim, Recipe
 from rlspec.errors import DataError
 from rlspec.optim import SpectralOptimizer, build_optimizer, symmetry_map
 from rlspec.rlvr.arguments import build_arguments, common_arguments, grpo_arguments, sft_arguments
@@ -22,7 +23,7 @@ from rlspec.rlvr.batching import BatchPlan, plan_batches
 from rlspec.rlvr.data import Problem, load_problems, prompt_rows
 from rlspec.rlvr.evaluation import PromptStyle
 from rlspec.rlvr.generation import Policy
-from rlspec.rlvr.grading.pool import GraderPool
+from rlspec.rlvr.grading import GraderPool, only_plain
 from rlspec.rlvr.memory import MemoryEstimate, estimate_memory
 from rlspec.rlvr.models import apply_lora, build_config, build_model
 from rlspec.rlvr.rewards import MathReward
@@ -48,7 +49,9 @@ def read_problems(data: Data) -> tuple[list[Problem], list[Problem]]:
     return load_problems(columns=data.columns, **settings)
 
 
-def evaluation_sets(names: Sequence[str], limit: int | None, data: Data, held_out: list[Problem]) -> dict[str, list]:
+def evaluation_sets(
+    names: Sequence[str], limit: int | None, data: Data, held_out: list[Problem]
+) -> dict[str, list[Problem]]:
     """Problems to measure on, by data set; without names the held-out part of the training data."""
     sets = {data.name: held_out} if not names else {}
     for name in names:
@@ -57,6 +60,32 @@ def evaluation_sets(names: Sequence[str], limit: int | None, data: Data, held_ou
         if not problems:
             raise DataError(f"data={name}: it has no held-out problems to evaluate on")
     return {name: problems[:limit] for name, problems in sets.items()}
+
+
+@dataclass(frozen=True)
+class Problems:
+    """What a run trains on (before the preflight) and what it is measured on, by data set."""
+
+    train: list[Problem]
+    measured: dict[str, list[Problem]]
+
+    def grader(self, settings: Grader) -> GraderPool:
+        """Grading processes, started in the background; without computer algebra where no gold can need it."""
+        golds = [problem.answer for problem in chain(self.train, *self.measured.values())]
+        return GraderPool(**settings.model_dump(), warm=not only_plain(golds))
+
+
+def read_all_problems(recipe: Recipe) -> Problems:
+    """The problems of a recipe.
+
+    Raises:
+        DataError: There is nothing to train on.
+    """
+    train, held_out = read_problems(recipe.data)
+    if not train:
+        raise DataError(f"data={recipe.data.name} is for evaluation only: it has no training part")
+    settings = recipe.evaluation
+    return Problems(train, evaluation_sets(settings.data, settings.problems, recipe.data, held_out))
 
 
 def load_policy(model: Model, tokenizer: PreTrainedTokenizerBase, *, seed: int) -> Policy:

@@ -1,0 +1,157 @@
+"""The losses that the trainers really compute, against plain Python loops and TRL's own GMPO where that is right."""
+
+from __future__ import annotations
+
+import math
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from datasets import Dataset
+from torch import Tensor
+from transformers import Qwen3Config, Qwen3ForCausalLM
+from trl import GRPOConfig
+from trl.experimental.gmpo import GMPOConfig, GMPOTrainer
+
+from rlspec.optim import SpectralOptimizer, build_optimizer
+from rlspec.rlvr.tokenizer import build_byte_tokenizer
+from rlspec.rlvr.trainers import SpectralGMPOTrainer, SpectralGRPOTrainer
+
+EPSILON, EPSILON_HIGH = 0.2, 0.28
+
+
+def policy() -> Qwen3ForCausalLM:
+    torch.manual_seed(0)
+    sizes = {"hidden_size": 32, "num_hidden_layers": 1, "num_attention_heads": 2, "num_key_value_heads": 1}
+    return Qwen3ForCausalLM(Qwen3Config(**sizes, head_dim=16, intermediate_size=64, vocab_size=263, pad_token_id=0))
+
+
+def trainer(kind: type, folder: Path, **knobs: Any) -> Any:
+    config = GMPOConfig if kind is GMPOTrainer else GRPOConfig
+    arguments = {"per_device_train_batch_size": 4, "num_generations": 4, "max_steps": 4, "report_to": []}
+    args = config(output_dir=str(folder), use_cpu=True, bf16=False, **{**arguments, **knobs})
+    extras = {}
+    if kind is not GMPOTrainer:
+        extras = {"optimizer_factory": build_optimizer, "checkpoint_extras": lambda _: {}, "keep_last": 1}
+    return kind(
+        model=policy(),
+        reward_funcs=lambda completions, **_: [0.0] * len(completions),
+        args=args,
+        train_dataset=Dataset.from_list([{"prompt": [{"role": "user", "content": "1+1=?"}]}] * 4),
+        processing_class=build_byte_tokenizer(),
+        **extras,
+    )
+
+
+def block(spread: float = 0.7) -> dict[str, Tensor]:
+    """Four rollouts of unequal length, sampled from a policy that has moved since."""
+    generator = torch.Generator().manual_seed(1)
+    mask = torch.tensor([[1, 1, 1, 1], [1, 1, 0, 0], [1, 1, 1, 0], [1, 0, 0, 0]])
+    return {
+        "prompt_ids": torch.randint(3, 200, (4, 3), generator=generator),
+        "prompt_mask": torch.ones(4, 3, dtype=torch.long),
+        "completion_ids": torch.randint(3, 200, (4, 4), generator=generator),
+        "completion_mask": mask,
+        "advantages": torch.tensor([1.2, -0.8, 0.4, -0.8]),
+        "num_items_in_batch": mask.sum(),
+        "old_per_token_logps": -5.6 + spread * torch.randn(4, 4, generator=generator),
+    }
+
+
+def token_log_probabilities(model: Any, inputs: dict[str, Tensor]) -> list[list[float]]:
+    """The model's own, sequence by sequence, without padding or masks."""
+    rows = []
+    for prompt, completion in zip(inputs["prompt_ids"], inputs["completion_ids"], strict=True):
+        with torch.no_grad():
+            logits = model(torch.cat([prompt, completion])[None]).logits[0].double()
+        scores = logits.log_softmax(-1)
+        start = len(prompt) - 1
+        rows.append([scores[start + position, token].item() for position, token in enumerate(completion)])
+    return rows
+
+
+def plain_grpo(model: Any, inputs: dict[str, Tensor]) -> float:
+    """DAPO's token mean over the batch of PPO's clipped objective, clip-higher."""
+    logps, total, count = token_log_probabilities(model, inputs), 0.0, 0
+    for row in range(4):
+        advantage = inputs["advantages"][row].item()
+        for token in range(4):
+            if inputs["completion_mask"][row, token]:
+                ratio = math.exp(logps[row][token] - inputs["old_per_token_logps"][row, token].item())
+                clipped = min(max(ratio, 1 - EPSILON), 1 + EPSILON_HIGH)
+                total -= min(ratio * advantage, clipped * advantage)
+                count += 1
+    return total / count
+
+
+def plain_gmpo(model: Any, inputs: dict[str, Tensor], low: float = 0.4, high: float = 0.4) -> float:
+    logps, losses = token_log_probabilities(model, inputs), []
+    for row in range(4):
+        advantage, product, count = inputs["advantages"][row].item(), 1.0, 0
+        for token in range(4):
+            if inputs["completion_mask"][row, token]:
+                ratio = math.exp(logps[row][token] - inputs["old_per_token_logps"][row, token].item())
+                product *= min(ratio, math.exp(high)) if advantage > 0 else max(ratio, math.exp(-low))
+                count += 1
+        losses.append(-advantage * product ** (1 / count))
+    return sum(losses) / 4
+
+
+def loss_of(instance: Any, inputs: dict[str, Tensor]) -> Tensor:
+    instance.model.train()
+    instance.current_gradient_accumulation_steps = 1
+    return instance._compute_loss(instance.model, inputs)
+
+
+def test_grpo_is_the_clipped_token_mean(tmp_path: Path) -> None:
+    grpo = trainer(SpectralGRPOTrainer, tmp_path, loss_type="dapo", epsilon=EPSILON, epsilon_high=EPSILON_HIGH)
+    assert loss_of(grpo, block()).item() == pytest.approx(plain_grpo(grpo.model, block()), rel=1e-5)
+
+
+def test_gmpo_is_the_geometric_mean(tmp_path: Path) -> None:
+    gmpo = trainer(SpectralGMPOTrainer, tmp_path, epsilon=0.4, epsilon_high=0.4)
+    assert loss_of(gmpo, block()).item() == pytest.approx(plain_gmpo(gmpo.model, block()), rel=1e-5)
+
+
+def test_gmpo_equals_trls_in_loss_and_gradient_where_trl_is_right(tmp_path: Path) -> None:
+    """One engine, beta 0: TRL's own GMPO leaves out the correction for a separate engine, and nothing else."""
+    ours = trainer(SpectralGMPOTrainer, tmp_path, epsilon=0.3, epsilon_high=0.5)
+    theirs = trainer(GMPOTrainer, tmp_path, epsilon=0.3, epsilon_high=0.5)
+    for instance in (ours, theirs):
+        loss_of(instance, block()).backward()
+    expected = dict(theirs.model.named_parameters())
+    for name, parameter in ours.model.named_parameters():
+        torch.testing.assert_close(parameter.grad, expected[name].grad, rtol=1e-5, atol=1e-8, msg=name)
+    assert ours._metrics["train"]["clip_ratio/region_mean"] == pytest.approx(
+        theirs._metrics["train"]["clip_ratio/region_mean"]
+    )
+
+
+def test_gmpo_applies_the_correction_for_a_separate_rollout_engine(tmp_path: Path) -> None:
+    gmpo = trainer(SpectralGMPOTrainer, tmp_path, epsilon=0.4, epsilon_high=0.4)
+    inputs = {**block(), "importance_sampling_ratio": torch.full((4, 4), 0.5)}
+    assert loss_of(gmpo, inputs).item() == pytest.approx(0.5 * plain_gmpo(gmpo.model, block()), rel=1e-5)
+    inputs["importance_sampling_ratio"] = torch.zeros(4, 1)
+    assert loss_of(gmpo, inputs).item() == 0.0
+
+
+def test_gmpos_penalty_is_the_mean_k3_estimate(tmp_path: Path) -> None:
+    gmpo = trainer(SpectralGMPOTrainer, tmp_path, epsilon=0.4, epsilon_high=0.4)
+    gmpo.beta = 0.1  # given to the constructor it would load a second model from the hub
+    reference = -5.6 + 0.3 * torch.randn(4, 4, generator=torch.Generator().manual_seed(2))
+    inputs = {**block(), "ref_per_token_logps": reference}
+    penalty = 0.0
+    for row, logps in enumerate(token_log_probabilities(gmpo.model, inputs)):
+        length = int(inputs["completion_mask"][row].sum())
+        gaps = [reference[row, token].item() - logps[token] for token in range(length)]
+        penalty += sum(math.exp(gap) - gap - 1 for gap in gaps) / length / 4
+    expected = plain_gmpo(gmpo.model, inputs) + 0.1 * penalty
+    assert loss_of(gmpo, inputs).item() == pytest.approx(expected, rel=1e-5)
+
+
+def test_the_optimizer_is_built_from_the_model_that_is_trained(tmp_path: Path) -> None:
+    grpo = trainer(SpectralGRPOTrainer, tmp_path)
+    assert isinstance(grpo.create_optimizer(), SpectralOptimizer)
+    claimed = {name for group in grpo.optimizer.param_groups for name in group["param_names"]}
+    assert claimed == {name for name, _ in grpo.model.named_parameters()}
