@@ -89,6 +89,8 @@ def sft_arguments(plan: BatchPlan) -> dict[str, Any]:
     return {
         "per_device_train_batch_size": plan.micro_batch,
         "gradient_accumulation_steps": plan.gradient_accumulation_steps,
+        "max_length": None,  # TRL would cut examples at 1,024 tokens without a word
+        "dataset_kwargs": {"skip_prepare_dataset": True},  # the examples are tokens already
     }
 
 

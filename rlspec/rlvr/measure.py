@@ -24,8 +24,9 @@ def measure(recipe: Recipe, *, folder: str, out: Path) -> int:
     display = Display(recipe.report.display)
     display.relay_messages_of("rlspec")
     display.line(f"loading {folder}")
-    tokenizer = load_tokenizer(folder)
-    policy = load_trained(recipe.model, folder, tokenizer).to(choose_device(recipe.device))
+    adapters = (Path(folder) / "adapter_config.json").is_file()
+    tokenizer = load_tokenizer(recipe.model.path if adapters else folder, revision=recipe.model.revision)
+    policy = load_trained(recipe.model, folder, tokenizer, adapters=adapters).to(choose_device(recipe.device))
     settings = recipe.evaluation
     held_out = [] if settings.data else read_problems(recipe.data)[1]
     problems = Problems([], evaluation_sets(settings.data, settings.problems, recipe.data, held_out))
@@ -41,9 +42,9 @@ def measure(recipe: Recipe, *, folder: str, out: Path) -> int:
     return 0
 
 
-def load_trained(model: Model, folder: str, tokenizer: PreTrainedTokenizerBase) -> Policy:
-    """A checkpoint's policy; a LoRA checkpoint is put on the base that its recipe names."""
-    if (Path(folder) / "adapter_config.json").is_file():
+def load_trained(model: Model, folder: str, tokenizer: PreTrainedTokenizerBase, *, adapters: bool) -> Policy:
+    """A checkpoint's policy; LoRA adapters are put on the base that the recipe names."""
+    if adapters:
         base = load_policy(model.model_copy(update={"lora": None}), tokenizer, seed=0)
         return PeftModel.from_pretrained(base, folder)
     return build_model(path=folder, tokenizer=tokenizer, weights_dtype=model.weights_dtype)

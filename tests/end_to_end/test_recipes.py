@@ -1,0 +1,214 @@
+"""Every kind of run from its command line's arguments to its summary: as a user starts it, in a small size."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+import torch
+import yaml
+from safetensors.torch import load_file
+from transformers import Qwen3Config, Qwen3ForCausalLM
+
+from rlspec import evaluate, train
+from rlspec.config.load import load_recipe
+from rlspec.config.paths import list_recipes
+from rlspec.rlvr.tokenizer import build_byte_tokenizer
+
+DEBUG = [name for name in list_recipes() if name.startswith("debug_")]
+
+
+def run(*arguments: str, folder: Path) -> Path:
+    assert train.main([*arguments, f"output_dir={folder}", "run=run"]) == 0
+    return folder / "run"
+
+
+def summary(path: Path) -> dict:
+    return json.loads((path / "summary.json").read_text())
+
+
+@pytest.mark.parametrize("recipe", DEBUG)
+def test_a_debug_recipe_trains_two_steps_resumes_and_trains_two_more(recipe: str, tmp_path: Path) -> None:
+    path = run(f"recipe={recipe}", "trainer.max_steps=2", folder=tmp_path)
+    assert summary(path)["steps"] == 2
+    assert train.main([f"resume={path}", "trainer.max_steps=4"]) == 0
+    result = summary(path)
+    assert (result["status"], result["steps"], result["recipe"]) == ("finished", 4, recipe)
+    rows = [json.loads(line) for line in (path / "metrics.jsonl").read_text().splitlines()]
+    assert [row["step"] for row in rows if "loss" in row] == [1, 2, 3, 4]
+    # Everything that README promises of a run directory.
+    for name in ("recipe.yaml", "symmetry.md", "symmetry.json", "preflight.jsonl", "curves.png", "tensorboard"):
+        assert (path / name).exists(), name
+    assert list((path / "tensorboard").rglob("events.out.tfevents*"))
+    assert {"checkpoint-2", "checkpoint-4"} <= {folder.name for folder in (path / "checkpoints").iterdir()}
+    assert load_recipe([f"recipe={path / 'recipe.yaml'}"]).recipe == recipe
+
+
+def test_the_resolved_recipe_gives_the_same_run_again(tmp_path: Path) -> None:
+    first = run("recipe=debug_sft", "seed=5", folder=tmp_path / "a")
+    again = run(f"recipe={first / 'recipe.yaml'}", folder=tmp_path / "b")
+    weights = [load_file(path / "checkpoints" / "checkpoint-4" / "model.safetensors") for path in (first, again)]
+    assert all(torch.equal(tensor, weights[1][name]) for name, tensor in weights[0].items())
+
+
+def test_real_gsm8k_goes_through_the_same_path(shared: Path, tmp_path: Path) -> None:
+    data = shared / "data" / "gsm8k"
+    path = run(
+        "recipe=grpo_math",
+        "data=gsm8k",
+        f"data.path={data / 'train.jsonl'}",
+        f"data.test_path={data / 'test.jsonl'}",
+        "data.limit=200",
+        "batch.prompts_per_step=2",
+        "batch.samples_per_prompt=4",
+        "trainer.max_steps=2",
+        "evaluation.problems=4",
+        "evaluation.samples=2",
+        "evaluation.k=[1,2]",
+        folder=tmp_path,
+    )
+    result = summary(path)
+    assert result["after"]["n"] == 4
+    assert result["after"]["truncation_rate"] > 0.5  # a policy that only knows sums babbles on
+    answers = (path / "evaluations" / "after-gsm8k.jsonl").read_text().splitlines()
+    assert len(answers) == 4 * 3
+    assert all(json.loads(line)["reason"] for line in answers)
+
+
+def test_a_lora_run_is_trained_resumed_and_evaluated_from_its_adapters(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    small = ["evaluation.problems=8", "evaluation.samples=2", "evaluation.k=[1]"]
+    path = run(
+        "recipe=grpo_math",
+        "model.lora.r=4",
+        "optim=adamw",
+        "optim.lr=3e-3",
+        "batch.prompts_per_step=4",
+        "trainer.max_steps=2",
+        *small,
+        folder=tmp_path,
+    )
+    checkpoint = path / "checkpoints" / "checkpoint-2"
+    assert {"adapter_model.safetensors", "adapter_config.json"} <= {file.name for file in checkpoint.iterdir()}
+    assert not (checkpoint / "model.safetensors").exists()
+    capsys.readouterr()
+    assert evaluate.main([f"checkpoint={path}", *small]) == 0
+    stored = json.loads((path / "evaluations" / "checkpoint-2" / "evaluate-arithmetic.json").read_text())
+    # The same code inside and outside: the same answers, so the same metrics to the last digit.
+    after = summary(path)["after"]
+    assert {key: stored[key] for key in after} == after
+
+
+def test_the_shipped_warm_start_is_measured_alike_inside_a_run_and_outside(tmp_path: Path) -> None:
+    small = ["evaluation.problems=40", "evaluation.samples=4", "evaluation.k=[1,4]"]
+    path = run("recipe=grpo_math", "batch.prompts_per_step=2", "trainer.max_steps=1", *small, folder=tmp_path)
+    assert evaluate.main(["checkpoint=checkpoints/tiny-arithmetic", *small, f"out={tmp_path / 'out'}"]) == 0
+    outside = json.loads((tmp_path / "out" / "evaluate-arithmetic.json").read_text())
+    before = summary(path)["before"]
+    assert 0.2 < before["sampled_pass_at_1"] < 0.7
+    assert {key: outside[key] for key in before} == before
+
+
+def test_a_hub_snapshot_with_qwen3_0_6bs_architecture_trains_under_its_profile(tmp_path: Path) -> None:
+    """The published sizes but for depth; the profile of real models but for sizes that a CPU cannot hold."""
+    folder = tmp_path / "Qwen3-shrunk"
+    config = Qwen3Config(
+        hidden_size=1024,
+        num_hidden_layers=1,
+        num_attention_heads=16,
+        num_key_value_heads=8,
+        head_dim=128,
+        intermediate_size=3072,
+        vocab_size=151936,
+        max_position_embeddings=40960,
+        tie_word_embeddings=True,
+    )
+    Qwen3ForCausalLM(config).to(torch.bfloat16).save_pretrained(folder)
+    build_byte_tokenizer().save_pretrained(folder)
+    path = run(
+        "recipe=grpo_math",
+        f"model={folder}",
+        "data=arithmetic",
+        "data.limit=8",
+        "model.enable_thinking=null",
+        "batch.prompts_per_step=1",
+        "batch.samples_per_prompt=2",
+        "batch.micro_batch=1",
+        "trainer.max_completion_length=4",
+        "trainer.max_steps=1",
+        "evaluation.data=[]",
+        "evaluation.problems=2",
+        "evaluation.samples=1",
+        "evaluation.k=[1]",
+        "evaluation.after=false",
+        "report.tensorboard=false",
+        folder=tmp_path,
+    )
+    stored = yaml.safe_load((path / "recipe.yaml").read_text())
+    assert stored["trainer"]["bf16"] is True
+    assert stored["optim"]["lr"] == 1e-6
+    weights = load_file(path / "checkpoints" / "checkpoint-1" / "model.safetensors")
+    assert {tensor.dtype for tensor in weights.values()} == {torch.float32}
+    rows = json.loads((path / "symmetry.json").read_text())["parameters"]
+    heads = {row["name"].split(".")[-2]: row["split"] for row in rows if ".self_attn." in row["name"]}
+    assert heads["q_proj"] == "16 heads on rows"
+    assert heads["k_proj"] == "8 heads on rows"
+    assert heads["o_proj"] == "16 heads on columns"
+
+
+def test_a_collapsing_run_is_stopped_and_says_so(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    path = run(
+        "recipe=grpo_math",
+        "optim=adamw",
+        "optim.lr=0.05",
+        "batch.prompts_per_step=4",
+        "trainer.max_steps=40",
+        "guard.window=1",
+        "guard.patience=2",
+        "evaluation.every=1",
+        "evaluation.problems=8",
+        "evaluation.samples=2",
+        "evaluation.k=[1]",
+        folder=tmp_path,
+    )
+    result, output = summary(path), capsys.readouterr().out
+    assert result["status"] == "collapsed"
+    assert result["steps"] < 40
+    assert "WARNING: collapsed" in output
+    assert f"best weights: {path / 'checkpoints' / 'best'}" in output
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["recipe=grpo_math", "data.path=missing.jsonl"], "missing.jsonl"),
+        (["recipe=grpo_math", "batch.micro_batch=7"], "batch.micro_batch=7"),
+        (["recipe=grpo_math", "resume=auto"], "resume=auto"),
+        (["recipe=grpo_math", "model=Qwen/Qwen3-0.6B", "data=arithmetic", "evaluation.data=[]"], "local copy"),
+        (["recipe=grpo_math", "device=cuda"], "device=cuda"),
+        (["recipe=grpo_math", "data=math500"], "data=math500"),
+    ],
+)
+def test_what_a_user_can_mend_is_one_line(
+    arguments: list[str],
+    message: str,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    if "device=cuda" in arguments and torch.cuda.is_available():
+        pytest.skip("there is a CUDA device here")
+    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
+    assert train.main([*arguments, f"output_dir={tmp_path}"]) == 2
+    error = capsys.readouterr().err.strip()
+    assert message in error
+    assert "\n" not in error
+
+
+def test_evaluating_what_is_no_checkpoint_is_one_line(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (tmp_path / "checkpoints").mkdir()
+    for target in (tmp_path / "nothing", tmp_path):
+        assert evaluate.main([f"checkpoint={target}"]) == 2
+        assert "\n" not in capsys.readouterr().err.strip()
