@@ -61,9 +61,9 @@ def staged_folder(target: Path, *, metadata: dict[str, Any]) -> Iterator[Path]:
         _replace_folder(staging, target)
     except BaseException as error:
         shutil.rmtree(staging, ignore_errors=True)
-        if (reason := _write_failure(error)) is None:
+        if (reason := explain_write_failure(error)) is None:
             raise
-        raise CheckpointError(f"{target}: {reason}; {_what_is_left(target)}") from error
+        raise CheckpointError(f"{target}: {reason}; {what_is_left(target.parent)}") from error
 
 
 def write_manifest(folder: Path, metadata: dict[str, Any]) -> None:
@@ -191,7 +191,7 @@ def _sha256(path: Path) -> str:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
-def _write_failure(error: BaseException) -> str | None:
+def explain_write_failure(error: BaseException) -> str | None:
     """A cause that the user can mend, or None. torch and safetensors wrap the system's error in their own types."""
     if isinstance(error, OSError) and error.errno in (errno.EACCES, errno.EROFS, errno.EPERM):
         return "the folder cannot be written; mend its permissions or choose another output_dir"
@@ -202,6 +202,7 @@ def _write_failure(error: BaseException) -> str | None:
     return None
 
 
-def _what_is_left(target: Path) -> str:
-    previous = list_checkpoints(target.parent)
+def what_is_left(folder: Path) -> str:
+    """What a run that ends here can go on from."""
+    previous = list_checkpoints(folder)
     return f"the previous checkpoint is whole: {previous[-1]}" if previous else "there is no earlier checkpoint"

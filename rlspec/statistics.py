@@ -42,6 +42,29 @@ def mean_interval(values: Sequence[float]) -> Interval:
     return (max(0.0, mean - half), min(1.0, mean + half))
 
 
+# Two-sided 97.5% quantiles of Student's t by degrees of freedom; beyond 30 the normal one is close enough.
+_T95 = (
+    *(12.706, 4.303, 3.182, 2.776, 2.571, 2.447, 2.365, 2.306, 2.262, 2.228),
+    *(2.201, 2.179, 2.160, 2.145, 2.131, 2.120, 2.110, 2.101, 2.093, 2.086),
+    *(2.080, 2.074, 2.069, 2.064, 2.060, 2.056, 2.052, 2.048, 2.045, 2.042),
+)
+
+
+def t_interval(values: Sequence[float]) -> Interval:
+    """Student's interval (95%) of the mean of a few independent values, such as results of seeds.
+
+    A single value says nothing about the spread: its interval is infinite.
+    """
+    total = len(values)
+    mean = math.fsum(values) / total
+    if total < 2:
+        return (-math.inf, math.inf)
+    variance = math.fsum((value - mean) ** 2 for value in values) / (total - 1)
+    quantile = _T95[total - 2] if total - 1 <= len(_T95) else _Z95
+    half = quantile * math.sqrt(variance / total)
+    return (mean - half, mean + half)
+
+
 def pass_at_k(samples: int, correct: int, k: int) -> float:
     """Probability that at least one of k samples, drawn without replacement, is correct (arXiv:2107.03374, eq. 1).
 

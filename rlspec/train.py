@@ -60,6 +60,8 @@ def _train(arguments: Sequence[str]) -> int:
     if "--print" in arguments:
         sys.stdout.write(dump_recipe(recipe))
         return 0
+    sys.stdout.write("loading torch, transformers and trl\n")  # ten seconds or more in which nothing else is said
+    sys.stdout.flush()
     from rlspec.rlvr.run import run_recipe
 
     return run_recipe(recipe)

@@ -5,9 +5,9 @@ from __future__ import annotations
 from itertools import combinations
 
 import pytest
-from scipy.stats import binomtest
+from scipy.stats import binomtest, t
 
-from rlspec.statistics import mean_interval, pass_at_k, wilson_interval
+from rlspec.statistics import mean_interval, pass_at_k, t_interval, wilson_interval
 
 
 @pytest.mark.parametrize(("correct", "total"), [(0, 10), (3, 10), (10, 10), (217, 400), (1, 1)])
@@ -44,6 +44,18 @@ def test_pass_at_k_counts_subsets(correct: int, k: int) -> None:
     samples = [True] * correct + [False] * (5 - correct)
     subsets = list(combinations(samples, k))
     assert pass_at_k(5, correct, k) == pytest.approx(sum(any(s) for s in subsets) / len(subsets))
+
+
+@pytest.mark.parametrize("count", [2, 3, 5, 31])
+def test_t_interval_agrees_with_scipy(count: int) -> None:
+    values = [0.7, 0.9, 0.75, 0.8, 0.4][:count] if count < 6 else [index / 10 for index in range(count)]
+    mean = sum(values) / count
+    error = (sum((value - mean) ** 2 for value in values) / (count - 1) / count) ** 0.5
+    assert t_interval(values) == pytest.approx(t.interval(0.95, count - 1, mean, error), rel=1e-3)
+
+
+def test_one_seed_says_nothing_about_the_spread() -> None:
+    assert t_interval([0.5]) == (float("-inf"), float("inf"))
 
 
 def test_pass_at_k_refuses_more_draws_than_samples() -> None:

@@ -16,9 +16,11 @@ from accelerate import PartialState
 from accelerate.utils import broadcast_object_list
 
 from rlspec.checkpoint import (
+    explain_write_failure,
     list_checkpoints,
     read_manifest,
     staged_folder,
+    what_is_left,
     write_json_atomically,
     write_text_atomically,
 )
@@ -26,7 +28,7 @@ from rlspec.config.load import dump_recipe
 from rlspec.config.match import differing_keys
 from rlspec.config.schema import Recipe
 from rlspec.display import Display
-from rlspec.errors import CheckpointError
+from rlspec.errors import CheckpointError, UserError
 from rlspec.inspect.curves import plot_curves
 from rlspec.optim.table import RENDERERS, render_text
 from rlspec.rlvr.arguments import choose_device, training_steps
@@ -47,6 +49,7 @@ from rlspec.rlvr.session import (
     build_trainer,
     completion_length,
     estimate_run_memory,
+    identical_to_grpo,
     load_policy,
     longest_prompt,
     prompt_style,
@@ -88,10 +91,20 @@ def run_recipe(recipe: Recipe) -> int:
     point = _resume_point(recipe, display, process)
     run = point.run if point else _new_run(recipe, process)
     display.line(f"run directory: {run.path}" + (f", resumed after step {point.step}" if point else ""))
+    if identical_to_grpo(recipe):
+        display.warn(
+            "every update has rollouts of its own, so all ratios are 1 and GMPO is GRPO with a mean over sequences; "
+            "set batch.updates_per_generation to 4 or more"
+        )
     problems = read_all_problems(recipe)
     interrupt = Interrupt(display)
     with closing(problems.grader(recipe.grader)) as pool, interrupt.installed():
-        return _Run(recipe, display, plan, run, point, problems, pool, interrupt, process).execute()
+        try:
+            return _Run(recipe, display, plan, run, point, problems, pool, interrupt, process).execute()
+        except (OSError, RuntimeError) as error:
+            if (reason := explain_write_failure(error)) is None:
+                raise
+            raise UserError(f"{run.path}: {reason}; {what_is_left(run.checkpoints)}") from error
 
 
 @dataclass

@@ -126,6 +126,12 @@ def longest_prompt(recipe: Recipe, tokenizer: PreTrainedTokenizerBase) -> int:
     return model_config(recipe.model, tokenizer).max_position_embeddings - completion_length(recipe)
 
 
+def identical_to_grpo(recipe: Recipe) -> bool:
+    """Whether the recipe's GMPO never leaves the policy that sampled its rollouts."""
+    reuse = recipe.batch.updates_per_generation * recipe.trainer.get("num_iterations", 1)
+    return recipe.algorithm == "gmpo" and reuse == 1
+
+
 def estimate_run_memory(recipe: Recipe, plan: BatchPlan, tokenizer: PreTrainedTokenizerBase) -> MemoryEstimate:
     """Memory of one process, from the model's configuration alone."""
     model, completion = recipe.model, completion_length(recipe)

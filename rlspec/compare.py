@@ -1,0 +1,199 @@
+"""Compare recipes, optimizers, seeds: `python -m rlspec.compare recipe=A,B optim=X,Y seed=0,1,2`, as a table."""
+
+from __future__ import annotations
+
+import itertools
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from rlspec.checkpoint import write_json_atomically, write_text_atomically
+from rlspec.errors import ConfigError, UserError
+from rlspec.statistics import t_interval
+
+USAGE = """\
+usage: python -m rlspec.compare recipe=NAME[,NAME] [optim=NAME[,NAME]] [seed=0,1,2] [key=value[,value]]
+                                [workers=N] [out=DIR]
+
+  Trains every combination of the comma-separated values, each in a process of its own, and writes report.md and
+  report.json. A combination that has a summary in DIR is not run again; one that was stopped is resumed.
+
+  workers=N   runs at a time (default 1); the cores are divided among them
+  out=DIR     default checkpoints/compare
+"""
+
+
+@dataclass(frozen=True)
+class Arm:
+    """One combination of the values that vary, over all its seeds."""
+
+    settings: tuple[str, ...]  # key=value of the varying keys other than the seed
+    runs: tuple[tuple[str, ...], ...]  # arguments of each run
+
+    @property
+    def name(self) -> str:
+        """The values, for a table's row."""
+        return ", ".join(setting.partition("=")[2] for setting in self.settings) or "all"
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Entry point; returns the exit code: 0, 1 if a run failed, 2 for a mistake of the user."""
+    arguments = list(sys.argv[1:] if argv is None else argv)
+    if not arguments or {"-h", "--help"} & set(arguments):
+        sys.stdout.write(USAGE)
+        return 0
+    try:
+        return _compare(arguments)
+    except UserError as error:
+        sys.stderr.write(f"{error}\n")
+        return error.exit_code
+
+
+def _compare(arguments: Sequence[str]) -> int:
+    options = dict(_split(argument) for argument in arguments)
+    workers, out = _positive("workers", options.pop("workers", "1")), Path(options.pop("out", "checkpoints/compare"))
+    arms = plan_arms(options)
+    runs = [run for arm in arms for run in arm.runs]
+    _check(runs)
+    sys.stdout.write(f"{len(runs)} runs in {len(arms)} arms, {workers} at a time, in {out}\n")
+    with ThreadPoolExecutor(workers) as pool:
+        results = dict(zip(runs, pool.map(lambda run: run_or_read(run, out, workers), runs), strict=True))
+    report = {arm.name: [results[run] for run in arm.runs] for arm in arms}
+    write_json_atomically(out / "report.json", report)
+    text = render_report(report, arguments)
+    write_text_atomically(out / "report.md", text)
+    sys.stdout.write(f"\n{text}\nreport: {out / 'report.md'}\n")
+    return 1 if any(result is None for result in results.values()) else 0
+
+
+def _split(argument: str) -> tuple[str, str]:
+    key, separator, value = argument.partition("=")
+    if not separator:
+        raise ConfigError(f"{argument!r} is no override: write key=value, or key=value,value to compare")
+    return key, value
+
+
+def _positive(key: str, text: str) -> int:
+    if not text.isdigit() or int(text) < 1:
+        raise ConfigError(f"{key}={text}: a number from 1 is expected")
+    return int(text)
+
+
+def _check(runs: Sequence[tuple[str, ...]]) -> None:
+    """Every combination is a valid recipe before the first is trained."""
+    from rlspec.config.load import load_recipe
+
+    for run in runs:
+        load_recipe(run)
+
+
+def split_values(text: str) -> list[str]:
+    """Cut at commas outside of brackets: `a,b` are two values, `[1,8]` is one."""
+    values, depth = [""], 0
+    for character in text:
+        depth += (character in "[{(") - (character in "]})")
+        if character == "," and depth == 0:
+            values.append("")
+        else:
+            values[-1] += character
+    return values
+
+
+def plan_arms(options: dict[str, str]) -> list[Arm]:
+    """All combinations; those that differ only in the seed form one arm."""
+    values = {key: split_values(text) for key, text in options.items()}
+    seeds = values.pop("seed", ["0"])
+    varying = [key for key, choices in values.items() if len(choices) > 1]
+    arms = []
+    for combination in itertools.product(*values.values()):
+        chosen = dict(zip(values, combination, strict=True))
+        fixed = [f"{key}={value}" for key, value in chosen.items()]
+        runs = tuple((*fixed, f"seed={seed}") for seed in seeds)
+        arms.append(Arm(tuple(f"{key}={chosen[key]}" for key in varying), runs))
+    return arms
+
+
+def run_name(arguments: Sequence[str]) -> str:
+    """A folder name that tells the runs of one comparison apart."""
+    text = "-".join(value.rpartition("/")[2] for _, value in map(_split, arguments))
+    return "".join(character if character.isalnum() or character in "._-" else "_" for character in text)
+
+
+def run_or_read(arguments: tuple[str, ...], out: Path, workers: int) -> dict[str, Any] | None:
+    """The summary of a run: an earlier one, a resumed one or a new one; None if it failed."""
+    name = run_name(arguments)
+    folder = out / name
+    summary = read_summary(folder)
+    if summary is None:
+        resumable = any((folder / "checkpoints").glob("checkpoint-*"))
+        place = [f"resume={folder}"] if resumable else [f"output_dir={out}", f"run={name}"]
+        command = [sys.executable, "-m", "rlspec.train", *arguments, *place, "report.display=plain"]
+        threads = str(max(1, (os.cpu_count() or 1) // workers))
+        out.mkdir(parents=True, exist_ok=True)
+        with (out / f"{name}.log").open("a", encoding="utf-8") as log:
+            environment = {**os.environ, "OMP_NUM_THREADS": threads}
+            subprocess.run(command, stdout=log, stderr=subprocess.STDOUT, env=environment, check=False)
+        summary = read_summary(folder)
+    sys.stdout.write(f"{name}: {_brief(summary, out / f'{name}.log')}\n")
+    sys.stdout.flush()
+    return summary
+
+
+def read_summary(folder: Path) -> dict[str, Any] | None:
+    """The summary of a run that ended by itself."""
+    path = folder / "summary.json"
+    if not path.is_file():
+        return None
+    summary = json.loads(path.read_text(encoding="utf-8"))
+    return summary if summary["status"] != "interrupted" else None
+
+
+def _brief(summary: dict[str, Any] | None, log: Path) -> str:
+    if summary is None:
+        return f"FAILED, see {log}"
+    before, after = summary["before"], summary["after"]
+    rates = f"{_percent(before)} -> {_percent(after)}"
+    return f"{summary['status']}, sampled pass@1 {rates}, {summary['seconds']:.0f} s"
+
+
+def _percent(metrics: dict[str, Any] | None) -> str:
+    return f"{100 * metrics['sampled_pass_at_1']:.1f}%" if metrics else "?"
+
+
+def render_report(report: dict[str, list[dict[str, Any] | None]], arguments: Sequence[str]) -> str:
+    """A Markdown table: each seed's result, the mean over seeds with its 95% t-interval."""
+    lines = [
+        f"Command: `python -m rlspec.compare {' '.join(arguments)}`",
+        "",
+        "| arm | before | after, by seed | mean after [95% over seeds] | mean gain, points | least gain | status |",
+        "|---|---:|---|---:|---:|---:|---|",
+    ]
+    for name, results in report.items():
+        done = [result for result in results if result and result["before"] and result["after"]]
+        if not done:
+            lines.append(f"| {name} | | | | | | failed |")
+            continue
+        before = [100 * result["before"]["sampled_pass_at_1"] for result in done]
+        after = [100 * result["after"]["sampled_pass_at_1"] for result in done]
+        gains = [b - a for a, b in zip(before, after, strict=True)]
+        low, high = t_interval(after)
+        status = ", ".join(sorted({result["status"] if result else "failed" for result in results}))
+        lines.append(
+            f"| {name} | {_mean(before):.1f} | {', '.join(f'{value:.1f}' for value in after)} | "
+            f"{_mean(after):.1f} [{low:.1f}, {high:.1f}] | {_mean(gains):+.1f} | {min(gains):+.1f} | {status} |"
+        )
+    return "\n".join(lines) + "\n"
+
+
+def _mean(values: Sequence[float]) -> float:
+    return sum(values) / len(values)
+
+
+if __name__ == "__main__":
+    sys.exit(main())
