@@ -30,8 +30,8 @@ def test_trl_accepts_the_numbers_and_derives_the_same_block() -> None:
 
 
 def test_the_default_micro_batch_is_the_largest_divisor_up_to_64() -> None:
-    plan = plan_batches(prompts_per_step=5, samples_per_prompt=5, updates_per_generation=1, micro_batch=None)
-    assert plan.micro_batch == 5
+    plan = plan_batches(prompts_per_step=13, samples_per_prompt=10, updates_per_generation=1, micro_batch=None)
+    assert plan.micro_batch == 26
 
 
 def test_a_micro_batch_that_does_not_divide_is_refused_with_the_nearest_that_does() -> None:
