@@ -22,11 +22,18 @@ MANIFEST = "manifest.json"
 FORMAT = "rlspec-checkpoint-1"
 _NAME = re.compile(r"^checkpoint-(\d+)$")
 _STAGING = ".incomplete-"
+_ASIDE = f"{_STAGING}old-"
+_ABANDONED = "abandoned-"
 
 
 def checkpoint_name(step: int) -> str:
     """Folder name of the checkpoint after `step` optimizer steps."""
     return f"checkpoint-{step}"
+
+
+def staging_path(target: Path) -> Path:
+    """Where a checkpoint is written before it is put in place."""
+    return target.with_name(_STAGING + target.name)
 
 
 def list_checkpoints(folder: Path) -> list[Path]:
@@ -51,7 +58,7 @@ def staged_folder(target: Path, *, metadata: dict[str, Any]) -> Iterator[Path]:
     Raises:
         CheckpointError: The disk is full or the folder cannot be written; the message says what is still there.
     """
-    staging = target.with_name(_STAGING + target.name)
+    staging = staging_path(target)
     try:
         target.parent.mkdir(parents=True, exist_ok=True)
         shutil.rmtree(staging, ignore_errors=True)
@@ -61,6 +68,7 @@ def staged_folder(target: Path, *, metadata: dict[str, Any]) -> Iterator[Path]:
         _replace_folder(staging, target)
     except BaseException as error:
         shutil.rmtree(staging, ignore_errors=True)
+        undo_half_swaps(target.parent)
         if (reason := explain_write_failure(error)) is None:
             raise
         raise CheckpointError(f"{target}: {reason}; {what_is_left(target.parent)}") from error
@@ -141,8 +149,40 @@ def rotate_checkpoints(folder: Path, *, keep_last: int) -> None:
     """Remove all but the newest `keep_last` checkpoints, oldest first, and what killed processes left half written."""
     for path in list_checkpoints(folder)[:-keep_last]:
         remove_folder(path)
+    undo_half_swaps(folder)
     for path in folder.glob(f"{_STAGING}*"):
         shutil.rmtree(path, ignore_errors=True)
+
+
+def undo_half_swaps(folder: Path) -> None:
+    """Put back what stood aside for a replacement that never came: the process was killed in between."""
+    for aside in folder.glob(f"{_ASIDE}*"):
+        target = folder / aside.name.removeprefix(_ASIDE)
+        if not target.exists():
+            os.replace(aside, target)
+
+
+def set_later_aside(folder: Path, *, step: int) -> list[Path]:
+    """Rename checkpoints of later steps, and a best one of a later step, to `abandoned-*`; returns their new places.
+
+    A run that goes on from an earlier step writes these again; left in place they would be taken for its newest.
+    """
+    undo_half_swaps(folder)
+    moved = []
+    for path in [manifest.parent for manifest in folder.glob(f"*/{MANIFEST}")]:
+        if path.name.startswith((_ABANDONED, _STAGING)) or _step_of(path) <= step:
+            continue
+        target = path.with_name(_ABANDONED + path.name)
+        shutil.rmtree(target, ignore_errors=True)
+        os.replace(path, target)
+        moved.append(target)
+    return sorted(moved)
+
+
+def _step_of(path: Path) -> int:
+    if match := _NAME.match(path.name):
+        return int(match[1])
+    return int(read_manifest(path).get("step", 0))
 
 
 def remove_folder(path: Path) -> None:
@@ -168,7 +208,7 @@ def write_json_atomically(path: Path, content: Any) -> None:
 def _replace_folder(staging: Path, target: Path) -> None:
     if target.exists():
         # rename cannot replace a folder that is not empty; the old one steps aside for the moment in between.
-        aside = target.with_name(f"{_STAGING}old-{target.name}")
+        aside = target.with_name(_ASIDE + target.name)
         shutil.rmtree(aside, ignore_errors=True)
         os.replace(target, aside)
         os.replace(staging, target)
@@ -194,7 +234,7 @@ def _sha256(path: Path) -> str:
 def explain_write_failure(error: BaseException) -> str | None:
     """A cause that the user can mend, or None. torch and safetensors wrap the system's error in their own types."""
     if isinstance(error, OSError) and error.errno in (errno.EACCES, errno.EROFS, errno.EPERM):
-        return "the folder cannot be written; mend its permissions or choose another output_dir"
+        return f"{error.filename or 'a file'} cannot be written; mend its permissions or choose another output_dir"
     text = str(error).lower()
     full = isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT)
     if full or "no space left" in text or "file write failed" in text or "unexpected pos" in text:

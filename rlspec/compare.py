@@ -13,8 +13,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from rlspec.checkpoint import write_json_atomically, write_text_atomically
-from rlspec.errors import ConfigError, UserError
+from rlspec.checkpoint import list_checkpoints, write_json_atomically, write_text_atomically
+from rlspec.errors import INTERRUPTED, ConfigError, UserError
 from rlspec.statistics import t_interval
 
 USAGE = """\
@@ -53,6 +53,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     except UserError as error:
         sys.stderr.write(f"{error}\n")
         return error.exit_code
+    except KeyboardInterrupt:
+        sys.stderr.write("interrupted; the same command goes on\n")
+        return INTERRUPTED
 
 
 def _compare(arguments: Sequence[str]) -> int:
@@ -60,7 +63,7 @@ def _compare(arguments: Sequence[str]) -> int:
     workers, out = _positive("workers", options.pop("workers", "1")), Path(options.pop("out", "checkpoints/compare"))
     arms = plan_arms(options)
     runs = [run for arm in arms for run in arm.runs]
-    _check(runs)
+    _check(runs, out)
     sys.stdout.write(f"{len(runs)} runs in {len(arms)} arms, {workers} at a time, in {out}\n")
     with ThreadPoolExecutor(workers) as pool:
         results = dict(zip(runs, pool.map(lambda run: run_or_read(run, out, workers), runs), strict=True))
@@ -85,12 +88,16 @@ def _positive(key: str, text: str) -> int:
     return int(text)
 
 
-def _check(runs: Sequence[tuple[str, ...]]) -> None:
-    """Every combination is a valid recipe before the first is trained."""
+def _check(runs: Sequence[tuple[str, ...]], out: Path) -> None:
+    """Every combination is a valid recipe with a folder of its own before the first is trained."""
     from rlspec.config.load import load_recipe
 
-    for run in runs:
+    names = [run_name(run) for run in runs]
+    if len(set(names)) < len(names):
+        raise ConfigError(f"two combinations would share the folder {max(names, key=names.count)}")
+    for run, name in zip(runs, names, strict=True):
         load_recipe(run)
+        _check_stored(run, out / name)
 
 
 def split_values(text: str) -> list[str]:
@@ -120,8 +127,12 @@ def plan_arms(options: dict[str, str]) -> list[Arm]:
 
 
 def run_name(arguments: Sequence[str]) -> str:
-    """A folder name that tells the runs of one comparison apart."""
-    text = "-".join(value.rpartition("/")[2] for _, value in map(_split, arguments))
+    """A folder name that tells runs apart: `grpo_math-pion-lr_1e-4-0`; keys but for the usual ones are in it."""
+    parts = []
+    for key, value in map(_split, arguments):
+        plain = key in ("recipe", "model", "data", "optim", "seed") and "/" not in value
+        parts.append(value if plain else f"{key.rpartition('.')[2]}_{value}")
+    text = "-".join(parts)
     return "".join(character if character.isalnum() or character in "._-" else "_" for character in text)
 
 
@@ -131,18 +142,45 @@ def run_or_read(arguments: tuple[str, ...], out: Path, workers: int) -> dict[str
     folder = out / name
     summary = read_summary(folder)
     if summary is None:
-        resumable = any((folder / "checkpoints").glob("checkpoint-*"))
-        place = [f"resume={folder}"] if resumable else [f"output_dir={out}", f"run={name}"]
-        command = [sys.executable, "-m", "rlspec.train", *arguments, *place, "report.display=plain"]
-        threads = str(max(1, (os.cpu_count() or 1) // workers))
-        out.mkdir(parents=True, exist_ok=True)
-        with (out / f"{name}.log").open("a", encoding="utf-8") as log:
-            environment = {**os.environ, "OMP_NUM_THREADS": threads}
-            subprocess.run(command, stdout=log, stderr=subprocess.STDOUT, env=environment, check=False)
+        _train(arguments, folder, workers)
         summary = read_summary(folder)
     sys.stdout.write(f"{name}: {_brief(summary, out / f'{name}.log')}\n")
     sys.stdout.flush()
     return summary
+
+
+def _train(arguments: tuple[str, ...], folder: Path, workers: int) -> None:
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    place = [f"resume={folder}"]
+    if not list_checkpoints(folder / "checkpoints"):
+        place = [f"output_dir={folder.parent}", f"run={folder.name}"]
+        if folder.exists():  # stopped before its first checkpoint: out of the way, not away
+            stopped = len(list(folder.parent.glob(f"{folder.name}.stopped-*")))
+            os.replace(folder, folder.with_name(f"{folder.name}.stopped-{stopped + 1}"))
+    command = [sys.executable, "-m", "rlspec.train", *arguments, *place, "report.display=plain"]
+    environment = {**os.environ, "OMP_NUM_THREADS": str(max(1, (os.cpu_count() or 1) // workers))}
+    with folder.with_name(f"{folder.name}.log").open("a", encoding="utf-8") as log:
+        subprocess.run(command, stdout=log, stderr=subprocess.STDOUT, env=environment, check=False)
+
+
+def _check_stored(run: tuple[str, ...], folder: Path) -> None:
+    """A folder of this name must come from this recipe.
+
+    Raises:
+        ConfigError: It holds a run of another one.
+    """
+    from rlspec.config.load import load_recipe
+    from rlspec.config.match import differing_keys
+
+    stored = folder / "recipe.yaml"
+    if not stored.is_file():
+        return
+    old, new = (recipe.model_dump(mode="json") for recipe in (load_recipe([f"recipe={stored}"]), load_recipe(run)))
+    different = [key for key, *_ in differing_keys(old, new)]
+    if old["trainer"].get("max_steps") != new["trainer"].get("max_steps"):
+        different.append("trainer.max_steps")
+    if different:
+        raise ConfigError(f"out: {folder} holds a run with another {different[0]}; choose another out=DIR")
 
 
 def read_summary(folder: Path) -> dict[str, Any] | None:

@@ -1,5 +1,7 @@
 """Errors that a user can cause. Entry points print them as one line on stderr and exit with `exit_code`."""
 
+INTERRUPTED = 130  # exit code after Ctrl-C, as in a shell
+
 
 class UserError(Exception):
     """Something the user can mend: the message names the offender and the remedy, in one line."""

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from rlspec.errors import CheckpointError, ConfigError, UserError
+from rlspec.errors import INTERRUPTED, CheckpointError, ConfigError, UserError
 
 if TYPE_CHECKING:
     from rlspec.config.schema import Recipe
@@ -34,6 +34,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     except UserError as error:
         sys.stderr.write(f"{error}\n")
         return error.exit_code
+    except KeyboardInterrupt:
+        sys.stderr.write("interrupted\n")
+        return INTERRUPTED
 
 
 def _evaluate(arguments: list[str]) -> int:
@@ -99,8 +102,10 @@ def evaluation_recipe(folder: str, arguments: Sequence[str]) -> Recipe:
 
 def default_output(folder: str) -> Path:
     """`evaluations/` of the run that wrote the checkpoint; for other models a folder below checkpoints/."""
-    path = Path(folder)
-    if path.is_dir() and path.parent.name == "checkpoints":
+    from rlspec.checkpoint import MANIFEST
+
+    path = Path(folder).absolute()
+    if (path / MANIFEST).is_file() and path.parent.name == "checkpoints":
         return path.parent.parent / "evaluations" / path.name
     return Path("checkpoints") / "evaluations" / path.name
 

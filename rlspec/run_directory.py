@@ -19,11 +19,18 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from rlspec.checkpoint import list_checkpoints, newest_whole_checkpoint, verify_checkpoint, write_text_atomically
+from rlspec.checkpoint import (
+    MANIFEST,
+    list_checkpoints,
+    newest_whole_checkpoint,
+    verify_checkpoint,
+    write_text_atomically,
+)
 from rlspec.errors import CheckpointError, ConfigError
 
 RECIPE = "recipe.yaml"
 SUMMARY = "summary.json"
+PREFLIGHT = "preflight.jsonl"
 BEST = "best"
 
 
@@ -122,10 +129,10 @@ def find_resume_point(resume: str, output_dir: Path, name: str) -> ResumePoint:
     """
     if resume == "auto":
         return _newest_run(output_dir, name)
-    path = Path(resume)
+    path = Path(resume).expanduser().absolute()
     if not path.is_dir():
         raise CheckpointError(f"resume={resume}: no such folder; give a run directory or a checkpoint in one")
-    if (path / "manifest.json").is_file() and path.parent.name == "checkpoints":
+    if (path / MANIFEST).is_file() and path.parent.name == "checkpoints":
         if path.name == BEST:
             raise CheckpointError(f"resume={resume}: best/ holds weights only; resume from a checkpoint-N beside it")
         manifest = verify_checkpoint(path)

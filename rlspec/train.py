@@ -6,7 +6,7 @@ import gc
 import sys
 from collections.abc import Sequence
 
-from rlspec.errors import UserError
+from rlspec.errors import INTERRUPTED, UserError
 
 USAGE = """\
 usage: python -m rlspec.train recipe=NAME [key=value ...] [--print]
@@ -18,7 +18,6 @@ usage: python -m rlspec.train recipe=NAME [key=value ...] [--print]
   resume=DIR|auto    continue a run (its own recipe is used unless recipe= is given)
   --print            print the resolved recipe and stop
 """
-INTERRUPTED = 130  # as a shell reports Ctrl-C
 
 
 def main(argv: Sequence[str] | None = None) -> int:

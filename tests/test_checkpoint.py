@@ -17,6 +17,7 @@ from rlspec.checkpoint import (
     list_checkpoints,
     newest_whole_checkpoint,
     rotate_checkpoints,
+    set_later_aside,
     staged_folder,
     verify_checkpoint,
     write_text_atomically,
@@ -172,7 +173,7 @@ def small_disk(tmp_path: Path) -> Iterator[Path]:
 
 def test_a_folder_that_cannot_be_written_is_one_line(tmp_path: Path) -> None:
     with (
-        pytest.raises(CheckpointError, match="cannot be written; mend its permissions"),
+        pytest.raises(CheckpointError, match="a file cannot be written; mend its permissions"),
         staged_folder(tmp_path / "checkpoint-2", metadata={}),
     ):
         raise OSError(errno.EROFS, "Read-only file system")
@@ -208,14 +209,37 @@ def test_a_writer_killed_at_any_moment_leaves_one_whole_state(tmp_path: Path) ->
         write(folder, 0)
         write(folder, 1, b"old")
         done = subprocess.run([sys.executable, "-c", KILLED_WRITER, str(folder), str(moment)], capture_output=True)
+        rotate_checkpoints(folder, keep_last=2)  # what the next save or start does
         newest, refused = newest_whole_checkpoint(folder)
-        assert newest is not None
+        assert newest == folder / "checkpoint-1"
         assert not refused
         survived.add((newest / "model.bin").read_bytes())
         if done.returncode == 0:
             break
     assert done.stdout == b"done\n", "the writer was never let through: raise the number of moments"
     assert {b"old", b"new"} <= survived
+
+
+def test_what_stood_aside_for_a_killed_replacement_comes_back(tmp_path: Path) -> None:
+    write(tmp_path, 7)
+    os.replace(tmp_path / "checkpoint-7", tmp_path / ".incomplete-old-checkpoint-7")
+    (tmp_path / ".incomplete-checkpoint-7").mkdir()
+    rotate_checkpoints(tmp_path, keep_last=1)
+    assert [path.name for path in tmp_path.iterdir()] == ["checkpoint-7"]
+    verify_checkpoint(tmp_path / "checkpoint-7")
+
+
+def test_checkpoints_of_an_abandoned_future_are_set_aside_and_kept(tmp_path: Path) -> None:
+    for step in (20, 40, 60):
+        write(tmp_path, step)
+    with staged_folder(tmp_path / "best", metadata={"step": 55}):
+        pass
+    set_later_aside(tmp_path, step=40)
+    assert names(tmp_path) == ["checkpoint-20", "checkpoint-40"]
+    verify_checkpoint(tmp_path / "abandoned-checkpoint-60")
+    assert not (tmp_path / "best").exists()
+    set_later_aside(tmp_path, step=40)  # nothing is left to be set aside
+    assert (tmp_path / "abandoned-best").is_dir()
 
 
 def test_a_text_is_replaced_in_one_step(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 from rlspec import compare
+from rlspec.config.load import dump_recipe, load_recipe
 
 
 def store(folder: Path, before: float, after: float, status: str = "finished") -> None:
@@ -45,11 +46,11 @@ def test_a_finished_comparison_is_read_and_its_table_is_arithmetic(
 def test_a_run_that_fails_is_named_with_its_log_and_the_others_count(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    store(tmp_path / "debug_grpo-missing.jsonl-0", 0.4, 0.8)
+    store(tmp_path / "debug_grpo-path_missing.jsonl-0", 0.4, 0.8)
     arguments = ["recipe=debug_grpo", "data.path=missing.jsonl", "seed=0,1", f"out={tmp_path}"]
     assert compare.main(arguments) == 1
     output = capsys.readouterr().out
-    log = tmp_path / "debug_grpo-missing.jsonl-1.log"
+    log = tmp_path / "debug_grpo-path_missing.jsonl-1.log"
     assert f"FAILED, see {log}" in output
     assert "missing.jsonl" in log.read_text()
     assert "| 80.0 [-inf, inf] |" in output
@@ -61,6 +62,19 @@ def test_a_mistake_in_any_combination_is_found_before_the_first_run(
     assert compare.main(["recipe=debug_grpo", "optim=pion,adamv", f"out={tmp_path / 'out'}"]) == 2
     assert "adamw" in capsys.readouterr().err
     assert not (tmp_path / "out").exists()
+
+
+def test_a_folder_of_another_comparison_is_not_taken_for_this_one(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    names = {compare.run_name(("recipe=a", f"batch.{key}=8")) for key in ("prompts_per_step", "samples_per_prompt")}
+    assert len(names) == 2
+    store(tmp_path / "debug_grpo-0", 0.4, 0.8)
+    (tmp_path / "debug_grpo-0" / "recipe.yaml").write_text(
+        dump_recipe(load_recipe(["recipe=debug_grpo", "optim.lr=9"]))
+    )
+    assert compare.main(["recipe=debug_grpo", f"out={tmp_path}"]) == 2
+    assert "holds a run with another optim.lr; choose another out=DIR" in capsys.readouterr().err
 
 
 def test_an_interrupted_run_is_not_taken_for_a_result(tmp_path: Path) -> None:

@@ -17,6 +17,7 @@ _FREE = (
     "guard.",
     "grader.",
     "trainer.max_steps",
+    "trainer.num_train_epochs",
     "trainer.logging_steps",
 )
 

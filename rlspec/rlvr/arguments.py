@@ -39,9 +39,15 @@ def training_steps(recipe: Recipe, num_prompts: int) -> int:
     if steps > 0:
         return int(steps)
     epochs = recipe.trainer.get("num_train_epochs")
+    passes = 1 if recipe.algorithm == "sft" else recipe.trainer.get("num_iterations", 1)
     if epochs is None:
         raise ConfigError("trainer.max_steps: give the number of optimizer steps, or trainer.num_train_epochs")
-    return max(1, round(epochs * num_prompts / recipe.batch.prompts_per_step))
+    return max(1, round(epochs * passes * num_prompts / recipe.batch.prompts_per_step))
+
+
+def uses_bf16(recipe: Recipe, device: str) -> bool:
+    """Whether forward passes run under autocast to bfloat16: by default on CUDA."""
+    return bool(recipe.trainer.get("bf16", device == "cuda"))
 
 
 def common_arguments(recipe: Recipe, *, checkpoints: Path, device: str, steps: int) -> dict[str, Any]:
@@ -63,7 +69,7 @@ def common_arguments(recipe: Recipe, *, checkpoints: Path, device: str, steps: i
         "disable_tqdm": True,
         "logging_steps": 1,
         "use_cpu": device == "cpu",
-        "bf16": device == "cuda",
+        "bf16": uses_bf16(recipe, device),
         "ddp_find_unused_parameters": False,  # every trainable parameter takes part in every pass
         **recipe.trainer,
         "max_steps": steps,

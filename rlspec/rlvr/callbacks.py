@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
+import math
+import os
 import signal
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from types import FrameType
 from typing import Any
 
+import torch
+from accelerate import PartialState
+from accelerate.utils import reduce
 from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
 from rlspec.display import Display
@@ -41,13 +46,14 @@ class MetricsCallback(TrainerCallback):
 class EvaluationCallback(TrainerCallback):
     """Calls `evaluate(step)` every N optimizer steps."""
 
-    def __init__(self, evaluate: Callable[[int], None], every: int) -> None:
+    def __init__(self, evaluate: Callable[[int], object], every: int) -> None:
         self.evaluate = evaluate
         self.every = every
 
     def on_step_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
-        """The last step is left to the evaluation after training."""
-        if state.global_step % self.every == 0 and state.global_step < state.max_steps:
+        """The last step is left to the evaluation after training, and a run that is to stop is not held up."""
+        last = state.global_step >= state.max_steps or control.should_training_stop
+        if state.global_step % self.every == 0 and not last:
             self.evaluate(state.global_step)
 
 
@@ -71,9 +77,15 @@ class CollapseGuard(TrainerCallback):
         self.collapsed = False
         for reward in rewards or []:  # of the steps before a resume
             self.observe(reward)
+        self.below = 0  # who resumes a collapsed run wants it to have another chance
 
     def observe(self, reward: float) -> bool:
-        """Take in one step's mean reward in [0, 1]; True when the run has collapsed."""
+        """Take in one step's mean reward in [0, 1]; True when the run has collapsed.
+
+        NaN, where the grader could judge no sample, says nothing.
+        """
+        if math.isnan(reward):
+            return False
         self.rewards = [*self.rewards, reward][-self.window :]
         if len(self.rewards) == self.window:
             mean = sum(self.rewards) / self.window
@@ -139,9 +151,9 @@ class OptimizerCallback(TrainerCallback):
 class Interrupt(TrainerCallback):
     """Ctrl-C or SIGTERM: finish the step, save, leave. A second Ctrl-C leaves at once."""
 
-    def __init__(self, display: Display) -> None:
-        self.display = display
+    def __init__(self) -> None:
         self.requested = False
+        self.training = False
 
     @contextmanager
     def installed(self) -> Iterator[None]:
@@ -154,13 +166,30 @@ class Interrupt(TrainerCallback):
                 signal.signal(number, handler)
 
     def _handle(self, number: int, frame: FrameType | None) -> None:
-        if self.requested:
-            raise KeyboardInterrupt
+        if self.requested or not self.training:
+            raise KeyboardInterrupt  # outside of training there is nothing to save
         self.requested = True
-        self.display.line("interrupted: finishing this step, then saving (again to leave at once)")
+        # Not through the display: the signal may have come while it was writing.
+        os.write(2, b"\ninterrupted: finishing this step, then saving (again to leave at once)\n")
+
+    def on_train_begin(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
+    ) -> None:
+        """From here on there is something to save."""
+        self.training = True
+
+    def on_train_end(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
+    ) -> None:
+        """All is saved."""
+        self.training = False
 
     def on_step_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
-        """Ask the trainer to save and stop after the step in progress."""
+        """Ask the trainer to save and stop after the step in progress, on all processes after the same one."""
+        process = PartialState()
+        if process.num_processes > 1:
+            flag = torch.tensor(float(self.requested), device=process.device)
+            self.requested = bool(reduce(flag, reduction="sum") > 0)
         if self.requested:
             control.should_save = True
             control.should_training_stop = True

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from collections import Counter
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -55,6 +55,7 @@ class Protocol:
     top_k: int = 0
     batch_size: int = 64
     seed: int = 1234
+    bf16: bool = False  # autocast, as in training
 
 
 @dataclass(frozen=True)
@@ -115,8 +116,10 @@ def evaluate_policy(
 ) -> list[Outcome]:
     """Answer every problem once greedily and `protocol.samples` times at random, and grade the answers."""
     texts = [style.text(problem, tokenizer) for problem in problems]
-    greedy_sampling = Sampling(max_new_tokens=protocol.max_new_tokens)
-    random_sampling = Sampling(protocol.max_new_tokens, protocol.temperature, protocol.top_p, protocol.top_k)
+    greedy_sampling = Sampling(protocol.max_new_tokens, bf16=protocol.bf16)
+    random_sampling = replace(
+        greedy_sampling, temperature=protocol.temperature, top_p=protocol.top_p, top_k=protocol.top_k
+    )
     ask = {"batch_size": protocol.batch_size, "seed": protocol.seed}
     greedy = generate(model, tokenizer, texts, greedy_sampling, **ask)
     repeated = [text for text in texts for _ in range(protocol.samples)]

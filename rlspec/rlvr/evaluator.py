@@ -21,7 +21,7 @@ from rlspec.rlvr.generation import Policy
 from rlspec.rlvr.grading.pool import GraderPool
 
 
-def build_protocol(settings: Evaluation, *, max_new_tokens: int) -> Protocol:
+def build_protocol(settings: Evaluation, *, max_new_tokens: int, bf16: bool) -> Protocol:
     """The protocol of a recipe's section `evaluation`; `max_new_tokens` stands in where it names none."""
     return Protocol(
         samples=settings.samples,
@@ -32,6 +32,7 @@ def build_protocol(settings: Evaluation, *, max_new_tokens: int) -> Protocol:
         top_k=settings.top_k,
         batch_size=settings.batch_size,
         seed=settings.seed,
+        bf16=bf16,
     )
 
 

@@ -31,14 +31,20 @@ class Sampling:
     temperature: float | None = None
     top_p: float = 1.0
     top_k: int = 0
+    bf16: bool = False  # autocast, as in training
 
 
 @contextmanager
-def inference_mode_of(model: Policy, seed: int) -> Iterator[None]:
-    """Evaluation mode with its own random numbers; the training's mode and random state come back unchanged."""
+def inference_mode_of(model: Policy, seed: int, *, bf16: bool) -> Iterator[None]:
+    """Evaluation mode with its own random numbers; the training's mode and random state come back unchanged.
+
+    Autocast is set here because accelerate puts it around the model for good once training begins: a policy would be
+    measured in one arithmetic before and in another after.
+    """
     training = model.training
     devices = [model.device] if model.device.type == "cuda" else []
-    with torch.random.fork_rng(devices=devices), torch.no_grad():
+    autocast = torch.autocast(model.device.type, torch.bfloat16, enabled=bf16)
+    with torch.random.fork_rng(devices=devices), torch.no_grad(), autocast:
         torch.manual_seed(seed)
         model.eval()
         try:
@@ -63,7 +69,7 @@ def generate(
     """
     order = sorted(range(len(prompts)), key=lambda index: len(prompts[index]))
     completions: dict[int, Completion] = {}
-    with inference_mode_of(model, seed):
+    with inference_mode_of(model, seed, bf16=sampling.bf16):
         for start in range(0, len(order), batch_size):
             chosen = order[start : start + batch_size]
             texts = [prompts[index] for index in chosen]

@@ -10,7 +10,7 @@ from transformers import PreTrainedTokenizerBase
 
 from rlspec.config.schema import Model, Recipe
 from rlspec.display import Display
-from rlspec.rlvr.arguments import choose_device
+from rlspec.rlvr.arguments import choose_device, uses_bf16
 from rlspec.rlvr.evaluator import Evaluator, build_protocol, format_metrics
 from rlspec.rlvr.generation import Policy
 from rlspec.rlvr.models import build_model, load_tokenizer
@@ -24,13 +24,14 @@ def measure(recipe: Recipe, *, folder: str, out: Path) -> int:
     display = Display(recipe.report.display)
     display.relay_messages_of("rlspec")
     display.line(f"loading {folder}")
+    device = choose_device(recipe.device)
     adapters = (Path(folder) / "adapter_config.json").is_file()
     tokenizer = load_tokenizer(recipe.model.path if adapters else folder, revision=recipe.model.revision)
-    policy = load_trained(recipe.model, folder, tokenizer, adapters=adapters).to(choose_device(recipe.device))
+    policy = load_trained(recipe.model, folder, tokenizer, adapters=adapters).to(device)
     settings = recipe.evaluation
     held_out = [] if settings.data else read_problems(recipe.data)[1]
     problems = Problems([], evaluation_sets(settings.data, settings.problems, recipe.data, held_out))
-    protocol = build_protocol(settings, max_new_tokens=completion_length(recipe))
+    protocol = build_protocol(settings, max_new_tokens=completion_length(recipe), bf16=uses_bf16(recipe, device))
     with closing(problems.grader(recipe.grader)) as pool:
         evaluator = Evaluator(problems.measured, prompt_style(recipe.model), protocol, pool, out)
         results = evaluator(policy, tokenizer, "evaluate")

@@ -18,7 +18,14 @@ from rlspec.config.paths import resolve_path
 from rlspec.config.schema import Data, Grader, Model, Optim, Recipe
 from rlspec.errors import DataError
 from rlspec.optim import SpectralOptimizer, build_optimizer, symmetry_map
-from rlspec.rlvr.arguments import build_arguments, common_arguments, grpo_arguments, sft_arguments
+from rlspec.rlvr.arguments import (
+    build_arguments,
+    choose_device,
+    common_arguments,
+    grpo_arguments,
+    sft_arguments,
+    uses_bf16,
+)
 from rlspec.rlvr.batching import BatchPlan, plan_batches
 from rlspec.rlvr.data import Problem, load_problems, prompt_rows
 from rlspec.rlvr.evaluation import PromptStyle
@@ -143,7 +150,7 @@ def estimate_run_memory(recipe: Recipe, plan: BatchPlan, tokenizer: PreTrainedTo
         completion_length=completion,
         rollout_sequences=0 if recipe.algorithm == "sft" else plan.rollouts_per_process,
         weights_dtype=model.weights_dtype,
-        autocast=bool(recipe.trainer.get("bf16", False)),
+        autocast=uses_bf16(recipe, choose_device(recipe.device)),
         gradient_checkpointing=bool(recipe.trainer.get("gradient_checkpointing", False)),
         lora_r=model.lora.r if model.lora else None,
         lora_targets=model.lora.target_modules if model.lora else (),
@@ -175,8 +182,13 @@ class Parts:
 
     def checkpoint_extras(self, folder: Path) -> dict[str, Any]:
         """The recipe beside the weights, so that a checkpoint explains itself; versions for its manifest."""
-        (folder / RECIPE).write_text(dump_recipe(self.recipe), encoding="utf-8")
+        (folder / RECIPE).write_text(stored_recipe(self.recipe), encoding="utf-8")
         return {"recipe": self.recipe.recipe, "versions": library_versions()}
+
+
+def stored_recipe(recipe: Recipe) -> str:
+    """A recipe as it is kept with a run: who uses it later decides whether to resume."""
+    return dump_recipe(recipe.model_copy(update={"resume": None}))
 
 
 def build_trainer(parts: Parts) -> RlspecTrainerMixin:

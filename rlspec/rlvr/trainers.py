@@ -14,7 +14,7 @@ from torch.utils.data import Sampler
 from transformers import Trainer
 from trl import GRPOTrainer
 
-from rlspec.checkpoint import checkpoint_name, rotate_checkpoints, staged_folder
+from rlspec.checkpoint import checkpoint_name, rotate_checkpoints, staged_folder, staging_path
 from rlspec.errors import CheckpointError
 from rlspec.optim import SpectralOptimizer
 from rlspec.rlvr.losses import gmpo_loss
@@ -69,6 +69,12 @@ class RlspecTrainerMixin(_Trainer):
             self.optimizer = self._optimizer_factory(self.model if model is None else model)
         return self.optimizer
 
+    def _init_training_state(self, max_steps: int, *args: Any, **kwargs: Any) -> tuple[int, int]:
+        """After a restart transformers keeps the stored intervals of logging and saving; the recipe's are meant."""
+        result = super()._init_training_state(max_steps, *args, **kwargs)
+        self.state.compute_steps(self.args, max_steps)
+        return result
+
     def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
         """Add the optimizer's numbers per role (`optim/<role>/<name>`) to a training step's log."""
         if "loss" in logs:
@@ -110,7 +116,7 @@ class RlspecTrainerMixin(_Trainer):
                 metadata.update(self._checkpoint_extras(staging))
         else:
             self.accelerator.wait_for_everyone()
-            yield target.with_name(f".incomplete-{target.name}")
+            yield staging_path(target)
         self.accelerator.wait_for_everyone()
 
     def _write_extras(self, folder: Path) -> None:

@@ -180,3 +180,25 @@ def test_a_missing_block_of_rollouts_is_named(tmp_path: Path) -> None:
     (checkpoint / "rollouts_0.pt").unlink()
     with pytest.raises(CheckpointError, match="rollouts_0.pt is missing"):
         resume(checkpoint, "trainer.max_steps=3")
+
+
+def test_going_on_from_an_earlier_step_sets_the_later_ones_aside(tmp_path: Path) -> None:
+    run = train(tmp_path, "recipe=grpo_math", "trainer.max_steps=4", "checkpoints.every=1", "checkpoints.keep_last=4")
+    point = run / "checkpoints" / "checkpoint-2"
+    recipe = load_recipe([f"recipe={run / 'recipe.yaml'}", "run=null", f"resume={point}", "trainer.max_steps=3"])
+    assert run_recipe(recipe) == 0
+    assert [path.name for path in list_checkpoints(point.parent)] == ["checkpoint-1", "checkpoint-2", "checkpoint-3"]
+    assert {path.name for path in point.parent.glob("abandoned-*")} == {
+        "abandoned-checkpoint-3",
+        "abandoned-checkpoint-4",
+    }
+    assert json.loads((run / "summary.json").read_text())["checkpoint"].endswith("checkpoint-3")
+    assert [row["step"] for row in course(run)] == [1, 2, 3]
+
+
+def test_a_resumed_run_follows_the_new_intervals_and_its_recipe_says_so(tmp_path: Path) -> None:
+    run = train(tmp_path, "recipe=grpo_math", "trainer.max_steps=1")
+    resume(run, "trainer.max_steps=4", "checkpoints.every=2", "checkpoints.keep_last=9")
+    assert [path.name for path in list_checkpoints(run / "checkpoints")] == [f"checkpoint-{step}" for step in (1, 2, 4)]
+    stored = load_recipe([f"recipe={run / 'recipe.yaml'}"])
+    assert (stored.trainer["max_steps"], stored.resume) == (4, None)

@@ -41,6 +41,4 @@ def test_a_micro_batch_that_does_not_divide_is_refused_with_the_nearest_that_doe
 
 def test_completions_that_cannot_be_divided_among_processes_are_refused() -> None:
     with pytest.raises(ConfigError, match="3 processes"):
-        plan_batches(
-            prompts_per_step=2, samples_per_prompt=2, updates_per_generation=1, micro_batch=None, world_size=3
-        )
+        plan_batches(prompts_per_step=2, samples_per_prompt=2, updates_per_generation=1, micro_batch=None, world_size=3)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 import pytest
 
 from rlspec.display import Display, format_step
@@ -29,9 +31,14 @@ def test_noise_and_a_slow_start_are_no_collapse() -> None:
     assert collapse_step([0.0] * 20 + [0.8, 0.2, 0.8] * 10, guard()) is None
 
 
-def test_a_resumed_guard_knows_the_rewards_before() -> None:
+def test_a_resumed_guard_knows_the_best_before_and_has_its_patience_again() -> None:
     rewards = [0.8] * 6 + [0.1] * 10
-    assert collapse_step(rewards[8:], guard(rewards[:8])) == 2
+    assert collapse_step(rewards[11:], guard(rewards[:11])) == 3
+
+
+def test_a_step_that_the_grader_could_not_judge_neither_counts_nor_clears() -> None:
+    rewards = [0.8] * 6 + [0.1] * 3 + [math.nan] + [0.1] * 10
+    assert collapse_step(rewards, guard()) == 11
 
 
 class Pool:

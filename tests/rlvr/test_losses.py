@@ -98,9 +98,7 @@ def test_a_sequence_ratio_counts_like_its_tokens_and_zero_removes_the_sequence()
     mask = batch()[3]
     ratio = torch.rand(6, 5, dtype=torch.float64) + 0.5
     product = torch.where(mask.bool(), ratio, 1.0).prod(-1, keepdim=True)
-    torch.testing.assert_close(
-        geometric_mean_ratio(product, mask.double()), geometric_mean_ratio(ratio, mask.double())
-    )
+    torch.testing.assert_close(geometric_mean_ratio(product, mask.double()), geometric_mean_ratio(ratio, mask.double()))
     product[2] = 0
     assert geometric_mean_ratio(product, mask.double())[2] == 0
 
