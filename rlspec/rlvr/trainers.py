@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -119,8 +120,20 @@ class RlspecTrainerMixin(_Trainer):
             yield staging_path(target)
         self.accelerator.wait_for_everyone()
 
+    def _load_optimizer_and_scheduler(self, checkpoint: str | None) -> None:
+        _let_torch_load_to_numbered_cpus()
+        super()._load_optimizer_and_scheduler(checkpoint)
+
     def _write_extras(self, folder: Path) -> None:
         """State that a subclass needs for an exact resume; called on every process."""
+
+
+@cache
+def _let_torch_load_to_numbered_cpus() -> None:
+    """With several CPU processes accelerate calls the device `cpu:0`, to which torch.load refuses to map tensors."""
+    torch.serialization.register_package(
+        5, lambda storage: None, lambda storage, location: storage if location.startswith("cpu:") else None
+    )
 
 
 def _move_up(folder: Path) -> None:

@@ -202,3 +202,20 @@ def test_a_resumed_run_follows_the_new_intervals_and_its_recipe_says_so(tmp_path
     assert [path.name for path in list_checkpoints(run / "checkpoints")] == [f"checkpoint-{step}" for step in (1, 2, 4)]
     stored = load_recipe([f"recipe={run / 'recipe.yaml'}"])
     assert (stored.trainer["max_steps"], stored.resume) == (4, None)
+
+
+@pytest.mark.slow
+def test_two_processes_resume_inside_a_block_bit_for_bit(tmp_path: Path) -> None:
+    def launch(*arguments: str) -> None:
+        script = tmp_path / "runner.py"
+        script.write_text(RUNNER)
+        command = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node", "2", str(script)]
+        subprocess.run([*command, str(Path(__file__).parent), *arguments], check=True, capture_output=True)
+
+    common = [*SMALL, "recipe=gmpo_math", "data.limit=6", "device=cpu", f"output_dir={tmp_path}"]
+    launch(*common, "run=whole", "trainer.max_steps=5")
+    launch(*common, "run=parts", "trainer.max_steps=2")
+    parts = tmp_path / "parts"
+    launch(f"recipe={parts / 'recipe.yaml'}", "run=null", f"resume={parts}", "trainer.max_steps=5")
+    expected, found = weights(tmp_path / "whole", 5), weights(parts, 5)
+    assert all(torch.equal(tensor, found[name]) for name, tensor in expected.items())
