@@ -6,8 +6,8 @@ import re
 from collections.abc import Iterator
 
 from rlspec.config.passthrough import check_architecture, check_trainer
-from rlspec.config.paths import list_group, nearest
-from rlspec.config.schema import Recipe
+from rlspec.config.paths import list_group, nearest, show
+from rlspec.config.schema import RULE_NAMES, Recipe
 
 Lines = Iterator[str]
 
@@ -30,7 +30,7 @@ def missing_values(recipe: Recipe) -> Lines:
 
 def names(recipe: Recipe) -> Lines:
     """Names that become parts of a path."""
-    for key, value in (("run", recipe.run), ("model.name", recipe.model.name), ("optim.name", recipe.optim.name)):
+    for key, value in (("run", recipe.run), ("model.name", recipe.model.name)):
         if value is not None and not re.fullmatch(r"[\w][\w.+-]*", value, re.ASCII):
             yield f"{key}={value}: must be letters, digits, and . _ - +"
 
@@ -52,7 +52,7 @@ def model_source(recipe: Recipe) -> Lines:
     if model.architecture is not None:
         yield from check_architecture(model.architecture)
         heads, groups = (model.architecture.get(f"num_{kind}_heads") for kind in ("attention", "key_value"))
-        if isinstance(heads, int) and isinstance(groups, int) and (groups < 1 or heads % groups):
+        if isinstance(heads, int) and isinstance(groups, int) and groups > 0 and heads % groups:
             yield f"model.architecture.num_key_value_heads={groups}: must divide num_attention_heads={heads}"
 
 
@@ -143,6 +143,17 @@ def optimizer(recipe: Recipe) -> Lines:
             yield f"optim.overrides.{index}.pattern={each.pattern}: no regular expression: {error}"
 
 
+def rule_names(recipe: Recipe) -> Lines:
+    """Update rules are known by name."""
+    optim = recipe.optim
+    given: list[tuple[str, str | None]] = [("optim.name", optim.name)]
+    given += [(f"optim.roles.{role}", rule) for role, rule in optim.roles.items()]
+    given += [(f"optim.overrides.{index}.rule", each.rule) for index, each in enumerate(optim.overrides)]
+    for key, rule in given:
+        if rule is not None and rule not in RULE_NAMES:
+            yield f"{key}={show(rule)}: unknown; {nearest(rule, RULE_NAMES)}"
+
+
 def devices(recipe: Recipe) -> Lines:
     """Only a GPU can serve vLLM."""
     if recipe.rollout.engine == "vllm" and recipe.device == "cpu":
@@ -162,5 +173,6 @@ RULES = (
     imitation,
     evaluation,
     optimizer,
+    rule_names,
     devices,
 )

@@ -8,6 +8,7 @@ _SAMPLER = "nothing: the order of prompts follows from seed alone"
 _EVALUATION = "evaluation.*: rlspec measures by itself"
 _UPLOAD = "nothing: upload the folder of a finished run"
 _ONE_REWARD = "nothing: there is one reward, the grader's verdict"
+_SHARDED = "torchrun, with whole matrices on every device: sharded ones are not supported yet"
 _PAGED = "rollout.engine: this path casts the weights that are trained to bfloat16"
 
 # Knob -> what to use instead.
@@ -31,7 +32,11 @@ REPLACED: Mapping[str, str] = {
     "optim": "optim=NAME",
     "optim_args": "optim.*",
     "optim_target_modules": "optim.overrides",
-    "deepspeed": "torchrun or FSDP: DeepSpeed flattens the matrices that spectral rules need",
+    "deepspeed": "torchrun: DeepSpeed flattens the matrices that spectral rules need",
+    "fsdp": _SHARDED,
+    "fsdp_config": _SHARDED,
+    "parallelism_config": _SHARDED,
+    "accelerator_config": "nothing: processes and their batches follow from torchrun and batch.*",
     # batch
     "per_device_train_batch_size": "batch.micro_batch",
     "auto_find_batch_size": "batch.micro_batch",
@@ -101,6 +106,7 @@ REPLACED: Mapping[str, str] = {
     # reports
     "report_to": "report.tensorboard and report.wandb",
     "disable_tqdm": "report.display",
+    "logging_strategy": "trainer.logging_steps",
     "project": "report.wandb",
     "trackio_space_id": "report.wandb",
     "warmup_ratio": "trainer.warmup_steps (below 1 it is a share of all steps)",
@@ -108,6 +114,21 @@ REPLACED: Mapping[str, str] = {
 
 # What a loss on sampled completions does not read.
 IGNORED_BY_RL = frozenset({"label_smoothing_factor"})
+
+# What fine-tuning on examples that are tokens already does not read.
+IGNORED_BY_SFT = frozenset(
+    {
+        "assistant_only_loss",
+        "completion_only_loss",
+        "dataset_kwargs",
+        "dataset_num_proc",
+        "max_length",
+        "packing",
+        "packing_strategy",
+        "padding_free",
+        "shuffle_dataset",
+    }
+)
 
 # What GRPO's loss reads and GMPO's does not.
 IGNORED_BY_GMPO = frozenset(

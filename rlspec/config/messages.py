@@ -44,10 +44,10 @@ def find_field(path: Sequence[str | int]) -> tuple[list[str], FieldInfo | None]:
     field: FieldInfo | None = None
     section: type[BaseModel] | None = Recipe
     for part in path:
-        if isinstance(part, int) or part.isdigit():
+        if str(part).isdigit() and field is not None and _is_list(field) and not known[-1].isdigit():
             known.append(str(part))
             continue
-        if section is None or part not in section.model_fields:
+        if section is None or isinstance(part, int) or part not in section.model_fields:
             break
         field = section.model_fields[part]
         known.append(part)
@@ -71,9 +71,16 @@ def describe(annotation: Any, metadata: Iterable[Any] = ()) -> str:
     else:
         words = _WORDS.get(annotation, str(annotation))
     limits = [
-        f"{sign} {getattr(item, name):g}" for item in metadata for name, sign in _LIMITS.items() if hasattr(item, name)
+        f"{sign} {_plain(getattr(item, name))}"
+        for item in metadata
+        for name, sign in _LIMITS.items()
+        if hasattr(item, name)
     ]
     return f"{words} {' and '.join(limits)}" if limits else words
+
+
+def _plain(limit: float) -> str:
+    return str(limit) if isinstance(limit, int) else f"{limit:g}"
 
 
 @cache
@@ -137,6 +144,9 @@ def wrong_override(key: str, scalars: Sequence[Any]) -> str | None:
     known, field = find_field(path)
     if len(known) < len(path):
         return None if field is not None and _is_free(field) else unknown_key(path)
+    position = next((index for index, part in enumerate(path) if part.isdigit()), None)
+    if position is not None:
+        return _inside_list(key, path[:position], path[position + 1 :], scalars)
     holder = Recipe if len(path) == 1 else section_of(find_field(path[:-1])[1].annotation)  # type: ignore[union-attr]
     if not scalars or holder is None or takes_text(key):
         return None
@@ -148,6 +158,12 @@ def wrong_override(key: str, scalars: Sequence[Any]) -> str | None:
     return None
 
 
+def _inside_list(key: str, holder: Sequence[str], rest: Sequence[str], scalars: Sequence[Any]) -> str:
+    given = f"={show(scalars[0])}" if scalars else ""
+    element = f"{{{'.'.join(rest)}: ...}}" if rest else "..."
+    return f"{key}{given}: one element of a list cannot be set alone; give all of it: {'.'.join(holder)}=[{element}]"
+
+
 def takes_text(key: str) -> bool:
     """Whether a key holds text: then what a command line assigns is text, whatever it looks like."""
     known, field = find_field(key.split("."))
@@ -155,4 +171,12 @@ def takes_text(key: str) -> bool:
 
 
 def _is_free(field: FieldInfo) -> bool:
-    return any(typing.get_origin(part) is dict for part in (field.annotation, *typing.get_args(field.annotation)))
+    return _has_origin(field, dict)
+
+
+def _is_list(field: FieldInfo) -> bool:
+    return _has_origin(field, list, tuple)
+
+
+def _has_origin(field: FieldInfo, *origins: type) -> bool:
+    return any(typing.get_origin(part) in origins for part in (field.annotation, *typing.get_args(field.annotation)))

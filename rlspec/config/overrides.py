@@ -68,6 +68,10 @@ def parse_arguments(arguments: Sequence[str]) -> Arguments:
     overrides = [_parse_override(argument) for argument in arguments]
     parsed = Arguments(_find_recipe(overrides))
     for override in overrides:
+        if override.key in GROUPS and override.value == "":
+            raise ConfigError(
+                f"{override}: no value; {nearest('', list_group(override.key))}{_ALSO.get(override.key, '')}"
+            )
         if override.key in GROUPS and override.value and not override.value.startswith("{") and override.sign != "~":
             parsed.groups[override.key] = override.value
         elif override.key != "recipe":
@@ -145,14 +149,18 @@ def _switch_model(parsed: Arguments) -> None:
 def _switch_data(parsed: Arguments) -> None:
     """`data=FILE`, and `data.path=FILE` without `data=`, select `data=local`."""
     name = parsed.groups.get("data", "")
-    if name and name not in list_group("data") and ("/" in name or name.strip("'\"").endswith(DATA_SUFFIXES)):
+    if name and name not in list_group("data") and ("/" in name or _is_data_file(name.strip("'\""))):
         parsed.groups["data"] = "local"
         parsed.default("data.path", name)
     path = (parsed.value("data.path") or "").strip("'\"")
-    if path.endswith(DATA_SUFFIXES) and "data" not in parsed.groups and not is_recipe_file(parsed.recipe):
+    if _is_data_file(path) and "data" not in parsed.groups and not is_recipe_file(parsed.recipe):
         parsed.groups["data"] = "local"
     if path and parsed.groups.get("data") == "local":
         parsed.default("data.name", safe_name(Path(path).stem))
+
+
+def _is_data_file(name: str) -> bool:
+    return name.lower().endswith(DATA_SUFFIXES)
 
 
 def _check_overrides(parsed: Arguments) -> None:

@@ -5,10 +5,20 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-from rlspec.config.knobs import IGNORED_BY_GMPO, IGNORED_BY_RL, NEEDS, REPLACED
+from rlspec.config.knobs import IGNORED_BY_GMPO, IGNORED_BY_RL, IGNORED_BY_SFT, NEEDS, REPLACED
 from rlspec.config.paths import nearest, show
 from rlspec.config.sources import read_knobs
 
+FROM_TOKENIZER = frozenset({"vocab_size", "pad_token_id", "eos_token_id", "bos_token_id"})
+_SIZES = (
+    "hidden_size",
+    "intermediate_size",
+    "num_hidden_layers",
+    "num_attention_heads",
+    "num_key_value_heads",
+    "head_dim",
+    "max_position_embeddings",
+)
 CONFIG_CLASSES = {"grpo": "GRPOConfig", "gmpo": "GMPOConfig", "sft": "SFTConfig"}
 
 
@@ -39,6 +49,8 @@ def check_knob(algorithm: str, name: str, value: Any) -> str | None:
         return f"{key}={show(value)}: set by rlspec; use {REPLACED[name]}"
     if algorithm == "gmpo" and name in IGNORED_BY_GMPO:
         return f"{key}={show(value)}: GMPO's loss ignores it; remove it, or use algorithm: grpo"
+    if algorithm == "sft" and name in IGNORED_BY_SFT:
+        return f"{key}={show(value)}: sft ignores it; the examples are tokens already; remove it"
     if algorithm != "sft" and name in IGNORED_BY_RL:
         return f"{key}={show(value)}: {algorithm} ignores it; remove it"
     if name not in knobs:
@@ -53,15 +65,30 @@ def check_knob(algorithm: str, name: str, value: Any) -> str | None:
 
 def check_architecture(architecture: Mapping[str, Any]) -> list[str]:
     """One line per mistake in `model.architecture`."""
-    knobs = read_knobs("Qwen3Config")
     lines = []
     for name, value in architecture.items():
-        key = f"model.architecture.{name}"
-        if name not in knobs:
-            lines.append(f"{key}={show(value)}: Qwen3Config has no such field; {nearest(name, knobs, most=8)}")
-        elif not knobs[name].accepts(value):
-            lines.append(f"{key}={show(value)}: must be {knobs[name].allowed}")
+        reason = _wrong_field(str(name), value)
+        if reason is not None:
+            lines.append(f"model.architecture.{name}={show(value)}: {reason}")
     return lines
+
+
+def _wrong_field(name: str, value: Any) -> str | None:
+    knobs = read_knobs("Qwen3Config")
+    if name in FROM_TOKENIZER:
+        return "the tokenizer decides it; remove it"
+    if name == "rope_theta":  # inside rope_parameters since transformers 5, but at the top of published files
+        return None if _positive(value) else "must be a number > 0"
+    if name not in knobs:
+        known = {*knobs, "rope_theta"} - FROM_TOKENIZER
+        return f"Qwen3Config has no such field; {nearest(name, known, most=8)}"
+    if not knobs[name].accepts(value):
+        return f"must be {knobs[name].allowed}"
+    if name in _SIZES and isinstance(value, int) and value < 1:
+        return "must be > 0"
+    if name == "head_dim" and value % 2:
+        return "must be even: rotary positions turn pairs"
+    return None
 
 
 def _without_effect(name: str, trainer: Mapping[str, Any], engine: str) -> str | None:

@@ -11,6 +11,10 @@ from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
+RULE_NAMES = ("adamw", "muon", "muon_polar_express", "pion")  # the keys of rlspec.optim.RULES, which import torch
+SEEDS = 2**32  # numpy's generators take no larger seed
+AdjustLr = Literal["match_rms_adamw", "original", "spectral", "paper", "none"]
+
 
 class Section(BaseModel):
     """A mapping of a recipe. Unknown keys are refused; `1` is not a string and `"1"` not a number."""
@@ -76,7 +80,7 @@ class Override(Section):
     lr_scale: float = Field(1.0, gt=0)
     weight_decay: float | None = Field(None, ge=0)
     promotion_steps: int | Literal["auto"] | None = None
-    adjust_lr: str | None = None
+    adjust_lr: AdjustLr | None = None
     split: Literal["heads", "whole"] | None = None
 
 
@@ -92,7 +96,7 @@ class Optim(Section):
     nesterov: bool = False
     ns_steps: int = Field(5, ge=1)
     promotion_steps: int | Literal["auto"] = 0  # k_p of Pion
-    adjust_lr: Literal["match_rms_adamw", "original", "spectral", "paper", "none"] = "match_rms_adamw"
+    adjust_lr: AdjustLr = "match_rms_adamw"
     paper_scale: float = Field(5.0, gt=0)  # s of Pion's own step size, used by adjust_lr: paper
     roles: dict[str, str] = {}  # role -> rule, over the defaults of the symmetry map
     split: Literal["heads", "whole"] = "heads"
@@ -120,7 +124,7 @@ class Evaluation(Section):
     top_k: int = Field(0, ge=0)
     max_new_tokens: int | None = Field(None, ge=1)  # None: the trainer's max_completion_length
     batch_size: int = Field(64, ge=1)  # sequences generated at once
-    seed: int = 1234
+    seed: int = Field(1234, ge=0, lt=SEEDS)
     before: bool = True
     after: bool = True
     every: int | None = Field(None, ge=1)  # optimizer steps between evaluations during training; None: never
@@ -177,7 +181,7 @@ class Recipe(Section):
 
     recipe: str
     algorithm: Literal["grpo", "gmpo", "sft"]
-    seed: int = Field(0, ge=0)
+    seed: int = Field(0, ge=0, lt=SEEDS)
     run: str | None = None  # name of the run directory; None: <recipe>-<model>-<optim>-seed<seed>
     output_dir: str = "checkpoints"
     resume: str | None = None  # a run directory, a checkpoint in one, or "auto"

@@ -226,6 +226,28 @@ MISTAKES = {
     ("recipe=grpo_math", "optim.overrides=[{pattern: '('}]"): ["optim.overrides.0.pattern", "regular expression"],
     ("recipe=grpo_math", "rollout.engine=vllm", "device=cpu"): ["rollout.engine=vllm", "device=cpu"],
     ("recipe=grpo_math", "run=../x"): ["run=../x", "letters"],
+    # ranges of a seed: numpy takes 32 bits
+    ("recipe=grpo_math", "seed=4294967296"): ["seed=4294967296", "< 4294967296"],
+    ("recipe=grpo_math", "evaluation.seed=4294967296"): ["evaluation.seed=4294967296", "< 4294967296"],
+    ("recipe=grpo_math", "evaluation.seed=-1"): ["evaluation.seed=-1", ">= 0"],
+    # names of rules
+    ("recipe=grpo_math", "optim.name=foo"): ["optim.name=foo", "adamw", "pion"],
+    ("recipe=grpo_math", "optim.name=pionn"): ["optim.name=pionn", "did you mean pion?"],
+    ("recipe=grpo_math", "optim.roles={attention: nosuch}"): ["optim.roles.attention=nosuch", "adamw", "pion"],
+    ("recipe=grpo_math", "optim.overrides=[{pattern: x, rule: mun}]"): ["optim.overrides.0.rule=mun", "mean muon?"],
+    ("recipe=grpo_math", "optim.overrides=[{pattern: x, adjust_lr: foo}]"): ["overrides.0.adjust_lr=foo", "paper"],
+    # what Hydra would answer in words of its own
+    ("recipe=grpo_math", "optim.overrides.0.pattern=x"): ["overrides.0.pattern=x", "optim.overrides=[{pattern: ...}]"],
+    ("recipe=grpo_math", "optim.betas.0=0.8"): ["optim.betas.0=0.8", "optim.betas=[...]"],
+    ("recipe=grpo_math", "model="): ["model=", "no value", "qwen3_0.6b"],
+    ("recipe=grpo_math", "optim="): ["optim=", "no value", "pion"],
+    ("recipe=grpo_math", "seed.0=3"): ["seed.0", "seed is no mapping"],
+    # architectures
+    ("recipe=grpo_math", "model.architecture.num_attention_heads=0"): ["num_attention_heads=0", "> 0"],
+    ("recipe=grpo_math", "model.architecture.hidden_size=-4"): ["hidden_size=-4", "> 0"],
+    ("recipe=grpo_math", "model.architecture.head_dim=15"): ["head_dim=15", "even"],
+    ("recipe=grpo_math", "model.architecture.vocab_size=99"): ["vocab_size=99", "the tokenizer decides"],
+    ("recipe=grpo_math", "model.architecture.eos_token_id=2"): ["eos_token_id=2", "the tokenizer decides"],
 }
 
 
@@ -259,6 +281,33 @@ def test_a_hand_written_recipe_is_checked_like_a_shipped_one(tmp_path: Path) -> 
     file.write_text(yaml.safe_dump(values), encoding="utf-8")
     text = refusal(f"recipe={file}")
     assert "optim.lrr=5e-05: unknown key; did you mean lr?" in text and "algorithm: required" in text
+
+
+def test_a_key_that_is_a_number_is_unknown_where_there_is_no_list(tmp_path: Path) -> None:
+    file = tmp_path / "r.yaml"
+    text = dump_recipe(load_recipe(["recipe=grpo_math"]))
+    file.write_text(text + "1: 2\n", encoding="utf-8")
+    assert line(f"recipe={file}").startswith("1=2: unknown key")
+    file.write_text(text.replace("optim:\n", "optim:\n  7: 2\n"), encoding="utf-8")
+    assert line(f"recipe={file}").startswith("optim.7=2: unknown key")
+
+
+def test_the_suffix_of_a_data_file_may_be_written_large(tmp_path: Path) -> None:
+    for key in ("data", "data.path"):
+        for name in ("A.JSONL", "B.Csv"):
+            assert load_recipe(["recipe=grpo_math", f"{key}={name}"]).data.path == name
+
+
+def test_seeds_below_32_bits_and_the_base_of_the_rotation_pass() -> None:
+    recipe = load_recipe(["recipe=grpo_math", "seed=4294967295", "model.architecture.rope_theta=10000.0"])
+    assert recipe.seed == 2**32 - 1 and recipe.model.architecture["rope_theta"] == 10000.0
+
+
+def test_the_names_of_rules_are_those_of_the_optimizers() -> None:
+    from rlspec.config.schema import RULE_NAMES
+    from rlspec.optim import RULES
+
+    assert tuple(RULES) == RULE_NAMES
 
 
 def test_the_run_is_named_after_what_it_does() -> None:

@@ -7,7 +7,7 @@ import dataclasses
 import pytest
 
 from rlspec.config import sources
-from rlspec.config.knobs import IGNORED_BY_GMPO, IGNORED_BY_RL, NEEDS, REPLACED
+from rlspec.config.knobs import IGNORED_BY_GMPO, IGNORED_BY_RL, IGNORED_BY_SFT, NEEDS, REPLACED
 from rlspec.config.passthrough import CONFIG_CLASSES, check_knob, check_trainer
 from rlspec.config.sources import read_knobs
 from rlspec.errors import ConfigError
@@ -38,7 +38,7 @@ def test_every_default_of_trl_is_accepted(name: str) -> None:
 def test_every_refused_knob_exists() -> None:
     """A typo in the tables would let a knob through."""
     known = set().union(*(read_knobs(name) for name in CONFIG_CLASSES.values()))
-    assert known >= set(REPLACED) | IGNORED_BY_GMPO | IGNORED_BY_RL
+    assert known >= set(REPLACED) | IGNORED_BY_GMPO | IGNORED_BY_RL | IGNORED_BY_SFT
     for beginnings, other, _ in NEEDS:
         assert other in known
         assert all(any(name.startswith(each) for name in known) for each in beginnings)
@@ -65,10 +65,21 @@ def test_gmpo_refuses_what_its_loss_ignores(name: str) -> None:
         ("use_vllm", "rollout.engine=vllm"),
         ("report_to", "report.tensorboard and report.wandb"),
         ("seed", "seed"),
+        ("logging_strategy", "trainer.logging_steps"),
+        ("fsdp", "torchrun, with whole matrices on every device: sharded ones are not supported yet"),
+        ("fsdp_config", "torchrun, with whole matrices on every device: sharded ones are not supported yet"),
+        ("parallelism_config", "torchrun, with whole matrices on every device: sharded ones are not supported yet"),
+        ("accelerator_config", "nothing: processes and their batches follow from torchrun and batch.*"),
     ],
 )
 def test_knobs_that_rlspec_derives_name_the_key_to_use(name: str, instead: str) -> None:
     assert lines("grpo", **{name: 1}) == f"trainer.{name}=1: set by rlspec; use {instead}"
+
+
+@pytest.mark.parametrize("name", sorted(IGNORED_BY_SFT))
+def test_fine_tuning_says_why_it_ignores_a_knob(name: str) -> None:
+    why = "sft ignores it; the examples are tokens already; remove it"
+    assert lines("sft", **{name: True}).splitlines()[0] == f"trainer.{name}=true: {why}"
 
 
 @pytest.mark.parametrize(
@@ -99,9 +110,9 @@ def test_a_knob_that_is_wrong_or_without_effect_is_one_line(trainer: dict[str, o
 
 def test_what_is_right_passes() -> None:
     assert not lines("grpo", loss_type="dr_grpo", beta=0.001, sync_ref_model=True, lr_scheduler_kwargs={"a": 1})
-    assert not lines("grpo", engine="vllm", vllm_mode="server", fsdp="full_shard auto_wrap", warmup_steps=0.1)
+    assert not lines("grpo", engine="vllm", vllm_mode="server", warmup_steps=0.1)
     assert not lines("gmpo", epsilon=0.4, epsilon_high=0.4, beta=0.0)
-    assert not lines("sft", loss_type="dft", packing=True, packing_strategy="bfd")
+    assert not lines("sft", loss_type="dft", label_smoothing_factor=0.1)
     assert "SFTConfig has no such knob" in lines("sft", temperature=1.0)
 
 
