@@ -14,7 +14,8 @@ from pathlib import Path
 from typing import Any
 
 from rlspec.checkpoint import list_checkpoints, write_json_atomically, write_text_atomically
-from rlspec.errors import INTERRUPTED, ConfigError, UserError
+from rlspec.entry import run_command
+from rlspec.errors import ConfigError
 from rlspec.statistics import t_interval
 
 USAGE = """\
@@ -22,7 +23,8 @@ usage: python -m rlspec.compare recipe=NAME[,NAME] [optim=NAME[,NAME]] [seed=0,1
                                 [workers=N] [out=DIR]
 
   Trains every combination of the comma-separated values, each in a process of its own, and writes report.md and
-  report.json. A combination that has a summary in DIR is not run again; one that was stopped is resumed.
+  report.json. A combination that has a summary in DIR is not run again; one that was stopped is resumed:
+  after Ctrl-C the same command goes on.
 
   workers=N   runs at a time (default 1); the cores are divided among them
   out=DIR     default checkpoints/compare
@@ -43,19 +45,8 @@ class Arm:
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Entry point; returns the exit code: 0, 1 if a run failed, 2 for a mistake of the user."""
-    arguments = list(sys.argv[1:] if argv is None else argv)
-    if not arguments or {"-h", "--help"} & set(arguments):
-        sys.stdout.write(USAGE)
-        return 0
-    try:
-        return _compare(arguments)
-    except UserError as error:
-        sys.stderr.write(f"{error}\n")
-        return error.exit_code
-    except KeyboardInterrupt:
-        sys.stderr.write("interrupted; the same command goes on\n")
-        return INTERRUPTED
+    """Entry point; returns the exit code: 0, 1 if a run failed, 2 for a mistake of the user, 130 after Ctrl-C."""
+    return run_command(argv, lambda: USAGE, _compare)
 
 
 def _compare(arguments: Sequence[str]) -> int:

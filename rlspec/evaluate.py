@@ -7,7 +7,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from rlspec.errors import INTERRUPTED, CheckpointError, ConfigError, UserError
+from rlspec.entry import run_command
+from rlspec.errors import CheckpointError, ConfigError
 
 if TYPE_CHECKING:
     from rlspec.config.schema import Recipe
@@ -24,19 +25,8 @@ usage: python -m rlspec.evaluate checkpoint=WHAT [data=NAME[,NAME]] [key=value .
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Entry point; returns the exit code: 0, 2 for a mistake of the user."""
-    arguments = list(sys.argv[1:] if argv is None else argv)
-    if not arguments or {"-h", "--help"} & set(arguments):
-        sys.stdout.write(USAGE)
-        return 0
-    try:
-        return _evaluate(arguments)
-    except UserError as error:
-        sys.stderr.write(f"{error}\n")
-        return error.exit_code
-    except KeyboardInterrupt:
-        sys.stderr.write("interrupted\n")
-        return INTERRUPTED
+    """Entry point; returns the exit code: 0, 2 for a mistake of the user, 130 after Ctrl-C."""
+    return run_command(argv, lambda: USAGE, _evaluate)
 
 
 def _evaluate(arguments: list[str]) -> int:

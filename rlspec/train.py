@@ -6,7 +6,7 @@ import gc
 import sys
 from collections.abc import Sequence
 
-from rlspec.errors import INTERRUPTED, UserError
+from rlspec.entry import run_command
 
 USAGE = """\
 usage: python -m rlspec.train recipe=NAME [key=value ...] [--print]
@@ -22,18 +22,7 @@ usage: python -m rlspec.train recipe=NAME [key=value ...] [--print]
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Entry point; returns the exit code: 0, 2 for a mistake of the user, 130 after Ctrl-C."""
-    arguments = list(sys.argv[1:] if argv is None else argv)
-    try:
-        if not arguments or {"-h", "--help"} & set(arguments):
-            sys.stdout.write(usage())
-            return 0
-        return _train(arguments)
-    except UserError as error:
-        sys.stderr.write(f"{error}\n")
-        return error.exit_code
-    except KeyboardInterrupt:
-        sys.stderr.write("interrupted\n")
-        return INTERRUPTED
+    return run_command(argv, usage, _train)
 
 
 def usage() -> str:

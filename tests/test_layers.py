@@ -22,6 +22,7 @@ RANKS = {
     "optim": 1,
     "checkpoint": 1,
     "display": 1,
+    "entry": 1,
     "statistics": 1,
     "versions": 1,
     "run_directory": 2,
