@@ -81,7 +81,7 @@ def build_meta_model(model: Model) -> nn.Module:
     import torch
     from transformers import AutoModelForCausalLM
 
-    from rlspec.rlvr.models import DTYPES, apply_lora, build_config, load_tokenizer
+    from rlspec.rlvr.models import DTYPES, IMPOSSIBLE, apply_lora, build_config, load_tokenizer
 
     tokenizer = load_tokenizer(None)  # decides the vocabulary of a model built from `architecture` only
     config = build_config(
@@ -90,8 +90,9 @@ def build_meta_model(model: Model) -> nn.Module:
     try:
         with torch.device("meta"):
             policy = AutoModelForCausalLM.from_config(config, dtype=DTYPES[model.weights_dtype])
-    except ValueError as error:
-        raise ConfigError(f"model={model.name}: no causal language model: {str(error).splitlines()[0]}") from error
+    except IMPOSSIBLE as error:
+        reason = (str(error).splitlines() or [type(error).__name__])[0]
+        raise ConfigError(f"model={model.name}: no causal language model: {reason}") from error
     policy.tie_weights()
     if model.lora is None:
         return policy

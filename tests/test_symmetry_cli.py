@@ -49,6 +49,22 @@ def test_a_local_folder_with_lora_written_as_json(
     assert "coverage:" in capsys.readouterr().out
 
 
+@pytest.mark.parametrize("change", ["hidden_act=foo", "num_attention_heads=0", "rope_parameters={rope_type: foo}"])
+def test_an_impossible_architecture_is_one_line(change: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["model=tiny", f"model.architecture.{change}"]) == 2
+    assert len(capsys.readouterr().err.splitlines()) == 1
+
+
+@pytest.mark.parametrize("change", [{"num_attention_heads": 0}, {"hidden_act": "foo"}])
+def test_a_folder_with_an_impossible_config_is_one_line(
+    change: dict[str, object], tiny_config: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    file = tiny_config / "config.json"
+    file.write_text(json.dumps(json.loads(file.read_text()) | change))
+    assert main([f"model={tiny_config}"]) == 2
+    assert len(capsys.readouterr().err.splitlines()) == 1
+
+
 @pytest.fixture
 def tiny_config(tmp_path: Path) -> Path:
     from transformers import Qwen3Config

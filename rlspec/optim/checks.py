@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import torch
@@ -14,6 +14,7 @@ from rlspec.optim.newton_schulz import NORMALISERS
 from rlspec.optim.rules import Rule, get_rule, nearest, step_scale
 
 Group = dict[str, Any]
+State = dict[str, Tensor]
 COMPUTE_DTYPES = {
     "bfloat16": torch.bfloat16,
     "float16": torch.float16,
@@ -64,6 +65,53 @@ def _check_parameter(name: str, param: Tensor, group: Group, rule: Rule) -> None
         )
     if rule.spectral:
         check_layout(param.shape, group["num_heads"], group["head_axis"], name)
+
+
+def check_stored(state_dict: dict[str, Any], own: list[Group], initial: Callable[[Tensor, Group], State]) -> None:
+    """Refuse a state that would replace a group's rule or split, or fail in a later step.
+
+    Args:
+        state_dict: as `Optimizer.state_dict` gives it.
+        own: the groups that would load it.
+        initial: the state of a parameter at the start, for names and shapes; called on the meta device.
+
+    Raises:
+        CheckpointError: naming the offender.
+    """
+    stored = state_dict["param_groups"]
+    if len(stored) != len(own):
+        raise CheckpointError(
+            f"the optimizer state has {len(stored)} parameter groups and not {len(own)}; use the model and the optim "
+            "settings of the checkpoint"
+        )
+    check_names(stored, own)
+    counts = [[len(group["params"]) for group in groups] for groups in (stored, own)]
+    if counts[0] != counts[1]:
+        raise CheckpointError(f"the optimizer state has groups of {counts[0]} parameters and not of {counts[1]}")
+    for number, (before, now) in enumerate(zip(stored, own, strict=True)):
+        for key in ("rule", "num_heads", "head_axis"):
+            if before.get(key) != now[key]:
+                raise CheckpointError(
+                    f"the optimizer state does not fit group {number} ({now['role']}): {key} was {before.get(key)} and "
+                    f"is {now[key]}; use the optim settings of the checkpoint"
+                )
+        for index, (name, param) in zip(before["params"], named_parameters(now), strict=True):
+            if index in state_dict["state"]:
+                expected = initial(torch.empty_like(param, device="meta"), now)
+                _check_state(name, state_dict["state"][index], expected)
+
+
+def _check_state(name: str, state: State, expected: State) -> None:
+    if state.keys() != expected.keys():
+        raise CheckpointError(
+            f"the optimizer state of {name}: has {', '.join(state) or 'nothing'} and needs {', '.join(expected)}"
+        )
+    for key, tensor in expected.items():
+        if torch.as_tensor(state[key]).shape != tensor.shape:
+            raise CheckpointError(
+                f"the optimizer state of {name}: {key} is of shape {tuple(torch.as_tensor(state[key]).shape)} and "
+                f"needs {tuple(tensor.shape)}; use the model of the checkpoint"
+            )
 
 
 def check_names(stored: list[Group], own: list[Group]) -> None:

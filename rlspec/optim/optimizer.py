@@ -12,7 +12,7 @@ from torch import Tensor
 from torch.optim.adamw import adamw
 
 from rlspec.errors import ConfigError
-from rlspec.optim.checks import COMPUTE_DTYPES, Group, check_group, check_names, named_parameters
+from rlspec.optim.checks import COMPUTE_DTYPES, Group, check_group, check_stored, named_parameters
 from rlspec.optim.layout import block_shape, merge_blocks, split_blocks
 from rlspec.optim.newton_schulz import NORMALISERS
 from rlspec.optim.rules import Variance, get_rule, step_scale
@@ -172,9 +172,9 @@ class SpectralOptimizer(torch.optim.Optimizer):
         """Load a state, keeping its float32 tensors whatever the parameters' dtype (torch would cast them).
 
         Raises:
-            CheckpointError: if the stored parameter names are not this optimizer's, naming the offenders.
+            CheckpointError: if the stored names, rules, splits or shapes are not this optimizer's, naming the offender.
         """
-        check_names(state_dict["param_groups"], self.param_groups)
+        check_stored(state_dict, self.param_groups, _initial_state)
         super().load_state_dict(state_dict)
         stored = [index for group in state_dict["param_groups"] for index in group["params"]]
         params = [param for group in self.param_groups for param in group["params"]]

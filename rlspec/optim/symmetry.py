@@ -7,6 +7,7 @@ tied one under its first name; frozen ones are listed apart.
 from __future__ import annotations
 
 import re
+import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -127,6 +128,7 @@ class _Owner:
     parent: nn.Module | None
     config: Any = None
     family: Family | None = field(default=None)
+    is_output: bool = False  # whether the module is the model's output head
 
 
 def symmetry_map(
@@ -156,11 +158,15 @@ def symmetry_map(
     owners = list(_walk(model))
     trainable = [(name, param, owner) for name, param, owner in owners if param.requires_grad]
     _check_patterns(parsed, [name for name, _, _ in trainable])
-    specs = []
+    specs: list[ParameterSpec] = []
+    unsplit: set[str] = set()
     for name, param, owner in trainable:
         override = next((entry for entry in parsed if re.search(entry.pattern, name)), None)
         claim = _claim(name, param, owner, fallback=override is not None and override.rule is not None)
         specs.append(_spec(name, param, claim, rule, roles or {}, override, split))
+        if (override.split if override is not None and override.split else split) == "heads":
+            unsplit |= _without_layout(specs[-1], owner)
+    _warn_unsplit(unsplit)
     present = {spec.role for spec in specs}
     for role in roles or {}:
         if not any(_within(known, role) for known in present):
@@ -172,9 +178,26 @@ def symmetry_map(
     )
 
 
+def _without_layout(spec: ParameterSpec, owner: _Owner) -> set[str]:
+    """The model type, where a matrix of its attention gets a spectral rule as a whole for want of a family."""
+    attention = re.search(r"(?:^|\.)[^.]*att(?:n|ention)[^.]*\.", spec.name) is not None
+    unknown = owner.family is None and owner.config is not None
+    return {owner.config.model_type} if unknown and attention and spec.role == "linear" and spec.matrices else set()
+
+
+def _warn_unsplit(model_types: set[str]) -> None:
+    for model_type in sorted(model_types):
+        warnings.warn(
+            f"no head layout is known for model_type {model_type}: its attention is not split per head; add a family "
+            "to rlspec.optim.families, or name its rules by optim.roles",
+            stacklevel=1,  # one place, so that Python shows it once however many maps are made
+        )
+
+
 def _walk(model: nn.Module) -> Iterator[tuple[str, Tensor, _Owner]]:
     """Parameters once each, with the module that holds them and the nearest config with a `model_type` above it."""
     modules = dict(model.named_modules())
+    heads = _output_heads(modules)
     seen: set[Tensor] = set()
     for path, module in modules.items():
         for key, param in module.named_parameters(recurse=False):
@@ -186,7 +209,21 @@ def _walk(model: nn.Module) -> Iterator[tuple[str, Tensor, _Owner]]:
             config = next((found for found in map(_config, ancestors) if found is not None), None)
             parent = ancestors[1] if len(ancestors) > 1 else None
             owner = _Owner(module, parent, config, find_family(getattr(config, "model_type", None)))
+            owner.is_output = _plain(path) in heads
             yield (f"{path}.{key}" if path else key), param, owner
+
+
+def _plain(name: str) -> str:
+    """A name without what peft and torch.compile put into it."""
+    return _WRAPPERS.sub("", f"{name}.").removesuffix(".")
+
+
+def _output_heads(modules: Mapping[str, nn.Module]) -> set[str]:
+    """Plain paths of what transformers' models say maps to the vocabulary."""
+    paths = {id(module): path for path, module in modules.items()}
+    getters = [getattr(module, "get_output_embeddings", None) for module in modules.values()]
+    found = [getter() for getter in getters if callable(getter)]
+    return {_plain(paths[id(head)]) for head in found if id(head) in paths}
 
 
 def _config(module: nn.Module) -> Any:
@@ -203,6 +240,8 @@ def _claim(name: str, param: Tensor, owner: _Owner, fallback: bool) -> _Claim:
     entry = next((entry for entry in owner.family.entries if entry.claims(plain)), None) if owner.family else None
     if entry is not None:
         return _Claim(entry.role, entry.symmetry, *_heads(name, param, entry, owner, entry.head_axis))
+    if owner.is_output and plain.endswith("weight") and param.ndim > 1:
+        return _Claim("lm_head", "S_V, shift x O(d)")
     claim = _claim_by_module(plain.rpartition(".")[2], param, owner)
     if claim is None and fallback:
         return _Claim("other", "-")

@@ -15,6 +15,7 @@ from torch import nn
 from transformers import AutoModelForCausalLM, PretrainedConfig
 
 from rlspec.errors import ConfigError
+from rlspec.rlvr.models import apply_lora
 
 GIB = 2**30
 BYTES = {"float32": 4, "bfloat16": 2}
@@ -33,17 +34,28 @@ class MemoryEstimate:
     activations: int
     logits: int
     kv_cache: int
+    reference: int = 0
+
+    @property
+    def static(self) -> int:
+        """What is there all the time."""
+        return self.weights + self.reference + self.gradients + self.optimizer
 
     @property
     def total(self) -> int:
         """The peak: rollouts and the backward pass come one after the other."""
-        return self.weights + self.gradients + self.optimizer + max(self.activations + self.logits, self.kv_cache)
+        return self.static + max(self.activations + self.logits, self.kv_cache)
 
     def table(self) -> str:
         """One line per item, in GiB."""
         trained = "" if self.trainable == self.parameters else f", {self.trainable:,} of them trained"
         rows = [
             ("weights", self.weights, f"{self.parameters:,} parameters{trained}"),
+            *(
+                [("reference", self.reference, "weights of the reference model; trainer.beta")]
+                if self.reference
+                else []
+            ),
             ("gradients", self.gradients, "float32"),
             ("optimizer", self.optimizer, "state"),
             ("activations", self.activations, "estimate; trainer.gradient_checkpointing, batch.micro_batch"),
@@ -67,6 +79,7 @@ def estimate_memory(
     lora_r: int | None = None,
     lora_targets: Sequence[str] = (),
     optimizer_bytes: OptimizerBytes | None = None,
+    reference: bool = False,
 ) -> MemoryEstimate:
     """Memory of training one replica of a model.
 
@@ -83,6 +96,10 @@ def estimate_memory(
         lora_targets: names of the modules that get adapters.
         optimizer_bytes: size of the optimizer's state for a model on the meta device; None: AdamW's, two float32
             numbers per trained parameter.
+        reference: whether a KL penalty compares with a second model; with adapters that is the policy without them.
+
+    Raises:
+        ConfigError: a name in `lora_targets` matches no linear module.
     """
     model = meta_model(config)
     parameters = count_parameters(model)
@@ -95,11 +112,12 @@ def estimate_memory(
         trainable=trainable,
         weights=BYTES[weights_dtype] * parameters + 4 * adapters,
         gradients=trained_bytes * trainable,
-        optimizer=8 * trainable if optimizer_bytes is None or lora_r is not None else optimizer_bytes(model),
+        optimizer=8 * trainable if optimizer_bytes is None else optimizer_bytes(_trained(model, lora_r, lora_targets)),
         activations=micro_batch * sequence_length * per_token,
         # Logits and their gradient, in float32 as the loss takes them.
         logits=2 * 4 * micro_batch * completion_length * config.vocab_size,
         kv_cache=rollout_sequences * sequence_length * number * _kv_per_token(config),
+        reference=BYTES[weights_dtype] * parameters if reference and lora_r is None else 0,
     )
 
 
@@ -112,6 +130,14 @@ def meta_model(config: PretrainedConfig) -> nn.Module:
 def count_parameters(model: nn.Module) -> int:
     """Number of parameters; tied ones count once."""
     return sum(parameter.numel() for parameter in model.parameters())
+
+
+def _trained(model: nn.Module, lora_r: int | None, lora_targets: Sequence[str]) -> nn.Module:
+    """The model as the optimizer sees it."""
+    if lora_r is None:
+        return model
+    with torch.device("meta"):
+        return apply_lora(model, r=lora_r, alpha=1.0, target_modules=lora_targets)  # type: ignore[arg-type]
 
 
 def _lora_parameters(model: nn.Module, r: int, targets: Sequence[str]) -> int:
@@ -161,8 +187,7 @@ def check_memory(estimate: MemoryEstimate, available: int) -> str | None:
         raise ConfigError(f"the weights take {estimate.weights / GIB:.1f} GiB and the device has {size}: {remedy}")
     if estimate.total <= available:
         return None
-    static = estimate.weights + estimate.gradients + estimate.optimizer
-    if static > available:
+    if estimate.static > available:
         remedy = "train LoRA adapters (model.lora), or use more devices"
     elif estimate.kv_cache > estimate.activations + estimate.logits:
         remedy = "lower batch.prompts_per_step or trainer.max_completion_length, or use rollout.engine=vllm"

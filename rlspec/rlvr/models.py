@@ -23,6 +23,7 @@ from transformers import (
     Qwen3ForCausalLM,
 )
 
+from rlspec.config.passthrough import check_architecture
 from rlspec.config.paths import resolve_path
 from rlspec.errors import CheckpointError, ConfigError
 from rlspec.rlvr.hub import fetch_snapshot, is_local, one_line
@@ -32,6 +33,8 @@ CONFIG_FILES = ["config.json", "generation_config.json"]
 TOKENIZER_FILES = ["tokenizer*", "vocab*", "merges.txt", "special_tokens_map.json", "added_tokens.json", "*.jinja"]
 WEIGHT_FILES = ["*.safetensors", "model.safetensors.index.json"]
 REMEDY = "use a local copy: model.path=/path/to/snapshot, or HF_HOME=/path/to/cache HF_HUB_OFFLINE=1"
+# What transformers raises for a configuration that makes no model.
+IMPOSSIBLE = (ValueError, TypeError, KeyError, AttributeError, ArithmeticError, RuntimeError, StrictDataclassError)
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
 
 
@@ -116,7 +119,7 @@ def build_config(
         folder = snapshot(path, revision=revision, weights=False)
         try:
             return AutoConfig.from_pretrained(folder, local_files_only=True)
-        except (OSError, ValueError, KeyError, TypeError, StrictDataclassError) as error:
+        except (OSError, *IMPOSSIBLE) as error:
             raise CheckpointError(f"cannot read {folder / 'config.json'}: {one_line(error)}") from error
     if architecture is None:
         raise ConfigError("model.path and model.architecture are both absent; one of them names the model")
@@ -126,15 +129,20 @@ def build_config(
         "eos_token_id": tokenizer.eos_token_id,
         "bos_token_id": None,
     }
-    # transformers 5 keeps `rope_theta` inside `rope_parameters`, but published files have it at the top.
-    allowed = {"rope_theta", *Qwen3Config().to_dict()} - set(tokens)
-    unknown = sorted(set(architecture) - allowed)
-    if unknown:
-        raise ConfigError(f"model.architecture.{unknown[0]}: not an argument of Qwen3Config that can be set here")
+    wrong = check_architecture(architecture)
+    if wrong:
+        raise ConfigError(wrong[0])
     try:
-        return Qwen3Config(**architecture, **tokens)
-    except (ValueError, TypeError, StrictDataclassError) as error:
-        raise ConfigError(f"model.architecture: {one_line(error)}") from error
+        config = Qwen3Config(**architecture, **tokens)
+        with torch.device("meta"):
+            Qwen3ForCausalLM(config)  # names of functions and sizes that only the model itself looks up
+    except IMPOSSIBLE as error:
+        raise ConfigError(f"model.architecture: {_reason(error)}") from error
+    return config
+
+
+def _reason(error: Exception) -> str:
+    return f"{error} is not known to transformers" if isinstance(error, KeyError) else one_line(error)
 
 
 def build_model(

@@ -118,6 +118,50 @@ def test_loading_refuses_other_parameters_and_names_them() -> None:
         optimizer.load_state_dict(other)
 
 
+def stepped(param: nn.Parameter, **settings) -> SpectralOptimizer:
+    optimizer = SpectralOptimizer([("weight", param)], **settings)
+    param.grad = torch.ones_like(param)
+    optimizer.step()
+    return optimizer
+
+
+@pytest.mark.parametrize(
+    ("settings", "words"),
+    [
+        ({"rule": "muon"}, "group 0.*rule was pion and is muon"),
+        ({"rule": "pion", "num_heads": 2}, "group 0.*num_heads was 1 and is 2"),
+        ({"rule": "pion", "head_axis": 1}, "group 0.*head_axis was 0 and is 1"),
+    ],
+)
+def test_loading_refuses_another_rule_or_split_and_changes_nothing(settings: dict, words: str) -> None:
+    state = stepped(nn.Parameter(torch.ones(4, 4)), rule="pion").state_dict()
+    optimizer = SpectralOptimizer([("weight", nn.Parameter(torch.ones(4, 4)))], **settings)
+    with pytest.raises(CheckpointError, match=words):
+        optimizer.load_state_dict(state)
+    assert {key: optimizer.param_groups[0][key] for key in settings} == settings
+    assert not optimizer.state
+
+
+@pytest.mark.parametrize("rule", ["adamw", "pion"])
+def test_loading_refuses_a_state_of_another_shape_or_half_a_state(rule: str) -> None:
+    state = stepped(nn.Parameter(torch.ones(4, 6)), rule=rule).state_dict()
+    optimizer = SpectralOptimizer([("weight", nn.Parameter(torch.ones(4, 4)))], rule=rule)
+    with pytest.raises(CheckpointError, match=r"weight: .* of shape \(4, 6\).*\(4, 4\)"):
+        optimizer.load_state_dict(state)
+    half = stepped(nn.Parameter(torch.ones(4, 4, dtype=torch.bfloat16)), rule=rule).state_dict()
+    del half["state"][0]["master"]
+    other = SpectralOptimizer([("weight", nn.Parameter(torch.ones(4, 4, dtype=torch.bfloat16)))], rule=rule)
+    with pytest.raises(CheckpointError, match="weight: .*master"):
+        other.load_state_dict(half)
+
+
+def test_loading_refuses_another_number_of_groups() -> None:
+    state = stepped(nn.Parameter(torch.ones(4, 4))).state_dict()
+    state["param_groups"] *= 2
+    with pytest.raises(CheckpointError, match="2 parameter groups"):
+        SpectralOptimizer([nn.Parameter(torch.ones(4, 4))]).load_state_dict(state)
+
+
 def test_a_closure_is_evaluated_with_gradients_and_its_loss_returned() -> None:
     model = Pair()
     optimizer = SpectralOptimizer(groups(model), lr=0.05, promotion_steps=5)

@@ -39,6 +39,39 @@ def test_tied_embeddings_are_one_parameter_and_untied_ones_two(tiny_qwen3) -> No
     assert (untied["lm_head"].rule, untied["embed"].rule) == ("adamw", "adamw")
 
 
+def tiny_llama(**changes) -> nn.Module:
+    from transformers import LlamaConfig, LlamaForCausalLM
+
+    sizes = {"hidden_size": 64, "num_hidden_layers": 1, "num_attention_heads": 4, "num_key_value_heads": 2}
+    return LlamaForCausalLM(LlamaConfig(**(sizes | {"intermediate_size": 96, "vocab_size": 50} | changes)))
+
+
+@pytest.mark.filterwarnings("ignore:no head layout")
+def test_the_output_head_gets_adamw_in_every_family() -> None:
+    from peft import LoraConfig, get_peft_model
+
+    model = tiny_llama(tie_word_embeddings=False)
+    head = by_role(symmetry_map(model, rule="muon"))["lm_head"]
+    assert (head.name, head.rule, head.shape) == ("lm_head.weight", "adamw", (50, 64))
+    assert "lm_head" not in symmetry_map(tiny_llama(tie_word_embeddings=True)).roles
+    adapted = get_peft_model(model, LoraConfig(r=2, target_modules=["q_proj"], modules_to_save=["lm_head"]))
+    assert by_role(symmetry_map(adapted, rule="muon"))["lm_head"].rule == "adamw"
+
+
+def test_attention_that_cannot_be_split_into_heads_is_said_once() -> None:
+    with pytest.warns(UserWarning, match="no head layout is known for model_type llama") as caught:
+        symmetry_map(tiny_llama(), rule="pion")
+    assert len(caught) == 1
+
+
+@pytest.mark.filterwarnings("error")
+def test_nothing_is_said_where_attention_is_split_or_need_not_be(tiny_qwen3) -> None:
+    symmetry_map(tiny_qwen3(), rule="pion")
+    symmetry_map(tiny_llama(), rule="pion", split="whole")
+    symmetry_map(tiny_llama(), rule="adamw")
+    symmetry_map(tiny_llama(), rule="pion", overrides=[{"pattern": "self_attn", "rule": "adamw"}])
+
+
 def test_attention_biases_are_biases(tiny_qwen3) -> None:
     mapping = symmetry_map(tiny_qwen3(attention_bias=True))
     biases = [spec for spec in mapping if spec.role == "bias"]

@@ -9,6 +9,7 @@ import torch
 from transformers import Qwen3Config, Qwen3ForCausalLM
 
 from rlspec.errors import ConfigError
+from rlspec.optim import symmetry_map
 from rlspec.rlvr.memory import (
     GIB,
     check_memory,
@@ -82,6 +83,25 @@ def test_adapters_are_those_that_peft_makes() -> None:
     estimate = estimate_memory(SMALL, **BATCH, lora_r=4, lora_targets=["q_proj", "down_proj"])
     assert estimate.trainable == sum(parameter.numel() for parameter in trained)
     assert estimate.gradients == sum(parameter.nbytes for parameter in trained)
+
+
+def test_the_state_of_adapters_is_that_of_their_rule() -> None:
+    def state(roles: dict[str, str]) -> int:
+        lora = {"lora_r": 4, "lora_targets": ["q_proj", "down_proj"]}
+        count = lambda meta: sum(spec.state_bytes for spec in symmetry_map(meta, rule="pion", roles=roles))  # noqa: E731
+        return estimate_memory(SMALL, **BATCH, **lora, optimizer_bytes=count).optimizer
+
+    trainable = estimate_memory(SMALL, **BATCH, lora_r=4, lora_targets=["q_proj", "down_proj"]).trainable
+    assert (state({}), state({"lora": "pion"})) == (8 * trainable, 4 * trainable)
+
+
+def test_a_reference_model_takes_the_weights_once_more() -> None:
+    without, with_one = estimate_memory(SMALL, **BATCH), estimate_memory(SMALL, **BATCH, reference=True)
+    assert with_one.reference == without.weights and without.reference == 0
+    assert with_one.total == without.total + without.weights
+    assert "reference" in with_one.table() and "reference" not in without.table()
+    adapted = estimate_memory(SMALL, **BATCH, lora_r=4, lora_targets=["q_proj"], reference=True)
+    assert adapted.reference == 0  # the policy without its adapters
 
 
 def test_the_cache_is_the_size_of_a_real_one() -> None:

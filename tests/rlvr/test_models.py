@@ -14,6 +14,7 @@ import pytest
 import torch
 from transformers import PreTrainedModel, Qwen3Config, Qwen3ForCausalLM
 
+from rlspec.config.passthrough import check_architecture
 from rlspec.errors import CheckpointError, ConfigError, UserError
 from rlspec.rlvr.models import apply_lora, build_config, build_model, load_tokenizer
 from rlspec.rlvr.tokenizer import build_byte_tokenizer
@@ -116,11 +117,40 @@ def test_unknown_or_impossible_architecture_is_a_config_error() -> None:
         build(architecture={**TINY, "hiden_size": 3})
     with pytest.raises(ConfigError, match=r"model\.architecture\.vocab_size"):
         build(architecture={**TINY, "vocab_size": 300})
-    with pytest.raises(ConfigError, match=r"model\.architecture: .*hidden_size") as caught:
+    with pytest.raises(ConfigError, match=r"model\.architecture.hidden_size=wide") as caught:
         build(architecture={**TINY, "hidden_size": "wide"})
     one_line(caught)
     with pytest.raises(ConfigError, match=r"model\.path and model\.architecture"):
         build()
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"num_attention_heads": 0},
+        {"hidden_size": -4},
+        {"hidden_act": "foo"},
+        {"rope_parameters": {"rope_type": "foo"}},
+        {"num_key_value_heads": 0},
+    ],
+    ids=str,
+)
+def test_an_architecture_that_cannot_be_built_is_one_line(change: dict[str, object]) -> None:
+    with pytest.raises(ConfigError, match=r"model\.architecture[.:]") as caught:
+        build_config(path=None, architecture={**TINY, **change}, tokenizer=TOKENIZER)
+    one_line(caught)
+
+
+def test_the_base_of_the_rotation_can_stand_at_the_top() -> None:
+    config = build_config(path=None, architecture={**TINY, "rope_theta": 5e5}, tokenizer=TOKENIZER)
+    assert config.rope_parameters["rope_theta"] == 5e5
+
+
+def test_the_check_before_torch_and_the_builder_know_the_same_fields() -> None:
+    for name in ("vocab_size", "pad_token_id", "bos_token_id", "eos_token_id", "model_type", "_name_or_path"):
+        assert check_architecture({name: 1}), name
+        with pytest.raises(ConfigError, match=name):
+            build_config(path=None, architecture={**TINY, name: 1}, tokenizer=TOKENIZER)
 
 
 def test_initial_weights_are_copied(small_folder: Path) -> None:
