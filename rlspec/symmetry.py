@@ -7,7 +7,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from rlspec.errors import ConfigError, UserError
+from rlspec.entry import run_command
+from rlspec.errors import ConfigError
 
 if TYPE_CHECKING:
     from torch import nn
@@ -27,21 +28,12 @@ Prints which role, symmetry group, split and update rule every parameter of a mo
 """
 
 
-def main(arguments: Sequence[str] | None = None) -> int:
+def main(argv: Sequence[str] | None = None) -> int:
     """Entry point; returns the exit code."""
-    given = list(sys.argv[1:] if arguments is None else arguments)
-    if not given or {"-h", "--help"} & set(given):
-        sys.stdout.write(USAGE)
-        return 0
-    try:
-        run(given)
-    except UserError as error:
-        sys.stderr.write(f"{error}\n")
-        return error.exit_code
-    return 0
+    return run_command(argv, lambda: USAGE, run)
 
 
-def run(arguments: Sequence[str]) -> None:
+def run(arguments: Sequence[str]) -> int:
     """Print the map, and write it where `out=` asks for it.
 
     Raises:
@@ -70,6 +62,7 @@ def run(arguments: Sequence[str]) -> None:
     sys.stdout.write(render_text(mapping) + "\n")
     if path is not None:
         _write(path, RENDERERS[path.suffix](mapping))
+    return 0
 
 
 def build_meta_model(model: Model) -> nn.Module:

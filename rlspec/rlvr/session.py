@@ -152,6 +152,7 @@ def estimate_run_memory(recipe: Recipe, plan: BatchPlan, tokenizer: PreTrainedTo
         weights_dtype=model.weights_dtype,
         autocast=uses_bf16(recipe, choose_device(recipe.device)),
         gradient_checkpointing=bool(recipe.trainer.get("gradient_checkpointing", False)),
+        reference=recipe.algorithm != "sft" and recipe.trainer.get("beta", 0.0) > 0 and model.lora is None,
         lora_r=model.lora.r if model.lora else None,
         lora_targets=model.lora.target_modules if model.lora else (),
         optimizer_bytes=lambda meta: sum(
