@@ -75,7 +75,9 @@ def build_meta_model(model: Model) -> nn.Module:
     from transformers import AutoModelForCausalLM
 
     from rlspec.rlvr.models import DTYPES, IMPOSSIBLE, apply_lora, build_config, load_tokenizer
+    from rlspec.rlvr.quiet import quiet_libraries
 
+    quiet_libraries()
     tokenizer = load_tokenizer(None)  # decides the vocabulary of a model built from `architecture` only
     config = build_config(
         path=model.path, architecture=model.architecture, tokenizer=tokenizer, revision=model.revision
