@@ -41,6 +41,7 @@ from rlspec.rlvr.session import (
     batch_plan,
     build_trainer,
     completion_length,
+    describe_profile,
     estimate_run_memory,
     identical_to_grpo,
     load_policy,
@@ -67,6 +68,7 @@ def run_recipe(recipe: Recipe) -> int:
     display.relay_messages_of("rlspec")
     plan = batch_plan(recipe, process.num_processes)
     display.heading(f"{recipe.recipe}: {recipe.algorithm} of {recipe.model.name} with {recipe.optim.name}")
+    display.line(describe_profile(recipe, choose_device(recipe.device)))
     display.line(plan.describe())
     problems = read_all_problems(recipe)  # before a directory is made: a missing file is the commonest mistake
     point = resume_point(recipe, display, process)

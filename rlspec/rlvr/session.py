@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from itertools import chain
@@ -109,6 +110,22 @@ def load_policy(model: Model, tokenizer: PreTrainedTokenizerBase, *, seed: int) 
     return apply_lora(policy, **model.lora.model_dump(), seed=seed) if model.lora else policy
 
 
+def describe_profile(recipe: Recipe, device: str) -> str:
+    """What a model's profile has set, in two lines: what is easily overlooked and decides a run's numbers."""
+    model, trainer, evaluation = recipe.model, recipe.trainer, recipe.evaluation
+    thinking = {None: "no thinking switch", True: "thinking on", False: "thinking off"}[model.enable_thinking]
+    arithmetic = f"bf16 autocast over {model.weights_dtype}" if uses_bf16(recipe, device) else model.weights_dtype
+    adapted = f"LoRA of rank {model.lora.r}" if model.lora else "all weights trained"
+    measured = ", ".join(evaluation.data) or f"held-out {recipe.data.name}"
+    start = model.path or model.init or "from random weights"
+    sampling = f"{completion_length(recipe)} new tokens at temperature {trainer.get('temperature', 1.0):g}"
+    return (
+        f"model {start}: {thinking}, {arithmetic} weights on {device}, {adapted}\n"
+        f"learning rate {recipe.optim.lr:g} ({trainer.get('lr_scheduler_type', 'linear')}), at most {sampling} by "
+        f"{recipe.rollout.engine}, measured on {measured}"
+    )
+
+
 def batch_plan(recipe: Recipe, world_size: int) -> BatchPlan:
     """The recipe's batch; supervised fine-tuning has one example per prompt."""
     sizes = recipe.batch.model_dump()
@@ -182,8 +199,10 @@ class Parts:
     pool: GraderPool
 
     def checkpoint_extras(self, folder: Path) -> dict[str, Any]:
-        """The recipe beside the weights, so that a checkpoint explains itself; versions for its manifest."""
+        """Recipe and symmetry map beside the weights: a checkpoint explains itself. Versions for its manifest."""
         (folder / RECIPE).write_text(stored_recipe(self.recipe), encoding="utf-8")
+        for table in self.run.path.glob("symmetry.*"):
+            shutil.copyfile(table, folder / table.name)
         return {"recipe": self.recipe.recipe, "versions": library_versions()}
 
 

@@ -41,6 +41,8 @@ def test_a_debug_recipe_trains_two_steps_resumes_and_trains_two_more(recipe: str
     for name in ("recipe.yaml", "symmetry.md", "symmetry.json", "preflight.jsonl", "curves.png", "tensorboard"):
         assert (path / name).exists(), name
     assert list((path / "tensorboard").rglob("events.out.tfevents*"))
+    last = path / "checkpoints" / "checkpoint-4"
+    assert (last / "symmetry.json").read_text() == (path / "symmetry.json").read_text()
     assert {"checkpoint-2", "checkpoint-4"} <= {folder.name for folder in (path / "checkpoints").iterdir()}
     assert load_recipe([f"recipe={path / 'recipe.yaml'}"]).recipe == recipe
 
@@ -111,7 +113,9 @@ def test_the_shipped_warm_start_is_measured_alike_inside_a_run_and_outside(tmp_p
     assert {key: outside[key] for key in before} == before
 
 
-def test_a_hub_snapshot_with_qwen3_0_6bs_architecture_trains_under_its_profile(tmp_path: Path) -> None:
+def test_a_hub_snapshot_with_qwen3_0_6bs_architecture_trains_under_its_profile(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     """The published sizes but for depth; the profile of real models but for sizes that a CPU cannot hold."""
     folder = tmp_path / "Qwen3-shrunk"
     config = Qwen3Config(
@@ -143,9 +147,11 @@ def test_a_hub_snapshot_with_qwen3_0_6bs_architecture_trains_under_its_profile(t
         "evaluation.samples=1",
         "evaluation.k=[1]",
         "evaluation.after=false",
+        "device=cpu",
         "report.tensorboard=false",
         folder=tmp_path,
     )
+    assert f"model {folder}: no thinking switch, bf16 autocast over float32 weights on cpu" in capsys.readouterr().out
     stored = yaml.safe_load((path / "recipe.yaml").read_text())
     assert stored["trainer"]["bf16"] is True
     assert stored["optim"]["lr"] == 1e-6
