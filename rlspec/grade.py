@@ -5,10 +5,10 @@ Usage:
     python -m rlspec.grade completion='so \boxed{4}' gold=4 [thinking=true]
     python -m rlspec.grade data=PATH [gold=COLUMN] [mutations=2] [workers=2] [show=20] [report=PATH]
 
-The first two print the verdict, its reason and what was compared. The third reads JSONL, JSON, CSV or Parquet,
-grades every gold against itself and against certainly wrong variants of it, and prints counts by reason, the rows
-that fail (all of them, as JSON, with report=) and verdicts per second. Default column: `answer`, else `gold`, else
-`solution`.
+The first two print the verdict, its reason and what was compared. The third reads JSONL, JSON, CSV or Parquet as
+training does, grades every gold against itself and against certainly wrong variants of it, and prints counts by
+reason, the rows that fail (all of them, as JSON, with report=) and verdicts per second. Default column: `answer`,
+else `gold`, else `solution`.
 
 Every key: timeout=3.0 (seconds for a verdict, at most 3).
 Exit status: 0 correct (or every row usable), 1 wrong (or some rows fail), 2 wrong usage, 3 no judgement was possible.
@@ -16,13 +16,12 @@ Exit status: 0 correct (or every row usable), 1 wrong (or some rows fail), 2 wro
 
 from __future__ import annotations
 
-import csv
 import difflib
 import json
 import sys
 from dataclasses import asdict
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from rlspec.errors import ConfigError, DataError, UserError
 
@@ -41,6 +40,11 @@ _KEYS = (
     "show",
     "report",
 )
+_OPTIONS = {  # what each kind of call takes beside its own key
+    "answer": ("gold", "timeout"),
+    "completion": ("gold", "thinking", "timeout"),
+    "data": ("gold", "mutations", "workers", "timeout", "show", "report"),
+}
 _COLUMNS = ("answer", "gold", "solution")
 UNDECIDED = 3
 
@@ -72,8 +76,12 @@ def _parse(arguments: list[str]) -> dict[str, str]:
         if key in options:
             raise ConfigError(f"{key}= is given twice")
         options[key] = value
-    if sum(key in options for key in ("answer", "completion", "data")) != 1:
+    kinds = [kind for kind in _OPTIONS if kind in options]
+    if len(kinds) != 1:
         raise ConfigError("give exactly one of answer=, completion= and data=")
+    idle = [key for key in options if key not in (*kinds, *_OPTIONS[kinds[0]])]
+    if idle:
+        raise ConfigError(f"{idle[0]}= does nothing with {kinds[0]}=; leave it out")
     if "data" not in options and "gold" not in options:
         raise ConfigError("gold= is missing: the reference answer to compare with")
     return options
@@ -84,6 +92,13 @@ def _number(options: dict[str, str], key: str, default: float) -> float:
         return float(options.get(key, default))
     except ValueError:
         raise ConfigError(f"{key}={options[key]}: expected a number") from None
+
+
+def _count(options: dict[str, str], key: str, default: int) -> int:
+    value = options.get(key, str(default))
+    if not (value.isascii() and value.isdigit() and len(value) <= 6):
+        raise ConfigError(f"{key}={value[:60]}: expected a whole number from 0 to 999999")
+    return int(value)
 
 
 def _truth(options: dict[str, str], key: str) -> bool:
@@ -110,11 +125,11 @@ def _grade_one(options: dict[str, str]) -> int:
 
 def _check_data(options: dict[str, str]) -> int:
     path = Path(options["data"])
-    count, workers = int(_number(options, "mutations", 2)), int(_number(options, "workers", 2))
-    timeout, show = _number(options, "timeout", 3.0), int(_number(options, "show", 20))
+    count, workers = _count(options, "mutations", 2), _count(options, "workers", 2)
+    timeout, show = _number(options, "timeout", 3.0), _count(options, "show", 20)
     column, golds = read_golds(path, options.get("gold"))
 
-    from rlspec.rlvr.grading.gold_check import only_plain, preflight
+    from rlspec.rlvr.grading.gold_check import only_plain, preflight, read_as_one_number
     from rlspec.rlvr.grading.pool import GraderPool
 
     with GraderPool(workers=workers, timeout=timeout, warm=not only_plain(golds)) as pool:
@@ -127,6 +142,8 @@ def _check_data(options: dict[str, str]) -> int:
         except OSError as error:
             raise DataError(f"report={options['report']}: {error.strerror}") from error
     _print_report(path, column, report, show)
+    if joined := read_as_one_number(golds):
+        _say(f"{len(joined)} golds with commas, such as {joined[0]!r}, are read as one number")
     return 1 if report.failures else 0
 
 
@@ -153,37 +170,14 @@ def read_golds(path: Path, column: str | None) -> tuple[str, list[str]]:
     """
     if not path.is_file():
         raise DataError(f"data={path}: no such file")
-    try:
-        rows = _rows(path)
-    except (OSError, ValueError, csv.Error) as error:
-        raise DataError(f"data={path}: {str(error).splitlines()[0]}") from error
-    if not rows:
-        raise DataError(f"data={path}: no rows")
-    names = list(rows[0])
+    from rlspec.rlvr.tables import cell_text, read_file
+
+    rows = read_file(path)
+    names = list(rows[0][1])
     name = column or next((one for one in _COLUMNS if one in names), None)
-    if name is None or any(row.get(name) is None for row in rows):
+    if name is None or any(name not in row for _, row in rows):
         raise DataError(f"data={path}: not every row has a column {name or 'answer'}; there are {', '.join(names)}")
-    return name, [str(row[name]) for row in rows]
-
-
-def _rows(path: Path) -> list[dict[str, Any]]:
-    suffix = path.suffix.lower()
-    if suffix == ".parquet":
-        import pyarrow.parquet
-
-        rows: Any = pyarrow.parquet.read_table(path).to_pylist()
-    elif suffix == ".csv":
-        with path.open(encoding="utf-8", newline="") as file:
-            rows = list(csv.DictReader(file))
-    elif suffix == ".json":
-        rows = json.loads(path.read_text(encoding="utf-8"))
-    elif suffix == ".jsonl":
-        rows = [json.loads(line) for line in path.read_text(encoding="utf-8").split("\n") if line.strip()]
-    else:
-        raise ValueError(f"{suffix or 'a file without ending'} is none of .jsonl, .json, .csv, .parquet")
-    if not isinstance(rows, list) or not all(isinstance(row, dict) for row in rows):
-        raise ValueError("expected a list of objects")
-    return rows
+    return name, [cell_text(row[name], name, place, numbers=True) for place, row in rows]
 
 
 def _say(line: str) -> None:

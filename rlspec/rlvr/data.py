@@ -17,10 +17,10 @@ from typing import Any
 from rlspec.config.schema import Columns
 from rlspec.errors import ConfigError, DataError
 from rlspec.rlvr import arithmetic
-from rlspec.rlvr.tables import Row, read_rows
+from rlspec.rlvr.grading.extract import extract_answer
+from rlspec.rlvr.tables import SUFFIXES, Row, cell_text, read_rows
 
 log = logging.getLogger(__name__)
-BOXES = ("\\boxed{", "\\fbox{")
 
 
 @dataclass(frozen=True)
@@ -99,7 +99,7 @@ def _read(
 
 def is_single_file(path: str) -> bool:
     """Whether `path` names one local file, which therefore has no splits."""
-    return path.endswith((".jsonl", ".json", ".csv", ".parquet"))
+    return path.lower().endswith(SUFFIXES)
 
 
 def _generated(levels: Sequence[int] | None, seed: int) -> list[Problem]:
@@ -139,10 +139,10 @@ def parse_rows(rows: Iterable[Row], columns: Columns, source: str) -> list[Probl
         if missing:
             there = ", ".join(map(str, row)) or "none"
             raise DataError(f"{place}: no column {missing[0]!r}; the columns are {there} (set data.columns.*)")
-        answer = _text(row[columns.answer], columns.answer, place, numbers=True)
-        solution = _text(row[columns.solution], columns.solution, place) if columns.solution else None
+        answer = cell_text(row[columns.answer], columns.answer, place, numbers=True)
+        solution = cell_text(row[columns.solution], columns.solution, place) if columns.solution else None
         gold, extracted = extract_gold(answer)
-        text = _text(row[columns.problem], columns.problem, place)
+        text = cell_text(row[columns.problem], columns.problem, place)
         if not text.strip():
             raise DataError(f"{place}: column {columns.problem!r} is empty")
         level = _level(row[columns.level], columns.level, place) if columns.level else None
@@ -150,22 +150,6 @@ def parse_rows(rows: Iterable[Row], columns: Columns, source: str) -> list[Probl
     if not problems:
         raise DataError(f"{source} holds no problems")
     return problems
-
-
-def _text(value: Any, column: str, place: str, numbers: bool = False) -> str:
-    """A cell as text. A missing answer becomes empty text, which the preflight reports and drops."""
-    if numbers and value is None:
-        return ""
-    if numbers and isinstance(value, int | float) and not isinstance(value, bool):
-        return str(value)
-    if not isinstance(value, str):
-        kind = "nothing" if value is None else type(value).__name__
-        raise DataError(f"{place}: column {column!r} holds {kind}, not text (set data.columns.*)")
-    try:
-        value.encode()
-    except UnicodeEncodeError as error:
-        raise DataError(f"{place}: column {column!r} holds a lone surrogate, which is not Unicode text") from error
-    return value
 
 
 def _level(value: Any, column: str, place: str) -> int | None:
@@ -181,31 +165,16 @@ def _level(value: Any, column: str, place: str) -> int | None:
 def extract_gold(text: str) -> tuple[str, bool]:
     r"""The gold answer in `text`, and whether it had to be extracted from a solution.
 
-    After the last ``####`` (thousands commas removed), else in the last balanced ``\boxed{}``, else the text itself.
-    A last box that is not balanced gives an empty answer: no guess.
+    After the last ``####`` (thousands commas removed), else in the last ``\boxed{}`` as the grader finds it, else
+    the text itself. A last box that is not balanced gives an empty answer: no guess.
     """
     if "####" in text:
         after = text.rsplit("####", 1)[1].strip()
         return re.sub(r"(?<=\d),(?=\d{3})", "", after), True
-    start = max(text.rfind(box) for box in BOXES)
-    if start < 0:
+    found = extract_answer(text, thinking=False)
+    if found.fault == "no_box":
         return text.strip(), False
-    return _balanced(text, text.index("{", start)), True
-
-
-def _balanced(text: str, opening: int) -> str:
-    """The text between the brace at `opening` and the one that closes it; empty where none does."""
-    depth, index = 0, opening
-    while index < len(text):
-        character = text[index]
-        if character == "\\":
-            index += 1
-        elif character in "{}":
-            depth += 1 if character == "{" else -1
-            if depth == 0:
-                return text[opening + 1 : index].strip()
-        index += 1
-    return ""
+    return (found.text or "").strip(), True
 
 
 def select_levels(problems: list[Problem], levels: Sequence[int] | None, source: str) -> list[Problem]:

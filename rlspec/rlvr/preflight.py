@@ -18,7 +18,7 @@ from transformers import PreTrainedTokenizerBase
 
 from rlspec.errors import DataError
 from rlspec.rlvr.data import Problem, format_prompt
-from rlspec.rlvr.grading import GraderPool, preflight
+from rlspec.rlvr.grading import GraderPool, preflight, read_as_one_number
 
 log = logging.getLogger(__name__)
 CHUNK = 512  # problems checked at once where only the first few are wanted
@@ -113,6 +113,8 @@ def check_problems(
         raise DataError(f"none of {len(dropped)} problems can be trained on{checked.reasons()}")
     if dropped:
         log.warning(checked.describe())
+    if joined := read_as_one_number([problem.answer for problem in kept]):
+        log.warning("%d golds with commas, such as %s, are read as one number", len(joined), joined[0])
     return checked
 
 

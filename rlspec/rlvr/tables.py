@@ -5,12 +5,13 @@ from __future__ import annotations
 import csv
 import io
 import json
+import math
 from collections.abc import Iterator
+from decimal import Decimal
 from pathlib import Path
 from typing import Any
 
 from rlspec.errors import DataError
-from rlspec.rlvr.hub import fetch_snapshot, is_local, one_line
 
 Row = tuple[str, dict[str, Any]]  # where the row stands ("file:12"), and its columns
 SUFFIXES = (".jsonl", ".json", ".csv", ".parquet")
@@ -25,7 +26,9 @@ def read_rows(path: str, *, subset: str | None, split: str | None, name: str) ->
         split: part of a folder or hub data set; ignored for a file, which has no parts.
         name: the data set's name in messages.
     """
-    if path.endswith(SUFFIXES):
+    from rlspec.rlvr.hub import fetch_snapshot, is_local
+
+    if path.lower().endswith(SUFFIXES):
         return read_file(Path(path).expanduser())
     if is_local(path):
         return _read_folder(Path(path).expanduser(), subset, split or "train")
@@ -41,19 +44,58 @@ def read_file(path: Path) -> list[Row]:
     """Rows of a .jsonl, .json (list of objects), .csv or .parquet file, each with its line or row number."""
     if not path.is_file():
         raise DataError(f"no data file {path}; set data.path")
+    suffix = path.suffix.lower()
+    if suffix not in SUFFIXES:
+        raise DataError(f"{path}: {suffix or 'a file without ending'} is none of {', '.join(SUFFIXES)}")
     try:
-        if path.suffix == ".parquet":
+        if suffix == ".parquet":
             rows = _parquet(path)
         else:
             text = path.read_bytes().decode("utf-8-sig")
-            rows = list({".jsonl": _jsonl, ".json": _json, ".csv": _csv}[path.suffix](text, path))
+            rows = list({".jsonl": _jsonl, ".json": _json, ".csv": _csv}[suffix](text, path))
     except UnicodeDecodeError as error:
         raise DataError(f"{path}: byte {error.start} is not UTF-8; convert the file to UTF-8") from error
     except OSError as error:
-        raise DataError(f"cannot read {path}: {error.strerror or one_line(error)}") from error
+        raise DataError(f"cannot read {path}: {error.strerror or _one_line(error)}") from error
     if not rows:
         raise DataError(f"{path} is empty")
     return rows
+
+
+def cell_text(value: Any, column: str, place: str, *, numbers: bool = False) -> str:
+    """A cell as text.
+
+    Args:
+        value: what the table holds.
+        column: its name, for messages.
+        place: its row, for messages.
+        numbers: the column holds answers: a number becomes its digits, without an exponent, which the grader would
+            read as a product with `e`; a missing value (null, NaN, infinity) becomes empty text, which the preflight
+            reports and drops.
+
+    Raises:
+        DataError: neither text nor, with `numbers`, a number.
+    """
+    if numbers and value is None:
+        return ""
+    if numbers and isinstance(value, int) and not isinstance(value, bool):
+        return str(value)
+    if numbers and isinstance(value, float | Decimal):
+        return format(Decimal(str(value)), "f") if math.isfinite(value) else ""
+    if not isinstance(value, str):
+        kind = "nothing" if value is None else type(value).__name__
+        raise DataError(f"{place}: column {column!r} holds {kind}, not text (set data.columns.*)")
+    try:
+        value.encode()
+    except UnicodeEncodeError as error:
+        raise DataError(f"{place}: column {column!r} holds a lone surrogate, which is not Unicode text") from error
+    return value
+
+
+def _one_line(error: BaseException) -> str:
+    from rlspec.rlvr.hub import one_line  # the hub's client takes a while to import
+
+    return one_line(error)
 
 
 def _jsonl(text: str, path: Path) -> Iterator[Row]:
@@ -75,7 +117,7 @@ def _parse(text: str, place: str) -> Any:
     try:
         return json.loads(text)
     except (ValueError, RecursionError) as error:  # ValueError also covers integers of too many digits
-        raise DataError(f"{place}: not valid JSON: {one_line(error)}") from error
+        raise DataError(f"{place}: not valid JSON: {_one_line(error)}") from error
 
 
 def _object(value: Any, place: str) -> dict[str, Any]:
@@ -93,7 +135,7 @@ def _csv(text: str, path: Path) -> Iterator[Row]:
                 raise DataError(f"{place}: not {len(reader.fieldnames or [])} columns as in the header")
             yield place, row
     except csv.Error as error:
-        raise DataError(f"{path}:{reader.line_num}: not valid CSV: {one_line(error)}") from error
+        raise DataError(f"{path}:{reader.line_num}: not valid CSV: {_one_line(error)}") from error
 
 
 def _parquet(path: Path) -> list[Row]:
@@ -103,7 +145,7 @@ def _parquet(path: Path) -> list[Row]:
     try:
         rows = parquet.read_table(path).to_pylist()
     except (pyarrow.ArrowException, pyarrow.ArrowInvalid) as error:
-        raise DataError(f"{path}: not a readable Parquet file: {one_line(error)}") from error
+        raise DataError(f"{path}: not a readable Parquet file: {_one_line(error)}") from error
     return [(f"{path}, row {number}", row) for number, row in enumerate(rows, start=1)]
 
 
@@ -124,7 +166,7 @@ def _read_snapshot(folder: Path, subset: str | None, split: str, source: str) ->
     try:
         parts = load_dataset(str(folder), subset)
     except (DatasetsError, ValueError, OSError) as error:
-        raise DataError(f"cannot read data set {source}: {one_line(error)} (set data.path, data.subset)") from error
+        raise DataError(f"cannot read data set {source}: {_one_line(error)} (set data.path, data.subset)") from error
     if not isinstance(parts, DatasetDict) or split not in parts:
         raise DataError(f"data set {source} has no split {split!r}; it has {', '.join(parts)} (set data.split)")
     return [(f"{source} {split}, row {number}", row) for number, row in enumerate(parts[split], start=1)]

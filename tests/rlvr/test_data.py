@@ -13,7 +13,16 @@ import pytest
 
 from rlspec.config.schema import Columns
 from rlspec.errors import ConfigError, DataError
-from rlspec.rlvr.data import Problem, content_id, extract_gold, format_prompt, load_problems, prompt_rows
+from rlspec.rlvr.data import (
+    Problem,
+    content_id,
+    extract_gold,
+    format_prompt,
+    is_single_file,
+    load_problems,
+    prompt_rows,
+)
+from rlspec.rlvr.grading import grade_answer
 
 GSM8K = Columns(problem="question", answer="answer", solution="answer")
 ROWS = [{"problem": f"What is {n}+{n}?", "answer": str(2 * n), "level": f"Level {n % 5 + 1}"} for n in range(60)]
@@ -182,6 +191,9 @@ def test_levels_filter_both_parts(tmp_path: Path) -> None:
         (r"\boxed{1}, \boxed{2", ""),
         ("\\boxed{1\\", ""),
         ("####", ""),
+        (r"so \boxed {5}.", "5"),
+        (r"\boxed{3, \fbox{4}}", r"3, \fbox{4}"),
+        (r"\boxedfoo{3}", r"\boxedfoo{3}"),
         ("(1,200)", "(1,200)"),
     ],
 )
@@ -194,6 +206,37 @@ def test_numbers_as_answers_become_text_and_missing_ones_stay_empty_for_the_pref
     path = write_jsonl(tmp_path / "x.jsonl", rows)
     _, problems = load_problems(name="mine", path=path, split="a", test_split="a")
     assert [problem.answer for problem in problems] == ["5", "2.5", "", ""]
+
+
+@pytest.mark.parametrize(
+    ("cell", "gold", "answer"),
+    [
+        ("1e16", "10000000000000000", "10^{16}"),
+        ("1e-05", "0.00001", "0.00001"),
+        ("5.0", "5.0", "5"),
+        ("-2.5e-7", "-0.00000025", "-0.00000025"),
+        ("NaN", "", None),
+        ("Infinity", "", None),
+    ],
+)
+def test_a_number_is_written_out_and_what_is_none_is_missing(
+    tmp_path: Path, cell: str, gold: str, answer: str | None
+) -> None:
+    path = tmp_path / "x.jsonl"
+    path.write_text(f'{{"problem": "a", "answer": {cell}}}\n')
+    _, (problem,) = load_problems(name="mine", path=str(path), split="a", test_split="a")
+    assert problem.answer == gold
+    assert answer is None or grade_answer(answer, problem.answer).correct
+
+
+@pytest.mark.parametrize("suffix", ["JSONL", "Json", "CSV"])
+def test_the_case_of_a_suffix_does_not_matter(tmp_path: Path, suffix: str) -> None:
+    content = {"JSONL": '{"problem": "a", "answer": "1"}', "Json": '[{"problem": "a", "answer": "1"}]'}
+    path = tmp_path / f"A.{suffix}"
+    path.write_text(content.get(suffix, "problem,answer\na,1\n"))
+    _, problems = load_problems(name="mine", path=str(path), split="a", test_split="a")
+    assert texts(problems) == ["a"]
+    assert is_single_file(str(path))
 
 
 # --- faults

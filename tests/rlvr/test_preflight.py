@@ -83,6 +83,15 @@ def test_the_first_problems_that_pass_fill_the_limit(pool: GraderPool) -> None:
     assert len(checked.dropped) == 1
 
 
+def test_golds_that_commas_join_are_mentioned_once_and_kept(pool: GraderPool, caplog: pytest.LogCaptureFixture) -> None:
+    with caplog.at_level(logging.WARNING):
+        checked = check_problems(make("100,200", "7", "100,200", "(100,200)", "1,2", "3,000,000"), pool=pool)
+    assert len(checked.problems) == 6
+    assert [record.getMessage() for record in caplog.records] == [
+        "2 golds with commas, such as 100,200, are read as one number"
+    ]
+
+
 def test_without_a_usable_problem_the_reasons_are_the_error(pool: GraderPool) -> None:
     with pytest.raises(DataError, match=r"none of 2 problems can be trained on; dropped: 2 answer \(missing\)"):
         check_problems(make("", ""), pool=pool)

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from rlspec.rlvr.grading.compare import grade_answer, grade_completion
-    from rlspec.rlvr.grading.gold_check import only_plain, preflight
+    from rlspec.rlvr.grading.gold_check import only_plain, preflight, read_as_one_number
     from rlspec.rlvr.grading.mutations import equivalents, mutate
     from rlspec.rlvr.grading.pool import GraderPool
     from rlspec.rlvr.grading.verdict import Reason, Verdict
@@ -25,6 +25,7 @@ __all__ = [
     "mutate",
     "only_plain",
     "preflight",
+    "read_as_one_number",
 ]
 
 _HOMES = {
@@ -37,6 +38,7 @@ _HOMES = {
     "mutate": "mutations",
     "only_plain": "gold_check",
     "preflight": "gold_check",
+    "read_as_one_number": "gold_check",
 }
 
 

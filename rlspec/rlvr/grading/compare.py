@@ -110,7 +110,9 @@ class _Comparison:
         if "empty" in (answer.kind, gold.kind):
             return "unparseable"
         if "word" in (answer.kind, gold.kind):
-            return _words(answer, gold)
+            reason = _words(answer, gold)
+            products = reason == "different" and _is_product(answer) and _is_product(gold)
+            return self.scalars(answer, gold) if products else reason
         if answer.kind != gold.kind or answer.mark != gold.mark:
             return "different"
         if gold.kind == "scalar":
@@ -228,23 +230,40 @@ def _unreadable(text: str) -> bool:
 
 
 def _words(answer: Form, gold: Form) -> Reason:
-    """Words are compared letter by letter, ignoring spaces and, from two letters on, case."""
-    texts = []
-    for form in (answer, gold):
-        if form.kind not in ("word", "scalar") or form.unit is not None:
-            return "different"
-        text = "".join(t[6:-1] if t.startswith("\\text{") else t for t in form.tokens).replace(" ", "").rstrip(".")
-        texts.append(text.casefold() if len(text) > 1 else text)
-    return "exact" if texts[0] == texts[1] else "different"
+    """Words are compared letter by letter, without spaces; bare letters such as `AB` may be points: see `_spoken`."""
+    if any(form.kind not in ("word", "scalar") or form.unit is not None for form in (answer, gold)):
+        return "different"
+    one, other = _letters(answer), _letters(gold)
+    if one == other:
+        return "exact"
+    return "exact" if _spoken(answer, gold, one) and one.casefold() == other.casefold() else "different"
+
+
+def _letters(form: Form) -> str:
+    text = "".join(t[6:-1] if t.startswith("\\text{") else t for t in form.tokens)
+    return text.replace(" ", "").rstrip(".")
+
+
+def _spoken(answer: Form, gold: Form, letters: str) -> bool:
+    r"""Whether case carries no meaning: two letters or more with a `\text{}` on a side, three or more without."""
+    marked = "text" in (answer.mark, gold.mark)
+    return len(letters) >= (2 if marked else 3)
+
+
+def _is_product(form: Form) -> bool:
+    """Whether a form is an expression, or one or two bare letters, which are a product as much as a word."""
+    return form.kind == "scalar" or (form.kind == "word" and not form.mark and len(form.tokens) <= 2)
 
 
 def _is_name(tokens: tuple[str, ...]) -> bool:
     """Whether the left side of an equation is only a name: `x`, `x_1`, `f(x)`, a text."""
     if len(tokens) == 4 and tokens[1] == "(" and tokens[3] == ")":
         return tokens[0].isalpha() and tokens[2].isalpha()
-    if len(tokens) == 4 and tokens[1] == "_":
-        return tokens[0].isalpha()
-    token = tokens[0]
-    if len(tokens) != 1:
-        return False
-    return token.startswith("\\text{") or (token.isalpha() and token.isascii()) or token[1:].isalpha()
+    if tokens[1:3] == ("_", "{") and tokens[-1] == "}":
+        index = tokens[3:-1]
+        return _is_letter(tokens[0]) and bool(index) and all(t.isascii() and t.isalnum() for t in index)
+    return len(tokens) == 1 and (tokens[0].startswith("\\text{") or _is_letter(tokens[0]))
+
+
+def _is_letter(token: str) -> bool:
+    return (token.isalpha() and token.isascii()) or token[1:].isalpha()

@@ -35,7 +35,8 @@ class Form:
         tokens: canonical tokens of a scalar or word, without its unit; of an equation, the left side.
         items: elements of a tuple, set, list, union, relation; the cells of a matrix, row by row; of an equation, the
             right side.
-        mark: brackets of a tuple (`(]`), operators of a relation, shape and kind of a matrix.
+        mark: brackets of a tuple (`(]`), operators of a relation, shape and kind of a matrix;
+            `text` for a word that a text command wrote.
         unit: canonical unit of a scalar, `?word` where it is unknown.
     """
 
@@ -78,6 +79,7 @@ def balanced(text: str) -> bool:
 def _build(tokens: Tokens, level: int) -> Form:
     if level > MAX_NESTING:
         raise OverBudget("nested too deeply")
+    spoken = any(token.startswith(r"\text{") for token in tokens)
     tokens = _unwrap(tokens)
     if not tokens:
         return Form("empty")
@@ -85,7 +87,7 @@ def _build(tokens: Tokens, level: int) -> Form:
         form = part(tokens, level)
         if form is not None:
             return form
-    return _scalar(tokens, level)
+    return _scalar(tokens, level, spoken)
 
 
 def _unwrap(tokens: Tokens) -> Tokens:
@@ -203,7 +205,7 @@ def _bracketed(tokens: Tokens, level: int) -> Form | None:
     return Form("tuple", items=_items(parts, level), mark=tokens[0] + tokens[-1])
 
 
-def _scalar(tokens: Tokens, level: int) -> Form:
+def _scalar(tokens: Tokens, level: int, spoken: bool) -> Form:
     if tokens[0] == "+" and len(tokens) > 1:
         tokens = tokens[1:]
     body, unit = _split_unit(tokens)
@@ -214,7 +216,7 @@ def _scalar(tokens: Tokens, level: int) -> Form:
         return Form("scalar", tuple(tokens))
     letters = all(len(token) == 1 and token.isalpha() for token in tokens)
     if (letters and len(tokens) > 1) or tokens[0].startswith(r"\text{"):
-        return Form("word", tuple(tokens))
+        return Form("word", tuple(tokens), mark="text" if spoken else "")
     return Form("scalar", tuple(tokens))
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import time
 from collections import Counter
 from collections.abc import Sequence
@@ -14,6 +15,8 @@ from rlspec.rlvr.grading.normalize import normalize
 from rlspec.rlvr.grading.plain import plain_number
 from rlspec.rlvr.grading.pool import GraderPool
 from rlspec.rlvr.grading.verdict import Reason
+
+_ONE_NUMBER = re.compile(r"[-+]?(?:\\?\$)?[1-9][0-9]{0,2}(?:,[0-9]{3})+(?:\.[0-9]+)?\Z", re.ASCII)
 
 
 @dataclass(frozen=True, slots=True)
@@ -96,6 +99,11 @@ def only_plain(golds: Sequence[str]) -> bool:
     """Whether every gold is a plain number, so that grading never needs computer algebra (`GraderPool(warm=False)`)."""
     texts = (gold_text(gold) for gold in golds)
     return all(text is not None and plain_number(normalize(text)) is not None for text in texts)
+
+
+def read_as_one_number(golds: Sequence[str]) -> list[str]:
+    """The golds, each once, whose bare commas are read as thousands: `100,200` may have been meant as two numbers."""
+    return [gold for gold in dict.fromkeys(golds) if _ONE_NUMBER.match(gold_text(gold) or "")]
 
 
 def _mutations(gold: str, limit: int) -> list[tuple[str, str]]:

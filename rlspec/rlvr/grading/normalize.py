@@ -13,8 +13,12 @@ Every pass is linear in the length of the text. Policies, all of them deliberate
   `y=5` differ.
 - **TeX shorthand.** `\frac43` is `\frac{4}{3}`, `\sqrt2` is `\sqrt{2}`; `2^10` is read as its author meant it:
   `2^{10}`.
-- **Words** (`\text{Evelyn}`, `east`) are compared letter by letter, ignoring case from two letters on; `\text{(C)}`,
-  `(C)` and `C` are one choice. Pure letters are words, never products of variables.
+- **Words** (`\text{Evelyn}`, `east`) are compared letter by letter, ignoring case where a side is a `\text{}` of two
+  letters or more, or both are bare and have three or more; `\text{(C)}`, `(C)` and `C` are one choice. One or two bare
+  letters (`xy`) are a product too: `yx` and `x\cdot y` equal it, `XY` does not.
+- **Identities that need an assumption** are refused: `\ln x^2` against `2\ln x` (they differ for negative `x`) and
+  `\sqrt a\sqrt b` against `\sqrt{ab}` (for negative `a` and `b`). A gold states no domain, so assuming one would pay
+  for wrong answers elsewhere (`\sqrt{x^2}` for `x`); with numbers both are decided.
 - Digits are ASCII; other scripts, invisible and bidirectional characters are left as they are and so match nothing.
 """
 
@@ -127,7 +131,16 @@ _TEXT = frozenset(
     (r"\text", r"\mbox", r"\textbf", r"\textit", r"\textrm", r"\mathrm", r"\hbox", r"\textnormal", r"\operatorname")
 )
 _FUNCTIONS = "sin cos tan cot sec csc arcsin arccos arctan sinh cosh tanh ln log exp".split()  # noqa: SIM905
-_ARGUMENTS = {r"\frac": 2, r"\binom": 2, r"\sqrt": 1, "^": 1, "_": 1}
+_ARGUMENTS = {
+    r"\frac": 2,
+    r"\binom": 2,
+    r"\sqrt": 1,
+    r"\mathbb": 1,
+    r"\mathcal": 1,
+    r"\overline": 1,
+    "^": 1,
+    "_": 1,
+}
 _GROUP = re.compile(r"[0-9]{3}(?:\.[0-9]+)?\Z", re.ASCII)
 _HEAD = re.compile(r"[1-9][0-9]{0,2}\Z", re.ASCII)
 
@@ -169,7 +182,7 @@ def _drop_layout(raw: Tokens) -> Tokens:
         i += 1
         if token in _TEXT:
             content, i = _group(raw, i)
-            tokens.extend(_text_tokens(token, "".join(content).strip()))
+            tokens.extend(_text_tokens(token, content))
         elif token.isspace() or token in _SPACES:
             tokens.append(" ")
         elif token in _DROPPED:
@@ -199,11 +212,16 @@ def _group(raw: Tokens, i: int) -> tuple[Tokens, int]:
     return raw[start:], i
 
 
-def _text_tokens(command: str, words: str) -> Tokens:
-    r"""What a text command stands for: a function's name, an upright letter, or `\text{...}` as one token."""
+def _text_tokens(command: str, content: Tokens) -> Tokens:
+    r"""What a text command stands for: a function's name, an upright letter, or `\text{...}` as one token.
+
+    A space before an upright letter (`25\mathrm{~m}`) says that it is a unit.
+    """
+    start = next((i for i, token in enumerate(content) if not token.isspace() and token not in _SPACES), 0)
+    words = "".join(content[start:]).strip()
     if words in _FUNCTIONS:
         return ["\\" + words]
-    if command == r"\mathrm" and len(words) == 1:
+    if command == r"\mathrm" and len(words) == 1 and start == 0:
         return [words]
     return ["\\text{" + words + "}"] if words else []
 
@@ -246,7 +264,7 @@ def _thousands(tokens: Tokens, i: int, bracketed: bool) -> tuple[str, int] | Non
 
 
 def _brace_arguments(tokens: Tokens) -> Tokens:
-    r"""Put single-token arguments of `\frac`, `\binom`, `\sqrt`, `^` and `_` into braces."""
+    r"""Put single-token arguments of `\frac`, `\sqrt`, `\mathbb`, `^`, `_` and their like into braces."""
     braced: Tokens = []
     pending = 0  # arguments that the last command still wants
     stack: list[int] = []

@@ -48,6 +48,8 @@ _WORD = re.compile(r"[A-Za-z][A-Za-z'-]*\.?\Z", re.ASCII)
 _NUMBER_AND_WORDS = re.compile(
     r"([-+]?\s?(?:\\\$)?[0-9][0-9,./]*+)\s++([A-Za-z]{2,20}+(?: [A-Za-z]{2,20}+){0,2}+)\.?\Z", re.ASCII
 )
+_RAISED = re.compile(r"\^\s*\{?([23])\}?\s*\Z", re.ASCII)
+MAX_WORDS = 4  # "square feet per minute"
 _POWERS = {"square": 2, "sq": 2, "sq.": 2, "cubic": 3, "cu": 3}
 
 
@@ -67,8 +69,11 @@ def bare_unit(text: str) -> str:
 
 def unit_of(words: str, power: int = 1) -> str | None:
     """Canonical name of a unit, `?words` for an unknown one, None where the words are no unit."""
-    parts = words.lower().replace("^", " ").split()
-    if not parts or len(parts) > 3 or not all(_WORD.match(part) for part in parts):
+    raised = _RAISED.search(words)
+    if raised is not None:
+        words, power = words[: raised.start()], power * int(raised[1])
+    parts = words.lower().replace("^", " ").replace("/", " per ").split()
+    if not parts or len(parts) > MAX_WORDS or not all(_WORD.match(part) for part in parts):
         return None
     if any(part.rstrip(".") in _NOT_UNITS for part in parts):
         return None

@@ -39,7 +39,15 @@ def test_one_answer(arguments: list[str], status: int, said: str, capsys: pytest
         (["answer=4", "answer=5", "gold=4"], "given twice"),
         (["answer=4", "gold=4", "timeout=soon"], "expected a number"),
         (["answer=4", "gold=4", "timeout=9"], "timeout=9"),
-        (["answer=4", "gold=4", "thinking=yes"], "expected true or false"),
+        (["completion=4", "gold=4", "thinking=yes"], "expected true or false"),
+        (["answer=4", "gold=4", "thinking=true"], "thinking= does nothing with answer="),
+        (["answer=4", "gold=4", "mutations=2"], "mutations= does nothing with answer="),
+        (["answer=4", "gold=4", "show=2"], "show= does nothing with answer="),
+        (["completion=4", "gold=4", "report=x"], "report= does nothing with completion="),
+        (["data=missing.jsonl", "thinking=true"], "thinking= does nothing with data="),
+        (["data=missing.jsonl", "mutations=nan"], "mutations=nan: expected a whole number"),
+        (["data=missing.jsonl", "workers=inf"], "workers=inf: expected a whole number"),
+        (["data=missing.jsonl", "show=1.5"], "show=1.5: expected a whole number"),
         (["data=missing.jsonl"], "no such file"),
     ],
 )
@@ -105,8 +113,9 @@ def test_a_column_is_checked_and_failures_are_listed(tmp_path: Path, capsys: pyt
     ("name", "content", "said"),
     [
         ("a.jsonl", "{", "Expecting property name"),
-        ("a.json", '{"answer": 1}', "expected a list of objects"),
-        ("a.csv", "", "no rows"),
+        ("a.json", '{"answer": 1}', "not a list of objects but dict"),
+        ("deep.jsonl", "[" * 200_000, "deep.jsonl:1: not valid JSON"),
+        ("a.csv", "", "a.csv is empty"),
         ("a.txt", "x", "is none of .jsonl, .json, .csv, .parquet"),
         ("a.parquet", "x", "a.parquet"),
         ("b.csv", "question\n1\n", "not every row has a column answer; there are question"),
@@ -121,6 +130,21 @@ def test_a_bad_file_is_one_line(
     error = capsys.readouterr().err
     assert said in error
     assert error.count("\n") == 1
+
+
+def test_golds_are_read_as_training_reads_them(tmp_path: Path) -> None:
+    table = tmp_path / "a.csv"
+    table.write_text("answer,problem\n4,a\n", encoding="utf-8-sig")
+    assert read_golds(table, None) == ("answer", ["4"])
+    lines = tmp_path / "A.JSONL"
+    lines.write_text('{"answer": 1e16}\n{"answer": null}\n{"answer": NaN}\n', encoding="utf-8")
+    assert read_golds(lines, None) == ("answer", ["10000000000000000", "", ""])
+
+
+def test_golds_read_as_one_number_are_mentioned(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    path = write_rows(tmp_path, "jsonl", [{"answer": gold} for gold in ("100,200", "(100,200)", "7")])
+    assert main([f"data={path}", "workers=1"]) == 0
+    assert "1 golds with commas, such as '100,200', are read as one number" in capsys.readouterr().out
 
 
 def test_the_real_math500_passes(shared: Path, capsys: pytest.CaptureFixture[str]) -> None:
