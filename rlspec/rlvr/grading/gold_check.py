@@ -102,8 +102,9 @@ def only_plain(golds: Sequence[str]) -> bool:
 
 
 def read_as_one_number(golds: Sequence[str]) -> list[str]:
-    """The golds, each once, whose bare commas are read as thousands: `100,200` may have been meant as two numbers."""
-    return [gold for gold in dict.fromkeys(golds) if _ONE_NUMBER.match(gold_text(gold) or "")]
+    """The bare golds, each once, whose commas are read as thousands: `100,200` may have been meant as two numbers."""
+    texts = dict.fromkeys(gold_text(gold) or "" for gold in golds)
+    return [text for text in texts if _ONE_NUMBER.match(text)]
 
 
 def _mutations(gold: str, limit: int) -> list[tuple[str, str]]:

@@ -142,7 +142,7 @@ def test_golds_are_read_as_training_reads_them(tmp_path: Path) -> None:
 
 
 def test_golds_read_as_one_number_are_mentioned(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    path = write_rows(tmp_path, "jsonl", [{"answer": gold} for gold in ("100,200", "(100,200)", "7")])
+    path = write_rows(tmp_path, "jsonl", [{"answer": gold} for gold in ("Both. #### 100,200", "(100,200)", "7")])
     assert main([f"data={path}", "workers=1"]) == 0
     assert "1 golds with commas, such as '100,200', are read as one number" in capsys.readouterr().out
 
