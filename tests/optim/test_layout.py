@@ -35,6 +35,32 @@ def test_merge_inverts_split(shape: tuple[int, ...], heads: int, axis: int) -> N
     assert torch.equal(merge_blocks(blocks, shape, axis), weight)
 
 
+@pytest.mark.parametrize(
+    ("shape", "heads", "axis"),
+    [
+        ((3, 8, 6), 1, 0),
+        ((3, 8, 6), 4, 0),
+        ((3, 6, 8), 2, 1),
+        ((1, 6, 8), 2, 1),
+        ((0, 6, 8), 2, 1),
+        ((3, 4, 2, 3), 2, 0),
+    ],
+)
+def test_a_stack_is_its_matrices_cut_one_by_one(shape: tuple[int, ...], heads: int, axis: int) -> None:
+    weight = torch.randn(shape)
+    blocks = split_blocks(weight, heads, axis, stacked=True)
+    assert tuple(blocks.shape) == block_shape(shape, heads, axis, stacked=True)
+    assert torch.equal(blocks, torch.cat([blocks[:0], *(split_blocks(matrix, heads, axis) for matrix in weight)]))
+    assert torch.equal(merge_blocks(blocks, shape, axis, stacked=True), weight)
+
+
+def test_blocks_are_views_but_for_a_stack_cut_on_columns() -> None:
+    stack = torch.randn(3, 6, 8)
+    for heads, axis in ((1, 0), (2, 0), (1, 1)):
+        assert split_blocks(stack, heads, axis, stacked=True).data_ptr() == stack.data_ptr()
+    assert split_blocks(stack, 2, 1, stacked=True).data_ptr() != stack.data_ptr()
+
+
 def test_splitting_columns_is_splitting_rows_of_the_transpose() -> None:
     weight = torch.randn(6, 8)
     assert torch.equal(split_blocks(weight, 4, 1), split_blocks(weight.T, 4, 0).mT)
@@ -58,3 +84,11 @@ def test_refusals_name_the_parameter_and_the_remedy(shape, heads: int, axis: int
     with pytest.raises(ConfigError, match=words) as refusal:
         check_layout(shape, heads, axis, "layers.0.q_proj.weight")
     assert "layers.0.q_proj.weight" in str(refusal.value)
+
+
+def test_stacks_are_refused_by_their_own_axes() -> None:
+    with pytest.raises(ConfigError, match=r"experts.*\(6, 6\) is no stack"):
+        check_layout((6, 6), 1, 0, "experts", stacked=True)
+    with pytest.raises(ConfigError, match=r"experts: 4 heads do not divide axis 1 of shape \(4, 6, 8\)"):
+        check_layout((4, 6, 8), 4, 0, "experts", stacked=True)
+    check_layout((5, 8, 6), 4, 0, "experts", stacked=True)
