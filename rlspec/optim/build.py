@@ -26,7 +26,7 @@ def build_optimizer(
     momentum: float = 0.95,
     nesterov: bool = False,
     ns_steps: int = 5,
-    promotion_steps: int | Literal["auto"] = 0,
+    promotion_steps: float | Literal["auto"] = 0,
     adjust_lr: str = "match_rms_adamw",
     paper_scale: float = 5.0,
     roles: Mapping[str, str] | None = None,
@@ -34,8 +34,14 @@ def build_optimizer(
     overrides: Sequence[Mapping[str, Any]] = (),
     normalise: str = "frobenius",
     compute_dtype: str = "auto",
+    state_dtype: str = "float32",
+    gradient_clip: float = 0.0,
+    update_clip: float = 0.0,
+    spectral_cap: float = 0.0,
+    cap_method: str = "hard",
     workspace_bytes: int = 1 << 28,
     telemetry_every: int = 0,
+    **options: Any,
 ) -> SpectralOptimizer:
     """Give every trainable parameter the rule of its role.
 
@@ -70,8 +76,14 @@ def build_optimizer(
         paper_scale=paper_scale,
         normalise=normalise,
         compute_dtype=compute_dtype,
+        state_dtype=state_dtype,
+        gradient_clip=gradient_clip,
+        update_clip=update_clip,
+        spectral_cap=spectral_cap,
+        cap_method=cap_method,
         workspace_bytes=workspace_bytes,
         telemetry_every=telemetry_every,
+        **options,
     )
     optimizer.symmetry = mapping
     return optimizer

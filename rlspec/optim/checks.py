@@ -2,25 +2,29 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Any
 
 import torch
 from torch import Tensor
 
 from rlspec.errors import CheckpointError, ConfigError
+from rlspec.optim.composition import Rule
 from rlspec.optim.layout import check_layout
 from rlspec.optim.newton_schulz import NORMALISERS
-from rlspec.optim.rules import Rule, get_rule, nearest, step_scale
+from rlspec.optim.rules import get_rule
+from rlspec.optim.scale import nearest, step_scale
+from rlspec.optim.updates import COMPUTE_DTYPES, Group, State
 
-Group = dict[str, Any]
-State = dict[str, Tensor]
-COMPUTE_DTYPES = {
-    "bfloat16": torch.bfloat16,
-    "float16": torch.float16,
-    "float32": torch.float32,
-    "float64": torch.float64,
+WORDS = {
+    "normalise": NORMALISERS,
+    "compute_dtype": ("auto", *COMPUTE_DTYPES),
+    "state_dtype": ("float32", "bfloat16"),
+    "cap_method": ("hard", "normalise", "hammer"),
 }
+"""Settings of a few words -> the words."""
+
+BOUNDS = ("gradient_clip", "update_clip", "spectral_cap")
 
 
 def named_parameters(group: Group) -> Iterator[tuple[str, Tensor]]:
@@ -43,17 +47,52 @@ def check_group(group: Group) -> None:
             f"role {group['role']}: lr={group['lr']}, weight_decay={group['weight_decay']}, "
             f"momentum={group['momentum']}: lr and weight_decay must not be negative, momentum must lie in [0, 1)"
         )
-    if group["normalise"] not in NORMALISERS:
-        raise ConfigError(f"normalise={group['normalise']!r}; {nearest(group['normalise'], NORMALISERS)}")
-    if group["compute_dtype"] != "auto" and group["compute_dtype"] not in COMPUTE_DTYPES:
-        raise ConfigError(
-            f"compute_dtype={group['compute_dtype']!r}; {nearest(group['compute_dtype'], ['auto', *COMPUTE_DTYPES])}"
-        )
+    for key, words in WORDS.items():
+        if group[key] not in words:
+            raise ConfigError(f"{key}={group[key]!r}; {nearest(str(group[key]), words)}")
+    _check_bounds(group, rule)
     step_scale(group["adjust_lr"], 1, 1)
-    if rule.spectral:
-        rule.build_filter(group)
+    rule.check(group)
     for name, param in named_parameters(group):
         _check_parameter(name, param, group, rule)
+    if rule.pair is not None:
+        _check_pairs(group, rule)
+
+
+def _check_bounds(group: Group, rule: Rule) -> None:
+    for key in BOUNDS:
+        if not group[key] >= 0:
+            raise ConfigError(f"role {group['role']}: {key}={group[key]} must not be negative; 0 means none")
+        if group[key] and rule.pair is not None:
+            raise ConfigError(
+                f"role {group['role']}: {key} does not apply to the LoRA pairs of rule {rule.name}; use 0"
+            )
+
+
+def _check_pairs(group: Group, rule: Rule) -> None:
+    """A pair rule needs A, B, A, B, ...: A (rank, in), B (out, rank)."""
+    names = list(named_parameters(group))
+    remedy = f"rule {rule.name} updates LoRA factors together: give the group A, B, A, B, ..."
+    if len(names) % 2:
+        raise ConfigError(f"role {group['role']}: {len(names)} parameters are no pairs; {remedy}")
+    if not float(group["scaling"]) > 0:
+        raise ConfigError(f"role {group['role']}: scaling={group['scaling']} must be positive")
+    for (name_a, a), (name_b, b) in zip(names[0::2], names[1::2], strict=True):
+        if a.ndim != 2 or b.ndim != 2 or a.shape[0] != b.shape[1] or a.dtype != b.dtype:
+            raise ConfigError(f"{name_a} {tuple(a.shape)} and {name_b} {tuple(b.shape)} are no LoRA pair; {remedy}")
+
+
+def check_options(options: Mapping[str, Any], groups: Iterable[Group]) -> None:
+    """Refuse an option that no rule of the groups has.
+
+    Raises:
+        ConfigError: naming the nearest options.
+    """
+    rules = {group["rule"] for group in groups}
+    allowed = sorted({name for rule in rules for name in get_rule(rule).options})
+    for name in options:
+        if name not in allowed:
+            raise ConfigError(f"unknown option {name!r} for {', '.join(sorted(rules))}; {nearest(name, allowed)}")
 
 
 def _check_parameter(name: str, param: Tensor, group: Group, rule: Rule) -> None:
@@ -64,10 +103,10 @@ def _check_parameter(name: str, param: Tensor, group: Group, rule: Rule) -> None
             f"{name}: sharded parameters (FSDP2 DTensor, DeepSpeed ZeRO-3) are not supported; use DDP or one device"
         )
     if rule.spectral:
-        check_layout(param.shape, group["num_heads"], group["head_axis"], name)
+        check_layout(param.shape, group["num_heads"], group["head_axis"], name, group["stacked"])
 
 
-def check_stored(state_dict: dict[str, Any], own: list[Group], initial: Callable[[Tensor, Group], State]) -> None:
+def check_stored(state_dict: dict[str, Any], own: list[Group], initial: Callable[[Tensor, Group, int], State]) -> None:
     """Refuse a state that would replace a group's rule or split, or fail in a later step.
 
     Args:
@@ -89,15 +128,15 @@ def check_stored(state_dict: dict[str, Any], own: list[Group], initial: Callable
     if counts[0] != counts[1]:
         raise CheckpointError(f"the optimizer state has groups of {counts[0]} parameters and not of {counts[1]}")
     for number, (before, now) in enumerate(zip(stored, own, strict=True)):
-        for key in ("rule", "num_heads", "head_axis"):
+        for key in ("rule", "num_heads", "head_axis", "stacked"):
             if before.get(key) != now[key]:
                 raise CheckpointError(
                     f"the optimizer state does not fit group {number} ({now['role']}): {key} was {before.get(key)} and "
                     f"is {now[key]}; use the optim settings of the checkpoint"
                 )
-        for index, (name, param) in zip(before["params"], named_parameters(now), strict=True):
+        for position, (index, (name, param)) in enumerate(zip(before["params"], named_parameters(now), strict=True)):
             if index in state_dict["state"]:
-                expected = initial(torch.empty_like(param, device="meta"), now)
+                expected = initial(torch.empty_like(param, device="meta"), now, position)
                 _check_state(name, state_dict["state"][index], expected)
 
 

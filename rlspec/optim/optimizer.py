@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
+import warnings
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Iterator
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal
 
 import torch
@@ -12,26 +12,19 @@ from torch import Tensor
 from torch.optim.adamw import adamw
 
 from rlspec.errors import ConfigError
-from rlspec.optim.checks import COMPUTE_DTYPES, Group, check_group, check_stored, named_parameters
+from rlspec.optim.checks import Group, check_group, check_options, check_stored, named_parameters
+from rlspec.optim.composition import Rule
+from rlspec.optim.finite import finite_on_device, finite_on_host
 from rlspec.optim.layout import block_shape, merge_blocks, split_blocks
-from rlspec.optim.newton_schulz import NORMALISERS
-from rlspec.optim.rules import Variance, get_rule, step_scale
+from rlspec.optim.rules import get_rule
 from rlspec.optim.telemetry import Recorder
+from rlspec.optim.updates import HALF, Entry, State, apply_updates, composed_updates, layout, pair_updates
 
 if TYPE_CHECKING:
     from rlspec.optim.symmetry import SymmetryMap
 
-HALF = (torch.bfloat16, torch.float16)
-
-
-@dataclass
-class _Entry:
-    """A parameter in one step. `target` is what moves: the parameter, or its float32 master copy."""
-
-    param: Tensor
-    target: Tensor
-    gradient: Tensor
-    state: dict[str, Tensor]
+FUSED_DEVICES = ("cpu", "cuda")
+REPORT_UNUSED_AFTER = 10
 
 
 class SpectralOptimizer(torch.optim.Optimizer):
@@ -43,9 +36,12 @@ class SpectralOptimizer(torch.optim.Optimizer):
     is None is skipped; so is one whose gradient has NaN or Inf, which is counted and warned about once. Gradients are
     never mutated.
 
-    AdamW groups equal torch.optim.AdamW bit for bit. So does rule `muon` on whole matrices equal torch.optim.Muon
-    (`adjust_lr` original or match_rms_adamw), given `normalise="torch"` and `compute_dtype="bfloat16"`, which is how
-    torch computes; the defaults are more accurate.
+    AdamW groups equal torch.optim.AdamW(fused=True) bit for bit. So does rule `muon` on whole matrices equal
+    torch.optim.Muon (`adjust_lr` original or match_rms_adamw), given `normalise="torch"`, `method="standard"` and
+    `compute_dtype="bfloat16"`, which is how torch computes; the defaults are more accurate, and faster.
+
+    On CUDA nothing in a step waits for the device: whether a gradient is finite is decided there, each matrix is masked
+    by its own flag, and an AdamW group is skipped as a whole.
 
     Args:
         params: parameters, (name, parameter) pairs, or groups of them. Names are stored and checked on loading.
@@ -53,22 +49,30 @@ class SpectralOptimizer(torch.optim.Optimizer):
         rule: name in `RULES`.
         role: under which name telemetry reports the group.
         weight_decay: decoupled.
-        betas: of AdamW.
-        eps: of AdamW.
-        momentum: of spectral rules, an exponential moving average.
+        betas: of AdamW and of rules with Adam in them.
+        eps: likewise.
+        momentum: of spectral rules.
         nesterov: of spectral rules.
         ns_steps: Newton-Schulz iterations.
         promotion_steps: Pion's k_p, 0 to ns_steps, or "auto".
-        adjust_lr: length of a spectral step, see `rlspec.optim.rules.step_scale`.
+        adjust_lr: length of a spectral step, see `rlspec.optim.scale.step_scale`.
         paper_scale: s of adjust_lr "paper".
         num_heads: blocks a matrix is cut into; 1 is the whole matrix.
         head_axis: 0 cuts rows (q, k, v), 1 columns (o).
+        stacked: the first axis of a parameter with three or more axes counts matrices (experts).
+        scaling: of the LoRA pairs in a group with a pair rule, whose parameters are A, B, A, B, ...
         normalise: name in `NORMALISERS`.
-        compute_dtype: of the Newton-Schulz iteration; "auto" is bfloat16 on CUDA, else float32; float64 for float64
-            parameters.
+        compute_dtype: of the iterations; "auto" is bfloat16 on CUDA and on CPUs with matrix units for it, else float32;
+            float64 for float64 parameters.
+        state_dtype: of momentum buffers: "float32", or "bfloat16" with stochastic rounding (half the memory).
+        gradient_clip: soft bound on the singular values of gradients before the momentum (SPECTRA); 0: none.
+        update_clip: soft bound on those of updates, in units of lr (SPECTRA around any rule); 0: none.
+        spectral_cap: bound on the singular values of the weights themselves, after every step; 0: none.
+        cap_method: how, see `rlspec.optim.constraints.constrain`.
         workspace_bytes: bound on the float32 blocks filtered in one batch (at least one parameter); a step's peak
             extra memory is a small multiple of it.
         telemetry_every: collect telemetry every so many steps; 0 only on request (`collect_telemetry = True`).
+        options: of the rules' stages, by name (`Rule.options`), for all groups whose rule has them.
 
     Raises:
         ConfigError: on a group that cannot work, naming the parameter.
@@ -90,26 +94,37 @@ class SpectralOptimizer(torch.optim.Optimizer):
         momentum: float = 0.95,
         nesterov: bool = False,
         ns_steps: int = 5,
-        promotion_steps: int | Literal["auto"] = 0,
+        promotion_steps: float | Literal["auto"] = 0,
         adjust_lr: str = "match_rms_adamw",
         paper_scale: float = 5.0,
         num_heads: int = 1,
         head_axis: int = 0,
+        stacked: bool = False,
+        scaling: float = 1.0,
         normalise: str = "frobenius",
         compute_dtype: str = "auto",
+        state_dtype: str = "float32",
+        gradient_clip: float = 0.0,
+        update_clip: float = 0.0,
+        spectral_cap: float = 0.0,
+        cap_method: str = "hard",
         workspace_bytes: int = 1 << 28,
         telemetry_every: int = 0,
+        **options: Any,
     ) -> None:
         defaults = {
             "lr": lr, "rule": rule, "role": role, "weight_decay": weight_decay, "betas": betas, "eps": eps,
             "momentum": momentum, "nesterov": nesterov, "ns_steps": ns_steps, "promotion_steps": promotion_steps,
             "adjust_lr": adjust_lr, "paper_scale": paper_scale, "num_heads": num_heads, "head_axis": head_axis,
-            "normalise": normalise, "compute_dtype": compute_dtype,
+            "stacked": stacked, "scaling": scaling, "normalise": normalise, "compute_dtype": compute_dtype,
+            "state_dtype": state_dtype, "gradient_clip": gradient_clip, "update_clip": update_clip,
+            "spectral_cap": spectral_cap, "cap_method": cap_method,
         }  # fmt: skip
         self._reset_transient_state()
         self.workspace_bytes = workspace_bytes
         self.telemetry_every = telemetry_every
-        super().__init__(params, defaults)
+        super().__init__(params, defaults | options)
+        check_options(options, self.param_groups)
 
     def add_param_group(self, param_group: Group) -> None:
         """Add a group; keys that it leaves out take the optimizer's defaults.
@@ -133,26 +148,26 @@ class SpectralOptimizer(torch.optim.Optimizer):
                 loss = closure()
         self._steps += 1
         asked = self.telemetry_every > 0 and self._steps % self.telemetry_every == 0
-        roles = {group["role"] for group in self.param_groups if get_rule(group["rule"]).spectral}
-        self._recorder.begin(asked or self.collect_telemetry, roles)
+        gating = {group["role"] for group in self.param_groups if get_rule(group["rule"]).spectral}
+        self._recorder.begin(asked or self.collect_telemetry, gating)
         self.collect_telemetry = False
-        finite = self._finite_gradients()
+        alive = self._alive()
         for group in self.param_groups:
-            for chunk in self._chunks(group, finite):
-                if get_rule(group["rule"]).spectral:
-                    self._spectral_step(group, chunk)
-                else:
-                    self._adamw_step(group, chunk)
+            rule = get_rule(group["rule"])
+            for chunk in self._chunks(group, rule, alive):
+                self._update(group, rule, chunk)
         self._recorder.end()
+        if self._steps == REPORT_UNUSED_AFTER:
+            self._report_unused()
         return loss
 
     def telemetry(self) -> dict[str, dict[str, float]]:
-        """Numbers of the newest collected step, by role.
+        """Numbers of the newest collected step, by role; the same for every rule.
 
         `change_rms` is the root mean square of the weights' actual change and `update_rms` the same over lr (AdamW's is
-        about 0.2 to 1), `weight_rms` that of the weights; for spectral roles also the means over blocks of
-        `stable_rank` (momentum) and `pass_energy` (directions that passed), and `gated_share`, the share of blocks with
-        no update. `skipped` counts all updates left out because of NaN or Inf.
+        about 0.2 to 1), `weight_rms` that of the weights; for matrices also the means over blocks of `stable_rank`
+        (of the momentum), `pass_energy` (directions that passed) and `gated_share`, the share of blocks with no update.
+        `skipped` counts all updates left out because of NaN or Inf.
         """
         return self._recorder.latest()
 
@@ -168,20 +183,28 @@ class SpectralOptimizer(torch.optim.Optimizer):
         idle = self._recorder.idle_steps()
         return [role for role, count in present.items() if count == 0 or idle.get(role, 0) >= steps]
 
+    def without_updates(self) -> list[str]:
+        """Names of parameters that have had no usable gradient so far."""
+        return [
+            name for group in self.param_groups for name, param in named_parameters(group) if not self.state.get(param)
+        ]
+
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Load a state, keeping its float32 tensors whatever the parameters' dtype (torch would cast them).
 
         Raises:
             CheckpointError: if the stored names, rules, splits or shapes are not this optimizer's, naming the offender.
         """
-        check_stored(state_dict, self.param_groups, _initial_state)
+        check_stored(state_dict, self.param_groups, initial_state)
         super().load_state_dict(state_dict)
         stored = [index for group in state_dict["param_groups"] for index in group["params"]]
-        params = [param for group in self.param_groups for param in group["params"]]
-        for index, param in zip(stored, params, strict=True):
+        params = [(param, group) for group in self.param_groups for param in group["params"]]
+        for index, (param, group) in zip(stored, params, strict=True):
             for key, value in state_dict["state"].get(index, {}).items():
-                if isinstance(value, Tensor) and self.state[param][key].dtype != value.dtype:
-                    self.state[param][key] = value.detach().clone().to(self.state[param][key].device)
+                if isinstance(value, Tensor):
+                    device = _step_device(param, group) if key == "step" else param.device
+                    if self.state[param][key].dtype != value.dtype or self.state[param][key].device != device:
+                        self.state[param][key] = value.detach().clone().to(device)
 
     def __getstate__(self) -> dict[str, Any]:
         kept = {"workspace_bytes": self.workspace_bytes, "telemetry_every": self.telemetry_every}
@@ -194,158 +217,161 @@ class SpectralOptimizer(torch.optim.Optimizer):
 
     def _reset_transient_state(self) -> None:
         self._recorder = Recorder()
+        self._indices: dict[Tensor, int] = {}
         self._steps = 0
         self.collect_telemetry = False
         self.symmetry = None
 
-    def _finite_gradients(self) -> set[Tensor]:
-        """Parameters that can be updated in this step. Waits for the device once per device and dtype."""
-        roles = {param: (group["role"], name) for group in self.param_groups for name, param in named_parameters(group)}
-        by_kind: dict[Any, list[Tensor]] = defaultdict(list)
-        for param in roles:
+    def _alive(self) -> dict[Tensor, Tensor | None]:
+        """Parameters that are updated in this step, on CUDA with a flag that says whether they really are."""
+        known = {param: (group["role"], name) for group in self.param_groups for name, param in named_parameters(group)}
+        for param, (_, name) in known.items():
+            if param.grad is not None and param.grad.is_sparse:
+                raise ConfigError(f"{name}: sparse gradients are not supported; use sparse=False")
+        self._indices = {param: index for index, param in enumerate(known)}
+        on_device = [param for param in known if self._defers(param)]
+        finite = finite_on_host(param for param in known if not self._defers(param))
+        for param in known.keys() - finite - set(on_device):
             if param.grad is not None and param.numel():
-                if param.grad.is_sparse:
-                    raise ConfigError(f"{roles[param][1]}: sparse gradients are not supported; use sparse=False")
-                by_kind[param.grad.device, param.grad.dtype].append(param)
-        finite = set()
-        for params in by_kind.values():
-            gradients = [param.grad for param in params if param.grad is not None]
-            norms = torch.stack(list(torch._foreach_norm(gradients))).isfinite().tolist()
-            for param, gradient, good in zip(params, gradients, norms, strict=True):
-                if good or bool(gradient.isfinite().all()):  # the norm of a finite gradient may overflow
-                    finite.add(param)
-                else:
-                    self._recorder.skip(*roles[param])
-        return finite
+                self._recorder.skip(*known[param])
+        flags = finite_on_device(on_device)
+        self._recorder.skip_later([known[param] for param in flags], list(flags.values()))
+        return {**dict.fromkeys(finite), **flags}
 
-    def _chunks(self, group: Group, finite: set[Tensor]) -> Iterator[list[_Entry]]:
-        """Entries of a group that can be filtered together: equal blocks, dtype and device, within the workspace."""
-        alike: dict[Any, list[Tensor]] = defaultdict(list)
-        for param in group["params"]:
-            if param in finite:
-                shape = _blocks(param, group)[1:] if get_rule(group["rule"]).spectral else ()
-                alike[shape, param.dtype, param.device].append(param)
-        for params in alike.values():
-            chunk: list[_Entry] = []
+    def _defers(self, param: Tensor) -> bool:
+        return param.device.type != "cpu"
+
+    def _chunks(self, group: Group, rule: Rule, alive: dict[Tensor, Tensor | None]) -> Iterator[list[Entry]]:
+        """Entries of a group that can go together: equal blocks, dtype, device and age, within the workspace.
+
+        In a group of LoRA pairs the entries alternate between A and B, and a pair counts as one.
+        """
+        width = 1 if rule.pair is None else 2
+        params = group["params"]
+        alike: dict[Any, list[list[Entry]]] = defaultdict(list)
+        for start in range(0, len(params), width):
+            members = params[start : start + width]
+            if all(param in alive for param in members):
+                entries = [self._entry(param, group, start + k, alive[param]) for k, param in enumerate(members)]
+                alike[_kind(entries, group, rule)].append(entries)
+        for units in alike.values():
+            chunk: list[Entry] = []
             room = self.workspace_bytes
-            for param in params:
-                room -= 4 * param.numel()
-                if chunk and room < 0:
+            for unit in units:
+                size = sum(4 * entry.param.numel() for entry in unit)
+                if chunk and room < size:
                     yield chunk
-                    room, chunk = self.workspace_bytes - 4 * param.numel(), []
-                chunk.append(self._entry(param, group))
+                    room, chunk = self.workspace_bytes, []
+                room -= size
+                chunk += unit
             yield chunk
 
-    def _entry(self, param: Tensor, group: Group) -> _Entry:
+    def _entry(self, param: Tensor, group: Group, position: int, alive: Tensor | None) -> Entry:
         state = self.state[param]
         if not state:
-            state.update(_initial_state(param, group))
+            state.update(initial_state(param, group, position))
         assert param.grad is not None
         target = state.get("master", param)
-        return _Entry(param, target, param.grad.to(target.dtype), state)
+        gradient = param.grad.to(target.dtype)
+        if alive is not None:
+            gradient = torch.where(alive > 0, gradient, 0.0)
+        return Entry(param, target, gradient, state, self._indices[param], alive)
 
-    def _spectral_step(self, group: Group, entries: list[_Entry]) -> None:
-        lr, targets = float(group["lr"]), [entry.target for entry in entries]
-        updates, factor = self._spectral_updates(group, entries)
-        with self._recorder.measure(group["role"], lr, targets):
-            if group["weight_decay"]:
-                torch._foreach_mul_(targets, 1 - lr * group["weight_decay"])
-            torch._foreach_add_(targets, updates, alpha=-(lr * factor))
-        _copy_masters(entries)
+    def _update(self, group: Group, rule: Rule, entries: list[Entry]) -> None:
+        targets, lr = [entry.target for entry in entries], float(group["lr"])
+        if not rule.spectral:
+            with self._recorder.measure(group["role"], lr, targets):
+                _adamw_step(group, entries)
+            self._recorder.elementwise(group["role"], [entry.state["exp_avg"] for entry in entries])
+        else:
+            if rule.pair is None:
+                result = composed_updates(group, rule, entries)
+            else:
+                entries = entries[0::2] + entries[1::2]
+                targets = [entry.target for entry in entries]
+                result = pair_updates(group, rule, entries[: len(entries) // 2], entries[len(entries) // 2 :])
+            self._recorder.blocks(group["role"], result.blocks, result.filtered, result.energy)
+            with self._recorder.measure(group["role"], lr, targets):
+                apply_updates(group, rule, entries, result)
+                if group["spectral_cap"]:
+                    _cap(group, targets)
+        for entry in entries:
+            if entry.target is not entry.param:
+                entry.param.copy_(entry.target)
 
-    def _spectral_updates(self, group: Group, entries: list[_Entry]) -> tuple[list[Tensor], float]:
-        """The composition: momentum, split, normalise, filter, variance, scale per block, merge."""
-        rule = get_rule(group["rule"])
-        assert rule.momentum is not None
-        buffers, gradients = (
-            [entry.state["momentum_buffer"] for entry in entries],
-            [entry.gradient for entry in entries],
-        )
-        directions = rule.momentum(buffers, gradients, group["momentum"], group["nesterov"])
-        parts = [split_blocks(direction, group["num_heads"], group["head_axis"]) for direction in directions]
-        blocks = parts[0] if len(parts) == 1 else torch.cat(parts)
-        normalised = NORMALISERS[group["normalise"]](blocks, _compute_dtype(group, blocks))
-        filtered, energy = rule.build_filter(group)(normalised)
-        self._recorder.blocks(group["role"], normalised, energy)
-        filtered = filtered.to(blocks.dtype)
-        if rule.variance is not None:
-            filtered = _apply_variance(rule.variance, filtered, entries, group)
-        measured = energy if rule.energy == "measured" else None
-        factor, factors = step_scale(
-            group["adjust_lr"], *blocks.shape[1:], energy=measured, paper_scale=group["paper_scale"]
-        )
-        if factors is not None:
-            filtered = filtered * factors.to(filtered.dtype)[:, None, None]
-        merged = [
-            merge_blocks(part, entry.param.shape, group["head_axis"])
-            for part, entry in zip(filtered.split(group["num_heads"]), entries, strict=True)
-        ]
-        return merged, factor
-
-    def _adamw_step(self, group: Group, entries: list[_Entry]) -> None:
-        targets = [entry.target for entry in entries]
-        with self._recorder.measure(group["role"], float(group["lr"]), targets):
-            adamw(
-                targets,
-                [entry.gradient for entry in entries],
-                [entry.state["exp_avg"] for entry in entries],
-                [entry.state["exp_avg_sq"] for entry in entries],
-                [],
-                [entry.state["step"] for entry in entries],
-                amsgrad=False,
-                beta1=group["betas"][0],
-                beta2=group["betas"][1],
-                lr=group["lr"],
-                weight_decay=group["weight_decay"],
-                eps=group["eps"],
-                maximize=False,
+    def _report_unused(self) -> None:
+        unused = self.without_updates()
+        if unused:
+            warnings.warn(
+                f"{len(unused)} trainable parameters had no usable gradient in {REPORT_UNUSED_AFTER} steps "
+                f"({', '.join(unused[:3])}{', ...' if len(unused) > 3 else ''}): they take no part in the loss; "
+                "freeze them (requires_grad_(False)) or leave them be",
+                stacklevel=3,
             )
-        _copy_masters(entries)
 
 
-def _blocks(param: Tensor, group: Group) -> tuple[int, int, int]:
-    return block_shape(param.shape, group["num_heads"], group["head_axis"])
+def _kind(entries: list[Entry], group: Group, rule: Rule) -> Any:
+    """What entries must share to be updated in one batch."""
+    first = entries[0]
+    where = first.target.dtype, first.param.device, first.alive is None
+    if not rule.spectral:
+        return where
+    shapes = [block_shape(entry.param.shape, *layout(group)) for entry in entries]
+    return (*where, tuple(shapes), int(first.state["step"]))
 
 
-def _state_dtype(param: Tensor) -> torch.dtype:
-    return torch.float64 if param.dtype == torch.float64 else torch.float32
+def _cap(group: Group, targets: list[Tensor]) -> None:
+    from rlspec.optim.constraints import constrain
+
+    for target in targets:
+        blocks = split_blocks(target, *layout(group))
+        capped = constrain(blocks, group["spectral_cap"], group["cap_method"])
+        target.copy_(merge_blocks(capped, target.shape, group["head_axis"], group["stacked"]))
 
 
-def _compute_dtype(group: Group, blocks: Tensor) -> torch.dtype:
-    if group["compute_dtype"] != "auto":
-        return COMPUTE_DTYPES[group["compute_dtype"]]
-    if blocks.dtype == torch.float64:
-        return torch.float64
-    return torch.bfloat16 if blocks.device.type == "cuda" else torch.float32
+def _adamw_step(group: Group, entries: list[Entry]) -> None:
+    flags = [entry.alive for entry in entries if entry.alive is not None]
+    fused = entries[0].param.device.type in FUSED_DEVICES
+    adamw(
+        [entry.target for entry in entries],
+        [entry.gradient for entry in entries],
+        [entry.state["exp_avg"] for entry in entries],
+        [entry.state["exp_avg_sq"] for entry in entries],
+        [],
+        [entry.state["step"] for entry in entries],
+        fused=fused,
+        found_inf=1.0 - torch.stack(flags).amin() if flags else None,
+        amsgrad=False,
+        beta1=group["betas"][0],
+        beta2=group["betas"][1],
+        lr=group["lr"],
+        weight_decay=group["weight_decay"],
+        eps=group["eps"],
+        maximize=False,
+    )
 
 
-def _initial_state(param: Tensor, group: Group) -> dict[str, Tensor]:
-    rule, dtype = get_rule(group["rule"]), _state_dtype(param)
-    state: dict[str, Tensor] = {}
-    zeros = torch.zeros_like(param, dtype=dtype, memory_format=torch.preserve_format)
+def _step_device(param: Tensor, group: Group) -> torch.device:
+    """Fused AdamW counts its steps on the device; all others where reading them is free."""
+    fused = not get_rule(group["rule"]).spectral and param.device.type in FUSED_DEVICES
+    return param.device if fused else torch.device("cpu")
+
+
+def initial_state(param: Tensor, group: Group, position: int) -> State:
+    """The state of a parameter before its first step; `position` in the group tells A from B in LoRA pairs."""
+    rule, dtype = get_rule(group["rule"]), torch.float64 if param.dtype == torch.float64 else torch.float32
+    state: State = {"step": torch.zeros((), dtype=torch.float32, device=_step_device(param, group))}
     if rule.spectral:
-        state["momentum_buffer"] = zeros
-        if rule.variance is not None:
-            count, rows, cols = _blocks(param, group)
-            shape = (count, *rule.variance.state_shape(rows, cols))
-            state["variance"] = torch.zeros(shape, dtype=dtype, device=param.device)
+        if rule.momentum is not None:
+            kept = torch.bfloat16 if group["state_dtype"] == "bfloat16" else dtype
+            state["momentum_buffer"] = torch.zeros_like(param, dtype=kept, memory_format=torch.preserve_format)
+        factor: Literal["", "a", "b"] = "" if rule.pair is None else ("b" if position % 2 else "a")
+        blocks, rows, cols = block_shape(param.shape, *layout(group))
+        for name, buffer in rule.buffers(rows, cols, group, factor).items():
+            state[name] = buffer.new(blocks, dtype, param.device)
     else:
-        state.update(step=torch.zeros((), dtype=torch.float32), exp_avg=zeros, exp_avg_sq=torch.zeros_like(zeros))
+        state["exp_avg"] = torch.zeros_like(param, dtype=dtype, memory_format=torch.preserve_format)
+        state["exp_avg_sq"] = torch.zeros_like(state["exp_avg"])
     if param.dtype in HALF:
         state["master"] = param.detach().to(torch.float32)
     return state
-
-
-def _apply_variance(variance: Variance, filtered: Tensor, entries: list[_Entry], group: Group) -> Tensor:
-    states = [entry.state["variance"] for entry in entries]
-    joined = torch.cat(states)
-    rescaled = variance.apply(filtered, joined, group)
-    for state, updated in zip(states, joined.split([len(state) for state in states]), strict=True):
-        state.copy_(updated)
-    return rescaled
-
-
-def _copy_masters(entries: list[_Entry]) -> None:
-    for entry in entries:
-        if entry.target is not entry.param:
-            entry.param.copy_(entry.target)

@@ -14,10 +14,14 @@ from contextlib import contextmanager
 import torch
 from torch import Tensor
 
-from rlspec.optim.newton_schulz import stable_rank
+from rlspec.optim.filters import pass_energy
+from rlspec.optim.newton_schulz import frobenius, stable_rank
 
 GATED_ENERGY = 1e-4
 """A block whose pass energy is below this gets no update: its norm is under 1% of one passing direction's."""
+
+LARGEST_MEASURED = 1 << 24
+"""Values of a matrix up to which the stable rank of an AdamW parameter is measured: embeddings would take seconds."""
 
 
 class Recorder:
@@ -31,9 +35,11 @@ class Recorder:
         self._idle_steps: dict[str, Tensor] = {}
         self._passed: dict[str, Tensor] = {}
         self._warned = False
+        self._pending: list[tuple[list[tuple[str, str]], Tensor, torch.cuda.Event | None]] = []
 
     def begin(self, collect: bool, spectral_roles: set[str]) -> None:
         """Start a step. `spectral_roles` are those whose inactivity is watched."""
+        self._count_pending(wait=False)
         self.collecting = collect
         self._sums = defaultdict(lambda: defaultdict(float))
         self._passed = {}
@@ -61,6 +67,35 @@ class Recorder:
                 stacklevel=2,
             )
 
+    def skip_later(self, known: list[tuple[str, str]], alive: list[Tensor]) -> None:
+        """Count what a device masked, once it has come over without anybody having waited for it.
+
+        Args:
+            known: role and name of each parameter.
+            alive: scalars on one device, 0.0 where the parameter was left alone.
+        """
+        if not alive:
+            return
+        flags = torch.stack([flag.to(alive[0].device) for flag in alive])
+        event = None
+        if flags.is_cuda:
+            flags = flags.to("cpu", non_blocking=True)
+            event = torch.cuda.Event()
+            event.record()
+        self._pending.append((known, flags, event))
+
+    def _count_pending(self, wait: bool) -> None:
+        while self._pending:
+            known, flags, event = self._pending[0]
+            if event is not None and wait:
+                event.synchronize()
+            if event is not None and not event.query():
+                return
+            self._pending.pop(0)
+            for (role, name), flag in zip(known, flags.tolist(), strict=True):
+                if not flag:
+                    self.skip(role, name)
+
     @contextmanager
     def measure(self, role: str, lr: float, targets: list[Tensor]) -> Iterator[None]:
         """Compare the weights after the body with those before; copies them, so pass a bounded number."""
@@ -77,20 +112,42 @@ class Recorder:
             sums["weight"] += float(new.square().sum(dtype=torch.float64))
             sums["values"] += new.numel()
 
-    def blocks(self, role: str, normalised: Tensor, energy: Tensor) -> None:
-        """Record normalised blocks (batch, rows, cols) of the momentum and their pass energy (batch,)."""
-        passed = (energy > GATED_ENERGY).any()
-        known = self._passed.get(role)
-        self._passed[role] = passed if known is None else known | passed.to(known.device)
-        if self.collecting:
-            sums = self._sums[role]
-            sums["blocks"] += energy.numel()
-            sums["energy"] += float(energy.sum())
-            sums["gated"] += float((energy <= GATED_ENERGY).sum())
-            sums["stable_rank"] += float(stable_rank(normalised).sum())
+    def blocks(self, role: str, seen: Tensor, filtered: Tensor, energy: Tensor | None) -> None:
+        """Record what a rule did to a batch of blocks.
+
+        Args:
+            role: of their group.
+            seen: (batch, rows, cols), what the filter saw, or the momentum.
+            filtered: (batch, rows, cols), after all stages, without the scale.
+            energy: (batch,), directions that passed; None where no stage measured it.
+        """
+        if energy is not None:
+            passed = (energy > GATED_ENERGY).any()
+            known = self._passed.get(role)
+            self._passed[role] = passed if known is None else known | passed.to(known.device)
+        elif role not in self._passed:
+            self._passed[role] = torch.ones((), dtype=torch.bool)
+        if self.collecting and len(seen):
+            measured = pass_energy(filtered) if energy is None else energy
+            self._add_blocks(role, seen, measured)
+
+    def elementwise(self, role: str, momenta: list[Tensor]) -> None:
+        """Record the same of an elementwise rule, whose every matrix passes with as many directions as it has."""
+        for momentum in momenta if self.collecting else []:
+            if momentum.ndim > 1 and 0 < momentum.numel() <= LARGEST_MEASURED:
+                normalised = frobenius(momentum.reshape(1, momentum.shape[0], -1), momentum.dtype)
+                self._add_blocks(role, normalised, stable_rank(normalised))
+
+    def _add_blocks(self, role: str, seen: Tensor, energy: Tensor) -> None:
+        sums = self._sums[role]
+        sums["blocks"] += energy.numel()
+        sums["energy"] += float(energy.sum())
+        sums["gated"] += float((energy <= GATED_ENERGY).sum())
+        sums["stable_rank"] += float(stable_rank(frobenius(seen, torch.promote_types(seen.dtype, torch.float32))).sum())
 
     def latest(self) -> dict[str, dict[str, float]]:
         """The newest collected numbers by role, with the skip counts as they are now."""
+        self._count_pending(wait=True)
         result = {role: {**numbers, "skipped": float(self.skipped[role])} for role, numbers in self._latest.items()}
         for role, count in self.skipped.items():
             result.setdefault(role, {"skipped": float(count)})

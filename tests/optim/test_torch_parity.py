@@ -55,7 +55,7 @@ def test_adamw_equals_torch_adamw_bitwise(weight_decay: float, dtype: torch.dtyp
     shapes = [(12, 40), (7,), (), (3, 2, 2, 2)]
     common = {"lr": 3e-3, "betas": (0.8, 0.95), "eps": 1e-7, "weight_decay": weight_decay}
     theirs, ours = parameters(*shapes, dtype=dtype), parameters(*shapes, dtype=dtype)
-    expected = run(torch.optim.AdamW(theirs, **common), theirs)
+    expected = run(torch.optim.AdamW(theirs, fused=True, **common), theirs)
     result = run(SpectralOptimizer(ours, rule="adamw", **common), ours)
     assert all(torch.equal(a, b) for a, b in zip(expected, result, strict=True))
 
@@ -75,7 +75,7 @@ def test_a_small_model_trains_to_the_same_weights_as_with_torch() -> None:
     theirs = copy.deepcopy(ours)
     x, y = torch.randn(20, 6), torch.randn(20, 3)
     ours_optimizer = SpectralOptimizer(ours.named_parameters(), rule="adamw", lr=1e-2, weight_decay=0.01)
-    theirs_optimizer = torch.optim.AdamW(theirs.parameters(), lr=1e-2, weight_decay=0.01)
+    theirs_optimizer = torch.optim.AdamW(theirs.parameters(), lr=1e-2, weight_decay=0.01, fused=True)
     for model, optimizer in ((ours, ours_optimizer), (theirs, theirs_optimizer)):
         schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, 10)
         for _ in range(10):

@@ -1,0 +1,74 @@
+"""How long a step is."""
+
+from __future__ import annotations
+
+import difflib
+import math
+from collections.abc import Iterable
+from typing import Literal
+
+from torch import Tensor
+
+from rlspec.errors import ConfigError
+
+ADJUST_LR = ("match_rms_adamw", "original", "spectral", "paper", "none")
+
+
+def nearest(name: str, allowed: Iterable[str]) -> str:
+    """A hint for a misspelt word: the nearest names, then all of them."""
+    allowed = list(allowed)
+    close = difflib.get_close_matches(str(name), allowed, n=3)
+    hint = f"did you mean {' or '.join(close)}? " if close else ""
+    return f"{hint}allowed: {', '.join(allowed)}"
+
+
+def step_scale(
+    mode: str,
+    rows: int,
+    cols: int,
+    *,
+    energy: Tensor | None = None,
+    paper_scale: float = 5.0,
+    length: Literal["full_rank", "measured", "own"] = "full_rank",
+) -> tuple[float, Tensor | None]:
+    """How long a block's step is, as a factor and, where it depends on the block, a tensor of factors.
+
+    - `match_rms_adamw`: the update of a block has root mean square 0.2, AdamW's usual one, when at least one direction
+      passes: 0.2 sqrt(rows cols / max(energy, 1)). Under a full polar factor energy = min(rows, cols), which is
+      Moonlight's 0.2 sqrt(max(rows, cols)) (arXiv 2502.16982); under Pion with one passing direction it is
+      s sqrt(max(rows, cols)) with s = 0.2 sqrt(min(rows, cols)). A gate that is nearly shut is not amplified.
+      A rule whose update has AdamW's size by itself (`length` "own") keeps it.
+    - `original`: sqrt(max(1, rows / cols)), Keller Jordan's.
+    - `spectral`: sqrt(rows / cols), so that ||update||_{RMS -> RMS} is 1.
+    - `paper`: paper_scale sqrt(max(rows, cols)), Pion's own; its RLVR runs use 5.0 for Muon and Pion alike.
+    - `none`: 1.
+
+    Args:
+        mode: one of `ADJUST_LR`.
+        rows: rows of a block (not of the parameter, when heads are split).
+        cols: columns of a block.
+        energy: measured pass energy (batch,); None counts every direction as passing, min(rows, cols).
+        paper_scale: s of `paper`.
+        length: of the rule, see `rlspec.optim.composition.Rule`.
+
+    Returns:
+        (factor, factors per block (batch,) or None); the step of a block is the product.
+
+    Raises:
+        ConfigError: on an unknown mode.
+    """
+    if mode == "match_rms_adamw":
+        if length == "own":
+            return 1.0, None
+        if energy is None:
+            return 0.2 * math.sqrt(max(rows, cols)), None
+        return 0.2 * math.sqrt(rows * cols), energy.clamp(min=1.0).rsqrt()
+    if mode == "original":
+        return math.sqrt(max(1, rows / cols)), None
+    if mode == "spectral":
+        return math.sqrt(rows / cols), None
+    if mode == "paper":
+        return paper_scale * math.sqrt(max(rows, cols)), None
+    if mode == "none":
+        return 1.0, None
+    raise ConfigError(f"adjust_lr={mode!r}; {nearest(mode, ADJUST_LR)}")
