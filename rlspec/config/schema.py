@@ -11,7 +11,16 @@ from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
-RULE_NAMES = ("adamw", "muon", "muon_polar_express", "pion")  # the keys of rlspec.optim.RULES, which import torch
+# The keys of rlspec.optim.RULES, which import torch.
+RULE_NAMES = (
+    "adamw",
+    "muon",
+    "muon_polar_express",
+    "pion",
+    "lora_muon",
+    "lora_pion",
+    "lora_rite",
+)
 SEEDS = 2**32  # numpy's generators take no larger seed
 AdjustLr = Literal["match_rms_adamw", "original", "spectral", "paper", "none"]
 
