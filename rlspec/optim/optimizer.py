@@ -252,7 +252,9 @@ class SpectralOptimizer(torch.optim.Optimizer):
         for start in range(0, len(params), width):
             members = params[start : start + width]
             if all(param in alive for param in members):
-                entries = [self._entry(param, group, start + k, alive[param]) for k, param in enumerate(members)]
+                flags = [flag for flag in (alive[param] for param in members) if flag is not None]
+                flag = torch.stack(flags).amin() if flags else None  # a pair moves together or not at all
+                entries = [self._entry(param, group, start + k, flag) for k, param in enumerate(members)]
                 alike[_kind(entries, group, rule)].append(entries)
         for units in alike.values():
             chunk: list[Entry] = []

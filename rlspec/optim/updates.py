@@ -134,7 +134,7 @@ def composed_updates(group: Group, rule: Rule, entries: list[Entry]) -> Updates:
 
 def pair_updates(group: Group, rule: Rule, entries_a: list[Entry], entries_b: list[Entry]) -> Updates:
     """Run a pair rule on LoRA layers of equal shapes; updates are those of all A, then those of all B."""
-    assert rule.pair is not None and rule.momentum is not None
+    assert rule.pair is not None
     entries = entries_a + entries_b
     rows, cols = entries_b[0].param.shape[0], entries_a[0].param.shape[1]
     step = _begin(group, entries, rows, cols, rule)

@@ -1,0 +1,356 @@
+"""One battery for every line of the table: hostile gradients, shapes, splits, dtypes, and the symmetry it claims."""
+
+from __future__ import annotations
+
+import math
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from rule_cases import (
+    ADAPTIVE_DECAY,
+    MATRIX,
+    PAIRS,
+    change,
+    every_matrix_rule,
+    every_rule,
+    matrices,
+    params_for,
+    same_bits,
+    set_gradients,
+    shapes_for,
+    train,
+)
+from torch import nn
+
+from rlspec.optim import RULES, SpectralOptimizer
+
+SCALE_DEPENDENT = {
+    "auon": "its brake is inert: it is Nesterov's SGD",
+    "adago": "accumulates clipped gradient norms from v_0 on, and its clip gamma is absolute",
+}
+"""Rules whose update depends on the scale of all gradients, and why."""
+
+
+@every_rule
+def test_gradients_are_never_mutated(rule: str) -> None:
+    for dtype in (torch.float32, torch.bfloat16):
+        for nesterov in (True, False):
+            params = params_for(rule, dtype)
+            set_gradients(params)
+            before = [param.grad.clone() for param in params]
+            change(rule, params, nesterov=nesterov)
+            assert all(torch.equal(param.grad, old) for param, old in zip(params, before, strict=True))
+
+
+@every_rule
+def test_zero_gradients_change_nothing(rule: str) -> None:
+    params = params_for(rule)
+    for param in params:
+        param.grad = torch.zeros_like(param)
+    start = [param.detach().clone() for param in params]
+    optimizer = SpectralOptimizer(params, rule=rule, lr=1.0, promotion_steps="auto")
+    for _ in range(3):
+        optimizer.step()
+    assert same_bits(params, start)
+
+
+@every_rule
+def test_after_zero_gradients_a_real_one_still_moves(rule: str) -> None:
+    params = params_for(rule)
+    for param in params:
+        param.grad = torch.zeros_like(param)
+    optimizer = SpectralOptimizer(params, rule=rule, lr=1.0, promotion_steps="auto")
+    optimizer.step()
+    start = [param.detach().clone() for param in params]
+    set_gradients(params)
+    optimizer.step()
+    for param, old in zip(params, start, strict=True):
+        assert param.isfinite().all()
+        assert not torch.equal(param, old)
+
+
+@every_rule
+def test_a_gradient_of_none_is_left_out(rule: str) -> None:
+    params = params_for(rule)
+    set_gradients(params)
+    params[0].grad = None
+    deltas = change(rule, params, weight_decay=0.1)
+    partner = 1 if rule in PAIRS else 0  # a LoRA pair moves together
+    assert not deltas[0].any()
+    assert not deltas[partner].any()
+    assert deltas[2].any()
+
+
+@every_rule
+def test_weight_decay_is_decoupled_and_uses_the_unscaled_lr(rule: str) -> None:
+    params = params_for(rule)
+    for param in params:
+        param.grad = torch.zeros_like(param)
+    start = [param.detach().clone() for param in params]
+    change(rule, params, lr=0.5, weight_decay=0.1)
+    factor = 1.0 if rule in ADAPTIVE_DECAY else math.sqrt(0.95) if rule in PAIRS else 0.95
+    for param, old in zip(params, start, strict=True):
+        assert torch.allclose(param, old * factor, rtol=1e-6)
+
+
+@every_rule
+@pytest.mark.parametrize("on_device", [False, True])
+@pytest.mark.parametrize("bad", [math.nan, math.inf, -math.inf])
+def test_a_non_finite_gradient_skips_that_matrix_alone(
+    rule: str, bad: float, on_device: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    if on_device:  # as on CUDA, where nothing waits for the flags
+        monkeypatch.setattr(SpectralOptimizer, "_defers", lambda self, param: True)
+    params, witness = params_for(rule), params_for(rule)
+    common = {"rule": rule, "lr": 0.1, "weight_decay": 0.1, "nesterov": True}
+    optimizer, reference = SpectralOptimizer(params, role="r", **common), SpectralOptimizer(witness, **common)
+    masked_together = rule == "adamw" and on_device
+    with pytest.warns(RuntimeWarning, match="parameter 0 of role r has NaN or Inf"):
+        for step in range(4):
+            set_gradients(params, seed=step)
+            set_gradients(witness, seed=step)
+            if step == 1:
+                params[0].grad[2, 3] = bad
+                for param in witness if masked_together else witness[:2] if rule in PAIRS else witness[:1]:
+                    param.grad = None
+            optimizer.step()
+            reference.step()
+    tolerance = 2e-2 if on_device else 0.0  # a masked matrix has counted its step: bias corrections are one ahead
+    for ours, theirs in zip(params, witness, strict=True):
+        assert torch.allclose(ours, theirs, rtol=0, atol=tolerance)
+    assert optimizer.telemetry()["r"]["skipped"] == 1
+    assert all(value.isfinite().all() for state in optimizer.state.values() for value in state.values())
+
+
+@every_rule
+def test_masking_on_the_device_gives_the_bits_of_the_host(rule: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    host, device = params_for(rule), params_for(rule)
+    train(rule, host, weight_decay=0.1, nesterov=True)
+    monkeypatch.setattr(SpectralOptimizer, "_defers", lambda self, param: True)
+    train(rule, device, weight_decay=0.1, nesterov=True)
+    for ours, theirs in zip(host, device, strict=True):
+        assert torch.allclose(ours, theirs, atol=1e-6)
+
+
+@every_rule
+def test_a_gradient_whose_norm_overflows_is_not_taken_for_a_non_finite_one(rule: str) -> None:
+    params = params_for(rule)
+    for param in params:
+        param.grad = torch.full_like(param, 3e38)
+    optimizer = SpectralOptimizer(params, rule=rule, lr=1.0)
+    optimizer.step()
+    assert optimizer.telemetry() == {}
+    assert all(len(optimizer.state[param]) > 0 for param in params)
+    assert all(param.isfinite().all() for param in params)
+
+
+@every_rule
+@pytest.mark.parametrize("scale", [1e-20, 1e-8, 1e-4, 1e4, 1e20])
+def test_the_update_does_not_depend_on_the_gradients_scale(rule: str, scale: float) -> None:
+    plain, scaled = params_for(rule), params_for(rule)
+    start = params_for(rule)
+    options = {"eps": 0.0} if rule in ("adamw", "spectra") else {}
+    train(rule, plain, promotion_steps=2, decay=0.7, **options)
+    train(rule, scaled, promotion_steps=2, decay=0.7, scale=scale, **options)
+    differences = [((a - b).norm() / (a - old).norm()).item() for a, b, old in zip(plain, scaled, start, strict=True)]
+    if rule in SCALE_DEPENDENT:
+        assert max(differences) > 1e-3 or not math.isfinite(sum(differences))
+    elif rule != "adamw" or 1e-8 <= scale <= 1e4:  # torch's AdamW squares its gradients as they are
+        assert max(differences) < 2e-3
+
+
+@every_matrix_rule
+@pytest.mark.parametrize("shape", [(1, 8), (8, 1), (1, 1), (5, 2, 3, 3), (0, 4), (7, 7)])
+def test_odd_shapes_work(rule: str, shape: tuple[int, ...]) -> None:
+    params = matrices(shape)
+    set_gradients(params)
+    (delta,) = change(rule, params, promotion_steps="auto")
+    assert delta.shape == shape
+    assert delta.isfinite().all()
+    centered_away = rule.startswith("centered") and shape in ((1, 8), (1, 1))  # a single row is its own mean
+    assert bool(delta.any()) == (delta.numel() > 0 and not centered_away)
+
+
+@every_matrix_rule
+def test_a_stack_of_experts_is_so_many_matrices(rule: str) -> None:
+    stacked, single = matrices((3, 6, 9)), []
+    set_gradients(stacked)
+    for expert in range(3):
+        single.append(nn.Parameter(stacked[0].detach()[expert].clone()))
+        single[-1].grad = stacked[0].grad[expert].clone()
+    (delta,) = change(rule, stacked, stacked=True)
+    for part, alone in zip(delta, change(rule, single), strict=True):
+        assert torch.allclose(part, alone, atol=1e-6)
+
+
+@every_matrix_rule
+def test_memory_layout_of_weight_and_gradient_does_not_matter(rule: str) -> None:
+    plain = matrices((6, 9))
+    strided = [nn.Parameter(plain[0].detach().T.contiguous().T)]
+    set_gradients(plain)
+    strided[0].grad = torch.stack([plain[0].grad] * 2, -1)[..., 0]
+    expected, result = change(rule, plain), change(rule, strided)
+    assert torch.allclose(expected[0], result[0], atol=1e-5)
+
+
+@every_rule
+def test_a_small_workspace_changes_nothing(rule: str) -> None:
+    shapes = shapes_for(rule) * 3
+    results = []
+    for workspace in (1 << 28, 800, 1):
+        params = matrices(*shapes)
+        heads = {} if rule in PAIRS else {"num_heads": 3}
+        train(rule, params, workspace_bytes=workspace, promotion_steps="auto", **heads)
+        results.append(params)
+    for other in results[1:]:
+        for ours, theirs in zip(results[0], other, strict=True):
+            assert torch.allclose(ours, theirs, atol=1e-6)
+
+
+@every_matrix_rule
+@pytest.mark.parametrize("axis", [0, 1])
+def test_one_head_is_the_whole_matrix_and_heads_are_independent(rule: str, axis: int) -> None:
+    plain, whole, heads, touched = (matrices((8, 12)) for _ in range(4))
+    for params in (plain, whole, heads, touched):
+        set_gradients(params)
+    one = change(rule, whole, num_heads=1, head_axis=axis)[0]
+    assert torch.equal(one, change(rule, plain)[0])
+    before = change(rule, heads, num_heads=4, head_axis=axis)[0].chunk(4, axis)
+    touched[0].grad.chunk(4, axis)[2].mul_(-3).add_(1)
+    after = change(rule, touched, num_heads=4, head_axis=axis)[0].chunk(4, axis)
+    same = [torch.allclose(a, b, atol=1e-6) for a, b in zip(before, after, strict=True)]
+    assert same == [True, True, False, True]
+
+
+@every_matrix_rule
+def test_permuting_heads_permutes_the_update(rule: str) -> None:
+    params, permuted = matrices((8, 12)), matrices((8, 12))
+    set_gradients(params)
+    order = [2, 0, 3, 1]
+    permuted[0].grad = torch.cat([params[0].grad.chunk(4)[head] for head in order])
+    expected = change(rule, params, num_heads=4)[0].chunk(4)
+    result = change(rule, permuted, num_heads=4)[0].chunk(4)
+    for position, head in enumerate(order):
+        assert torch.allclose(result[position], expected[head], atol=1e-5)
+
+
+GROUPS = ("-", "P", "S", "O")
+"""From the smallest to the largest: none, permutations, signed permutations, rotations and reflections."""
+
+
+def element(group: str, size: int, generator: torch.Generator) -> torch.Tensor:
+    if group == "O":
+        return torch.linalg.qr(torch.randn(size, size, generator=generator, dtype=torch.float64))[0]
+    if group == "-":
+        return torch.eye(size, dtype=torch.float64)
+    signs = torch.randint(0, 2, (size,), generator=generator) * 2.0 - 1 if group == "S" else torch.ones(size)
+    return torch.eye(size, dtype=torch.float64)[torch.randperm(size, generator=generator)] * signs.double()
+
+
+def equivariance_error(rule: str, left: str, right: str, shape: tuple[int, int] = (6, 10)) -> float:
+    """Relative difference between moving the gradients of three steps and moving what they changed."""
+    generator = torch.Generator().manual_seed(3)
+    rows, cols = element(left, shape[0], generator), element(right, shape[1], generator)
+    gradients = [torch.randn(shape, generator=generator, dtype=torch.float64) for _ in range(3)]
+    gradients = [gradient * 0.6 ** torch.arange(shape[1]) for gradient in gradients]
+    results = []
+    for moved in (False, True):
+        param = nn.Parameter(torch.zeros(shape, dtype=torch.float64))
+        optimizer = SpectralOptimizer([param], rule=rule, lr=1.0, promotion_steps=2, nesterov=True)
+        for gradient in gradients:
+            param.grad = rows @ gradient @ cols if moved else gradient.clone()
+            optimizer.step()
+        results.append(param.detach())
+    return ((rows @ results[0] @ cols - results[1]).norm() / results[1].norm()).item()
+
+
+@every_matrix_rule
+@pytest.mark.parametrize("shape", [(6, 10), (10, 6)])
+def test_a_rule_is_equivariant_under_the_group_that_it_claims(rule: str, shape: tuple[int, int]) -> None:
+    left, _, right = RULES[rule].symmetry.partition(" x ")
+    assert left in GROUPS and right in GROUPS
+    assert equivariance_error(rule, left, right, shape) < 1e-7
+
+
+@every_matrix_rule
+def test_and_under_no_larger_one(rule: str) -> None:
+    left, _, right = RULES[rule].symmetry.partition(" x ")
+    for side, group in (("left", left), ("right", right)):
+        if group != "O":
+            larger = GROUPS[GROUPS.index(group) + 1]
+            errors = [
+                equivariance_error(rule, larger if side == "left" else "-", larger if side == "right" else "-", shape)
+                for shape in ((6, 10), (10, 6))
+            ]
+            assert max(errors) > 1e-3
+
+
+@every_rule
+def test_state_takes_the_bytes_that_the_table_says(rule: str) -> None:
+    params = params_for(rule)
+    optimizer = train(rule, params, steps=1)
+    for position, param in enumerate(params):
+        factor = ("a", "b")[position % 2] if rule in PAIRS else ""
+        values = RULES[rule].state_values(1, *param.shape, optimizer.param_groups[0], factor)
+        kept = sum(tensor.numel() for name, tensor in optimizer.state[param].items() if name != "step")
+        assert kept == values
+
+
+@every_rule
+def test_telemetry_has_the_same_numbers_for_every_rule(rule: str) -> None:
+    params = params_for(rule)
+    optimizer = SpectralOptimizer(params, rule=rule, role="r", lr=0.1, promotion_steps="auto", telemetry_every=2)
+    for step in range(2):
+        set_gradients(params, seed=step)
+        optimizer.step()
+        assert bool(optimizer.telemetry()) == (step == 1)
+    numbers = optimizer.telemetry()["r"]
+    expected = {"update_rms", "change_rms", "weight_rms", "stable_rank", "pass_energy", "gated_share", "skipped"}
+    assert numbers.keys() == expected
+    assert all(math.isfinite(value) for value in numbers.values())
+    assert numbers["change_rms"] == pytest.approx(0.1 * numbers["update_rms"], rel=1e-5)
+    assert 1 <= numbers["stable_rank"] <= 6
+    assert numbers["gated_share"] == 0
+
+
+@every_matrix_rule
+def test_momentum_in_bfloat16_with_stochastic_rounding_stays_near_float32(rule: str) -> None:
+    if RULES[rule].momentum is None:
+        pytest.skip("keeps its own buffers, in float32")
+    exact, rounded, start = (params_for(rule) for _ in range(3))
+    train(rule, exact, steps=8, promotion_steps=2)
+    optimizer = train(rule, rounded, steps=8, promotion_steps=2, state_dtype="bfloat16")
+    assert all(state["momentum_buffer"].dtype == torch.bfloat16 for state in optimizer.state.values())
+    for ours, theirs, old in zip(rounded, exact, start, strict=True):
+        assert not torch.equal(ours, theirs)
+        assert (ours - theirs).norm() < 0.2 * (theirs - old).norm()
+
+
+shapes = st.tuples(st.integers(1, 9), st.integers(1, 9))
+
+
+@settings(max_examples=60, deadline=None)
+@given(
+    rule=st.sampled_from(MATRIX),
+    shape=shapes,
+    heads=st.integers(1, 3),
+    axis=st.integers(0, 1),
+    dtype=st.sampled_from([torch.float32, torch.float64, torch.bfloat16]),
+    seed=st.integers(0, 99),
+)
+def test_a_batch_is_so_many_parameters_alone(
+    rule: str, shape: tuple[int, int], heads: int, axis: int, dtype: torch.dtype, seed: int
+) -> None:
+    size = tuple(length * heads if axis == position else length for position, length in enumerate(shape))
+    together, alone = matrices(size, size, dtype=dtype, seed=seed), matrices(size, size, dtype=dtype, seed=seed)
+    layout = {"num_heads": heads, "head_axis": axis, "promotion_steps": 1, "lr": 0.1}
+    set_gradients(together, seed=seed)
+    set_gradients(alone, seed=seed)
+    SpectralOptimizer(together, rule=rule, **layout).step()
+    for param in alone:
+        SpectralOptimizer([param], rule=rule, **layout).step()
+    for ours, theirs in zip(together, alone, strict=True):
+        assert ours.isfinite().all()
+        assert torch.allclose(ours, theirs, rtol=1e-2 if dtype is torch.bfloat16 else 1e-4, atol=1e-4)

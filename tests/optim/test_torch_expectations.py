@@ -1,0 +1,264 @@
+"""What torch expects of any of its optimizers, held by every rule of the table."""
+
+from __future__ import annotations
+
+import copy
+import io
+import pickle
+from collections.abc import Callable
+
+import pytest
+import torch
+from rule_cases import PAIRS, every_rule, params_for, same_bits, set_gradients, train
+from torch import nn
+from torch.optim.lr_scheduler import CosineAnnealingLR, LambdaLR, OneCycleLR, ReduceLROnPlateau, SequentialLR
+
+from rlspec.errors import ConfigError
+from rlspec.optim import SpectralOptimizer
+
+QUADRATIC_STEPS = 60
+
+
+def quadratic(params: list[nn.Parameter]) -> torch.Tensor:
+    """Distance of the weights from a target; LoRA pairs (rank 3) count by their product."""
+    pairs = params[0].shape[0] == 3
+    weights = [b @ a for a, b in zip(params[0::2], params[1::2], strict=True)] if pairs else params
+    return sum((weight - 0.5).square().sum() for weight in weights)
+
+
+@every_rule
+def test_without_gradients_a_step_is_no_step(rule: str) -> None:
+    params = params_for(rule)
+    start = copy.deepcopy(params)
+    optimizer = SpectralOptimizer(params, rule=rule, lr=1.0, weight_decay=0.5)
+    optimizer.step()
+    assert same_bits(params, start)
+    assert not optimizer.state
+
+
+@every_rule
+def test_it_goes_down_a_quadratic_with_a_scheduler(rule: str) -> None:
+    params = params_for(rule)
+    optimizer = SpectralOptimizer(params, rule=rule, lr=0.1, promotion_steps="auto", adjust_lr="match_rms_adamw")
+    scheduler = CosineAnnealingLR(optimizer, QUADRATIC_STEPS)
+    losses = []
+    for _ in range(QUADRATIC_STEPS):
+        optimizer.zero_grad()
+        loss = quadratic(params)
+        loss.backward()
+        losses.append(loss.item())
+        optimizer.step()
+        scheduler.step()
+    assert losses[-1] < 0.8 * losses[0]
+
+
+@every_rule
+def test_a_closure_is_called_once_with_gradients_on(rule: str) -> None:
+    params, plain = params_for(rule), params_for(rule)
+    optimizer = SpectralOptimizer(params, rule=rule, lr=0.1)
+    calls = []
+
+    def closure() -> torch.Tensor:
+        calls.append(torch.is_grad_enabled())
+        optimizer.zero_grad()
+        loss = quadratic(params)
+        loss.backward()
+        return loss
+
+    loss = optimizer.step(closure)
+    assert calls == [True]
+    assert loss.item() == pytest.approx(quadratic(plain).item())
+    quadratic(plain).backward()
+    SpectralOptimizer(plain, rule=rule, lr=0.1).step()
+    assert same_bits(params, plain)
+
+
+@every_rule
+def test_lr_and_weight_decay_are_those_of_the_group(rule: str) -> None:
+    whole = params_for(rule)
+    first, second = whole[:2], whole[2:]
+    optimizer = SpectralOptimizer([{"params": first, "lr": 0.0}, {"params": second}], rule=rule, lr=0.1)
+    start = copy.deepcopy(whole)
+    set_gradients(whole)
+    optimizer.step()
+    assert same_bits(first, start[:2])
+    assert not any(torch.equal(param, old) for param, old in zip(second, start[2:], strict=True))
+    assert "SpectralOptimizer" in repr(optimizer) and "lr: 0.0" in repr(optimizer)
+
+
+@every_rule
+def test_a_group_added_later_is_as_one_given_at_the_start(rule: str) -> None:
+    at_once, later = params_for(rule), params_for(rule)
+    expected = SpectralOptimizer([{"params": at_once[:2]}, {"params": at_once[2:], "lr": 0.05}], rule=rule, lr=0.1)
+    optimizer = SpectralOptimizer(later[:2], rule=rule, lr=0.1)
+    optimizer.add_param_group({"params": later[2:], "lr": 0.05})
+    for params, chosen in ((at_once, expected), (later, optimizer)):
+        set_gradients(params)
+        chosen.step()
+    assert same_bits(at_once, later)
+    with pytest.raises(ValueError, match="some parameters appear in more than one parameter group"):
+        optimizer.add_param_group({"params": later[2:]})
+
+
+@every_rule
+def test_a_tensor_as_lr_gives_the_bits_of_a_number(rule: str) -> None:
+    number, tensor = params_for(rule), params_for(rule)
+    train(rule, number, lr=0.125)
+    train(rule, tensor, lr=torch.tensor(0.125))
+    assert same_bits(number, tensor)
+
+
+def saved_by_torch(optimizer: SpectralOptimizer) -> dict:
+    file = io.BytesIO()
+    torch.save(optimizer.state_dict(), file)
+    file.seek(0)
+    return torch.load(file, weights_only=True)
+
+
+def loaded_from_state(optimizer: SpectralOptimizer) -> SpectralOptimizer:
+    params = [param for group in optimizer.param_groups for param in group["params"]]
+    twin = SpectralOptimizer(copy.deepcopy(params), rule=optimizer.param_groups[0]["rule"], lr=9.0)
+    twin.load_state_dict(saved_by_torch(optimizer))
+    return twin
+
+
+@every_rule
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+@pytest.mark.parametrize(
+    "copied", [copy.deepcopy, lambda optimizer: pickle.loads(pickle.dumps(optimizer)), loaded_from_state]
+)
+def test_a_copy_continues_with_the_same_bits(rule: str, dtype: torch.dtype, copied: Callable) -> None:
+    params = params_for(rule, dtype)
+    settings = {"promotion_steps": "auto", "nesterov": True, "weight_decay": 0.01, "state_dtype": "bfloat16"}
+    optimizer = train(rule, params, **settings)
+    twin = copied(optimizer)
+    twins = twin.param_groups[0]["params"]
+    assert all(ours is not theirs for ours, theirs in zip(params, twins, strict=True))
+    for chosen, held in ((optimizer, params), (twin, twins)):
+        for step in range(3):
+            set_gradients(held, seed=10 + step)
+            chosen.step()
+    assert same_bits(params, twins)
+    for ours, theirs in zip(params, twins, strict=True):
+        assert optimizer.state[ours].keys() == twin.state[theirs].keys()
+        for name, value in optimizer.state[ours].items():
+            assert value.dtype == twin.state[theirs][name].dtype
+            assert torch.equal(value, twin.state[theirs][name])
+
+
+@every_rule
+def test_the_state_dict_is_tensors_and_primitives_and_the_same_each_time(rule: str) -> None:
+    optimizer = train(rule, params_for(rule))
+
+    def check(value: object) -> None:
+        if isinstance(value, dict):
+            for entry in value.values():
+                check(entry)
+        elif isinstance(value, (list, tuple)):
+            for entry in value:
+                check(entry)
+        else:
+            assert value is None or isinstance(value, (torch.Tensor, bool, int, float, str))
+
+    check(optimizer.state_dict())
+    assert len(optimizer.state_dict()["state"]) == 3 + (rule in PAIRS)
+    assert str(optimizer.state_dict()) == str(optimizer.state_dict())
+
+
+@every_rule
+def test_hooks_run_around_the_step_and_the_state(rule: str) -> None:
+    params = params_for(rule)
+    optimizer, seen = SpectralOptimizer(params, rule=rule), []
+    optimizer.register_step_pre_hook(lambda *_: seen.append("before"))
+    optimizer.register_step_post_hook(lambda *_: seen.append("after"))
+    optimizer.register_state_dict_post_hook(lambda *_: seen.append("state"))
+    set_gradients(params)
+    optimizer.step()
+    optimizer.state_dict()
+    assert seen == ["before", "after", "state"]
+
+
+@pytest.mark.parametrize(
+    "make",
+    [
+        lambda optimizer: LambdaLR(optimizer, lambda step: 1 / (step + 1)),
+        lambda optimizer: OneCycleLR(optimizer, max_lr=0.1, total_steps=5, cycle_momentum=False),
+        lambda optimizer: SequentialLR(
+            optimizer, [LambdaLR(optimizer, lambda _: 0.5), CosineAnnealingLR(optimizer, 3)], [2]
+        ),
+        lambda optimizer: ReduceLROnPlateau(optimizer, patience=0),
+    ],
+)
+def test_torch_schedulers_drive_the_lr_of_every_group(make: Callable) -> None:
+    params = params_for("muon")
+    optimizer = SpectralOptimizer([{"params": params[:1]}, {"params": params[1:], "rule": "adamw"}], lr=0.1)
+    scheduler, seen = make(optimizer), []
+    for _ in range(5):
+        set_gradients(params)
+        optimizer.step()
+        scheduler.step(*([1.0] if isinstance(scheduler, ReduceLROnPlateau) else []))
+        seen.append([group["lr"] for group in optimizer.param_groups])
+    assert seen[0] != seen[-1]
+    assert all(one == other for one, other in seen)
+
+
+@every_rule
+def test_a_grad_scaler_leaves_out_overflowed_steps_and_unscales_the_others(rule: str) -> None:
+    params, plain = params_for(rule), params_for(rule)
+    scaler = torch.amp.GradScaler("cpu", init_scale=1024.0, growth_interval=1000)
+    optimizer = SpectralOptimizer(params, rule=rule, lr=0.1)
+    expected = SpectralOptimizer(plain, rule=rule, lr=0.1)
+    for overflow in (False, True, False):
+        optimizer.zero_grad()
+        loss = scaler.scale(quadratic(params))
+        (loss * float("inf") if overflow else loss).backward()
+        scaler.step(optimizer)
+        scaler.update()
+        if not overflow:
+            expected.zero_grad()
+            quadratic(plain).backward()
+            expected.step()
+    assert scaler.get_scale() == 512.0
+    for ours, theirs in zip(params, plain, strict=True):
+        assert torch.allclose(ours, theirs, atol=1e-5)
+
+
+@every_rule
+def test_memory_for_the_state_is_taken_once(rule: str) -> None:
+    params = params_for(rule)
+    optimizer = train(rule, params, steps=1)
+    before = {name: value.data_ptr() for state in optimizer.state.values() for name, value in state.items()}
+    set_gradients(params, seed=7)
+    optimizer.step()
+    after = {name: value.data_ptr() for state in optimizer.state.values() for name, value in state.items()}
+    assert before == after
+
+
+def test_an_unknown_option_names_the_nearest() -> None:
+    with pytest.raises(ConfigError, match="unknown option 'scheduel' for muon; did you mean schedule"):
+        SpectralOptimizer(params_for("muon"), rule="muon", scheduel="cans")
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"state_dtype": "int8"}, "state_dtype='int8'; allowed: float32, bfloat16"),
+        ({"cap_method": "soft"}, "cap_method='soft'"),
+        ({"update_clip": -1.0}, "update_clip=-1.0 must not be negative"),
+        ({"rule": "muonn"}, "unknown optimizer rule 'muonn'; did you mean muon"),
+        ({"schedule": "kellar"}, "schedule='kellar'; did you mean keller"),
+    ],
+)
+def test_a_wrong_setting_is_refused_with_the_remedy(settings: dict, message: str) -> None:
+    with pytest.raises(ConfigError, match=message):
+        SpectralOptimizer(params_for("muon"), **settings)
+
+
+def test_parameters_without_any_gradient_are_reported_once_and_not_fatal() -> None:
+    params = params_for("muon")
+    optimizer = SpectralOptimizer([("used", params[0]), ("unused", params[1])], lr=0.1)
+    with pytest.warns(UserWarning, match=r"1 trainable parameters had no usable gradient in 10 steps \(unused\)"):
+        for _ in range(12):
+            set_gradients(params[:1])
+            optimizer.step()
+    assert optimizer.without_updates() == ["unused"]
