@@ -28,9 +28,9 @@ class Row:
     """Parameters that are alike.
 
     Attributes:
-        role: what they do.
+        role: what they do, with their part of the model where that is not language.
         group: symmetry group, rows x columns.
-        split: `whole`, or heads and the axis they cut.
+        split: `whole`, or what is cut and along which axis.
         rule: what updates them.
         shape: of each.
         tensors: how many there are.
@@ -66,7 +66,7 @@ def table_rows(mapping: SymmetryMap) -> list[Row]:
     """One row per kind of parameter, in the model's order."""
     rows: dict[Any, Row] = {}
     for spec in mapping:
-        key = (spec.role, spec.group, spec.split, spec.rule, spec.shape)
+        key = (spec.label, spec.group, spec.split, spec.rule, spec.shape)
         rows.setdefault(key, Row(*key)).add(spec)
     return list(rows.values())
 
@@ -105,7 +105,14 @@ def render_markdown(mapping: SymmetryMap) -> str:
 def render_json(mapping: SymmetryMap) -> str:
     """Rows, every parameter by name, and the frozen ones."""
     parameters = [
-        {"name": spec.name, "role": spec.role, "split": spec.split, "rule": spec.rule, "shape": spec.shape}
+        {
+            "name": spec.name,
+            "role": spec.role,
+            "modality": spec.modality,
+            "split": spec.split,
+            "rule": spec.rule,
+            "shape": spec.shape,
+        }
         for spec in mapping
     ]
     content = {
