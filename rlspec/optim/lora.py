@@ -92,11 +92,10 @@ def _half(
 ) -> tuple[Tensor, Tensor, Tensor]:
     """`L F(L^T m)` for m (batch, rank, n), the energy that passed (batch,), and what the filter saw."""
     dtype = torch.promote_types(direction.dtype, torch.float32)
-    # Zero to one before and after: momenta and factors may be of any scale.
-    unit = NORMALISERS["frobenius"](direction, dtype)
+    # Entries of at most 1, so that float32 holds factors of any scale.
     size = factor.abs().amax((1, 2), keepdim=True)
     relative = (factor / torch.where(size > 0, size, 1.0)).to(dtype)
-    normalised = NORMALISERS[normalise](torch.bmm(relative.mT, unit), step.compute_dtype)
+    normalised = NORMALISERS[normalise](torch.bmm(relative.mT, direction.to(dtype)), step.compute_dtype)
     filtered = spectral_filter(normalised)
     return torch.bmm(relative, filtered.to(dtype)) * size.to(dtype), pass_energy(filtered), normalised
 

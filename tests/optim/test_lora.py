@@ -266,15 +266,28 @@ class TestStart:
             moved = torch.linalg.matrix_norm(SCALING * b @ a - before, 2)
             assert lr / 4 < float(moved) <= lr * 1.25 * (1 + 1e-8)
 
-    def test_without_the_floor_the_second_order_is_not_bounded(self) -> None:
+    @pytest.mark.parametrize(("name", "radius"), [("muon", 1.0), ("rite", math.sqrt(IN) + math.sqrt(OUT))])
+    def test_the_floor_bounds_the_second_order_and_nothing_else_does(self, name: str, radius: float) -> None:
         a, b, at = self.pair()
         sizes = {}
         for floor in (0.0, 1.0):
             step = make_step(lr=1e-3, product_floor=floor)
             tiny = 1e-9 * draw(1, OUT, RANK, seed=3)
-            d_a, d_b = run(LORA_MUON, at(a, tiny), step)
+            d_a, d_b = run(RULES[name], at(a, tiny), step)
             sizes[floor] = float(torch.linalg.matrix_norm(SCALING * step.lr**2 * d_b @ d_a, 2))
-        assert sizes[1.0] <= 1e-3 / 4 < sizes[0.0]
+        assert sizes[1.0] <= radius * 1e-3 / 4 < sizes[0.0]
+
+    @pytest.mark.parametrize("scale", [1e-12, 1e12])
+    @pytest.mark.parametrize("name", RULES)
+    def test_factors_of_very_different_sizes_move_w_as_balanced_ones(self, name: str, scale: float) -> None:
+        single = [
+            draw(3, *shape, seed=seed, dtype=torch.float32) for seed, shape in ((1, (RANK, IN)), (2, (OUT, RANK)))
+        ]
+        balanced = Pair(*single, *single, *single, SCALING)
+        moved = change(balanced, run(RULES[name], balanced, make_step(dtype=torch.float32, product_floor=1.0)))
+        other = gauge(balanced, scale * torch.eye(RANK))
+        again = change(other, run(RULES[name], other, make_step(dtype=torch.float32, product_floor=1.0)))
+        assert relative(again, moved) < 1e-4
 
     @pytest.mark.parametrize("name", RULES)
     def test_a_that_is_zero_gives_finite_updates(self, name: str) -> None:
