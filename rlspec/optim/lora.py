@@ -36,10 +36,9 @@ import torch
 from torch import Tensor
 
 from rlspec.errors import ConfigError
-from rlspec.optim.composition import Buffer, Pair, PairStage, Settings, Step
+from rlspec.optim.composition import Pair, PairStage, Step
 from rlspec.optim.filters import high_pass, pass_energy, polar
 from rlspec.optim.newton_schulz import NORMALISERS
-from rlspec.optim.roots import inverse_sqrt
 
 Filter = Callable[[Tensor], Tensor]
 """Normalised blocks (batch, rank, n) -> blocks with the same singular vectors."""
@@ -64,20 +63,33 @@ def inverse_factor(gram: Tensor, eps: float) -> Tensor:
     return torch.where(empty, 0.0, inverse.mT)
 
 
-def pair_factors(pair: Pair, floor: float) -> tuple[Tensor, Tensor]:
-    """L_B and L_A (batch, rank, rank) in float64, with singular values of B A below `floor` damped in L_B."""
-    a, b = pair.a.double(), pair.b.double()
-    eps = torch.finfo(torch.promote_types(pair.a.dtype, torch.float32)).eps
+def pair_factors(a: Tensor, b: Tensor, floor: float, eps: float) -> tuple[Tensor, Tensor]:
+    """L_B and L_A (batch, rank, rank) in float64, with singular values of B A below `floor` damped in L_B.
+
+    Args:
+        a: (batch, rank, in).
+        b: (batch, out, rank).
+        floor: at least 0.
+        eps: see `inverse_factor`.
+    """
+    a, b = a.double(), b.double()
     factor_a = inverse_factor(torch.bmm(a, a.mT), eps)
     damping = torch.bmm(factor_a, factor_a.mT) * floor**2
     return inverse_factor(torch.bmm(b.mT, b) + damping, eps), factor_a
+
+
+def rounding(pair: Pair) -> float:
+    """Relative spacing of the numbers that the factors are kept in: their dtype's eps, float32's at least."""
+    return torch.finfo(torch.promote_types(pair.a.dtype, torch.float32)).eps
 
 
 def _filtered_pair(
     pair: Pair, step: Step, normalise: str, product_floor: float, weight_decay: float, spectral_filter: Filter
 ) -> tuple[Tensor, Tensor]:
     """Both halves of the step; leaves the mean number of directions that passed in `step.energy`."""
-    factor_b, factor_a = pair_factors(pair, product_floor * step.lr * step.length / pair.scaling)
+    factor_b, factor_a = pair_factors(
+        pair.a, pair.b, product_floor * step.lr * step.length / pair.scaling, rounding(pair)
+    )
     half_a, energy_a, _ = _half(pair.direction_a, factor_b, normalise, step, spectral_filter)
     half_b, energy_b, step.normalised = _half(pair.direction_b.mT, factor_a, normalise, step, spectral_filter)
     step.energy = (energy_a + energy_b) / 2
@@ -100,7 +112,8 @@ def _half(
     return torch.bmm(relative, filtered.to(dtype)) * size.to(dtype), pass_energy(filtered), normalised
 
 
-def _check_product_floor(product_floor: float) -> None:
+def check_product_floor(product_floor: float) -> None:
+    """Raises ConfigError on a floor that is none."""
     if not product_floor >= 0:
         raise ConfigError(f"product_floor={product_floor}: must be at least 0, in units of one step; 1 is usual")
 
@@ -110,7 +123,7 @@ def _check_muon(schedule: str, ns_steps: int, extra_ns_steps: int, product_floor
         raise ConfigError(f"extra_ns_steps={extra_ns_steps!r}: must be an integer of at least 0")
     assert polar.check is not None
     polar.check(schedule=schedule, ns_steps=ns_steps + extra_ns_steps)
-    _check_product_floor(product_floor)
+    check_product_floor(product_floor)
 
 
 def _muon(
@@ -147,7 +160,7 @@ def _muon(
 def _check_pion(promotion_steps: float | str, ns_steps: int, product_floor: float, **_: object) -> None:
     assert high_pass.check is not None
     high_pass.check(promotion_steps=promotion_steps, ns_steps=ns_steps)
-    _check_product_floor(product_floor)
+    check_product_floor(product_floor)
 
 
 def _pion(
@@ -172,115 +185,5 @@ def _pion(
     return _filtered_pair(pair, step, normalise, product_floor, weight_decay, gate)
 
 
-def _rite_buffers(factor: str) -> Callable[[int, int, Settings], dict[str, Buffer]]:
-    """Buffers kept with a factor of shape (rows, cols): its moments, and the basis that its partner's moments use.
-
-    Moments and bases have the rank first: those of B are (rank, out).
-    """
-
-    def buffers(rows: int, cols: int, settings: Settings) -> dict[str, Buffer]:
-        rank, length = (rows, cols) if factor == "a" else (cols, rows)
-        return {
-            f"rite_exp_avg_{factor}": Buffer((rank, length)),
-            f"rite_second_{factor}": Buffer((rank, rank)),
-            f"rite_size_{factor}": Buffer(()),
-            f"rite_escaped_{factor}": Buffer(()),
-            f"rite_basis_{factor}": Buffer((rank, length)),
-        }
-
-    return buffers
-
-
-def _check_rite(rite_damping: float, product_floor: float, **_: object) -> None:
-    if not 0 <= rite_damping < 1:
-        raise ConfigError(f"rite_damping={rite_damping}: must lie in [0, 1), relative to the mean eigenvalue")
-    _check_product_floor(product_floor)
-
-
-def _rite(
-    pair: Pair,
-    step: Step,
-    *,
-    betas: tuple[float, float],
-    rite_escape: bool = True,
-    rite_damping: float = 1e-6,
-    product_floor: float = 1.0,
-) -> tuple[Tensor, Tensor]:
-    """LoRA-RITE (arXiv 2410.20625): Adam with a matrix for a second moment, in the partner's orthonormal basis.
-
-    With the basis `U = B L_B` and `g = L_B^T g_A`, A's moments follow the basis by `P = U_t^T U_{t-1}`:
-
-        V <- beta2 P V P^T + (1 - beta2) g g^T / n
-        M <- beta1 P M + (1 - beta1) (V + rho I)^-1/2 g
-        dA = L_B M / s
-
-    with bias-corrected betas; B likewise. A half of the step is AdamW's in length: entries of M are of order 1, so the
-    change `s B dA` of W has Frobenius norm sqrt(rank n) lr, with `adjust_lr` on top of it unless that is
-    match_rms_adamw. Weight decay is the optimizer's. Left out of the paper's implementation: the clipping of gradients
-    at norm 1 and the skipping of large ones, which are not scale invariant, and its absolute epsilon of 1e-6.
-
-    Args:
-        pair: the factors and their gradients.
-        step: of the optimizer; gradients come without momentum.
-        betas: of the moments.
-        rite_escape: whether to add rho, the second moment that has left the basis. The paper takes the smaller of two
-            bounds; this is the second, the loss of trace, which needs no eigenvalues.
-        rite_damping: added to V, relative to its mean eigenvalue.
-        product_floor: see the module's docstring; the step's radius is lr (sqrt(in) + sqrt(out)) here.
-    """
-    radius = step.lr * step.length * (math.sqrt(pair.a.shape[2]) + math.sqrt(pair.b.shape[1]))
-    factor_b, factor_a = pair_factors(pair, product_floor * radius / pair.scaling)
-    basis_b, basis_a = torch.bmm(factor_b.mT, pair.b.double().mT), torch.bmm(factor_a.mT, pair.a.double())
-    options = (betas, rite_escape, rite_damping)
-    moved_a = _rite_half("a", torch.bmm(factor_b.mT, pair.gradient_a.double()), basis_b, "b", step, *options)
-    moved_b = _rite_half("b", torch.bmm(factor_a.mT, pair.gradient_b.double().mT), basis_a, "a", step, *options)
-    for name, basis in (("rite_basis_b", basis_b), ("rite_basis_a", basis_a)):
-        step.state[name] = basis.to(step.state[name].dtype)
-    update_a, update_b = torch.bmm(factor_b, moved_a) / pair.scaling, torch.bmm(factor_a, moved_b) / pair.scaling
-    return update_a.to(pair.a.dtype), update_b.mT.to(pair.b.dtype)
-
-
-def _rite_half(
-    own: str,
-    gradient: Tensor,
-    basis: Tensor,
-    partner: str,
-    step: Step,
-    betas: tuple[float, float],
-    escape: bool,
-    damping: float,
-) -> Tensor:
-    """First moment (batch, rank, n) of one factor in `basis` (batch, rank, .); all in float64."""
-    state = step.state
-    beta1, beta2 = (beta * (1 - beta ** (step.count - 1)) / (1 - beta**step.count) for beta in betas)
-    projection = torch.bmm(basis, state[f"rite_basis_{partner}"].double().mT)
-    # V is stored relative to its size: squares of gradients do not fit float32.
-    size = state[f"rite_size_{own}"].double().square()[:, None, None]
-    before = state[f"rite_second_{own}"].double()
-    moved = torch.bmm(torch.bmm(projection, before), projection.mT)
-    lost = (_trace(before) - _trace(moved)).clamp(min=0) * size
-    second = torch.lerp(torch.bmm(gradient, gradient.mT) / gradient.shape[2], moved * size, beta2)
-    escaped = beta2 * (state[f"rite_escaped_{own}"].double().square()[:, None, None] + lost) * escape
-    shift = escaped + damping * _trace(second) / gradient.shape[1]
-    preconditioned = torch.bmm(inverse_sqrt(second, shift), gradient)
-    average = torch.lerp(preconditioned, torch.bmm(projection, state[f"rite_exp_avg_{own}"].double()), beta1)
-    trace = _trace(second)
-    kept = {
-        "exp_avg": average,
-        "second": second / torch.where(trace > 0, trace, 1.0),
-        "size": trace.sqrt().flatten(),
-        "escaped": escaped.sqrt().flatten(),
-    }
-    for name, value in kept.items():
-        state[f"rite_{name}_{own}"] = value.to(state[f"rite_{name}_{own}"].dtype)
-    return average
-
-
-def _trace(matrices: Tensor) -> Tensor:
-    """(batch, 1, 1)."""
-    return matrices.diagonal(dim1=1, dim2=2).sum(1)[:, None, None]
-
-
 LORA_MUON = PairStage(_muon, check=_check_muon)
 LORA_PION = PairStage(_pion, check=_check_pion)
-LORA_RITE = PairStage(_rite, _rite_buffers("a"), _rite_buffers("b"), _check_rite)

@@ -13,7 +13,8 @@ from torch import Tensor
 from rlspec.errors import ConfigError
 from rlspec.optim.composition import Pair, PairStage, Step
 from rlspec.optim.filters import gate_threshold
-from rlspec.optim.lora import LORA_MUON, LORA_PION, LORA_RITE
+from rlspec.optim.lora import LORA_MUON, LORA_PION
+from rlspec.optim.lora_adaptive import ADAPRE_LORA, LORA_RITE
 from rlspec.optim.newton_schulz import high_pass_schedule, transfer
 
 RANK, IN, OUT, SCALING = 4, 24, 16, 2.0
@@ -25,7 +26,8 @@ SETTINGS: dict[str, Any] = {
     "betas": (0.9, 0.99),
     "product_floor": 0.0,
 }
-RULES = {"muon": LORA_MUON, "pion": LORA_PION, "rite": LORA_RITE}
+RULES = {"muon": LORA_MUON, "pion": LORA_PION, "rite": LORA_RITE, "adapre": ADAPRE_LORA}
+ROTATING = ("muon", "pion", "rite")
 
 
 def draw(*shape: int, seed: int, dtype: torch.dtype = torch.float64) -> Tensor:
@@ -127,7 +129,7 @@ class TestGauge:
             moved = change(pair, run(LORA_RITE, pair, step))
             assert relative(change(other, run(LORA_RITE, other, other_step)), moved) < 1e-10
 
-    @pytest.mark.parametrize("name", RULES)
+    @pytest.mark.parametrize("name", ROTATING)
     def test_rotations_of_rows_and_columns_rotate_the_step(self, name: str) -> None:
         q, p = polar(draw(OUT, OUT, seed=5)), polar(draw(IN, IN, seed=6))
         pair = make_pair()
@@ -248,7 +250,9 @@ class TestStart:
             losses.append(float((SCALING * b @ a - draw(1, OUT, IN, seed=5)).norm()))
             d_a, d_b = (step.lr * update for update in run(RULES[name], pair, step))
             sizes.append((float(torch.linalg.matrix_norm(d_a, 2)), float(d_b.norm())))
-            assert sizes[-1][0] < (0.5 + 1e-6 if name != "rite" else 1.0) * float(torch.linalg.matrix_norm(a, 2))
+            assert sizes[-1][0] < (0.5 + 1e-6 if name in ("muon", "pion") else 1.0) * float(
+                torch.linalg.matrix_norm(a, 2)
+            )
             a, b = a - d_a, b - d_b
         assert sizes[0][0] == 0.0 and sizes[0][1] > 0
         assert all(moved_a > 0 and moved_b > 0 for moved_a, moved_b in sizes[1:])
@@ -266,7 +270,10 @@ class TestStart:
             moved = torch.linalg.matrix_norm(SCALING * b @ a - before, 2)
             assert lr / 4 < float(moved) <= lr * 1.25 * (1 + 1e-8)
 
-    @pytest.mark.parametrize(("name", "radius"), [("muon", 1.0), ("rite", math.sqrt(IN) + math.sqrt(OUT))])
+    @pytest.mark.parametrize(
+        ("name", "radius"),
+        [("muon", 1.0), ("rite", math.sqrt(IN) + math.sqrt(OUT)), ("adapre", 2 * (math.sqrt(IN) + math.sqrt(OUT)))],
+    )
     def test_the_floor_bounds_the_second_order_and_nothing_else_does(self, name: str, radius: float) -> None:
         a, b, at = self.pair()
         sizes = {}
@@ -386,6 +393,65 @@ class TestRite:
         assert float(step.state["rite_escaped_a"].max() / step.state["rite_size_a"].min()) < 1e-6
 
 
+class TestAdaPre:
+    def weights(self, pair: Pair) -> tuple[Tensor, Tensor]:
+        """L and R as the factors see them, from the whole of G."""
+        gradient = SCALING * draw(3, OUT, IN, seed=2)
+        basis_b, basis_a = polar(pair.b), polar(pair.a)
+        rows = (gradient @ basis_a.mT).square().mean(2, keepdim=True)
+        cols = (basis_b.mT @ gradient).square().mean(1, keepdim=True)
+        return rows, cols
+
+    def test_the_step_is_adafactor_s_projected_to_what_the_factors_reach(self) -> None:
+        pair = make_pair()
+        rows, cols = self.weights(pair)
+        common = (rows.mean((1, 2), keepdim=True) * cols.mean((1, 2), keepdim=True)).sqrt()
+        x = SCALING * draw(3, OUT, IN, seed=2) / (rows * cols / common).sqrt()
+        a, b, root_l, root_r = pair.a, pair.b, rows.sqrt(), cols.sqrt()
+        p = b @ torch.linalg.inv(b.mT @ (root_l * b)) @ (root_l * b).mT
+        q = (a * root_r).mT @ torch.linalg.inv((a * root_r) @ a.mT) @ a
+        moved = change(pair, run(ADAPRE_LORA, pair, make_step(adapre_damping=0.0)))
+        assert relative(moved, p @ x + x @ q - p @ x @ q) < 1e-10
+
+    def test_at_full_rank_it_is_adafactor_on_w(self) -> None:
+        gradient = draw(1, 12, 12, seed=2)
+        a, b = draw(1, 12, 12, seed=0), draw(1, 12, 12, seed=1)
+        g_a, g_b = SCALING * b.mT @ gradient, SCALING * gradient @ a.mT
+        pair = Pair(a, b, g_a, g_b, g_a, g_b, SCALING)
+        squares = gradient.square()
+        second = squares.mean(2, keepdim=True) * squares.mean(1, keepdim=True) / squares.mean()
+        moved = change(pair, run(ADAPRE_LORA, pair, make_step(adapre_damping=0.0)))
+        assert relative(moved, gradient / second.sqrt()) < 1e-9
+
+    def test_second_moments_are_averages_with_bias_correction(self) -> None:
+        pair, step = make_pair(), make_step(betas=(0.9, 0.95))
+        expected = 0.0
+        for count, scale in ((1, 1.0), (2, 3.0), (3, 0.1)):
+            scaled = make_pair(gradient_a=scale * pair.gradient_a, gradient_b=scale * pair.gradient_b)
+            step.count = count
+            run(ADAPRE_LORA, scaled, step)
+            expected = 0.95 * expected + 0.05 * scale**2 * self.weights(pair)[1]
+            want = (expected / (1 - 0.95**count)).sqrt().flatten(1)
+            assert relative(step.state["adapre_cols_a"], want) < 1e-10
+
+    def test_signs_and_order_of_rows_and_columns_do_not_matter_but_rotations_do(self) -> None:
+        def turned(q: Tensor, p: Tensor) -> float:
+            pair = make_pair()
+            other = Pair(
+                pair.a @ p, q @ pair.b, pair.direction_a @ p, q @ pair.direction_b, pair.gradient_a @ p,
+                q @ pair.gradient_b, SCALING,
+            )  # fmt: skip
+            moved = change(pair, run(ADAPRE_LORA, pair, make_step()))
+            return relative(change(other, run(ADAPRE_LORA, other, make_step())), q @ moved @ p)
+
+        def shuffle(size: int, seed: int) -> Tensor:
+            order = torch.randperm(size, generator=torch.Generator().manual_seed(seed))
+            return torch.diag(draw(size, seed=seed).sign())[order]
+
+        assert turned(shuffle(OUT, 1), shuffle(IN, 2)) < 1e-12
+        assert turned(polar(draw(OUT, OUT, seed=5)), polar(draw(IN, IN, seed=6))) > 0.05
+
+
 class TestOptions:
     @pytest.mark.parametrize(
         ("name", "settings", "named"),
@@ -396,6 +462,7 @@ class TestOptions:
             ("pion", {"promotion_steps": 6}, "promotion_steps"),
             ("pion", {"product_floor": float("nan")}, "product_floor"),
             ("rite", {"rite_damping": 1.0}, "rite_damping"),
+            ("adapre", {"adapre_damping": -1e-3}, "adapre_damping"),
         ],
     )
     def test_what_cannot_work_is_named(self, name: str, settings: dict[str, Any], named: str) -> None:

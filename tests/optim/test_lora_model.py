@@ -15,8 +15,8 @@ from rlspec.optim import SpectralOptimizer
 from rlspec.optim.composition import Pair, Step
 from rlspec.optim.rules import get_rule
 
-RULES = ("lora_muon", "lora_pion", "lora_rite")
-LR = {"lora_muon": 0.05, "lora_pion": 0.05, "lora_rite": 2e-3}
+RULES = ("lora_muon", "lora_pion", "lora_rite", "adapre_lora")
+LR = {"lora_muon": 0.05, "lora_pion": 0.05, "lora_rite": 2e-3, "adapre_lora": 2e-3}
 Layers = dict[str, tuple[Tensor, Tensor, float]]
 
 
