@@ -45,20 +45,14 @@ def run(arguments: Sequence[str]) -> int:
         raise ConfigError("no model given: add model=NAME, for example model=tiny")
     path = _output_path(out[-1]) if out else None
     from rlspec.config.load import load_recipe
+    from rlspec.config.optim import map_settings
 
     defaults = ["recipe=grpo_math"] if not any(argument.startswith("recipe=") for argument in rest) else []
     recipe = load_recipe([*defaults, *(argument for argument in rest)])
     from rlspec.optim import symmetry_map
     from rlspec.optim.table import RENDERERS, render_text
 
-    optim = recipe.optim
-    mapping: SymmetryMap = symmetry_map(
-        build_meta_model(recipe.model),
-        rule=optim.name,
-        roles=optim.roles,
-        overrides=[override.model_dump() for override in optim.overrides],
-        split=optim.split,
-    )
+    mapping: SymmetryMap = symmetry_map(build_meta_model(recipe.model), **map_settings(recipe.optim))
     sys.stdout.write(render_text(mapping) + "\n")
     if path is not None:
         _write(path, RENDERERS[path.suffix](mapping))

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 
 from rlspec.config.passthrough import check_architecture, check_trainer
 from rlspec.config.paths import list_group, nearest, show
-from rlspec.config.schema import RULE_NAMES, Recipe
+from rlspec.config.schema import Recipe, RoleSettings
 
 Lines = Iterator[str]
 
@@ -129,13 +129,10 @@ def optimizer(recipe: Recipe) -> Lines:
     optim = recipe.optim
     if not all(0 <= beta < 1 for beta in optim.betas):
         yield f"optim.betas={list(optim.betas)}: must be two numbers >= 0 and < 1"
-    steps = [("optim.promotion_steps", optim.promotion_steps)]
-    steps += [
-        (f"optim.overrides.{i}.promotion_steps", each.promotion_steps or 0) for i, each in enumerate(optim.overrides)
-    ]
+    steps = [("optim", optim.promotion_steps), *((key, each.promotion_steps) for key, each in _settings(recipe))]
     for key, value in steps:
-        if isinstance(value, int) and not 0 <= value <= optim.ns_steps:
-            yield f"{key}={value}: must be auto or a whole number from 0 to optim.ns_steps={optim.ns_steps}"
+        if isinstance(value, float) and not 0 <= value <= optim.ns_steps:
+            yield f"{key}.promotion_steps={value:g}: must be auto or a number from 0 to optim.ns_steps={optim.ns_steps}"
     for index, each in enumerate(optim.overrides):
         try:
             re.compile(each.pattern)
@@ -144,14 +141,19 @@ def optimizer(recipe: Recipe) -> Lines:
 
 
 def rule_names(recipe: Recipe) -> Lines:
-    """Update rules are known by name."""
-    optim = recipe.optim
-    given: list[tuple[str, str | None]] = [("optim.name", optim.name)]
-    given += [(f"optim.roles.{role}", rule) for role, rule in optim.roles.items()]
-    given += [(f"optim.overrides.{index}.rule", each.rule) for index, each in enumerate(optim.overrides)]
+    """Update rules are known by name: each has a file in recipes/optim."""
+    known = list_group("optim")
+    given: list[tuple[str, str | None]] = [("optim.name", recipe.optim.name)]
+    given += [(f"{key}.rule", each.rule) for key, each in _settings(recipe)]
     for key, rule in given:
-        if rule is not None and rule not in RULE_NAMES:
-            yield f"{key}={show(rule)}: unknown; {nearest(rule, RULE_NAMES)}"
+        if rule is not None and rule not in known:
+            yield f"{key}={show(rule)}: unknown; {nearest(rule, known)}"
+
+
+def _settings(recipe: Recipe) -> list[tuple[str, RoleSettings]]:
+    """Dotted key and settings of every role and override that has any."""
+    named = [(f"optim.roles.{role}", each) for role, each in recipe.optim.roles.items()]
+    return [*named, *((f"optim.overrides.{index}", each) for index, each in enumerate(recipe.optim.overrides))]
 
 
 def devices(recipe: Recipe) -> Lines:

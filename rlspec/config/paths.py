@@ -59,7 +59,7 @@ def list_group(group: str) -> list[str]:
     """
     if group not in GROUPS:
         raise ConfigError(f"unknown group {group}; {nearest(group, GROUPS)}")
-    return sorted(path.stem for path in (recipes_folder() / group).glob("*.yaml"))
+    return sorted(path.stem for path in (recipes_folder() / group).glob("[!_]*.yaml"))
 
 
 def headline(recipe: str) -> str:
@@ -68,7 +68,7 @@ def headline(recipe: str) -> str:
     return first.lstrip("# ")
 
 
-def nearest(name: str, allowed: Iterable[str], *, most: int = 16) -> str:
+def nearest(name: str, allowed: Iterable[str], *, most: int = 48) -> str:
     """A hint for a misspelt word: the nearest name, and all of them where they are at most `most`."""
     names = sorted(allowed)
     close = difflib.get_close_matches(name, names, n=1, cutoff=0.5)

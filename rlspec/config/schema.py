@@ -9,19 +9,10 @@ from __future__ import annotations
 
 from typing import Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, field_validator
 
-# The keys of rlspec.optim.RULES, which import torch.
-RULE_NAMES = (
-    "adamw",
-    "muon",
-    "muon_polar_express",
-    "pion",
-    "lora_muon",
-    "lora_pion",
-    "lora_rite",
-)
 SEEDS = 2**32  # numpy's generators take no larger seed
+Options = dict[str, bool | int | float | str]
 AdjustLr = Literal["match_rms_adamw", "original", "spectral", "paper", "none"]
 
 
@@ -81,16 +72,22 @@ class Data(Section):
     seed: int = 0  # seed of generated problems and of the split
 
 
-class Override(Section):
-    """Ordered rule for parameters whose name matches the regular expression `pattern`; first match wins."""
+class RoleSettings(Section):
+    """What a role or a part of the model gets over the defaults."""
 
-    pattern: str
     rule: str | None = None
     lr_scale: float = Field(1.0, gt=0)
     weight_decay: float | None = Field(None, ge=0)
-    promotion_steps: int | Literal["auto"] | None = None
+    promotion_steps: float | Literal["auto"] | None = None
     adjust_lr: AdjustLr | None = None
     split: Literal["heads", "whole"] | None = None
+    options: Options = {}
+
+
+class Override(RoleSettings):
+    """Ordered rule for parameters whose name matches the regular expression `pattern`; first match wins."""
+
+    pattern: str
 
 
 class Optim(Section):
@@ -104,12 +101,28 @@ class Optim(Section):
     momentum: float = Field(0.95, ge=0, lt=1)
     nesterov: bool = False
     ns_steps: int = Field(5, ge=1)
-    promotion_steps: int | Literal["auto"] = 0  # k_p of Pion
+    promotion_steps: float | Literal["auto"] = 0  # k_p of Pion
     adjust_lr: AdjustLr = "match_rms_adamw"
     paper_scale: float = Field(5.0, gt=0)  # s of Pion's own step size, used by adjust_lr: paper
-    roles: dict[str, str] = {}  # role -> rule, over the defaults of the symmetry map
+    normalise: str = "frobenius"
+    compute_dtype: Literal["auto", "bfloat16", "float16", "float32", "float64"] = "auto"
+    state_dtype: Literal["float32", "bfloat16"] = "float32"
+    gradient_clip: float = Field(0.0, ge=0)  # bounds on singular values; 0: none
+    update_clip: float = Field(0.0, ge=0)
+    spectral_cap: float = Field(0.0, ge=0)
+    cap_method: str = "hard"
+    roles: dict[str, RoleSettings] = {}  # role or part of the model -> rule or settings
     split: Literal["heads", "whole"] = "heads"
+    options: Options = {}  # of the rule
     overrides: list[Override] = []
+
+    @field_validator("roles", mode="before")
+    @classmethod
+    def _rule_alone(cls, roles: Any) -> Any:
+        """A role's rule may stand for its settings."""
+        if not isinstance(roles, dict):
+            return roles
+        return {role: {"rule": value} if isinstance(value, str) else value for role, value in roles.items()}
 
 
 class Batch(Section):

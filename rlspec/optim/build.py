@@ -11,6 +11,7 @@ from torch import nn
 
 from rlspec.errors import ConfigError
 from rlspec.optim.optimizer import SpectralOptimizer
+from rlspec.optim.overrides import Roles
 from rlspec.optim.rules import get_rule
 from rlspec.optim.symmetry import ParameterSpec, SymmetryMap, symmetry_map
 
@@ -29,7 +30,7 @@ def build_optimizer(
     promotion_steps: float | Literal["auto"] = 0,
     adjust_lr: str = "match_rms_adamw",
     paper_scale: float = 5.0,
-    roles: Mapping[str, str] | None = None,
+    roles: str | Roles | None = None,
     split: str = "heads",
     overrides: Sequence[Mapping[str, Any]] = (),
     normalise: str = "frobenius",
@@ -90,36 +91,36 @@ def build_optimizer(
 
 
 def _param_groups(model: nn.Module, mapping: SymmetryMap, lr: float, weight_decay: float) -> list[dict[str, Any]]:
-    """One group for each different setting, in the model's order."""
+    """One group for each different setting, in the model's order; LoRA pairs of a pair rule as A, B, A, B, ..."""
     params = dict(model.named_parameters())
-    alike: dict[Any, list[ParameterSpec]] = defaultdict(list)
+    partners = {spec.name: spec.partner for spec in mapping}
+    alike: dict[Any, list[str]] = defaultdict(list)
+    settings: dict[Any, dict[str, Any]] = {}
     for spec in mapping:
-        # A matrix and a vector of one role and rule still differ in weight decay.
-        alike[spec.role, spec.rule, spec.num_heads, spec.head_axis, spec.override, len(spec.shape) > 1].append(spec)
-    groups = []
-    for specs in alike.values():
-        group = _group_settings(specs[0], lr, weight_decay)
-        group["params"] = [(spec.name, params[spec.name]) for spec in specs]
-        groups.append(group)
-    return groups
+        paired = get_rule(spec.rule).pair is not None
+        if paired and spec.role.startswith("lora.B"):
+            continue  # comes with its A
+        chosen = _group_settings(spec, lr, weight_decay)
+        key = tuple((name, repr(value)) for name, value in chosen.items())
+        settings[key] = chosen
+        partner = partners[spec.name] if paired else None
+        alike[key] += [spec.name, partner] if partner is not None else [spec.name]
+    return [{**settings[key], "params": [(name, params[name]) for name in names]} for key, names in alike.items()]
 
 
 def _group_settings(spec: ParameterSpec, lr: float, weight_decay: float) -> dict[str, Any]:
     settings: dict[str, Any] = {
         "rule": spec.rule,
-        "role": spec.role,
+        "role": spec.label,
         "num_heads": spec.num_heads,
         "head_axis": spec.head_axis,
+        "stacked": spec.stacked,
         "lr": lr,
-        "weight_decay": weight_decay if len(spec.shape) > 1 else 0.0,
+        "weight_decay": weight_decay if spec.decays else 0.0,
     }
-    override = spec.override
-    if override is not None:
-        settings["lr"] = lr * override.lr_scale
-        chosen = {
-            "weight_decay": override.weight_decay,
-            "promotion_steps": override.promotion_steps,
-            "adjust_lr": override.adjust_lr,
-        }
-        settings |= {key: value for key, value in chosen.items() if value is not None}
+    if get_rule(spec.rule).pair is not None:
+        settings |= {"role": spec.label.replace("lora.A", "lora"), "scaling": spec.scaling}
+    if spec.override is not None:
+        settings["lr"] = lr * spec.override.lr_scale
+        settings |= spec.override.changes
     return settings

@@ -15,6 +15,7 @@ from transformers import PretrainedConfig, PreTrainedTokenizerBase
 from transformers.trainer_callback import PrinterCallback
 
 from rlspec.config.load import dump_recipe, load_group
+from rlspec.config.optim import builder_settings, map_settings
 from rlspec.config.paths import resolve_path
 from rlspec.config.schema import Data, Grader, Model, Optim, Recipe
 from rlspec.errors import DataError
@@ -159,7 +160,7 @@ def identical_to_grpo(recipe: Recipe) -> bool:
 def estimate_run_memory(recipe: Recipe, plan: BatchPlan, tokenizer: PreTrainedTokenizerBase) -> MemoryEstimate:
     """Memory of one process, from the model's configuration alone."""
     model, completion = recipe.model, completion_length(recipe)
-    settings = recipe.optim.model_dump(include={"roles", "split", "overrides"})
+    settings = map_settings(recipe.optim)
     return estimate_memory(
         model_config(model, tokenizer),
         micro_batch=plan.micro_batch,
@@ -172,16 +173,14 @@ def estimate_run_memory(recipe: Recipe, plan: BatchPlan, tokenizer: PreTrainedTo
         reference=recipe.algorithm != "sft" and recipe.trainer.get("beta", 0.0) > 0 and model.lora is None,
         lora_r=model.lora.r if model.lora else None,
         lora_targets=model.lora.target_modules if model.lora else (),
-        optimizer_bytes=lambda meta: sum(
-            spec.state_bytes for spec in symmetry_map(meta, rule=recipe.optim.name, **settings)
-        ),
+        optimizer_bytes=lambda meta: sum(spec.state_bytes for spec in symmetry_map(meta, **settings)),
     )
 
 
 def optimizer_factory(optim: Optim) -> Callable[[nn.Module], SpectralOptimizer]:
     """Build the recipe's optimizer for a model."""
-    settings = optim.model_dump(exclude={"name"})
-    return lambda model: build_optimizer(model, rule=optim.name, **settings)
+    settings = builder_settings(optim)
+    return lambda model: build_optimizer(model, **settings)
 
 
 @dataclass(frozen=True)

@@ -36,9 +36,9 @@ def test_every_recipe_takes_every_model(recipe: str, model: str) -> None:
     assert (loaded.model.path is None) == (model in ("tiny", "debug"))
 
 
-@pytest.mark.parametrize("optim", list_group("optim"))
+@pytest.mark.parametrize("optim", ["adamw", "muon", "pion"])
 @pytest.mark.parametrize("recipe", list_recipes())
-def test_every_recipe_takes_every_optimizer(recipe: str, optim: str) -> None:
+def test_every_recipe_takes_optimizers(recipe: str, optim: str) -> None:
     assert load_recipe([f"recipe={recipe}", f"optim={optim}"]).optim.name == optim
 
 
@@ -185,7 +185,7 @@ MISTAKES = {
     ("recipe=grpo_math", "seed=1.5"): ["seed=1.5", "a whole number >= 0"],
     ("recipe=grpo_math", "report.wandb=1"): ["report.wandb=1", "true or false"],
     ("recipe=grpo_math", "optim.adjust_lr=rms"): ["optim.adjust_lr=rms", "match_rms_adamw", "paper"],
-    ("recipe=grpo_math", "optim.promotion_steps=few"): ["optim.promotion_steps=few", "a whole number or auto"],
+    ("recipe=grpo_math", "optim.promotion_steps=few"): ["optim.promotion_steps=few", "a number or auto"],
     ("recipe=grpo_math", "optim.betas=[1]"): ["optim.betas", "a list of 2"],
     ("recipe=grpo_math", "optim.betas=[1,a]"): ["optim.betas.1=a", "a list of 2"],
     ("recipe=grpo_math", "evaluation.k=8"): ["evaluation.k=8", "a list, each a whole number"],
@@ -233,7 +233,7 @@ MISTAKES = {
     # names of rules
     ("recipe=grpo_math", "optim.name=foo"): ["optim.name=foo", "adamw", "pion"],
     ("recipe=grpo_math", "optim.name=pionn"): ["optim.name=pionn", "did you mean pion?"],
-    ("recipe=grpo_math", "optim.roles={attention: nosuch}"): ["optim.roles.attention=nosuch", "adamw", "pion"],
+    ("recipe=grpo_math", "optim.roles={attention: nosuch}"): ["optim.roles.attention.rule=nosuch", "adamw", "pion"],
     ("recipe=grpo_math", "optim.overrides=[{pattern: x, rule: mun}]"): ["optim.overrides.0.rule=mun", "mean muon?"],
     ("recipe=grpo_math", "optim.overrides=[{pattern: x, adjust_lr: foo}]"): ["overrides.0.adjust_lr=foo", "paper"],
     # what Hydra would answer in words of its own
@@ -303,11 +303,12 @@ def test_seeds_below_32_bits_and_the_base_of_the_rotation_pass() -> None:
     assert recipe.seed == 2**32 - 1 and recipe.model.architecture["rope_theta"] == 10000.0
 
 
-def test_the_names_of_rules_are_those_of_the_optimizers() -> None:
-    from rlspec.config.schema import RULE_NAMES
+def test_every_rule_is_an_optimizer_by_its_name_and_every_optimizer_has_a_rule() -> None:
     from rlspec.optim import RULES
 
-    assert tuple(RULES) == RULE_NAMES
+    rules = {name: load_recipe(["recipe=grpo_math", f"optim={name}"]).optim.name for name in list_group("optim")}
+    assert set(rules.values()) == set(RULES)
+    assert all(rules[name] == name for name in RULES)
 
 
 def test_the_run_is_named_after_what_it_does() -> None:

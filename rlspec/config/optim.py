@@ -1,0 +1,28 @@
+"""From the optim section of a recipe to the arguments of `rlspec.optim`."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from rlspec.config.schema import Optim, RoleSettings
+
+MAP_KEYS = ("roles", "overrides", "split")
+"""Settings that the symmetry map reads; all others are the optimizer's."""
+
+
+def map_settings(optim: Optim) -> dict[str, Any]:
+    """Keyword arguments of `symmetry_map`."""
+    roles = {role: _flat(settings) for role, settings in optim.roles.items()}
+    overrides = [_flat(override) for override in optim.overrides]
+    return {"rule": optim.name, "roles": roles, "overrides": overrides, "split": optim.split}
+
+
+def builder_settings(optim: Optim) -> dict[str, Any]:
+    """Keyword arguments of `build_optimizer`: the rule's own options beside the optimizer's settings."""
+    own = optim.model_dump(exclude={"name", "options", *MAP_KEYS})
+    return own | map_settings(optim) | optim.options
+
+
+def _flat(settings: RoleSettings) -> dict[str, Any]:
+    given = settings.model_dump(exclude={"options"}, exclude_none=True)
+    return given | settings.options
