@@ -138,7 +138,7 @@ def claim(name: str, param: Tensor, owner: Owner, fallback: bool) -> Claim:
         declared = Claim(entry.role, entry.symmetry, entry.parts, entry.head_axis, entry.parts, entry.stacked, modality)
         return _with_heads(declared, name, param, entry, owner)
     if owner.is_output and plain.endswith("weight") and param.ndim > 1:
-        return Claim("lm_head", "S_V, shift x O(d)", modality=modality)
+        return Claim("lm_head", "S_V, shift x O(d)", modality=modality_of(plain) or "language")
     found = _claim_by_module(plain.rpartition(".")[2], param, owner)
     if found is None and fallback:
         found = Claim("other", "-")
