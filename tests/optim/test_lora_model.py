@@ -11,7 +11,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from rlspec.optim import SpectralOptimizer
+from rlspec.optim import SpectralOptimizer, build_optimizer
 from rlspec.optim.composition import Pair, Step
 from rlspec.optim.rules import get_rule
 
@@ -173,3 +173,31 @@ def test_a_nan_in_one_adapter_leaves_that_pair_alone(
         optimizer.step()
     assert not bad.any()
     assert all(bool(found[name][1].any()) for name in names[1:])
+
+
+@pytest.mark.parametrize("rule", RULES)
+def test_the_symmetry_map_pairs_the_factors_with_their_scaling(
+    rule: str, tiny_qwen3: Callable[..., torch.nn.Module], backward: Callable[[torch.nn.Module], Tensor]
+) -> None:
+    """Layers of two ranks and two scalings, against one optimizer for each layer."""
+    from peft import LoraConfig, get_peft_model
+
+    torch.manual_seed(3)
+    config = LoraConfig(
+        r=8, lora_alpha=16, target_modules=["q_proj", "down_proj"], rank_pattern={"down_proj": 4}, use_rslora=True
+    )
+    model = get_peft_model(tiny_qwen3(), config)
+    twin = copy.deepcopy(model)
+    settings: dict[str, Any] = {"lr": LR[rule], "adjust_lr": "none", "promotion_steps": "auto"}
+    together = build_optimizer(model, rule=rule, roles={"lora": rule}, **settings)
+    alone = [make_optimizer({name: pair}, rule) for name, pair in layers(twin).items()]
+    assert {pair[2] for pair in layers(model).values()} == {16 / math.sqrt(8), 16 / math.sqrt(4)}
+    for _ in range(3):
+        backward(model)
+        together.step()
+        backward(twin)
+        for optimizer in alone:
+            optimizer.step()
+    for name, pair in layers(model).items():
+        for got, want in zip(pair[:2], layers(twin)[name][:2], strict=True):
+            assert torch.allclose(got, want, rtol=1e-3, atol=1e-3 * float(want.detach().abs().max()))
