@@ -6,16 +6,20 @@ import pytest
 import torch
 
 from rlspec.optim.newton_schulz import (
+    NORMALISERS,
     PROMOTION,
+    SCHEDULES,
     SUPPRESSION,
     frobenius,
     high_pass_schedule,
     keller,
     newton_schulz,
     polar_express,
+    short_gram,
     stable_rank,
     transfer,
 )
+from rlspec.optim.schedules import deepseek_v4, turbo_muon
 
 X = torch.linspace(0, 1, 4001, dtype=torch.float64)
 
@@ -123,3 +127,116 @@ def test_stable_rank_against_an_svd(shape: tuple[int, int]) -> None:
 def test_stable_rank_of_equal_directions_is_their_number() -> None:
     q = torch.linalg.qr(random_blocks(1, 30, 7))[0]
     assert stable_rank(frobenius(q, torch.float64)).item() == pytest.approx(7, rel=1e-12)
+
+
+BANDS = {
+    "keller": (5, 0.6818, 1.1344),
+    "quintic": (5, 0.2285, 1.0),
+    "polar_express": (5, 0.8695, 1.1244),
+    "nanogpt_polar_express": (5, 0.8589, 1.1411),
+    "you": (5, 0.9778, 1.0318),
+    "cans": (5, 0.8844, 1.1198),
+    "turbo_muon": (4, 0.8659, 1.0844),
+    "deepseek_v4": (10, 1.0, 1.0005),
+}
+
+
+@pytest.mark.parametrize("name", SCHEDULES)
+def test_every_schedule_lifts_a_hundredth_and_more_into_its_band(name: str) -> None:
+    steps, low, high = BANDS[name]
+    x = torch.linspace(0.0118, 1, 200001, dtype=torch.float64)
+    lifted = transfer(x, SCHEDULES[name](steps))
+    assert low - 2e-3 < lifted.min() < low + 0.04
+    assert high - 2e-3 < lifted.max() < high + 2e-3
+
+
+@pytest.mark.parametrize("name", SCHEDULES)
+def test_every_schedule_on_a_matrix_is_its_transfer_on_a_float64_svd_and_stays_so_in_bf16(name: str) -> None:
+    schedule = SCHEDULES[name](5)
+    blocks = frobenius(random_blocks(2, 30, 50), torch.float64)
+    u, s, vh = torch.linalg.svd(blocks, full_matrices=False)
+    expected = u @ torch.diag_embed(transfer(s, schedule)) @ vh
+    assert (newton_schulz(blocks, schedule) - expected).abs().max() < 1e-12
+    for dtype, tolerance in ((torch.float32, 2e-3), (torch.bfloat16, 0.4)):
+        error = torch.linalg.matrix_norm(newton_schulz(blocks.to(dtype), schedule).double() - expected, 2)
+        assert error.max() < tolerance
+
+
+@pytest.mark.parametrize("name", SCHEDULES)
+def test_a_longer_schedule_converges_further(name: str) -> None:
+    x = torch.linspace(0.05, 1, 999, dtype=torch.float64)
+    published = BANDS[name][0]
+    errors = [(transfer(x, SCHEDULES[name](steps)) - 1).abs().max() for steps in (published, published + 3)]
+    assert name in ("keller", "deepseek_v4") or errors[1] < 0.1 * errors[0]
+    assert len(SCHEDULES[name](published + 3)) == published + 3
+    assert SCHEDULES[name](0) == ()
+
+
+def test_deepseek_v4_ends_in_two_stabilising_steps_however_many_there_are() -> None:
+    assert deepseek_v4(10) == keller(8) + ((2.0, -1.5, 0.5),) * 2
+    assert deepseek_v4(5)[:3] == keller(3)
+    assert deepseek_v4(1) == ((2.0, -1.5, 0.5),)
+
+
+def test_turbo_muon_as_published_turns_the_largest_singular_values_around_and_ours_does_not() -> None:
+    one = torch.ones(1, dtype=torch.float64)
+    assert transfer(one, turbo_muon(safety=1.0)).item() < -0.8
+    assert transfer(one, turbo_muon()).item() > 0.86
+
+
+WORKING = [name for name in NORMALISERS if name not in ("none", "torch")]
+
+
+@pytest.mark.parametrize("name", WORKING)
+@pytest.mark.parametrize("scale", [1e-20, 1e-7, 1.0, 1e20])
+@pytest.mark.parametrize("shape", [(2, 9, 20), (2, 20, 9), (2, 1, 6), (2, 300, 260)])
+def test_normalisers_do_not_see_the_scale_and_do_not_mutate(name: str, scale: float, shape: tuple[int, ...]) -> None:
+    blocks = random_blocks(*shape, dtype=torch.float32)
+    scaled = blocks * scale
+    before = scaled.clone()
+    result = NORMALISERS[name](scaled, torch.float32)
+    assert torch.equal(scaled, before)
+    assert torch.allclose(result, NORMALISERS[name](blocks, torch.float32), rtol=1e-5, atol=1e-7)
+    assert NORMALISERS[name](blocks, torch.bfloat16).dtype == torch.bfloat16
+
+
+def test_what_the_normalisers_make_one() -> None:
+    blocks = random_blocks(3, 12, 40) * 0.8 ** torch.arange(40)
+    values = {name: torch.linalg.svdvals(NORMALISERS[name](blocks, torch.float64)) for name in NORMALISERS}
+    assert torch.allclose(values["frobenius"].square().sum(1), torch.ones(3).double())
+    assert torch.allclose(values["schatten4"].pow(4).sum(1), torch.ones(3).double())
+    assert torch.allclose(values["spectral"][:, 0], torch.full((3,), 1 / 1.02).double(), rtol=5e-3)
+    assert (values["aol"][:, 0] <= 1 + 1e-12).all()
+    assert (values["aol"][:, 0] > 0.5).all()
+    assert torch.equal(NORMALISERS["none"](blocks, torch.float64), blocks)
+
+
+@pytest.mark.parametrize("shape", [(12, 40), (128, 1024), (64, 64)])
+def test_the_spectral_normaliser_on_noise_leaves_nothing_above_the_basin_of_any_schedule(shape) -> None:
+    top = torch.linalg.svdvals(NORMALISERS["spectral"](random_blocks(4, *shape), torch.float64))[:, 0]
+    assert top.max() < 1.03
+    assert top.min() > 0.97
+
+
+def test_aol_divides_rows_of_wide_and_columns_of_tall_blocks() -> None:
+    blocks = random_blocks(2, 5, 11)
+    wide = NORMALISERS["aol"](blocks, torch.float64)
+    unit = frobenius(blocks, torch.float64)
+    expected = unit / (unit @ unit.mT).abs().sum(2, keepdim=True).sqrt()
+    assert torch.allclose(wide, expected, rtol=1e-12)
+    assert torch.allclose(NORMALISERS["aol"](blocks.mT, torch.float64), wide.mT, rtol=1e-12)
+
+
+@pytest.mark.parametrize("name", WORKING)
+def test_normalisers_leave_zero_blocks_zero(name: str) -> None:
+    blocks = random_blocks(2, 5, 8, dtype=torch.float32)
+    blocks[1] = 0
+    result = NORMALISERS[name](blocks, torch.float32)
+    assert result[0].any()
+    assert not result[1].any()
+
+
+def test_a_known_gram_matrix_gives_the_same_stable_rank() -> None:
+    for dtype, tolerance in ((torch.float64, 1e-12), (torch.bfloat16, 0.02)):
+        blocks = frobenius(random_blocks(4, 30, 50), dtype)
+        assert torch.allclose(stable_rank(blocks, short_gram(blocks)), stable_rank(blocks), rtol=tolerance)
