@@ -1,11 +1,11 @@
-"""Print the symmetry map of a model: `python -m rlspec.symmetry model=...`, without weights and without training."""
+"""Print the symmetry map of a model or policy: `python -m rlspec.symmetry model=...`, without weights or training."""
 
 from __future__ import annotations
 
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from rlspec.entry import run_command
 from rlspec.errors import ConfigError
@@ -17,15 +17,39 @@ if TYPE_CHECKING:
     from rlspec.optim.symmetry import SymmetryMap
 
 USAGE = """\
-usage: python -m rlspec.symmetry model=NAME [optim=NAME] [key=value ...] [out=FILE.md|FILE.json|FILE.txt]
+usage: python -m rlspec.symmetry model=NAME|policy=NAME [optim=NAME] [key=value ...] [out=FILE.md|FILE.json|FILE.txt]
 
 Prints which role, symmetry group, split and update rule every parameter of a model gets. No weights are read.
 
   model=tiny, qwen3_0.6b, ...   a profile of recipes/model, a hub id or a local folder with config.json
+  policy=smolvla, pi0, pi05     a policy of LeRobot as its config makes it; policy.KEY=value changes the config,
+                                for example policy.train_expert_only=false
   optim=adamw, muon, pion       a group of recipes/optim (default: pion)
+  roles=vla                     a preset: Muon for vision and language, Pion on whole matrices for actions
   key=value                     any key of a recipe, for example optim.split=whole or +model.lora.r=16
   out=FILE                      also write the table; the suffix chooses the format
 """
+
+POLICIES = ("smolvla", "pi0", "pi05")
+# What the hub's SmolVLM2-500M-Video-Instruct has in its config.json, which SmolVLA starts from.
+SMOLVLM2_TEXT = {
+    "model_type": "llama",
+    "hidden_size": 960,
+    "intermediate_size": 2560,
+    "num_hidden_layers": 32,
+    "num_attention_heads": 15,
+    "num_key_value_heads": 5,
+    "head_dim": 64,
+    "vocab_size": 49280,
+}
+SMOLVLM2_VISION = {
+    "hidden_size": 768,
+    "intermediate_size": 3072,
+    "num_hidden_layers": 12,
+    "num_attention_heads": 12,
+    "image_size": 512,
+    "patch_size": 16,
+}
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -39,24 +63,40 @@ def run(arguments: Sequence[str]) -> int:
     Raises:
         UserError: naming the argument and the remedy.
     """
-    out = [argument.partition("=")[2] for argument in arguments if argument.startswith("out=")]
-    rest = [argument for argument in arguments if not argument.startswith("out=")]
-    if not any(argument.startswith("model=") for argument in rest):
-        raise ConfigError("no model given: add model=NAME, for example model=tiny")
-    path = _output_path(out[-1]) if out else None
+    mine = {key: value for key, _, value in (text.partition("=") for text in arguments) if _is_mine(key)}
+    rest = [argument for argument in arguments if not _is_mine(argument.partition("=")[0])]
+    policy = mine.pop("policy", None)
+    if policy is None and not any(argument.startswith("model=") for argument in rest):
+        raise ConfigError("no model given: add model=NAME, for example model=tiny, or policy=NAME")
+    if policy is not None and policy not in POLICIES:
+        raise ConfigError(f"policy={policy}: allowed: {', '.join(POLICIES)}")
+    out, roles = mine.pop("out", None), mine.pop("roles", None)
+    path = _output_path(out) if out is not None else None
     from rlspec.config.load import load_recipe
-    from rlspec.config.optim import map_settings
 
     defaults = ["recipe=grpo_math"] if not any(argument.startswith("recipe=") for argument in rest) else []
-    recipe = load_recipe([*defaults, *(argument for argument in rest)])
+    recipe = load_recipe([*defaults, *rest])
     from rlspec.optim import symmetry_map
     from rlspec.optim.table import RENDERERS, render_text
 
-    mapping: SymmetryMap = symmetry_map(build_meta_model(recipe.model), **map_settings(recipe.optim))
+    optim = recipe.optim
+    fields = {key.removeprefix("policy."): value for key, value in mine.items()}
+    mapping: SymmetryMap = symmetry_map(
+        build_meta_model(recipe.model) if policy is None else build_meta_policy(policy, fields),
+        rule=optim.name,
+        roles=roles or {role: settings.model_dump() for role, settings in optim.roles.items()},
+        overrides=[override.model_dump() for override in optim.overrides],
+        split=optim.split,
+    )
     sys.stdout.write(render_text(mapping) + "\n")
     if path is not None:
         _write(path, RENDERERS[path.suffix](mapping))
     return 0
+
+
+def _is_mine(key: str) -> bool:
+    """Whether an argument is this command's own, not the recipe's."""
+    return key in ("out", "roles", "policy") or key.startswith("policy.")
 
 
 def build_meta_model(model: Model) -> nn.Module:
@@ -66,7 +106,6 @@ def build_meta_model(model: Model) -> nn.Module:
         UserError: if the configuration cannot be had or the class is not known to transformers.
     """
     import torch
-    from transformers import AutoModelForCausalLM
 
     from rlspec.rlvr.models import DTYPES, IMPOSSIBLE, apply_lora, build_config, load_tokenizer
     from rlspec.rlvr.quiet import quiet_libraries
@@ -78,15 +117,106 @@ def build_meta_model(model: Model) -> nn.Module:
     )
     try:
         with torch.device("meta"):
-            policy = AutoModelForCausalLM.from_config(config, dtype=DTYPES[model.weights_dtype])
+            policy = _auto_class(config).from_config(config, dtype=DTYPES[model.weights_dtype])
     except IMPOSSIBLE as error:
         reason = (str(error).splitlines() or [type(error).__name__])[0]
-        raise ConfigError(f"model={model.name}: no causal language model: {reason}") from error
+        raise ConfigError(f"model={model.name}: no model: {reason}") from error
     policy.tie_weights()
     if model.lora is None:
         return policy
     with torch.device("meta"):
         return apply_lora(policy, **model.lora.model_dump())
+
+
+def _auto_class(config: Any) -> Any:
+    """What builds a model of that config: a language model, one with images, or a part such as a vision tower."""
+    from transformers import (
+        MODEL_FOR_CAUSAL_LM_MAPPING,
+        MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING,
+        AutoModel,
+        AutoModelForCausalLM,
+        AutoModelForImageTextToText,
+    )
+
+    if type(config) in MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING:
+        return AutoModelForImageTextToText
+    return AutoModelForCausalLM if type(config) in MODEL_FOR_CAUSAL_LM_MAPPING else AutoModel
+
+
+def build_meta_policy(name: str, settings: Mapping[str, str]) -> nn.Module:
+    """A policy of LeRobot without storage, under the names that it has there; nothing is fetched.
+
+    Args:
+        name: one of `POLICIES`.
+        settings: fields of its config as written on the command line.
+
+    Raises:
+        ConfigError: if LeRobot is not installed, or a setting is none of the config's or makes no model.
+    """
+    import contextlib
+    import io
+    import logging
+
+    import torch
+    from torch import nn
+
+    from rlspec.rlvr.models import IMPOSSIBLE
+    from rlspec.rlvr.quiet import quiet_libraries
+
+    quiet_libraries()
+    logging.getLogger().setLevel(logging.ERROR)  # LeRobot logs to the root, and prints
+    try:
+        from lerobot.policies.factory import make_policy_config
+    except ImportError as error:
+        raise ConfigError(f"policy={name} needs LeRobot: install the extra vla ({error})") from error
+    try:
+        defaults = make_policy_config(name, device="cpu")
+        config = make_policy_config(name, device="cpu", **_policy_settings(defaults, settings))
+        with torch.device("meta"), contextlib.redirect_stdout(io.StringIO()):
+            return nn.ModuleDict({"model": _core(name, config)})
+    except IMPOSSIBLE as error:
+        reason = (str(error).splitlines() or [type(error).__name__])[0]
+        raise ConfigError(f"policy={name}: no model: {reason}") from error
+
+
+def _policy_settings(config: Any, settings: Mapping[str, str]) -> dict[str, Any]:
+    """Values in the types that YAML gives them."""
+    import yaml
+
+    from rlspec.optim.scale import nearest
+
+    for key in settings:
+        if key not in vars(config):
+            raise ConfigError(f"policy.{key}: {config.type} has no such field; {nearest(key, sorted(vars(config)))}")
+    return {key: yaml.safe_load(value) for key, value in settings.items()}
+
+
+def _core(name: str, config: Any) -> nn.Module:
+    """The network of a policy; what SmolVLA would fetch from the hub is put in its place."""
+    if name == "pi0":
+        from lerobot.policies.pi0.modeling_pi0 import PI0Pytorch
+
+        return PI0Pytorch(config)
+    if name == "pi05":
+        from lerobot.policies.pi05.modeling_pi05 import PI05Pytorch
+
+        return PI05Pytorch(config)
+    from unittest.mock import patch
+
+    from lerobot.policies.smolvla import smolvlm_with_expert
+    from lerobot.policies.smolvla.modeling_smolvla import VLAFlowMatching
+    from transformers import AutoConfig
+
+    vlm = AutoConfig.for_model("smolvlm", text_config=SMOLVLM2_TEXT, vision_config=SMOLVLM2_VISION, scale_factor=4)
+    config.load_vlm_weights = False
+    with (
+        patch.object(smolvlm_with_expert, "AutoConfig") as configs,
+        patch.object(smolvlm_with_expert, "AutoProcessor") as processors,
+    ):
+        configs.from_pretrained.return_value = vlm
+        tokenizer = processors.from_pretrained.return_value.tokenizer
+        tokenizer.fake_image_token_id = tokenizer.global_image_token_id = 0
+        return VLAFlowMatching(config)
 
 
 def _output_path(text: str) -> Path:

@@ -29,7 +29,7 @@ class Override:
         promotion_steps: of Pion's filter.
         adjust_lr: length of the step.
         split: `heads` or `whole`.
-        options: any other options of the rule, as (name, value).
+        options: other options of the rule, as (name, value); users write them beside the rest or under `options`.
     """
 
     pattern: str = ""
@@ -112,8 +112,7 @@ def _speciality(key: str) -> tuple[int, int]:
 def _settings(mapping: Mapping[str, Any], where: str) -> Override:
     _check_keys(mapping, where)
     named = {key: value for key, value in mapping.items() if key in _KEYS}
-    extra = tuple((key, value) for key, value in mapping.items() if key not in _KEYS)
-    override = Override(**named, options=extra)
+    override = Override(**named, options=tuple(_options(mapping).items()))
     if override.rule is not None:
         get_rule(override.rule)
     if override.split not in (None, *SPLITS):
@@ -123,10 +122,16 @@ def _settings(mapping: Mapping[str, Any], where: str) -> Override:
     return override
 
 
+def _options(mapping: Mapping[str, Any]) -> dict[str, Any]:
+    """Options of rules, written beside the other settings or as a mapping under `options`."""
+    beside = {key: value for key, value in mapping.items() if key not in (*_KEYS, "options")}
+    return beside | dict(mapping.get("options") or {})
+
+
 def _check_keys(mapping: Mapping[str, Any], where: str) -> None:
     options = {name for rule in RULES.values() for name in rule.options}
-    for key in mapping:
-        if key not in _KEYS and key not in options:
+    for key in _options(mapping):
+        if key not in options:
             raise ConfigError(f"{where}: unknown key {key!r}; {nearest(key, [*_KEYS, *sorted(options)])}")
 
 
