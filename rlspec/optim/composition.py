@@ -186,8 +186,10 @@ class Rule:
         name: the word a user writes.
         source: where the formulas come from.
         stages: what happens to the momentum's blocks, in order; none makes the rule elementwise (AdamW).
-        symmetry: the largest group under which the map from gradients to updates is equivariant, rows x columns: `O`
-            orthogonal, `S` signed permutations, `-` none. The battery of tests holds every rule to it.
+        symmetry: the largest group under which the map from gradients to updates is equivariant, first x second side:
+            `O` rotations and reflections, `S` signed permutations, `P` permutations, `D` signs, `-` none. State that
+            starts at zero or at the identity moves along. The battery of tests holds every rule to it.
+        sides: which sides the claim speaks of, where a rule treats the short one differently.
         momentum: how gradients are averaged; None: a stage does it.
         before: what happens to the gradient's blocks before the momentum.
         length: what `match_rms_adamw` does, see `rlspec.optim.scale.step_scale`: `full_rank` and `measured` count
@@ -205,6 +207,7 @@ class Rule:
     length: Literal["full_rank", "measured", "own"] = "full_rank"
     pair: PairStage | None = None
     gates: bool = False
+    sides: Literal["rows x columns", "short x long"] = "rows x columns"
 
     @property
     def spectral(self) -> bool:

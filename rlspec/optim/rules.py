@@ -10,11 +10,38 @@ from __future__ import annotations
 
 from rlspec.errors import ConfigError
 from rlspec.optim.bases import aro, conda
+from rlspec.optim.clipping import soft_clip
 from rlspec.optim.composition import Rule, ema, heavy_ball
-from rlspec.optim.filters import high_pass, normalise, polar
-from rlspec.optim.lora import LORA_MUON, LORA_PION, LORA_RITE
+from rlspec.optim.filters import high_pass, low_pass, low_rank, normalise, polar
+from rlspec.optim.lora import LORA_MUON, LORA_PION
+from rlspec.optim.lora_adaptive import ADAPRE_LORA, LORA_RITE
+from rlspec.optim.low_rank import dct_adamw, trion
 from rlspec.optim.outliers import clip_outliers, fitted_polar
 from rlspec.optim.scale import nearest
+from rlspec.optim.second_moments import (
+    accumulated_norm,
+    adam,
+    column_ratios,
+    cosh_brake,
+    elementwise_variance,
+    factored_variance,
+    follow_ratio,
+    follow_ratios,
+    norm_ratio,
+    row_variance,
+    signs,
+)
+from rlspec.optim.symmetric import (
+    centered_left_polar,
+    centered_row_norm,
+    column_norm,
+    left_polar,
+    polar_then_row,
+    right_polar,
+    row_norm,
+    row_then_polar,
+)
+from rlspec.optim.whitening import unwhiten, whiten
 
 RULES: dict[str, Rule] = {
     rule.name: rule
@@ -22,12 +49,44 @@ RULES: dict[str, Rule] = {
         Rule("adamw", "arXiv 1711.05101, torch.optim.AdamW"),
         Rule("muon", "https://kellerjordan.github.io/posts/muon/", (normalise, polar), "O x O", ema),
         Rule("pion", "arXiv 2605.19282", (normalise, high_pass), "O x O", ema, length="measured", gates=True),
-        Rule("conda", "arXiv 2509.24218", (conda,), "S x O", length="own"),
-        Rule("aro", "arXiv 2602.09006", (aro,), "S x S", ema, length="measured"),
+        Rule("low_pass_muon", "arXiv 2605.19282", (normalise, low_pass), "O x O", ema, length="measured", gates=True),
+        Rule("low_rank_muon", "arXiv 2605.19282", (low_rank,), "O x O", ema, length="measured"),
+        Rule("conda", "arXiv 2509.24218", (conda,), "O x S", length="own", sides="short x long"),
+        Rule("aro", "arXiv 2602.09006", (aro,), "D x S", ema, length="measured", sides="short x long"),
         Rule("root", "arXiv 2511.20626", (clip_outliers, normalise, fitted_polar), "S x S", heavy_ball),
+        Rule("row_norm", "arXiv 2605.18106", (row_norm,), "S x O", ema, length="measured"),
+        Rule("centered_row_norm", "arXiv 2605.18106", (centered_row_norm,), "P x O", ema, length="measured"),
+        Rule("column_norm", "arXiv 2605.18106", (column_norm,), "O x S", ema, length="measured"),
+        Rule("right_polar", "arXiv 2605.18106", (right_polar,), "O x O", ema),
+        Rule("left_polar", "arXiv 2605.18106", (left_polar,), "O x O", ema),
+        Rule("centered_left_polar", "arXiv 2605.18106", (centered_left_polar,), "P x O", ema),
+        Rule("row_then_polar", "arXiv 2605.18106", (row_then_polar,), "S x O", ema),
+        Rule("polar_then_row", "arXiv 2605.18106", (polar_then_row,), "S x O", ema, length="measured"),
+        Rule("namo", "arXiv 2602.17080", (norm_ratio, normalise, polar, follow_ratio), "O x O", ema),
+        Rule("namo_d", "arXiv 2602.17080", (column_ratios, normalise, polar, follow_ratios), "O x S", ema),
+        Rule("normuon", "arXiv 2510.05491", (normalise, polar, row_variance), "S x O", ema),
+        Rule("adamuon", "arXiv 2507.11005", (signs, normalise, polar, elementwise_variance), "S x S", ema),
+        Rule("adago", "arXiv 2509.02981", (normalise, polar, accumulated_norm), "O x O", ema),
+        Rule("factored_muon", "arXiv 2510.25000", (normalise, polar, factored_variance), "S x S", ema),
+        Rule(
+            "factored_pion",
+            "arXiv 2605.19282, 2510.25000",
+            (normalise, high_pass, factored_variance),
+            "S x S",
+            ema,
+            length="measured",
+            gates=True,
+        ),
+        Rule("auon", "arXiv 2509.24320", (cosh_brake,), "S x S", ema, length="own"),
+        Rule("hybrid_auon", "arXiv 2509.24320", (normalise, polar, cosh_brake), "S x S", ema),
+        Rule("spectra", "arXiv 2603.14315", (adam, soft_clip), "S x S", length="own"),
         Rule("lora_muon", "arXiv 2606.12921", symmetry="O x O", momentum=ema, pair=LORA_MUON),
         Rule("lora_pion", "arXiv 2605.19282, 2606.12921", symmetry="O x O", momentum=ema, pair=LORA_PION, gates=True),
         Rule("lora_rite", "arXiv 2410.20625", symmetry="O x O", length="own", pair=LORA_RITE),
+        Rule("adapre_lora", "arXiv 2605.08734", momentum=ema, length="own", pair=ADAPRE_LORA),
+        Rule("fismo", "arXiv 2601.21750", (normalise, polar, unwhiten), "O x O", ema, before=(whiten,)),
+        Rule("trion", "arXiv 2505.17967", (trion,), "- x S", length="measured", sides="short x long"),
+        Rule("dct_adamw", "arXiv 2505.17967", (dct_adamw,), "- x S", length="own", sides="short x long"),
     )
 }
 """Name -> composition."""

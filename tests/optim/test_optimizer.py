@@ -9,7 +9,7 @@ import torch
 from torch import nn
 
 from rlspec.errors import CheckpointError, ConfigError
-from rlspec.optim import RULES, SpectralOptimizer
+from rlspec.optim import SpectralOptimizer
 
 
 class Pair(nn.Module):
@@ -45,18 +45,17 @@ def stored(state: dict, **options) -> dict:
     return torch.load(buffer, weights_only=True, **options)
 
 
-@pytest.mark.parametrize("rule", list(RULES))
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float64])
-def test_saving_and_loading_continues_bit_for_bit(rule: str, dtype: torch.dtype) -> None:
+def test_saving_and_loading_groups_of_two_rules_continues_bit_for_bit(dtype: torch.dtype) -> None:
     model = Pair(dtype)
-    optimizer = SpectralOptimizer(groups(model, rule), lr=0.05, promotion_steps="auto")
+    optimizer = SpectralOptimizer(groups(model), lr=0.05, promotion_steps="auto")
     train(model, optimizer, 3)
     weights, state = stored(model.state_dict()), stored(optimizer.state_dict())
     train(model, optimizer, 3, start=3)
 
     resumed = Pair(dtype)
     resumed.load_state_dict(weights)
-    second = SpectralOptimizer(groups(resumed, rule), lr=0.7)
+    second = SpectralOptimizer(groups(resumed), lr=0.7)
     second.load_state_dict(state)
     train(resumed, second, 3, start=3)
     assert all(torch.equal(a, b) for a, b in zip(model.parameters(), resumed.parameters(), strict=True))
@@ -64,18 +63,6 @@ def test_saving_and_loading_continues_bit_for_bit(rule: str, dtype: torch.dtype)
     for index, entries in first.items():
         assert all(torch.equal(value, other[index][key]) for key, value in entries.items())
         assert all(value.dtype == other[index][key].dtype for key, value in entries.items())
-
-
-@pytest.mark.parametrize("rule", list(RULES))
-@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
-def test_half_precision_weights_keep_float32_state_and_masters(rule: str, dtype: torch.dtype) -> None:
-    model = Pair(dtype)
-    optimizer = SpectralOptimizer(groups(model, rule), lr=1e-6)
-    train(model, optimizer, 2)
-    for param in model.parameters():
-        state = optimizer.state[param]
-        assert {value.dtype for value in state.values()} == {torch.float32}
-        assert torch.equal(state["master"].to(dtype), param)
 
 
 def test_updates_too_small_for_bf16_add_up_in_the_master_weights() -> None:
@@ -86,19 +73,6 @@ def test_updates_too_small_for_bf16_add_up_in_the_master_weights() -> None:
         optimizer.step()
     assert torch.allclose(optimizer.state[weight]["master"], torch.full((4, 4), 1 - 50 * 0.2e-3), atol=1e-5)
     assert torch.equal(weight, torch.full((4, 4), 0.99, dtype=torch.bfloat16))
-
-
-def test_the_state_is_tensors_and_primitives() -> None:
-    model = Pair()
-    optimizer = SpectralOptimizer(groups(model))
-    train(model, optimizer, 1)
-    state = optimizer.state_dict()
-    assert all(isinstance(v, torch.Tensor) for entries in state["state"].values() for v in entries.values())
-    primitives = (int, float, str, bool, type(None))
-    for group in state["param_groups"]:
-        flat = [v for value in group.values() for v in (value if isinstance(value, list | tuple) else [value])]
-        assert all(isinstance(value, primitives) for value in flat)
-    assert state["param_groups"][0]["param_names"] == ["first.weight", "second.weight"]
 
 
 def test_loading_refuses_other_parameters_and_names_them() -> None:
@@ -160,35 +134,6 @@ def test_loading_refuses_another_number_of_groups() -> None:
     state["param_groups"] *= 2
     with pytest.raises(CheckpointError, match="2 parameter groups"):
         SpectralOptimizer([nn.Parameter(torch.ones(4, 4))]).load_state_dict(state)
-
-
-def test_a_closure_is_evaluated_with_gradients_and_its_loss_returned() -> None:
-    model = Pair()
-    optimizer = SpectralOptimizer(groups(model), lr=0.05, promotion_steps=5)
-    x = torch.randn(16, 6)
-
-    def closure() -> torch.Tensor:
-        optimizer.zero_grad()
-        loss = model(x).square().mean()
-        loss.backward()
-        return loss
-
-    first = optimizer.step(closure)
-    assert optimizer.step(closure) < first
-
-
-def test_learning_rates_are_per_group_and_follow_a_schedule() -> None:
-    model = Pair()
-    optimizer = SpectralOptimizer(groups(model), lr=0.5)
-    schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: 0.1**step)
-    assert [group["lr"] for group in optimizer.param_groups] == [0.5, 0.01]
-    train(model, optimizer, 1)
-    schedule.step()
-    assert [group["lr"] for group in optimizer.param_groups] == pytest.approx([0.05, 0.001])
-    before = model.second.weight.detach().clone()
-    optimizer.param_groups[0]["lr"] = 0.0
-    train(model, optimizer, 1)
-    assert torch.equal(model.second.weight, before)
 
 
 def test_the_momentum_is_an_exponential_average_untouched_by_the_filter() -> None:
