@@ -8,7 +8,8 @@ import torch
 
 from rlspec.errors import ConfigError
 from rlspec.optim import SpectralOptimizer
-from rlspec.optim.low_rank import dct_basis, dct_columns
+from rlspec.optim.composition import Step
+from rlspec.optim.low_rank import dct_adamw, dct_basis, dct_columns
 from rlspec.optim.rules import get_rule
 
 SHAPES = [(9, 6), (6, 9), (7, 7)]
@@ -252,6 +253,21 @@ def test_zeros_take_no_step_and_thin_blocks_work(rule: str, shape: tuple[int, in
     taken, _ = run(random_blocks(3, *shape), rule)
     assert taken.isfinite().all()
     assert taken.any()
+
+
+def test_columns_are_selected_as_soon_as_there_is_a_gradient_to_select_by() -> None:
+    # On CUDA a first gradient with NaN counts as a step and leaves the state as it started.
+    settings = {"betas": BETAS, "dct_rank": 3, "dct_period": 100}
+    assert dct_adamw.buffers is not None
+    buffers = dct_adamw.buffers(9, 6, settings)
+    step = Step(settings, 1.0, 1.0, 2, torch.float64)
+    step.state = {name: buffer.new(2, torch.float64, CPU) for name, buffer in buffers.items()}
+    dct_adamw(random_blocks(2, 9, 6), step)
+    columns = step.state["columns"]
+    assert (columns.diff(dim=1) > 0).all()
+    step.count = 3
+    dct_adamw(random_blocks(2, 9, 6, seed=1), step)
+    assert torch.equal(step.state["columns"], columns)
 
 
 def test_heads_select_columns_of_their_own() -> None:

@@ -143,16 +143,16 @@ def test_roots_are_refreshed_in_the_first_step_and_then_every_period() -> None:
     assert not torch.allclose(roots[0], torch.eye(5).double())
 
 
-@pytest.mark.parametrize(("damping", "least", "most"), [(1.0, 0.8, 1.0), (0.01, 0.0, 0.6)])
-def test_the_default_damping_keeps_the_update_in_the_directions_of_a_low_rank_gradient(
-    damping: float, least: float, most: float
-) -> None:
+def test_the_default_damping_keeps_the_update_in_the_directions_of_a_low_rank_gradient() -> None:
     rows, columns = random_blocks(64, 4, seed=1), random_blocks(4, 96, seed=2)
     gradients = rows @ columns + 1e-3 * random_blocks(150, 64, 96)
-    taken, _ = run(gradients, whitening_damping=damping)
     left, right = torch.linalg.qr(rows)[0], torch.linalg.qr(columns.T)[0]
-    share = (left.T @ taken[-1] @ right).norm() / taken[-1].norm()
-    assert least < share < most
+
+    def share(taken: torch.Tensor) -> torch.Tensor:
+        return (left.T @ taken[-1] @ right).norm() / taken[-1].norm()
+
+    assert share(run(gradients)[0]) > 0.8
+    assert share(run(gradients, whitening_damping=0.01)[0]) < 0.6
 
 
 @pytest.mark.parametrize("shape", [(5, 9), (9, 5)])
