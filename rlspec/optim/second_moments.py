@@ -25,6 +25,8 @@ from rlspec.optim.composition import Buffer, Buffers, Settings, Step, stage
 
 NORMALISED_EPS = 1e-10
 """NorMuon's, added to the root of moments of filtered blocks, whose entries do not depend on the gradient's size."""
+ADAMUON_EPS = 1e-8
+"""AdaMuon's, likewise."""
 
 
 def root_mean_square(blocks: Tensor, dims: tuple[int, ...] = (1, 2)) -> Tensor:
@@ -191,7 +193,7 @@ def elementwise_variance(blocks: Tensor, step: Step, *, variance_beta: float = 0
     blocks = _wide(blocks)
     variance = step.state["variance"].lerp(blocks.square(), 1 - variance_beta)
     step.state["variance"] = variance
-    adapted = blocks / (variance.sqrt() + NORMALISED_EPS)
+    adapted = blocks / (variance.sqrt() + ADAMUON_EPS)
     return adapted * divide(adapted.new_tensor(max(blocks.shape[1:]) ** -0.5), root_mean_square(adapted))
 
 
