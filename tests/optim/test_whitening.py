@@ -6,7 +6,8 @@ import pytest
 import torch
 
 from rlspec.errors import ConfigError
-from rlspec.optim import SpectralOptimizer
+from rlspec.optim import SpectralOptimizer, whitening
+from rlspec.optim.roots import inverse_sqrt
 
 SHAPES = [(5, 9), (9, 5), (6, 6), (1, 7), (7, 1)]
 
@@ -133,6 +134,14 @@ def test_gradients_of_zeros_leave_the_covariances_and_take_no_step() -> None:
     assert torch.equal(state["row_covariance"], later["row_covariance"])
     taken, _ = run(torch.zeros(3, 5, 9).double())
     assert not taken.any()
+
+
+def test_roots_by_products_alone_as_on_cuda_take_the_same_steps(monkeypatch: pytest.MonkeyPatch) -> None:
+    gradients = random_blocks(6, 5, 9)
+    settings: dict[str, object] = {"whitening_beta": 0.5, "whitening_damping": 0.1, "whitening_period": 1}
+    exact, _ = run(gradients, **settings)
+    monkeypatch.setattr(whitening, "inverse_sqrt_exact", lambda covariance, cutoff: inverse_sqrt(covariance))
+    assert (run(gradients, **settings)[0] - exact).abs().max() < 1e-10
 
 
 def test_roots_are_refreshed_in_the_first_step_and_then_every_period() -> None:
