@@ -9,7 +9,14 @@ from rlspec.errors import ConfigError
 from rlspec.optim import SpectralOptimizer
 from rlspec.optim.composition import Step
 from rlspec.optim.newton_schulz import KELLER, frobenius, newton_schulz
-from rlspec.optim.outliers import FITTED, clip_outliers, fitted_polar, magnitude_quantile
+from rlspec.optim.outliers import (
+    FITTED,
+    clip_outliers,
+    fitted_polar,
+    magnitude_quantile,
+    smallest,
+    smallest_by_bits,
+)
 
 
 def random_blocks(*shape: int, seed: int = 0) -> torch.Tensor:
@@ -69,6 +76,24 @@ def test_the_quantile_is_right_when_magnitudes_repeat(quantile: float) -> None:
     blocks = random_blocks(5, 6, 7).mul(2).round()
     expected = torch.quantile(blocks.abs().flatten(1), quantile, dim=1)
     assert torch.equal(magnitude_quantile(blocks, quantile), expected)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+@pytest.mark.parametrize("place", [1, 2, 30, 41, 42])
+def test_selection_by_bits_as_on_cuda_is_exact(dtype: torch.dtype, place: int) -> None:
+    magnitudes = random_blocks(6, 42).abs().to(dtype) * torch.logspace(-37, 37, 6).to(dtype)[:, None]
+    magnitudes[0, :5] = 0.0
+    magnitudes[1, :20] = magnitudes[1, 0]
+    expected = magnitudes.sort(dim=1).values[:, place - 1]
+    assert torch.equal(smallest_by_bits(magnitudes, place), expected)
+    assert torch.equal(smallest(magnitudes, place), expected)
+
+
+def test_the_quantile_of_a_large_block_is_within_a_part_in_ten_thousand_of_torchs() -> None:
+    blocks = random_blocks(2, 300, 400)
+    expected = torch.quantile(blocks.abs().flatten(1), 0.9, dim=1)
+    assert ((magnitude_quantile(blocks, 0.9) - expected) / expected).abs().max() < 1e-4
+    assert clip(blocks).abs().amax() <= expected.max()
 
 
 def test_clipped_and_outliers_add_up_to_the_momentum_and_a_tenth_is_touched() -> None:
