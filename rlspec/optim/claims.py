@@ -79,19 +79,17 @@ class Owner:
         """That of the config."""
         return find_family(getattr(self.config, "model_type", None))
 
-    def number(self, attribute: str) -> int | None:
-        """A number of heads or a size: from a family's config, elsewhere from the nearest module that has it."""
-        if self.family is not None:
+    def number(self, attribute: str, *, declared: bool = True) -> int | None:
+        """A number of heads or a size: from a family's config, or from the nearest module that has such a word."""
+        if declared:
             found = getattr(self.config, attribute, None)
             return found if isinstance(found, int) else None
-        for names in (HEAD_NAMES.get(attribute, (attribute,)), HEAD_NAMES["num_attention_heads"]):
-            for module in self.ancestors[1:_NEAR]:
-                for name in names:
-                    if isinstance(getattr(module, name, None), int):
-                        return int(getattr(module, name))
-            if attribute != "num_key_value_heads":
-                break
-        return None
+        words = list(HEAD_NAMES.get(attribute, (attribute,)))
+        if attribute == "num_key_value_heads":  # those of queries where a module has no others
+            words += HEAD_NAMES["num_attention_heads"]
+        near = self.ancestors[1:_NEAR]
+        numbers = (getattr(module, word, None) for word in words for module in near)
+        return next((number for number in numbers if isinstance(number, int)), None)
 
 
 def walk(model: nn.Module) -> Iterator[tuple[str, Tensor, Owner]]:
@@ -139,7 +137,7 @@ def claim(name: str, param: Tensor, owner: Owner, fallback: bool) -> Claim:
         return _with_heads(declared, name, param, entry, owner)
     if owner.is_output and plain.endswith("weight") and param.ndim > 1:
         return Claim("lm_head", "S_V, shift x O(d)", modality=modality_of(plain) or "language")
-    found = _claim_by_module(plain.rpartition(".")[2], param, owner)
+    found = _claim_by_module(plain, param, owner)
     if found is None and fallback:
         found = Claim("other", "-")
     if found is None:
@@ -161,14 +159,21 @@ def _entry(plain: str, param: Tensor, owner: Owner) -> Entry | None:
     """What the family says, or what common names say of modules without one."""
     if param.ndim > 1 and ADAPTIVE_NORM.claims(plain):
         return ADAPTIVE_NORM
-    if owner.family is not None:
-        return next((entry for entry in owner.family.entries if entry.claims(plain)), None)
+    for entry in owner.family.entries if owner.family is not None else ():
+        if entry.claims(plain):
+            return entry
+    if not _is_free(plain, owner):
+        return None
     for entry in MODULES:
-        if not entry.claims(plain) or not _fits(entry, param, owner):
-            continue
-        counted = entry.heads is None or all(owner.number(attribute) for attribute in entry.head_counts)
-        return entry if counted else None
+        if entry.claims(plain) and _fits(entry, param, owner):
+            counted = all(owner.number(attribute, declared=False) for attribute in entry.head_counts)
+            return entry if counted else None
     return None
+
+
+def _is_free(plain: str, owner: Owner) -> bool:
+    """Whether no family speaks for all matrices there; a head for actions may be put into any model."""
+    return owner.family is None or modality_of(plain) == "action"
 
 
 def _fits(entry: Entry, param: Tensor, owner: Owner) -> bool:
@@ -195,14 +200,18 @@ def _with_heads(declared: Claim, name: str, param: Tensor, entry: Entry, owner: 
 
 
 def _count_heads(name: str, param: Tensor, entry: Entry, owner: Owner) -> int:
-    counts = {attribute: owner.number(attribute) for attribute in entry.head_counts}
+    declared = owner.family is not None and entry in owner.family.entries
+    counts = {attribute: owner.number(attribute, declared=declared) for attribute in entry.head_counts}
     missing = [attribute for attribute, count in counts.items() if count is None]
     if missing:
         raise ConfigError(f"{name}: the model's config has no number {missing[0]}; override it with split: whole")
     heads = sum(counts[attribute] or 0 for attribute in entry.head_counts)
     said = ", ".join(f"{attribute}={count}" for attribute, count in counts.items())
     check_layout(param.shape, heads, entry.head_axis, f"{name} ({said})", entry.stacked)
-    size, head_dim = param.shape[entry.stacked + entry.head_axis] // heads, owner.number(entry.head_dim)
+    size, head_dim = (
+        param.shape[entry.stacked + entry.head_axis] // heads,
+        owner.number(entry.head_dim, declared=declared),
+    )
     if head_dim is not None and head_dim != size:
         raise ConfigError(
             f"{name}: {said} makes heads of {size}, but the config's {entry.head_dim} is {head_dim}; correct the config"
@@ -213,6 +222,9 @@ def _count_heads(name: str, param: Tensor, entry: Entry, owner: Owner) -> int:
 def _lora_claim(name: str, layer: str, lora: re.Match[str], param: Tensor, owner: Owner) -> Claim:
     """Factor B (out, r) of q, k, v splits by rows and A (r, in) of o by columns, like the layer; the other is whole."""
     embedding, factor, adapter = lora.groups()
+    adapted = _adapted(owner, adapter)
+    if hasattr(adapted, "parameter_name"):  # an adapter of a bare parameter, as of stacked experts
+        layer = f"{layer}.{adapted.parameter_name}"
     entry = None if embedding else _lora_entry(layer, param, owner)
     other = "B" if factor == "A" else "A"
     start = name.rindex(f"lora_{embedding or ''}{factor}.")
@@ -222,7 +234,8 @@ def _lora_claim(name: str, layer: str, lora: re.Match[str], param: Tensor, owner
         "GL(r) with its partner",
         modality=_modality(layer, entry, owner),
         partner=name[:start] + name[start:].replace(f"{factor}.", f"{other}.", 1),
-        scaling=_scaling(owner, adapter),
+        # One pair that holds the factors of many experts has a scaling for none.
+        scaling=adapted.scaling[adapter] if adapted is not None and getattr(adapted, "num_experts", 1) == 1 else None,
     )
     if entry is None or entry.stacked or (entry.head_axis == 0) != (factor == "B"):
         return declared
@@ -234,17 +247,15 @@ def _lora_entry(layer: str, param: Tensor, owner: Owner) -> Entry | None:
     return _entry(f"{layer}.weight", param, owner) or _entry(layer, param, owner)
 
 
-def _scaling(owner: Owner, adapter: str) -> float | None:
-    """Of the nearest adapted layer; None where one pair holds the factors of many experts."""
-    for module in owner.ancestors:
-        scaling = getattr(module, "scaling", None)
-        if isinstance(scaling, Mapping) and adapter in scaling:
-            return float(scaling[adapter]) if getattr(module, "num_experts", 1) == 1 else None
-    return None
+def _adapted(owner: Owner, adapter: str) -> Any:
+    """The layer that peft put around the adapted one, or None."""
+    scalings = ((module, getattr(module, "scaling", None)) for module in owner.ancestors)
+    return next((module for module, found in scalings if isinstance(found, Mapping) and adapter in found), None)
 
 
-def _claim_by_module(key: str, param: Tensor, owner: Owner) -> Claim | None:
+def _claim_by_module(plain: str, param: Tensor, owner: Owner) -> Claim | None:
     """Roles that the type of the module tells, in any family."""
+    key = plain.rpartition(".")[2]
     module, kind, parent = owner.module, type(owner.module).__name__, _at(owner, 1)
     if isinstance(module, nn.Embedding) and key == "weight":
         return Claim("embed", "S_V x O(d)")
@@ -262,7 +273,7 @@ def _claim_by_module(key: str, param: Tensor, owner: Owner) -> Claim | None:
         return Claim("attention.o", "O(d) x O(head)", parent.num_heads, 1)
     if kind == "Conv1D" and key == "weight":  # of transformers' GPT-2
         return Claim("transposed", "O(in) x O(out)")
-    if owner.family is not None:  # a known family says which other matrices it has
+    if not _is_free(plain, owner):  # a known family says which other matrices it has
         return None
     if isinstance(module, nn.Linear) and key == "weight":
         return Claim("linear", "O(out) x O(in)")

@@ -29,7 +29,7 @@ from rlspec.optim.overrides import (
     parse_overrides,
     parse_roles,
 )
-from rlspec.optim.rules import RULES, get_rule
+from rlspec.optim.rules import get_rule
 from rlspec.optim.scale import nearest
 
 SPECTRAL_ROLES = ("attention", "mlp", "linear", "conv")
@@ -238,8 +238,7 @@ def _default_rule(role: str, rule: str) -> str:
         return rule if _within(role, "lora") else "adamw"
     if role.partition(".")[0] not in SPECTRAL_ROLES:
         return "adamw"
-    special = ROLE_RULES.get(role, rule) if get_rule(rule).spectral else rule
-    return special if special in RULES else "adamw"
+    return ROLE_RULES.get(role, rule) if get_rule(rule).spectral else rule
 
 
 def _applies(key: str, found: Claim) -> bool:
@@ -255,30 +254,47 @@ def _within(role: str, prefix: str) -> bool:
 
 
 def _check_roles(roles: Mapping[str, Override], claims: Sequence[Claim]) -> None:
+    """Refuse a key that means nothing here."""
     for key in roles:
         if not any(_applies(key, found) for found in claims):
-            known = {".".join(found.role.split(".")[:end]) for found in claims for end in range(1, 5)}
-            known |= {found.modality for found in claims} - {""}
-            known |= {f"{found.modality}:{found.role}" for found in claims if found.modality} if ":" in key else set()
-            raise ConfigError(f"roles: no trainable parameter has role {key!r}; {nearest(key, sorted(known))}")
+            known = {(found.modality, prefix) for found in claims for prefix in _prefixes(found.role)}
+            words = {
+                f"{modality}:{role}" if ":" in key else role for modality, role in known if modality or ":" not in key
+            }
+            words |= {found.modality for found in claims if ":" not in key} - {""}
+            raise ConfigError(f"roles: no trainable parameter has role {key!r}; {nearest(key, sorted(words))}")
+
+
+def _prefixes(role: str) -> set[str]:
+    return {".".join(role.split(".")[:end]) for end in range(1, role.count(".") + 2)}
 
 
 def _check_pairs(specs: Sequence[ParameterSpec], claims: Sequence[Claim]) -> None:
-    """Rules of LoRA pairs need both factors of a layer, and its scaling."""
-    rules = {spec.name: spec.rule for spec in specs}
+    """Rules of LoRA pairs need both factors of a layer with the same settings, and its scaling."""
+    by_name = {spec.name: spec for spec in specs}
     for spec, found in zip(specs, claims, strict=True):
         if get_rule(spec.rule).pair is None:
             continue
+        start = f"{spec.name}: rule {spec.rule} "
         if spec.partner is None:
-            raise ConfigError(f"{spec.name}: rule {spec.rule} updates both factors of a LoRA layer, and this is none; "
-                              "give the rule to role lora only")  # fmt: skip
-        if rules.get(spec.partner) != spec.rule:
-            other = rules.get(spec.partner, "none: it is frozen or missing")
-            raise ConfigError(f"{spec.name}: rule {spec.rule} updates it together with {spec.partner}, whose rule is "
-                              f"{other}; give both the same")  # fmt: skip
+            raise ConfigError(
+                f"{start}updates both factors of a LoRA layer, and this is none; give the rule to role lora only"
+            )
+        partner = by_name.get(spec.partner)
+        if partner is None or partner.rule != spec.rule:
+            other = "frozen or missing" if partner is None else f"of rule {partner.rule}"
+            raise ConfigError(f"{start}updates it together with {spec.partner}, which is {other}; give both the same")
+        if _settings(spec) != _settings(partner):
+            raise ConfigError(f"{start}updates it together with {spec.partner}, which has other settings; give both "
+                              "the same, with a pattern or role that means both")  # fmt: skip
         if found.scaling is None:
-            raise ConfigError(f"{spec.name}: rule {spec.rule} needs the layer's scaling, and no module around it has "
-                              "one for a single pair; give it rule adamw")  # fmt: skip
+            raise ConfigError(
+                f"{start}needs the scaling of its layer, which has none for a single pair; give it rule adamw"
+            )
+
+
+def _settings(spec: ParameterSpec) -> Any:
+    return None if spec.override is None else (spec.override.lr_scale, spec.override.changes)
 
 
 def _warn(specs: Sequence[ParameterSpec], owners: Sequence[Owner], rule: str, split: str) -> None:

@@ -167,7 +167,7 @@ def test_lora_factors_get_adamw_by_default_and_a_spectral_name_warns(tiny_qwen3)
     assert len(mapping) == 2 * 2 * 7
     assert {spec.rule for spec in mapping} == {"adamw"}
     assert len(mapping.frozen) == len(list(tiny_qwen3().named_parameters()))
-    with pytest.warns(UserWarning, match="rule pion updates nothing.*lora: pion"):
+    with pytest.warns(UserWarning, match="rule pion updates nothing.*lora: lora_muon"):
         build_optimizer(model, rule="pion")
 
 

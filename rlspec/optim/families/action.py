@@ -39,7 +39,7 @@ MODULES = (
     Entry(r"action_head\.(?:model\.)?(?:fc2|output|out_proj|proj)\.weight", "output", "- x O(d)", modality="action"),
     Entry(r"(?:action|meta)_(?:queries|query|tokens?)(?:\.weight)?", "token", "S x O(d)", modality="action"),
     # Scales, shifts and gates of single channels: permutations at most.
-    Entry(r"ada_?ln(?:_modulation)?(?:\.\w+)?\.weight", "modulation", "signs x -"),
+    Entry(r"(?i:ada_?ln)(?:_modulation)?(?:\.\w+)?\.weight", "modulation", "signs x -"),
     # Attention by the words of torch, timm, diffusers and transformers; the module has the number of heads.
     Entry(r"qkv\.weight|qkv_proj\.weight|to_qkv\.weight", "attention.qkv", FREE, (_Q, _KV, _KV), parts=3),
     Entry(r"(?:q_proj|to_q|query|wq)\.weight", "attention.q", FREE, _Q),
