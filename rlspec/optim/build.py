@@ -57,12 +57,7 @@ def build_optimizer(
     mapping = symmetry_map(model, rule=rule, roles=roles, overrides=overrides, split=split)
     if not len(mapping):
         raise ConfigError("the model has no trainable parameter: every requires_grad is False")
-    if get_rule(rule).spectral and all(spec.rule != rule for spec in mapping):
-        warnings.warn(
-            f"rule {rule} updates nothing: all trainable parameters have other rules by default (roles: "
-            f"{', '.join(mapping.roles)}); to use it, name a role, for example roles={{lora: {rule}}}",
-            stacklevel=2,
-        )
+    _warn_unused(mapping, rule)
     optimizer = SpectralOptimizer(
         _param_groups(model, mapping, lr, weight_decay),
         lr=lr,
@@ -88,6 +83,20 @@ def build_optimizer(
     )
     optimizer.symmetry = mapping
     return optimizer
+
+
+def _warn_unused(mapping: SymmetryMap, rule: str) -> None:
+    """Say that a rule would update nothing, unless other rules that act on matrices were chosen in its place."""
+    if get_rule(rule).spectral and not any(spec.rule == rule or spec.matrices for spec in mapping):
+        adapters = any(spec.role.startswith("lora.") for spec in mapping)
+        remedy = "to use one, name it for a role: roles={lora: lora_muon}"
+        if not adapters:
+            remedy = "train what it is for, or name it for a role"
+        warnings.warn(
+            f"rule {rule} updates nothing: all trainable parameters have other rules by default (roles: "
+            f"{', '.join(mapping.roles)}); {remedy}",
+            stacklevel=3,
+        )
 
 
 def _param_groups(model: nn.Module, mapping: SymmetryMap, lr: float, weight_decay: float) -> list[dict[str, Any]]:

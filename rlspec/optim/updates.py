@@ -152,7 +152,8 @@ def pair_updates(group: Group, rule: Rule, entries_a: list[Entry], entries_b: li
     update_a, update_b = rule.pair(pair, step)
     _write_back(step, entries)
     merged = [*update_a.unbind(), *update_b.unbind()]
-    return Updates(merged, step.length, None, pair.direction_a, update_a, step.energy)
+    seen = pair.direction_a if step.normalised is None else step.normalised
+    return Updates(merged, step.length, None, seen, update_a, step.energy)
 
 
 def _begin(group: Group, entries: list[Entry], rows: int, cols: int, rule: Rule) -> Step:
