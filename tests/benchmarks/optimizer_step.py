@@ -199,16 +199,23 @@ def synchronise(device: str) -> None:
         torch.cuda.synchronize()
 
 
+CLOCKS = {"wall": time.perf_counter, "process": time.process_time}
+clock = CLOCKS["wall"]
+
+
 def seconds(function: Callable[[], Any], device: str) -> float:
     synchronise(device)
-    start = time.perf_counter()
+    start = clock()
     function()
     synchronise(device)
-    return time.perf_counter() - start
+    return clock() - start
 
 
-def matrix_rate(device: str, dtype: torch.dtype, size: int) -> float:
-    """Floating-point operations per second of a square product, the best of five."""
+def matrix_rate(device: str, dtype: torch.dtype, largest: int) -> float:
+    """Floating-point operations per second of a square product as large as the matrices, the best of five."""
+    # On CPUs without units for bfloat16 a larger product takes minutes.
+    slow = device == "cpu" and dtype != torch.float32 and not fast_bfloat16()
+    size = min(largest, 256 if slow else 2048)
     a = torch.randn(size, size, device=device).to(dtype)
     torch.mm(a[:64], a)
     return 2.0 * size**3 / min(seconds(lambda: torch.mm(a, a), device) for _ in range(5))
@@ -222,16 +229,13 @@ def state_bytes(optimizer: torch.optim.Optimizer) -> int:
 def measure(rows: list[Row], matrices: list[Matrix], device: str, repeats: int, limit: float) -> list[dict[str, Any]]:
     """Interleaved steps of all rows: one to warm up, then the median of `repeats`."""
     largest = max(max(matrix.param.shape) for matrix in matrices)
-    rates = {}
-    for dtype in {row.arithmetic for row in rows}:  # on CPUs without units for bfloat16 a large product takes minutes
-        bound = 256 if device == "cpu" and dtype != torch.float32 and not fast_bfloat16() else 2048
-        rates[dtype] = matrix_rate(device, dtype, min(largest, bound))
+    rates = {dtype: matrix_rate(device, dtype, largest) for dtype in {row.arithmetic for row in rows}}
     results, running = [], []
     for row in rows:
         result: dict[str, Any] = {"name": row.name, "arithmetic": str(row.arithmetic).removeprefix("torch.")}
         results.append(result)
         needed = row.operations(matrices) if row.operations else 0.0
-        result |= {"operations": needed, "rate": rates[row.arithmetic], "baseline": row.baseline}
+        result |= {"operations": needed, "baseline": row.baseline}
         if needed / rates[row.arithmetic] > limit:
             result["predicted_seconds"] = needed / rates[row.arithmetic]
             continue
@@ -239,6 +243,8 @@ def measure(rows: list[Row], matrices: list[Matrix], device: str, repeats: int, 
         row.step(optimizer)
         running.append((row, optimizer, result, []))
     for _ in range(repeats):
+        for dtype in {row.arithmetic for row, *_ in running}:  # the same moments as the steps, where others compute too
+            rates[dtype] = max(rates[dtype], matrix_rate(device, dtype, largest))
         for row, optimizer, result, times in running:
             before = torch.cuda.memory_allocated() if device == "cuda" else 0
             if device == "cuda":
@@ -247,6 +253,7 @@ def measure(rows: list[Row], matrices: list[Matrix], device: str, repeats: int, 
             result["peak_extra_bytes"] = torch.cuda.max_memory_allocated() - before if device == "cuda" else None
     for row, optimizer, result, times in running:
         result |= {"seconds": statistics.median(times), "state_bytes": state_bytes(optimizer)}
+        result["rate"] = rates[row.arithmetic]
         result["rate_share"] = result["operations"] / result["seconds"] / result["rate"] if row.operations else None
     medians = {result["name"]: result.get("seconds") for result in results}
     for result in results:
@@ -321,6 +328,9 @@ def parse(arguments: list[str] | None) -> argparse.Namespace:
     parser.add_argument("--dtype", default="float32", choices=("float32", "bfloat16"), help="of the weights")
     parser.add_argument("--only", nargs="*", help="names of rows")
     parser.add_argument("--limit", type=float, default=60.0, help="seconds that one step may take")
+    parser.add_argument(
+        "--clock", default="wall", choices=CLOCKS, help="process: CPU time, on a machine that is shared"
+    )
     parser.add_argument("--scaling", action="store_true", help="time over width and depth instead")
     parser.add_argument("--budget", type=float, default=120.0, help="seconds for one point of --scaling")
     parser.add_argument("--largest", type=int, default=8192, help="width at which --scaling ends")
@@ -329,10 +339,13 @@ def parse(arguments: list[str] | None) -> argparse.Namespace:
 
 
 def main(arguments: list[str] | None = None) -> None:
+    global clock
     options = parse(arguments)
+    clock = CLOCKS[options.clock]
     dtype = getattr(torch, options.dtype)
     torch.manual_seed(0)
     header = f"torch {torch.__version__}, {platform.machine()}, {torch.get_num_threads()} threads, {options.device}"
+    header += f", {options.clock} clock"
     if options.scaling:
         results = scaling(options.device, dtype, options.repeats, options.budget, options.largest)
         for each in results:
