@@ -255,6 +255,9 @@ def test_adagos_steps_shrink_with_the_root_of_time_down_to_the_floor() -> None:
     assert [length / lengths[0] for length in lengths] == pytest.approx([t**-0.5 for t in range(1, 10)], rel=1e-9)
     floored = [float(change.norm()) for change in steps_of("adago", [gradient] * 9, step_floor=0.5)]
     assert [length / lengths[0] for length in floored[5:]] == pytest.approx([0.5] * 4, rel=1e-9)
+    # v_0 holds the first steps back: ||G|| / sqrt(v_0^2 + ||G||^2) is 1 / sqrt(2) at v_0 = ||G||.
+    (held,) = steps_of("adago", [gradient], norm_start=float(gradient.norm()))
+    assert float(held.norm()) / lengths[0] == pytest.approx(0.5**0.5, rel=1e-9)
     # Norms above gamma count as gamma: a gradient ten times larger makes the same steps.
     clipped = [float(change.norm()) for change in steps_of("adago", [gradient * s for s in (100, 1000, 10)])]
     assert clipped[2] / clipped[0] == pytest.approx(3**-0.5, rel=1e-9)

@@ -166,8 +166,8 @@ def test_centered_rules_do_not_see_a_shift_of_all_rows_and_make_none(rule: str, 
 @pytest.mark.parametrize("rule", ["centered_row_norm", "centered_left_polar"])
 def test_what_centering_leaves_of_equal_rows_is_not_amplified(rule: str) -> None:
     options = {"nuclear_exponent": 0.0} if rule in NUCLEAR else {}
-    last_bit = 1 + 4 * torch.finfo(torch.float64).eps * (random(7, 6) > 0)
-    (change,) = run(rule, [random(1, 6, seed=1) * last_bit], adjust_lr="none", momentum=0.0, **options)
+    last_bits = 1 + torch.finfo(torch.float64).eps * random(7, 6).sign()
+    (change,) = run(rule, [random(1, 6, seed=1) * last_bits], adjust_lr="none", momentum=0.0, **options)
     assert float(change.norm()) < 0.2
 
 
