@@ -18,6 +18,7 @@ from trl import GRPOTrainer
 from rlspec.checkpoint import checkpoint_name, rotate_checkpoints, staged_folder, staging_path
 from rlspec.errors import CheckpointError
 from rlspec.optim import SpectralOptimizer
+from rlspec.optim.mixin import SpectralTrainerMixin
 from rlspec.rlvr.losses import gmpo_loss
 from rlspec.rlvr.sampler import PromptSampler
 
@@ -31,7 +32,7 @@ else:
     _Trainer = object
 
 
-class RlspecTrainerMixin(_Trainer):
+class RlspecTrainerMixin(SpectralTrainerMixin, _Trainer):
     """What rlspec adds to a Hugging Face trainer, whatever it trains.
 
     Args (keyword-only, the rest goes to the trainer):
@@ -43,6 +44,8 @@ class RlspecTrainerMixin(_Trainer):
 
     args: Any  # TRL's configuration
     model: Any
+    state: Any
+    optimizer: Any
 
     def __init__(
         self,
@@ -58,30 +61,15 @@ class RlspecTrainerMixin(_Trainer):
         self._staging: Path | None = None
         super().__init__(*args, **kwargs)
 
-    @property
-    def spectral_optimizer(self) -> SpectralOptimizer:
-        """The optimizer itself, without accelerate's wrapper."""
-        optimizer: Any = self.optimizer
-        return getattr(optimizer, "optimizer", optimizer)
-
-    def create_optimizer(self, model: nn.Module | None = None) -> torch.optim.Optimizer:
-        """Build the optimizer from the symmetry map of the model that is trained."""
-        if self.optimizer is None:
-            self.optimizer = self._optimizer_factory(self.model if model is None else model)
-        return self.optimizer
+    def build_spectral_optimizer(self, model: nn.Module) -> SpectralOptimizer:
+        """The recipe's."""
+        return self._optimizer_factory(model)
 
     def _init_training_state(self, max_steps: int, *args: Any, **kwargs: Any) -> tuple[int, int]:
         """After a restart transformers keeps the stored intervals of logging and saving; the recipe's are meant."""
         result = super()._init_training_state(max_steps, *args, **kwargs)
         self.state.compute_steps(self.args, max_steps)
         return result
-
-    def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
-        """Add the optimizer's numbers per role (`optim/<role>/<name>`) to a training step's log."""
-        if "loss" in logs:
-            for role, values in self.spectral_optimizer.telemetry().items():
-                logs.update({f"optim/{role}/{name}": value for name, value in values.items()})
-        super().log(logs, start_time)
 
     def create_model_card(self, *args: Any, **kwargs: Any) -> None:
         """Nothing: a run describes itself in its recipe and summary."""
