@@ -1,0 +1,165 @@
+"""The optimizer for LeRobot, as an optimizer config of type `spectral`.
+
+    lerobot-train --policy.discover_packages_path=rlspec.vla --policy.type=act --dataset.repo_id=... \
+        --use_policy_training_preset=false --optimizer.type=spectral --optimizer.rule=muon --optimizer.lr=1e-4 \
+        --optimizer.roles='{action: pion}' --scheduler.type=cosine_decay_with_warmup ...
+
+LeRobot imports the package that any `--*.discover_packages_path` names before it reads the rest, once for every
+command: resuming needs the flag again (`--config_path=.../train_config.json --resume=true`). Without
+`--use_policy_training_preset=false` it would silently take the policy's own optimizer.
+"""
+
+from __future__ import annotations
+
+import inspect
+import logging
+import re
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field, fields
+from types import GeneratorType
+from typing import Any
+
+import torch
+from lerobot.optim.optimizers import OptimizerConfig
+from torch import Tensor, nn
+
+from rlspec.errors import ConfigError
+from rlspec.optim import SpectralOptimizer, build_optimizer
+from rlspec.optim.table import render_text
+
+logger = logging.getLogger(__name__)
+
+_WALKS = {nn.Module.parameters.__code__, nn.Module.named_parameters.__code__}
+_EXPONENT = re.compile(r"[+-]?\d+(?:\.\d*)?[eE][+-]?\d+")
+_PARAMETERS = "pass policy.parameters(), as lerobot-train does with --use_policy_training_preset=false, or the policy"
+
+
+@OptimizerConfig.register_subclass("spectral")
+@dataclass
+class SpectralOptimizerConfig(OptimizerConfig):
+    """Settings of `rlspec.optim.build_optimizer`, by the same names.
+
+    Attributes:
+        lr: learning rate.
+        grad_clip_norm: LeRobot scales gradients down to this norm before every step; 0: it does not.
+        roles: a preset ("vla"), or role -> rule or settings.
+        overrides: settings of the parameters that match a pattern.
+        options: of the rule's own stages.
+    """
+
+    lr: float = 1e-4
+    weight_decay: float = 0.0
+    grad_clip_norm: float = 10.0
+    rule: str = "pion"
+    betas: tuple[float, float] = (0.9, 0.999)
+    eps: float = 1e-8
+    momentum: float = 0.95
+    nesterov: bool = False
+    ns_steps: int = 5
+    promotion_steps: float | str = 0.0
+    adjust_lr: str = "match_rms_adamw"
+    paper_scale: float = 5.0
+    roles: dict[str, Any] | str | None = None
+    split: str = "heads"
+    overrides: list[dict[str, Any]] = field(default_factory=list)
+    normalise: str = "frobenius"
+    compute_dtype: str = "auto"
+    state_dtype: str = "float32"
+    gradient_clip: float = 0.0
+    update_clip: float = 0.0
+    spectral_cap: float = 0.0
+    cap_method: str = "hard"
+    workspace_bytes: int = 1 << 28
+    telemetry_every: int = 0
+    options: dict[str, Any] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        """LeRobot refuses to resume where a stored 0 meets a 0.0, and YAML takes 1e-5 for a word."""
+        for entry in fields(self):
+            value = getattr(self, entry.name)
+            if isinstance(entry.default, float) and isinstance(value, int):
+                setattr(self, entry.name, float(value))
+        self.betas = (float(self.betas[0]), float(self.betas[1]))
+        self.roles, self.overrides, self.options = map(_numbers, (self.roles, self.overrides, self.options))
+        taken = sorted({entry.name for entry in fields(self)} & self.options.keys())
+        if taken:
+            raise ConfigError(f"optimizer.options: {taken[0]} is a setting of its own; use --optimizer.{taken[0]}")
+
+    def build(self, params: Any) -> SpectralOptimizer:
+        """Give every trainable parameter the rule of its role.
+
+        Args:
+            params: `policy.parameters()` or `policy.named_parameters()`, not consumed, or the policy itself: their
+                modules tell the roles. Without them, as a dict or pairs of names and parameters, matrices have no role
+                and need a rule by `overrides`.
+
+        Raises:
+            ConfigError: on parameters without names, or as `build_optimizer` does.
+        """
+        settings = {entry.name: getattr(self, entry.name) for entry in fields(self)}
+        settings |= settings.pop("options")
+        del settings["grad_clip_norm"]
+        optimizer = build_optimizer(_find_model(params), **settings)
+        optimizer.register_state_dict_post_hook(_detach_lists)
+        assert optimizer.symmetry is not None
+        logger.info("Symmetry map:\n%s", render_text(optimizer.symmetry))
+        return optimizer
+
+
+def _numbers(value: Any, key: str = "") -> Any:
+    if isinstance(value, Mapping):
+        return {name: _numbers(entry, name) for name, entry in value.items()}
+    if isinstance(value, list | tuple):
+        return [_numbers(entry) for entry in value]
+    if isinstance(value, str) and key != "pattern" and _EXPONENT.fullmatch(value):
+        return float(value)
+    return value
+
+
+def _detach_lists(optimizer: torch.optim.Optimizer, state: dict[str, Any]) -> None:
+    """LeRobot reads a checkpoint into the lists of a state in place: names in the optimizer would be overwritten."""
+    for group in state["param_groups"]:
+        group |= {key: list(value) for key, value in group.items() if isinstance(value, list)}
+
+
+def _find_model(params: Any) -> nn.Module:
+    """The module whose parameters these are, or one of their names alone.
+
+    Raises:
+        ConfigError: if nothing names them.
+    """
+    if isinstance(params, nn.Module):
+        return params
+    if isinstance(params, GeneratorType) and params.gi_code in _WALKS and params.gi_frame is not None:
+        model = inspect.getgeneratorlocals(params)["self"]
+        assert isinstance(model, nn.Module)
+        return model
+    pairs = list(params.items()) if isinstance(params, Mapping) else _listed(params)
+    if not pairs or not all(_is_named(pair) for pair in pairs):
+        kind = type(pairs[0]).__name__ if pairs else "nothing"
+        raise ConfigError(
+            f"optimizer spectral goes by modules and names, and got a {type(params).__name__} of {kind}; {_PARAMETERS}"
+        )
+    return _module_of_names(pairs)
+
+
+def _listed(params: Iterable[Any]) -> list[Any]:
+    return list(params) if isinstance(params, Iterable) else [params]
+
+
+def _is_named(pair: Any) -> bool:
+    return isinstance(pair, tuple) and len(pair) == 2 and isinstance(pair[0], str) and isinstance(pair[1], Tensor)
+
+
+def _module_of_names(pairs: Iterable[tuple[str, Tensor]]) -> nn.Module:
+    """Nested plain modules that hold the parameters under their names."""
+    root = nn.Module()
+    for name, param in pairs:
+        *path, key = name.split(".")
+        module = root
+        for part in path:
+            if part not in module._modules:
+                module.add_module(part, nn.Module())
+            module = module.get_submodule(part)
+        module.register_parameter(key, param if isinstance(param, nn.Parameter) else nn.Parameter(param))
+    return root
