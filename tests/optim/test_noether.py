@@ -88,8 +88,9 @@ def attentions(
         if _READ.search(o.spec.name):
             continue
         heads = o.spec.num_heads * double // halve
-        blocks = o.blocks(augmented=False, num_heads=heads, head_axis=0 if rows else 1)
-        blocks = blocks if rows else (blocks[0].mT, blocks[1].mT)
+        axis = 0 if rows else o.spec.head_axis
+        blocks = o.blocks(augmented=False, num_heads=heads, head_axis=axis)
+        blocks = (blocks[0].mT, blocks[1].mT) if axis else blocks
         output = (blocks[0].flip(0), blocks[1].flip(0)) if flip else blocks
         if "attention.qkv" in layer:
             part = layer["attention.qkv"][index]
