@@ -42,6 +42,7 @@ def test_a_role_wins_over_a_part_and_both_together_over_a_role(vlm) -> None:
     assert {found[f"vision:attention.{key}"] for key in "qkvo"} == {"muon"}
     assert found["vision:mlp.fc1"] == "pion"
     assert rules(vlm, roles={"language:attention": "muon"})["attention.q"] == "muon"
+    assert rules(vlm, roles={"mlp": "adamw", "language": "muon"})["mlp.up"] == "adamw"
     found = rules(vlm, roles={"mlp": "adamw", "language": "muon", "language:mlp": "pion", "mlp.gate": "muon"})
     assert (found["vision:mlp.fc1"], found["mlp.up"], found["mlp.gate"]) == ("adamw", "pion", "pion")
     assert rules(vlm, roles={"embed": "row_norm"})["embed"] == "row_norm"
