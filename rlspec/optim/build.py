@@ -42,6 +42,7 @@ def build_optimizer(
     cap_method: str = "hard",
     workspace_bytes: int = 1 << 28,
     telemetry_every: int = 0,
+    check_finite: bool = True,
     **options: Any,
 ) -> SpectralOptimizer:
     """Give every trainable parameter the rule of its role.
@@ -79,6 +80,7 @@ def build_optimizer(
         cap_method=cap_method,
         workspace_bytes=workspace_bytes,
         telemetry_every=telemetry_every,
+        check_finite=check_finite,
         **options,
     )
     optimizer.symmetry = mapping

@@ -10,6 +10,7 @@ from torch import Tensor
 
 from rlspec.errors import CheckpointError, ConfigError
 from rlspec.optim.composition import Rule
+from rlspec.optim.constraints import METHODS
 from rlspec.optim.layout import check_layout
 from rlspec.optim.newton_schulz import NORMALISERS
 from rlspec.optim.rules import get_rule
@@ -20,7 +21,7 @@ WORDS = {
     "normalise": NORMALISERS,
     "compute_dtype": ("auto", *COMPUTE_DTYPES),
     "state_dtype": ("float32", "bfloat16"),
-    "cap_method": ("hard", "normalise", "hammer"),
+    "cap_method": METHODS,
 }
 """Settings of a few words -> the words."""
 

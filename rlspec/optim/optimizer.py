@@ -14,6 +14,7 @@ from torch.optim.adamw import adamw
 from rlspec.errors import ConfigError
 from rlspec.optim.checks import Group, check_group, check_options, check_stored, named_parameters
 from rlspec.optim.composition import Rule
+from rlspec.optim.constraints import constrain
 from rlspec.optim.finite import finite_on_device, finite_on_host
 from rlspec.optim.layout import block_shape, merge_blocks, split_blocks
 from rlspec.optim.rules import get_rule
@@ -65,13 +66,16 @@ class SpectralOptimizer(torch.optim.Optimizer):
         compute_dtype: of the iterations; "auto" is bfloat16 on CUDA and on CPUs with matrix units for it, else float32;
             float64 for float64 parameters.
         state_dtype: of momentum buffers: "float32", or "bfloat16" with stochastic rounding (half the memory).
-        gradient_clip: soft bound on the singular values of gradients before the momentum (SPECTRA); 0: none.
+        gradient_clip: soft bound on the singular values of gradients before the momentum (SPECTRA); 0: none. This and
+            the next two act on spectral groups; around AdamW's updates use rule `spectra`.
         update_clip: soft bound on those of updates, in units of lr (SPECTRA around any rule); 0: none.
         spectral_cap: bound on the singular values of the weights themselves, after every step; 0: none.
-        cap_method: how, see `rlspec.optim.constraints.constrain`.
+        cap_method: how, see `rlspec.optim.constraints.constrain`; `hammer` bounds the largest one alone.
         workspace_bytes: bound on the float32 blocks filtered in one batch (at least one parameter); a step's peak
             extra memory is a small multiple of it.
         telemetry_every: collect telemetry every so many steps; 0 only on request (`collect_telemetry = True`).
+        check_finite: look for NaN and Inf. It reads every gradient once more, a fifth of an AdamW step on a CPU; turn
+            it off where something else has looked already, such as a GradScaler or the norm of all gradients.
         options: of the rules' stages, by name (`Rule.options`), for all groups whose rule has them.
 
     Raises:
@@ -110,6 +114,7 @@ class SpectralOptimizer(torch.optim.Optimizer):
         cap_method: str = "hard",
         workspace_bytes: int = 1 << 28,
         telemetry_every: int = 0,
+        check_finite: bool = True,
         **options: Any,
     ) -> None:
         defaults = {
@@ -123,6 +128,7 @@ class SpectralOptimizer(torch.optim.Optimizer):
         self._reset_transient_state()
         self.workspace_bytes = workspace_bytes
         self.telemetry_every = telemetry_every
+        self.check_finite = check_finite
         super().__init__(params, defaults | options)
         check_options(options, self.param_groups)
 
@@ -207,7 +213,7 @@ class SpectralOptimizer(torch.optim.Optimizer):
                         self.state[param][key] = value.detach().clone().to(device)
 
     def __getstate__(self) -> dict[str, Any]:
-        kept = {"workspace_bytes": self.workspace_bytes, "telemetry_every": self.telemetry_every}
+        kept = {name: getattr(self, name) for name in ("workspace_bytes", "telemetry_every", "check_finite")}
         return super().__getstate__() | kept
 
     def __setstate__(self, state: dict[str, Any]) -> None:
@@ -229,6 +235,8 @@ class SpectralOptimizer(torch.optim.Optimizer):
             if param.grad is not None and param.grad.is_sparse:
                 raise ConfigError(f"{name}: sparse gradients are not supported; use sparse=False")
         self._indices = {param: index for index, param in enumerate(known)}
+        if not self.check_finite:
+            return dict.fromkeys(param for param in known if param.grad is not None and param.numel())
         on_device = [param for param in known if self._defers(param)]
         finite = finite_on_host(param for param in known if not self._defers(param))
         for param in known.keys() - finite - set(on_device):
@@ -323,8 +331,6 @@ def _kind(entries: list[Entry], group: Group, rule: Rule) -> Any:
 
 
 def _cap(group: Group, targets: list[Tensor]) -> None:
-    from rlspec.optim.constraints import constrain
-
     for target in targets:
         blocks = split_blocks(target, *layout(group))
         capped = constrain(blocks, group["spectral_cap"], group["cap_method"])

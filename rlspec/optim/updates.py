@@ -5,11 +5,13 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from functools import cache
 from typing import Any
 
 import torch
 from torch import Tensor
 
+from rlspec.optim.clipping import soft_clip_blocks
 from rlspec.optim.composition import Pair, Rule, Step
 from rlspec.optim.layout import block_shape, merge_blocks, split_blocks
 from rlspec.optim.rounding import stochastic_round
@@ -85,6 +87,7 @@ def compute_dtype(group: Group, blocks: Tensor) -> torch.dtype:
     return torch.bfloat16 if blocks.device.type == "cuda" or fast_bfloat16() else torch.float32
 
 
+@cache
 def fast_bfloat16() -> bool:
     """Whether this CPU has matrix units for bfloat16 (AMX): there it is many times faster than float32."""
     return torch.cpu._is_amx_tile_supported()
@@ -99,8 +102,6 @@ def composed_updates(group: Group, rule: Rule, entries: list[Entry]) -> Updates:
     rows, cols = block_shape(entries[0].param.shape, *layout(group))[1:]
     step = _begin(group, entries, rows, cols, rule)
     if rule.before or group["gradient_clip"]:
-        from rlspec.optim.clipping import soft_clip_blocks
-
         blocks = _split(gradients, group)
         if group["gradient_clip"]:
             blocks = soft_clip_blocks(blocks, group["gradient_clip"])
@@ -122,8 +123,6 @@ def composed_updates(group: Group, rule: Rule, entries: list[Entry]) -> Updates:
     )
     scaled = filtered if factors is None else filtered * factors.to(filtered.dtype)[:, None, None]
     if group["update_clip"]:
-        from rlspec.optim.clipping import soft_clip_blocks
-
         scaled, factor = soft_clip_blocks(scaled * factor, group["update_clip"]), 1.0
     decay = None
     if step.decay is not None and group["weight_decay"]:

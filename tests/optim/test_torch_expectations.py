@@ -262,3 +262,21 @@ def test_parameters_without_any_gradient_are_reported_once_and_not_fatal() -> No
             set_gradients(params[:1])
             optimizer.step()
     assert optimizer.without_updates() == ["unused"]
+
+
+@every_rule
+def test_without_the_check_for_nan_finite_gradients_give_the_same_bits(rule: str) -> None:
+    checked, trusted = params_for(rule), params_for(rule)
+    train(rule, checked, promotion_steps="auto")
+    train(rule, trusted, promotion_steps="auto", check_finite=False)
+    assert same_bits(checked, trusted)
+
+
+def test_without_the_check_nan_passes_through() -> None:
+    params = params_for("adamw")
+    set_gradients(params)
+    params[0].grad[0, 0] = float("nan")
+    optimizer = SpectralOptimizer(params, rule="adamw", check_finite=False)
+    optimizer.step()
+    assert params[0].isnan().any()
+    assert copy.deepcopy(optimizer).check_finite is False
