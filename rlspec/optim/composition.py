@@ -35,16 +35,19 @@ class Buffer:
 
     Attributes:
         shape: of one block's.
-        start: what it holds before the first step; `eye` needs a square.
+        start: what it holds before the first step; `eye` needs a square; `normal` is the same for every block.
     """
 
     shape: tuple[int, ...]
-    start: Literal["zeros", "ones", "eye"] = "zeros"
+    start: Literal["zeros", "ones", "eye", "normal"] = "zeros"
 
     def new(self, blocks: int, dtype: torch.dtype, device: torch.device) -> Tensor:
         """(blocks, *shape), as it starts."""
         if self.start == "eye":
             return torch.eye(self.shape[-1], dtype=dtype, device=device).expand(blocks, *self.shape).clone()
+        if self.start == "normal":  # drawn on the CPU, so that every device starts from the same
+            values = torch.randn(self.shape, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+            return values.to(dtype=dtype, device=device).expand(blocks, *self.shape).clone()
         fill = torch.ones if self.start == "ones" else torch.zeros
         return fill((blocks, *self.shape), dtype=dtype, device=device)
 

@@ -12,6 +12,7 @@ from rlspec.errors import ConfigError
 from rlspec.optim.bases import aro, conda
 from rlspec.optim.clipping import soft_clip
 from rlspec.optim.composition import Rule, ema, heavy_ball
+from rlspec.optim.dion import dion
 from rlspec.optim.filters import high_pass, low_pass, low_rank, normalise, polar
 from rlspec.optim.lora import LORA_MUON, LORA_PION
 from rlspec.optim.lora_adaptive import ADAPRE_LORA, LORA_RITE
@@ -86,6 +87,7 @@ RULES: dict[str, Rule] = {
         Rule("adapre_lora", "arXiv 2605.08734", momentum=ema, length="own", pair=ADAPRE_LORA),
         Rule("fismo", "arXiv 2601.21750", (normalise, polar, unwhiten), "O x O", ema, before=(whiten,)),
         Rule("trion", "arXiv 2505.17967", (trion,), "- x S", length="measured", sides="short x long"),
+        Rule("dion", "arXiv 2504.05295", (dion,), "O x -", length="measured"),
         Rule("dct_adamw", "arXiv 2505.17967", (dct_adamw,), "- x S", length="own", sides="short x long"),
     )
 }
