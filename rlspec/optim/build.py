@@ -10,6 +10,7 @@ from typing import Any, Literal
 from torch import nn
 
 from rlspec.errors import ConfigError
+from rlspec.optim.checks import check_unsharded
 from rlspec.optim.optimizer import SpectralOptimizer
 from rlspec.optim.overrides import Roles
 from rlspec.optim.rules import get_rule
@@ -55,10 +56,12 @@ def build_optimizer(
     Raises:
         ConfigError: naming the parameter or word and the remedy.
     """
+    check_unsharded((name, param) for name, param in model.named_parameters() if param.requires_grad)
     mapping = symmetry_map(model, rule=rule, roles=roles, overrides=overrides, split=split)
     if not len(mapping):
         raise ConfigError("the model has no trainable parameter: every requires_grad is False")
-    _warn_unused(mapping, rule)
+    if not roles and not overrides:
+        _warn_unused(mapping, rule)
     optimizer = SpectralOptimizer(
         _param_groups(model, mapping, lr, weight_decay),
         lr=lr,

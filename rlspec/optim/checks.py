@@ -99,12 +99,29 @@ def check_options(options: Mapping[str, Any], groups: Iterable[Group]) -> None:
 def _check_parameter(name: str, param: Tensor, group: Group, rule: Rule) -> None:
     if not param.is_floating_point():
         raise ConfigError(f"{name}: dtype {param.dtype} is not supported; train real floating-point parameters")
-    if hasattr(param, "full_tensor") or hasattr(param, "ds_id"):
-        raise ConfigError(
-            f"{name}: sharded parameters (FSDP2 DTensor, DeepSpeed ZeRO-3) are not supported; use DDP or one device"
-        )
+    check_unsharded([(name, param)])
     if rule.spectral:
         check_layout(param.shape, group["num_heads"], group["head_axis"], name, group["stacked"])
+
+
+SHARDED = {
+    "_fsdp_flattened": "FSDP1",  # on flat parameters, and on the original ones that are views of their shard
+    "full_tensor": "FSDP2",
+    "ds_id": "DeepSpeed ZeRO-3",
+}
+"""Attribute that a parameter has -> what has sharded it."""
+
+
+def check_unsharded(named: Iterable[tuple[str, Tensor]]) -> None:
+    """Refuse parameters of which this process has a part only.
+
+    Raises:
+        ConfigError: naming the parameter and what has sharded it.
+    """
+    for name, param in named:
+        kind = next((kind for attribute, kind in SHARDED.items() if hasattr(param, attribute)), None)
+        if kind is not None:
+            raise ConfigError(f"{name}: parameters sharded by {kind} are not supported; use DDP or one device")
 
 
 def check_stored(state_dict: dict[str, Any], own: list[Group], initial: Callable[[Tensor, Group, int], State]) -> None:

@@ -12,7 +12,7 @@ from torch import Tensor
 from torch.optim.adamw import adamw
 
 from rlspec.errors import ConfigError
-from rlspec.optim.checks import Group, check_group, check_options, check_stored, named_parameters
+from rlspec.optim.checks import Group, check_group, check_options, check_stored, check_unsharded, named_parameters
 from rlspec.optim.composition import Rule
 from rlspec.optim.constraints import constrain
 from rlspec.optim.finite import finite_on_device, finite_on_host
@@ -153,6 +153,8 @@ class SpectralOptimizer(torch.optim.Optimizer):
             with torch.enable_grad():
                 loss = closure()
         self._steps += 1
+        if self._steps == 1:  # frameworks may have sharded the parameters in place since they were given
+            check_unsharded(entry for group in self.param_groups for entry in named_parameters(group))
         asked = self.telemetry_every > 0 and self._steps % self.telemetry_every == 0
         gating = {group["role"] for group in self.param_groups if get_rule(group["rule"]).spectral}
         self._recorder.begin(asked or self.collect_telemetry, gating)

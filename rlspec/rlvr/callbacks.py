@@ -116,7 +116,7 @@ class CollapseGuard(TrainerCallback):
 
 
 class OptimizerCallback(TrainerCallback):
-    """Asks for the optimizer's numbers in the steps that are logged, and says loudly when spectral groups do nothing.
+    """Says loudly when spectral groups do nothing.
 
     A gate that lets nothing pass is otherwise silent.
     """
@@ -126,14 +126,6 @@ class OptimizerCallback(TrainerCallback):
         self.display = display
         self.every = every
         self._said: set[str] = set()
-
-    def on_pre_optimizer_step(
-        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
-    ) -> None:
-        """The step about to be taken will be logged if its number, not yet counted, is a multiple."""
-        step = state.global_step + 1
-        logged = step % max(int(args.logging_steps), 1) == 0 or (step == 1 and args.logging_first_step)
-        self.optimizer().collect_telemetry = logged
 
     def on_step_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
         """Look every few steps and warn once per role."""

@@ -205,14 +205,9 @@ SHARDED: dict[str, Callable[[nn.Module], nn.Module]] = {
     "ZeRO-3": zero3,
 }
 REASON = r"sharded.*use DDP or one device"
-TO_DO = pytest.mark.xfail(strict=True, reason="checks.py knows no FSDP1, and nothing looks before the symmetry map")
 
 
-def kinds(*unknown: str) -> list[Any]:
-    return [pytest.param(kind, marks=TO_DO if kind in unknown else []) for kind in SHARDED]
-
-
-@pytest.mark.parametrize("kind", kinds("FSDP1, flat", "FSDP1, original"))
+@pytest.mark.parametrize("kind", SHARDED)
 @pytest.mark.usefixtures("first_of_two")
 def test_sharded_parameters_are_refused_as_such(kind: str) -> None:
     model = SHARDED[kind](Regressor())
@@ -220,7 +215,7 @@ def test_sharded_parameters_are_refused_as_such(kind: str) -> None:
         SpectralOptimizer(model.named_parameters(), rule="adamw")
 
 
-@pytest.mark.parametrize("kind", kinds("FSDP1, flat", "FSDP1, original", "ZeRO-3"))
+@pytest.mark.parametrize("kind", SHARDED)
 @pytest.mark.usefixtures("first_of_two")
 def test_sharded_models_are_refused_as_such(kind: str) -> None:
     model = SHARDED[kind](Regressor())
@@ -228,7 +223,6 @@ def test_sharded_models_are_refused_as_such(kind: str) -> None:
         build_optimizer(model, **SETTINGS)
 
 
-@TO_DO
 @pytest.mark.usefixtures("first_of_two")
 def test_parameters_that_are_sharded_after_the_optimizer_was_built_are_refused_in_the_first_step() -> None:
     """Frameworks shard in place: accelerate prepares FSDP after the optimizer exists."""
