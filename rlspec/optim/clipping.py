@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from rlspec.errors import ConfigError
+from rlspec.optim.blocks import like, per_block, wide, widened
 from rlspec.optim.composition import Step, stage
 from rlspec.optim.roots import inverse_sqrt
 
@@ -27,17 +28,16 @@ def soft_clip_blocks(blocks: Tensor, clip: float | Tensor) -> Tensor:
     Returns:
         (batch, rows, cols), in the dtype of `blocks`.
     """
-    work = blocks.to(torch.promote_types(blocks.dtype, torch.float32))
+    work = widened(blocks)
     if not work.numel():
         return blocks
-    bound = torch.as_tensor(clip, dtype=work.dtype, device=work.device).reshape(-1, 1, 1)
-    tall = work.shape[1] > work.shape[2]
-    x = work.mT if tall else work
+    bound = per_block(clip, work)
+    x = wide(work)
     # In units of the largest entry or of the bound, whichever is larger, so that no square leaves the dtype's range.
     unit = torch.maximum(x.abs().amax((1, 2), keepdim=True), bound)
     scaled, relative = x / unit, bound / unit
     clipped = bound * torch.bmm(inverse_sqrt(torch.bmm(scaled, scaled.mT), relative.square()).mT, scaled)
-    return (clipped.mT if tall else clipped).to(blocks.dtype)
+    return like(clipped, blocks).to(blocks.dtype)
 
 
 def soft_clip_vectors(vectors: Tensor, clip: float) -> Tensor:

@@ -8,7 +8,9 @@ import torch
 from torch import Tensor
 
 from rlspec.errors import ConfigError
-from rlspec.optim.newton_schulz import frobenius, newton_schulz
+from rlspec.optim.blocks import like, nonzero, norm, per_block, tall, wide, widened
+from rlspec.optim.newton_schulz import newton_schulz
+from rlspec.optim.normalisers import frobenius
 from rlspec.optim.roots import root_schedule
 from rlspec.optim.scale import nearest
 
@@ -50,32 +52,31 @@ def hard_cap(weight_blocks: Tensor, cap: float) -> Tensor:
     it that the difference does not matter: the error is below 1e-3 of the distance to cap in float32.
     A correction below 1e-6 of the weights' norm is rounding and left out, so weights within the bound stay bit for bit.
     """
-    work = _wide(weight_blocks)
+    work = widened(weight_blocks)
     if not work.numel():
         return weight_blocks
-    tall = work.shape[1] < work.shape[2]
-    w = work.mT if tall else work
+    w = tall(work)
     direction = msign(w)
     identity = torch.eye(w.shape[2], dtype=w.dtype, device=w.device)
     sign = msign(cap * identity - torch.bmm(direction.mT, w))
     correction = torch.bmm(w - cap * direction, identity - sign) / 2
-    matters = _norm(correction) > 1e-6 * _norm(w)
+    matters = norm(correction) > 1e-6 * norm(w)
     capped = w - torch.where(matters, correction, 0.0)
-    return (capped.mT if tall else capped).to(weight_blocks.dtype)
+    return like(capped, work).to(weight_blocks.dtype)
 
 
 def spectral_normalise(weight_blocks: Tensor, cap: float) -> Tensor:
     """Scale matrices down whose largest singular value is above cap; the others stay bit for bit."""
-    work = _wide(weight_blocks)
+    work = widened(weight_blocks)
     if not work.numel():
         return weight_blocks
     top = top_triple(work)[1]
-    return (work * (cap / torch.maximum(top, top.new_tensor(cap)))).to(weight_blocks.dtype)
+    return (work * (cap / torch.maximum(top, per_block(cap, top)))).to(weight_blocks.dtype)
 
 
 def hammer(weight_blocks: Tensor, cap: float) -> Tensor:
     """Set the largest singular value to cap where it is above; the others stay."""
-    work = _wide(weight_blocks)
+    work = widened(weight_blocks)
     if not work.numel():
         return weight_blocks
     left, top, right = top_triple(work)
@@ -103,30 +104,17 @@ def top_triple(blocks: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     Returns:
         (batch, rows, 1), (batch, 1, 1), (batch, cols, 1); zeros for a matrix of zeros.
     """
-    tall = blocks.shape[1] > blocks.shape[2]
-    x = blocks.mT if tall else blocks
+    x = wide(blocks)
     unit = frobenius(x, x.dtype)
     gram = power = torch.bmm(unit, unit.mT)
     for _ in range(SQUARINGS):
         power = torch.bmm(power, power)
-        power = power / _nonzero(_norm(power))
+        power = power / nonzero(norm(power))
     column = power.diagonal(dim1=1, dim2=2).argmax(1)
     vector = power.gather(2, column[:, None, None].expand(-1, power.shape[1], 1))
-    vector = torch.bmm(gram, vector / _nonzero(_norm(vector)))
-    near = vector / _nonzero(_norm(vector))
+    vector = torch.bmm(gram, vector / nonzero(norm(vector)))
+    near = vector / nonzero(norm(vector))
     other = torch.bmm(x.mT, near)
-    top = _norm(other)
-    far = other / _nonzero(top)
-    return (far, top, near) if tall else (near, top, far)
-
-
-def _norm(blocks: Tensor) -> Tensor:
-    return torch.linalg.vector_norm(blocks, dim=(1, 2), keepdim=True)
-
-
-def _nonzero(norm: Tensor) -> Tensor:
-    return torch.where(norm > 0, norm, 1.0)
-
-
-def _wide(blocks: Tensor) -> Tensor:
-    return blocks.to(torch.promote_types(blocks.dtype, torch.float32))
+    top = norm(other)
+    far = other / nonzero(top)
+    return (near, top, far) if x.shape == blocks.shape else (far, top, near)

@@ -12,7 +12,8 @@ from functools import cache
 import torch
 from torch import Tensor
 
-from rlspec.optim.newton_schulz import PROMOTION, Schedule, polar_express
+from rlspec.optim.blocks import nonzero, norm, per_block, widened
+from rlspec.optim.schedules import PROMOTION, Schedule, polar_express
 
 ITERATIONS = {torch.float32: 10, torch.float64: 18}
 """How many steps reach what rounding allows."""
@@ -54,7 +55,7 @@ def inverse_sqrt(gram: Tensor, damping: float | Tensor = 0.0, iterations: int | 
     """
     matrix, shift, unit = _scaled(gram, damping)
     bound = _norm_bound(matrix) + shift
-    bound = torch.where(bound > 0, bound, 1.0)
+    bound = nonzero(bound)
     identity = torch.eye(matrix.shape[-1], dtype=matrix.dtype, device=matrix.device).expand_as(matrix)
     y = matrix / bound + (shift / bound).clamp(min=2 * torch.finfo(matrix.dtype).eps) * identity
     z = identity
@@ -64,12 +65,6 @@ def inverse_sqrt(gram: Tensor, damping: float | Tensor = 0.0, iterations: int | 
         factor = torch.baddbmm(error, error, error, beta=-b - 2 * c, alpha=c) + (a + b + c) * identity
         y, z = torch.bmm(factor, y), torch.bmm(z, factor)
     return z * (bound.rsqrt() * unit)
-
-
-def inverse(gram: Tensor, damping: float | Tensor = 0.0, iterations: int | None = None) -> Tensor:
-    """(gram + damping I)^{-1}, as the square of `inverse_sqrt`, with its domain and twice its error."""
-    root = inverse_sqrt(gram, damping, iterations)
-    return torch.bmm(root, root.mT)
 
 
 def inverse_sqrt_exact(gram: Tensor, damping: float | Tensor = 0.0, cutoff: float = 1.0) -> Tensor:
@@ -96,15 +91,14 @@ def inverse_sqrt_exact(gram: Tensor, damping: float | Tensor = 0.0, cutoff: floa
 
 def _scaled(gram: Tensor, damping: float | Tensor) -> tuple[Tensor, Tensor, Tensor]:
     """Scale: gram / s and damping / s, one of them of order 1, and s^{-1/2} (batch, 1, 1); for zeros s^{-1/2} is 0."""
-    work = gram.to(torch.promote_types(gram.dtype, torch.float32))
-    shift = torch.as_tensor(damping, dtype=work.dtype, device=work.device).reshape(-1, 1, 1)
+    work = widened(gram)
+    shift = per_block(damping, work)
     peak = torch.maximum(work.diagonal(dim1=1, dim2=2).amax(1)[:, None, None], shift)
     unit = torch.where(peak > 0, peak.rsqrt(), 0.0)
-    peak = torch.where(peak > 0, peak, 1.0)
+    peak = nonzero(peak)
     return work / peak, shift / peak, unit
 
 
 def _norm_bound(matrix: Tensor) -> Tensor:
     """An upper bound of the largest eigenvalue, (batch, 1, 1): the smaller of the Frobenius norm and Gershgorin's."""
-    frobenius = torch.linalg.vector_norm(matrix, dim=(1, 2), keepdim=True)
-    return torch.minimum(frobenius, matrix.abs().sum(2, keepdim=True).amax(1, keepdim=True))
+    return torch.minimum(norm(matrix), matrix.abs().sum(2, keepdim=True).amax(1, keepdim=True))

@@ -21,6 +21,7 @@ import torch
 from torch import Tensor
 
 from rlspec.errors import ConfigError
+from rlspec.optim.blocks import nonzero, per_block, widened
 from rlspec.optim.composition import Buffer, Buffers, Settings, Step, stage
 
 NORMALISED_EPS = 1e-10
@@ -31,9 +32,9 @@ ADAMUON_EPS = 1e-8
 
 def root_mean_square(blocks: Tensor, dims: tuple[int, ...] = (1, 2)) -> Tensor:
     """Over `dims`, which are kept, in float32 or wider; never above the largest entry, so it cannot overflow."""
-    work = blocks.to(torch.promote_types(blocks.dtype, torch.float32))
+    work = widened(blocks)
     peak = work.abs().amax(dims, keepdim=True)
-    scaled = work / torch.where(peak > 0, peak, 1.0)
+    scaled = work / nonzero(peak)
     return peak * scaled.square().mean(dims, keepdim=True).sqrt()
 
 
@@ -142,17 +143,13 @@ def _adapted(blocks: Tensor, deviation: Tensor) -> Tensor:
     return adapted * divide(before, after)
 
 
-def _wide(blocks: Tensor) -> Tensor:
-    return blocks.to(torch.promote_types(blocks.dtype, torch.float32))
-
-
 @stage(_buffer("variance", "rows"), check=_check_betas)
 def row_variance(blocks: Tensor, step: Step, *, variance_beta: float = 0.95) -> Tensor:
     """After the filter: divide rows by the root of their average square, keep the Frobenius norm (NorMuon).
 
     No bias correction: a common factor cancels (arXiv 2510.05491). In the first step all rows come out equally long.
     """
-    blocks = _wide(blocks)
+    blocks = widened(blocks)
     variance = step.state["variance"].lerp(blocks.square().mean(2, keepdim=True), 1 - variance_beta)
     step.state["variance"] = variance
     return _adapted(blocks, variance.sqrt())
@@ -169,7 +166,7 @@ def factored_variance(blocks: Tensor, step: Step, *, variance_beta: float = 0.95
     V = R C / mean(R), R and C the averages of the squares over rows and columns: the cheapest variance that made up the
     difference to the full one in "What Really Matters in Matrix-Whitening Optimizers?" (arXiv 2510.25000).
     """
-    blocks = _wide(blocks)
+    blocks = widened(blocks)
     square = blocks.square()
     rows = step.state["row_variance"].lerp(square.mean(2, keepdim=True), 1 - variance_beta)
     columns = step.state["column_variance"].lerp(square.mean(1, keepdim=True), 1 - variance_beta)
@@ -190,11 +187,11 @@ def elementwise_variance(blocks: Tensor, step: Step, *, variance_beta: float = 0
     The result has the Frobenius norm of a polar factor of full rank, sqrt(min(rows, cols)), so that
     `adjust_lr="match_rms_adamw"` gives the paper's root mean square of 0.2 exactly.
     """
-    blocks = _wide(blocks)
+    blocks = widened(blocks)
     variance = step.state["variance"].lerp(blocks.square(), 1 - variance_beta)
     step.state["variance"] = variance
     adapted = blocks / (variance.sqrt() + ADAMUON_EPS)
-    return adapted * divide(adapted.new_tensor(max(blocks.shape[1:]) ** -0.5), root_mean_square(adapted))
+    return adapted * divide(per_block(max(blocks.shape[1:]) ** -0.5, adapted), root_mean_square(adapted))
 
 
 @stage(_buffer("gradient_norm"), reads_gradient=True, check=_check_betas)
@@ -213,7 +210,7 @@ def accumulated_norm(
     norm = (root_mean_square(step.gradient).to(found.dtype) * size).clamp(max=norm_bound)
     total = torch.hypot(found, norm)
     step.state["gradient_norm"] = total
-    return blocks * divide(norm, total.clamp(min=0).hypot(total.new_tensor(norm_start))).clamp(min=step_floor)
+    return blocks * divide(norm, total.hypot(per_block(norm_start, total))).clamp(min=step_floor)
 
 
 @stage(check=_check_betas)
@@ -224,7 +221,7 @@ def cosh_brake(blocks: Tensor, step: Step, *, brake: float = 1.5) -> Tensor:
     Alone (`auon`) it leaves Nesterov's SGD, whose length is the gradient's, and behind Newton-Schulz (`hybrid_auon`)
     Muon. Here to reproduce the paper, not because it helps.
     """
-    work = _wide(blocks)
+    work = widened(blocks)
     relative = divide(work, root_mean_square(work)) * (brake / math.sqrt(max(1, math.prod(blocks.shape[1:]))))
     return blocks / root_mean_square(relative.cosh()).to(blocks.dtype)
 

@@ -18,10 +18,14 @@ import torch
 from torch import Tensor
 
 from rlspec.errors import ConfigError
+from rlspec.optim.blocks import nonzero, widened
+from rlspec.optim.blocks import norm as frobenius_norm
 from rlspec.optim.composition import Step, stage
-from rlspec.optim.newton_schulz import frobenius, newton_schulz, polar_express
+from rlspec.optim.newton_schulz import newton_schulz
+from rlspec.optim.normalisers import frobenius
 from rlspec.optim.roots import ITERATIONS, inverse_sqrt, root_schedule
 from rlspec.optim.scale import nearest
+from rlspec.optim.schedules import polar_express
 
 POLAR_STEPS = 8
 """Of Polar Express, in half precision: enough for singular values above 1e-3 of the norm."""
@@ -30,10 +34,12 @@ EPS_MODES = ("relative", "absolute")
 EpsMode = Literal["relative", "absolute"]
 Side = Literal["left", "right"]
 
+_SMALLEST_NORM, _LARGEST_DAMPING = 1e-30, 1e30
+
 
 def measured_unit(blocks: Tensor) -> tuple[Tensor, Tensor]:
     """Blocks over their Frobenius norms, and the norms (batch, 1, 1), in float32 or wider, for any scale of entries."""
-    work = blocks.to(torch.promote_types(blocks.dtype, torch.float32))
+    work = widened(blocks)
     unit = frobenius(work, work.dtype)
     peak = work.abs().amax((1, 2), keepdim=True)
     return unit, peak / unit.abs().amax((1, 2), keepdim=True).clamp(min=torch.finfo(work.dtype).tiny)
@@ -47,7 +53,7 @@ def unit_rows(blocks: Tensor, eps: float | Tensor) -> Tensor:
         eps: at least 0; a tensor is (batch, 1, 1).
     """
     norms = torch.linalg.vector_norm(blocks, dim=2, keepdim=True) + eps
-    return blocks / torch.where(norms > 0, norms, 1.0)
+    return blocks / nonzero(norms)
 
 
 def one_sided_polar(unit: Tensor, side: Side, damping: float | Tensor | None, dtype: torch.dtype) -> Tensor:
@@ -92,7 +98,7 @@ def _check_eps(eps_mode: str, **options: float | str) -> None:
 def _stale(unit: Tensor, norm: Tensor, stale_eps: float, eps_mode: EpsMode) -> Tensor:
     """What is added to the norms of rows of M / norm: (batch, 1, 1)."""
     if eps_mode == "relative":
-        return stale_eps * torch.linalg.vector_norm(unit, dim=(1, 2), keepdim=True) / unit.shape[1] ** 0.5
+        return stale_eps * frobenius_norm(unit) / unit.shape[1] ** 0.5
     return stale_eps / norm.clamp(min=torch.finfo(norm.dtype).tiny)
 
 
@@ -102,13 +108,13 @@ def _damping(unit: Tensor, norm: Tensor, polar_eps: float, eps_mode: EpsMode) ->
         return None
     if eps_mode == "relative":
         return polar_eps * unit.square().sum((1, 2), keepdim=True) / min(unit.shape[1:])
-    tiny = torch.finfo(norm.dtype).tiny
-    return polar_eps / norm.clamp(min=tiny) / norm.clamp(min=tiny)
+    # A gradient so small against it that the quotient would overflow gets a root of nearly zero, as zeros do.
+    return (polar_eps / norm.clamp(min=_SMALLEST_NORM) / norm.clamp(min=_SMALLEST_NORM)).clamp(max=_LARGEST_DAMPING)
 
 
 def _rows_moved(unit: Tensor, rows: int) -> Tensor:
     """The energy of unit rows, stale ones counted too, so that they do not lengthen the others: (batch,)."""
-    return unit.ne(0).any(2).any(1) * torch.tensor(float(rows), dtype=unit.dtype, device=unit.device)
+    return unit.ne(0).any(2).any(1).to(unit.dtype) * rows
 
 
 def _unit_rows_stage(

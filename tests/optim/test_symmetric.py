@@ -142,6 +142,14 @@ def test_the_papers_absolute_eps_is_felt_by_small_gradients_only_then() -> None:
     assert torch.allclose(damped, -(left * (values / (values**2 + 1e-17).sqrt())) @ right, rtol=1e-9, atol=1e-12)
 
 
+@pytest.mark.parametrize("rule", ["right_polar", "left_polar", "centered_left_polar", "polar_then_row"])
+@pytest.mark.parametrize("scale", [0.0, 1e-24, 1e-38])
+def test_gradients_far_below_an_absolute_eps_move_nothing_and_divide_by_nothing(rule: str, scale: float) -> None:
+    gradient = (random(4, 6) * scale).float()
+    settings = {"eps_mode": "absolute", "polar_eps": 1e-8} | ({"stale_eps": 1e-8} if "row" in rule else {})
+    assert run(rule, [gradient], **settings)[0].norm() < 1e-5
+
+
 @pytest.mark.parametrize("rule", ["right_polar", "left_polar", "row_then_polar"])
 def test_relative_damping_shrinks_weak_directions(rule: str) -> None:
     gradient = random(9, 4)

@@ -1,0 +1,47 @@
+"""What the stages share: small functions on batches of matrices (batch, rows, cols), none of which waits for CUDA."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+
+def widened(blocks: Tensor) -> Tensor:
+    """The same in float32 or wider."""
+    return blocks.to(torch.promote_types(blocks.dtype, torch.float32))
+
+
+def tall(blocks: Tensor) -> Tensor:
+    """A view with rows >= cols: transposed where the block is wide."""
+    return blocks.mT if blocks.shape[-2] < blocks.shape[-1] else blocks
+
+
+def wide(blocks: Tensor) -> Tensor:
+    """A view with rows <= cols: transposed where the block is tall."""
+    return blocks.mT if blocks.shape[-2] > blocks.shape[-1] else blocks
+
+
+def like(result: Tensor, blocks: Tensor) -> Tensor:
+    """Undo `tall` or `wide`: a result as `blocks` has it."""
+    return result if result.shape == blocks.shape else result.mT
+
+
+def norm(blocks: Tensor) -> Tensor:
+    """Frobenius norm per block, in float32 or wider: (batch, 1, 1)."""
+    wider = torch.promote_types(blocks.dtype, torch.float32)
+    return torch.linalg.vector_norm(blocks, dim=(1, 2), keepdim=True, dtype=wider)
+
+
+def nonzero(sizes: Tensor) -> Tensor:
+    """1 where a size is 0, to divide by."""
+    return torch.where(sizes > 0, sizes, 1.0)
+
+
+def per_block(value: float | Tensor, blocks: Tensor) -> Tensor:
+    """A number, or one for each block, as (1, 1, 1) or (batch, 1, 1) in the dtype and on the device of the blocks.
+
+    A number is filled in on the device; `torch.as_tensor` would copy it there, for which CUDA waits.
+    """
+    if isinstance(value, Tensor):
+        return value.to(blocks).reshape(-1, 1, 1)
+    return blocks.new_full((1, 1, 1), value)
