@@ -11,29 +11,18 @@ import torch
 from torch import Tensor
 
 from rlspec.errors import ConfigError
+from rlspec.optim.blocks import like, nonzero, tall, wide, widened
 from rlspec.optim.composition import Buffer, Settings, Step, stage
-from rlspec.optim.filters import pass_energy
-from rlspec.optim.newton_schulz import SCHEDULES, frobenius, newton_schulz
-from rlspec.optim.scale import nearest
+from rlspec.optim.filters import check_schedule, pass_energy
+from rlspec.optim.newton_schulz import newton_schulz
+from rlspec.optim.normalisers import frobenius
+from rlspec.optim.scale import check_whole, nearest
+from rlspec.optim.schedules import SCHEDULES
+from rlspec.optim.second_moments import averaged_root
 
 BASIS_EPS = 1e-5
 """Default of `basis_eps`: well above float32's rounding of a projection, so that directions which the gradient does not
 have are not blown up to AdamW's size."""
-
-
-def tall(blocks: Tensor) -> Tensor:
-    """A view with rows >= cols: transposed where the block is wide."""
-    return blocks.mT if blocks.shape[-2] < blocks.shape[-1] else blocks
-
-
-def wide(blocks: Tensor) -> Tensor:
-    """A view with rows <= cols: transposed where the block is tall."""
-    return blocks.mT if blocks.shape[-2] > blocks.shape[-1] else blocks
-
-
-def like(result: Tensor, blocks: Tensor) -> Tensor:
-    """Undo `tall` or `wide`: a result as `blocks` has it."""
-    return result if result.shape == blocks.shape else result.mT
 
 
 def adam_ratio(average: Tensor, rms: Tensor, basis_eps: float) -> Tensor:
@@ -48,11 +37,6 @@ def adam_ratio(average: Tensor, rms: Tensor, basis_eps: float) -> Tensor:
     return average / (rms + floor).clamp(min=torch.finfo(rms.dtype).tiny)
 
 
-def running_rms(rms: Tensor, gradient: Tensor, beta: float | Tensor) -> Tensor:
-    """Root of Adam's second moment, carried as a root because gradients of 1e-20 have no squares in float32."""
-    return torch.hypot(rms * beta**0.5, gradient * (1 - beta) ** 0.5)
-
-
 def _conda_buffers(rows: int, cols: int, settings: Settings) -> dict[str, Buffer]:
     short = min(rows, cols)
     return {
@@ -63,7 +47,7 @@ def _conda_buffers(rows: int, cols: int, settings: Settings) -> dict[str, Buffer
 
 
 def _check_conda(*, basis_period: int, conda_scale: float, basis_eps: float, **_: object) -> None:
-    _check_count("basis_period", basis_period)
+    check_whole("basis_period", basis_period)
     if not conda_scale > 0:
         raise ConfigError(f"conda_scale={conda_scale!r}: must be positive")
     check_eps(basis_eps)
@@ -73,11 +57,6 @@ def check_eps(basis_eps: float) -> None:
     """Raises ConfigError unless 0 <= basis_eps < 1."""
     if not 0 <= basis_eps < 1:
         raise ConfigError(f"basis_eps={basis_eps!r}: must be from 0 to below 1; it is relative to the gradient")
-
-
-def _check_count(name: str, value: int) -> None:
-    if isinstance(value, bool) or not isinstance(value, int) or value < 1:
-        raise ConfigError(f"{name}={value!r}: must be an integer of at least 1")
 
 
 @stage(buffers=_conda_buffers, check=_check_conda)
@@ -104,7 +83,7 @@ def conda(
     basis = step.state["basis"]
     if (step.count - 1) % basis_period == 0:
         basis = singular_basis(tall(average))
-    rms = running_rms(tall(step.state["exp_avg_rms"]), torch.bmm(tall(blocks), basis), betas[1])
+    rms = averaged_root(tall(step.state["exp_avg_rms"]), torch.bmm(tall(blocks), basis), betas[1])
     step.state |= {"exp_avg": average, "exp_avg_rms": like(rms, blocks), "basis": basis}
     ratio = adam_ratio(torch.bmm(tall(average), basis), rms, basis_eps)
     correction = (1 - betas[1] ** step.count) ** 0.5 / (1 - betas[0] ** step.count)
@@ -132,7 +111,7 @@ def sinkgd(blocks: Tensor) -> Tensor:
 def unit(blocks: Tensor, dim: int) -> Tensor:
     """Rows (dim 2) or columns (dim 1) of norm 1; zero ones stay."""
     norm = torch.linalg.vector_norm(blocks, dim=dim, keepdim=True)
-    return blocks / torch.where(norm > 0, norm, 1.0)
+    return blocks / nonzero(norm)
 
 
 BASE_FUNCTIONS: dict[str, Callable[[Tensor], Tensor]] = {
@@ -149,8 +128,7 @@ def _check_aro(*, base_function: str, schedule: str, **_: object) -> None:
     allowed = (*BASE_FUNCTIONS, "polar")
     if base_function not in allowed:
         raise ConfigError(f"base_function={base_function!r}; {nearest(base_function, allowed)}")
-    if schedule not in SCHEDULES:
-        raise ConfigError(f"schedule={schedule!r}; {nearest(schedule, SCHEDULES)}")
+    check_schedule(schedule)
 
 
 def _aro_buffers(rows: int, cols: int, settings: Settings) -> dict[str, Buffer]:
@@ -172,7 +150,8 @@ def aro(
     starts in a frame of its own: there only signs of rows); signed permutations of columns. Tall ones the other way
     round.
     """
-    work = frobenius(wide(blocks), torch.promote_types(blocks.dtype, torch.float32))
+    work = widened(wide(blocks))
+    work = frobenius(work, work.dtype)
     step.normalised = like(work, blocks)
     rotation = step.state["rotation"]
 

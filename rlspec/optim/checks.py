@@ -12,7 +12,7 @@ from rlspec.errors import CheckpointError, ConfigError
 from rlspec.optim.composition import Rule
 from rlspec.optim.constraints import METHODS
 from rlspec.optim.layout import check_layout
-from rlspec.optim.newton_schulz import NORMALISERS
+from rlspec.optim.normalisers import NORMALISERS
 from rlspec.optim.rules import get_rule
 from rlspec.optim.scale import nearest, step_scale
 from rlspec.optim.updates import COMPUTE_DTYPES, Group, State
@@ -30,10 +30,13 @@ BOUNDS = ("gradient_clip", "update_clip", "spectral_cap")
 
 def named_parameters(group: Group) -> Iterator[tuple[str, Tensor]]:
     """Pairs of a group, under made-up names where it has none."""
-    names = group.get("param_names") or [
-        f"parameter {index} of role {group['role']}" for index in range(len(group["params"]))
-    ]
-    return zip(names, group["params"], strict=True)
+    return ((parameter_name(group, position), param) for position, param in enumerate(group["params"]))
+
+
+def parameter_name(group: Group, position: int) -> str:
+    """Name of a parameter by its position in the group."""
+    names = group.get("param_names")
+    return names[position] if names else f"parameter {position} of role {group['role']}"
 
 
 def check_group(group: Group) -> None:

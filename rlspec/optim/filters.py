@@ -14,26 +14,18 @@ import torch
 from torch import Tensor
 
 from rlspec.errors import ConfigError
+from rlspec.optim.blocks import norm, widened
 from rlspec.optim.composition import Step, stage
-from rlspec.optim.newton_schulz import (
-    NORMALISERS,
-    PROMOTION,
-    SCHEDULES,
-    SUPPRESSION,
-    high_pass_schedule,
-    newton_schulz,
-    short_gram,
-    stable_rank,
-    transfer,
-)
-from rlspec.optim.scale import nearest
-from rlspec.optim.schedules import LOW_PASS
+from rlspec.optim.gram import short_gram
+from rlspec.optim.newton_schulz import newton_schulz
+from rlspec.optim.normalisers import NORMALISERS, stable_rank
+from rlspec.optim.scale import check_whole, nearest
+from rlspec.optim.schedules import LOW_PASS, PROMOTION, SCHEDULES, SUPPRESSION, high_pass_schedule, transfer
 
 
 def pass_energy(blocks: Tensor) -> Tensor:
     """Squared Frobenius norm per block, in float32 or wider: (batch, rows, cols) -> (batch,)."""
-    dtype = torch.promote_types(blocks.dtype, torch.float32)
-    return torch.linalg.vector_norm(blocks, dim=(1, 2), dtype=dtype).square()
+    return norm(blocks).flatten().square()
 
 
 @stage()
@@ -43,12 +35,13 @@ def normalise(blocks: Tensor, step: Step, *, normalise: str) -> Tensor:
     return step.normalised
 
 
-def _check_schedule(schedule: str, ns_steps: int) -> None:
+def check_schedule(schedule: str, **_: object) -> None:
+    """Raises ConfigError on a name that is not in `SCHEDULES`."""
     if schedule not in SCHEDULES:
         raise ConfigError(f"schedule={schedule!r}; {nearest(schedule, SCHEDULES)}")
 
 
-@stage(check=_check_schedule)
+@stage(check=check_schedule)
 def polar(blocks: Tensor, step: Step, *, ns_steps: int, schedule: str = "keller") -> Tensor:
     """Map every singular value towards 1 (Muon): the polar factor as far as the schedule converges."""
     filtered = newton_schulz(blocks, SCHEDULES[schedule](ns_steps))
@@ -94,19 +87,14 @@ def low_pass(blocks: Tensor, step: Step) -> Tensor:
     return filtered
 
 
-def _check_rank(rank: int) -> None:
-    if isinstance(rank, bool) or not isinstance(rank, int) or rank < 1:
-        raise ConfigError(f"rank={rank!r}: must be a whole number of directions, at least 1")
-
-
-@stage(check=_check_rank)
+@stage(check=lambda rank: check_whole("rank", rank))
 def low_rank(blocks: Tensor, step: Step, *, rank: int = 128) -> Tensor:
     """The exact control of Pion's paper, LRMuon: `U_k V_k^T` of the k = rank largest singular values.
 
     By definition an SVD in float32 (float64 for float64), some fifteen times slower than iterations. Directions without
     a singular value, those below rounding (max(rows, cols) eps s_1), are left out, so a block of zeros stays one.
     """
-    work = blocks.to(torch.promote_types(blocks.dtype, torch.float32))
+    work = widened(blocks)
     u, s, vh = torch.linalg.svd(work, full_matrices=False)
     floor = max(blocks.shape[1:]) * torch.finfo(work.dtype).eps * s.amax(1, keepdim=True) if s.numel() else s
     keep = ((s > floor) & (torch.arange(s.shape[1], device=s.device) < rank)).to(work.dtype)

@@ -14,6 +14,8 @@ from collections.abc import Collection, Sequence
 import torch
 from torch import Tensor
 
+from rlspec.optim.blocks import like, wide
+
 Coefficient = float | Tensor
 AnyCoefficients = tuple[Coefficient, Coefficient, Coefficient]
 """a, b, c of a step; tensors are (batch, 1, 1), one value for each block."""
@@ -168,7 +170,7 @@ def gram_iteration(
 
 def short_gram(blocks: Tensor) -> Tensor:
     """X X^T or X^T X, whichever is smaller: (batch, rows, cols) -> (batch, short, short)."""
-    x = blocks.mT if blocks.shape[-2] > blocks.shape[-1] else blocks
+    x = wide(blocks)
     return symmetric_product(x, x)
 
 
@@ -187,8 +189,7 @@ def _plus_identity(square: Tensor, a: Coefficient) -> Tensor:
 
 def standard_iteration(blocks: Tensor, schedule: Sequence[AnyCoefficients], gram: Tensor | None = None) -> Tensor:
     """The same through X in every step; in half precision these are exactly torch.optim.Muon's operations."""
-    tall = blocks.shape[-2] > blocks.shape[-1]
-    x = blocks.mT if tall else blocks
+    x = wide(blocks)
     for a, b, c in schedule:
         gram = symmetric_product(x, x) if gram is None else gram
         polynomial = symmetric_product(gram, gram, gram, b, c)
@@ -199,7 +200,7 @@ def standard_iteration(blocks: Tensor, schedule: Sequence[AnyCoefficients], gram
             x = torch.bmm(polynomial, x)
         else:
             x = torch.baddbmm(x, polynomial, x, beta=a)
-    return x.mT if tall else x
+    return like(x, blocks)
 
 
 _LIMITS = {torch.float64: 16.0, torch.float32: 160.0, torch.float16: 16.0, torch.bfloat16: 2.0}

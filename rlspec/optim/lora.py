@@ -36,9 +36,11 @@ import torch
 from torch import Tensor
 
 from rlspec.errors import ConfigError
+from rlspec.optim.blocks import nonzero
 from rlspec.optim.composition import Pair, PairStage, Step
 from rlspec.optim.filters import high_pass, pass_energy, polar
-from rlspec.optim.newton_schulz import NORMALISERS
+from rlspec.optim.normalisers import NORMALISERS
+from rlspec.optim.scale import check_whole
 
 Filter = Callable[[Tensor], Tensor]
 """Normalised blocks (batch, rank, n) -> blocks with the same singular vectors."""
@@ -106,7 +108,7 @@ def _half(
     dtype = torch.promote_types(direction.dtype, torch.float32)
     # Entries of at most 1, so that float32 holds factors of any scale.
     size = factor.abs().amax((1, 2), keepdim=True)
-    relative = (factor / torch.where(size > 0, size, 1.0)).to(dtype)
+    relative = (factor / nonzero(size)).to(dtype)
     normalised = NORMALISERS[normalise](torch.bmm(relative.mT, direction.to(dtype)), step.compute_dtype)
     filtered = spectral_filter(normalised)
     return torch.bmm(relative, filtered.to(dtype)) * size.to(dtype), pass_energy(filtered), normalised
@@ -119,8 +121,7 @@ def check_product_floor(product_floor: float) -> None:
 
 
 def _check_muon(schedule: str, ns_steps: int, extra_ns_steps: int, product_floor: float, **_: object) -> None:
-    if isinstance(extra_ns_steps, bool) or not isinstance(extra_ns_steps, int) or extra_ns_steps < 0:
-        raise ConfigError(f"extra_ns_steps={extra_ns_steps!r}: must be an integer of at least 0")
+    check_whole("extra_ns_steps", extra_ns_steps, least=0)
     assert polar.check is not None
     polar.check(schedule=schedule, ns_steps=ns_steps + extra_ns_steps)
     check_product_floor(product_floor)

@@ -14,11 +14,15 @@ import torch
 from torch import Tensor
 
 from rlspec.errors import ConfigError
-from rlspec.optim.bases import BASIS_EPS, adam_ratio, check_eps, like, running_rms, tall
+from rlspec.optim.bases import BASIS_EPS, adam_ratio, check_eps
+from rlspec.optim.blocks import like, tall
 from rlspec.optim.composition import Buffer, Settings, Step, stage
-from rlspec.optim.filters import pass_energy
-from rlspec.optim.newton_schulz import NORMALISERS, SCHEDULES, newton_schulz
-from rlspec.optim.scale import nearest
+from rlspec.optim.filters import check_schedule, pass_energy
+from rlspec.optim.newton_schulz import newton_schulz
+from rlspec.optim.normalisers import NORMALISERS
+from rlspec.optim.scale import check_whole
+from rlspec.optim.schedules import SCHEDULES
+from rlspec.optim.second_moments import averaged_root
 
 
 @lru_cache(maxsize=32)
@@ -63,8 +67,7 @@ def _check_rank(dct_rank: float) -> None:
 
 def _check_trion(*, dct_rank: float, schedule: str, **_: object) -> None:
     _check_rank(dct_rank)
-    if schedule not in SCHEDULES:
-        raise ConfigError(f"schedule={schedule!r}; {nearest(schedule, SCHEDULES)}")
+    check_schedule(schedule)
 
 
 def _trion_buffers(rows: int, cols: int, settings: Settings) -> dict[str, Buffer]:
@@ -120,8 +123,7 @@ def _adam_buffers(rows: int, cols: int, settings: Settings) -> dict[str, Buffer]
 def _check_adam(*, dct_rank: float, dct_period: int, basis_eps: float, **_: object) -> None:
     _check_rank(dct_rank)
     check_eps(basis_eps)
-    if isinstance(dct_period, bool) or not isinstance(dct_period, int) or dct_period < 1:
-        raise ConfigError(f"dct_period={dct_period!r}: must be an integer of at least 1")
+    check_whole("dct_period", dct_period)
 
 
 @stage(buffers=_adam_buffers, check=_check_adam)
@@ -158,7 +160,7 @@ def dct_adamw(
         step.state["undelivered"] = total - like(torch.bmm(narrow, vectors), blocks)
     ages = step.state["ages"] + 1
     average = torch.lerp(step.state["exp_avg"], narrow, 1 - betas[0])
-    rms = running_rms(step.state["exp_avg_rms"], narrow, betas[1])
+    rms = averaged_root(step.state["exp_avg_rms"], narrow, betas[1])
     step.state |= {"exp_avg": average, "exp_avg_rms": rms, "ages": ages}
     first, second = ((1 - beta**ages)[:, None, :] for beta in betas)
     return like(torch.bmm(adam_ratio(average / first, rms / second.sqrt(), basis_eps), vectors), blocks)

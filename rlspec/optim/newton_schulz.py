@@ -15,44 +15,8 @@ from rlspec.optim.gram import (
     gram_iteration,
     multiply_adds,
     restart_steps,
-    short_gram,
     standard_iteration,
 )
-from rlspec.optim.normalisers import NORMALISERS, frobenius, stable_rank
-from rlspec.optim.schedules import (
-    KELLER,
-    PROMOTION,
-    SCHEDULES,
-    SUPPRESSION,
-    Coefficients,
-    Schedule,
-    high_pass_schedule,
-    keller,
-    polar_express,
-    transfer,
-)
-
-__all__ = [
-    "KELLER",
-    "METHODS",
-    "NORMALISERS",
-    "PROMOTION",
-    "SCHEDULES",
-    "SUPPRESSION",
-    "Coefficients",
-    "Schedule",
-    "choose_method",
-    "frobenius",
-    "high_pass_schedule",
-    "keller",
-    "newton_schulz",
-    "polar_express",
-    "short_gram",
-    "stable_rank",
-    "transfer",
-]
-
-METHODS = ("auto", "standard", "gram")
 
 
 def newton_schulz(

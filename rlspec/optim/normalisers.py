@@ -12,6 +12,7 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
+from rlspec.optim.blocks import nonzero, norm
 from rlspec.optim.gram import short_gram, symmetric_product
 
 _SAFETY = 1.02
@@ -31,8 +32,7 @@ def frobenius(blocks: Tensor, compute_dtype: torch.dtype) -> Tensor:
     # The infinity norm as two reductions: torch's own is twenty times slower on the CPU.
     peak = torch.maximum(work.amax((1, 2), keepdim=True), -work.amin((1, 2), keepdim=True))
     scaled = work / peak.clamp(min=torch.finfo(work.dtype).tiny)
-    norm = torch.linalg.vector_norm(scaled, dim=(1, 2), keepdim=True)
-    return scaled.div_(torch.where(norm > 0, norm, 1.0)).to(compute_dtype)
+    return scaled.div_(nonzero(norm(scaled))).to(compute_dtype)
 
 
 def frobenius_after_cast(blocks: Tensor, compute_dtype: torch.dtype) -> Tensor:
@@ -59,7 +59,7 @@ def spectral(blocks: Tensor, compute_dtype: torch.dtype) -> Tensor:
 def schatten4(blocks: Tensor, compute_dtype: torch.dtype) -> Tensor:
     """Divide by the Schatten 4-norm, `||M^T M||_F^(1/2)`: between the Frobenius and the spectral norm."""
     unit = frobenius(blocks, compute_dtype)
-    return _divide(unit, _norm(short_gram(unit)).squeeze((1, 2)).sqrt())
+    return _divide(unit, norm(short_gram(unit)).squeeze((1, 2)).sqrt())
 
 
 def aol(blocks: Tensor, compute_dtype: torch.dtype) -> Tensor:
@@ -71,7 +71,7 @@ def aol(blocks: Tensor, compute_dtype: torch.dtype) -> Tensor:
     unit = frobenius(blocks, compute_dtype)
     wide = torch.promote_types(unit.dtype, torch.float32)
     weight = short_gram(unit).abs().sum(2, dtype=wide).sqrt()
-    weight = torch.where(weight > 0, weight, 1.0)
+    weight = nonzero(weight)
     tall = unit.shape[-2] > unit.shape[-1]
     return (unit / (weight[:, None, :] if tall else weight[:, :, None])).to(compute_dtype)
 
@@ -111,7 +111,7 @@ def stable_rank(blocks: Tensor, gram: Tensor | None = None) -> Tensor:
         gram = short_gram(blocks.to(torch.promote_types(blocks.dtype, torch.float32)))
     energy = gram.diagonal(dim1=1, dim2=2).sum(1, dtype=torch.promote_types(gram.dtype, torch.float32))
     top = _largest_eigenvalue(gram)
-    return torch.where(energy > 0, energy / torch.where(top > 0, top, 1.0), 0.0)
+    return torch.where(energy > 0, energy / nonzero(top), 0.0)
 
 
 def _largest_eigenvalue(gram: Tensor) -> Tensor:
@@ -123,28 +123,19 @@ def _largest_eigenvalue(gram: Tensor) -> Tensor:
     Returns:
         (batch,), in float32 or wider.
     """
-    scale = _norm(gram)
-    power, norms = gram / _nonzero(scale).to(gram.dtype), []
+    scale = norm(gram)
+    power, norms = gram / nonzero(scale).to(gram.dtype), []
     for _ in range(2):
         power = symmetric_product(power, power)
-        norms.append(_norm(power))
-        power = power / _nonzero(norms[-1]).to(power.dtype)
+        norms.append(norm(power))
+        power = power / nonzero(norms[-1]).to(power.dtype)
     wide = scale.dtype
     last, power = symmetric_product(power, power).to(wide), power.to(wide)
-    top = last.square().sum((1, 2), keepdim=True) / _nonzero((last * power).sum((1, 2), keepdim=True))
-    for norm in reversed(norms):  # from the powers' units back to those of R
-        top = (top * norm).sqrt()
+    top = last.square().sum((1, 2), keepdim=True) / nonzero((last * power).sum((1, 2), keepdim=True))
+    for size in reversed(norms):  # from the powers' units back to those of R
+        top = (top * size).sqrt()
     return (scale * top).squeeze((1, 2))
 
 
-def _norm(square: Tensor) -> Tensor:
-    wide = torch.promote_types(square.dtype, torch.float32)
-    return torch.linalg.vector_norm(square, dim=(1, 2), keepdim=True, dtype=wide)
-
-
-def _nonzero(norm: Tensor) -> Tensor:
-    return torch.where(norm > 0, norm, 1.0)
-
-
 def _divide(blocks: Tensor, norms: Tensor) -> Tensor:
-    return (blocks / _nonzero(norms)[:, None, None]).to(blocks.dtype)
+    return (blocks / nonzero(norms)[:, None, None]).to(blocks.dtype)

@@ -8,7 +8,8 @@ from torch import Tensor
 from rlspec.errors import ConfigError
 from rlspec.optim.composition import Step, stage
 from rlspec.optim.filters import pass_energy
-from rlspec.optim.newton_schulz import KELLER, Coefficients, newton_schulz
+from rlspec.optim.newton_schulz import newton_schulz
+from rlspec.optim.schedules import KELLER, Coefficients
 
 FITTED: dict[tuple[int, int], Coefficients] = {
     (2048, 2048): (3.4916, -4.8224, 2.1095),

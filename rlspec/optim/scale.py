@@ -22,6 +22,12 @@ def nearest(name: str, allowed: Iterable[str]) -> str:
     return f"{hint}allowed: {', '.join(allowed)}"
 
 
+def check_whole(name: str, value: int, least: int = 1) -> None:
+    """Raises ConfigError unless an option is an integer of at least `least`."""
+    if isinstance(value, bool) or not isinstance(value, int) or value < least:
+        raise ConfigError(f"{name}={value!r}: must be an integer of at least {least}")
+
+
 def step_scale(
     mode: str,
     rows: int,

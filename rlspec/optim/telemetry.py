@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from rlspec.optim.filters import pass_energy
-from rlspec.optim.newton_schulz import frobenius, stable_rank
+from rlspec.optim.normalisers import frobenius, stable_rank
 
 GATED_ENERGY = 1e-4
 """A block whose pass energy is below this gets no update: its norm is under 1% of one passing direction's."""

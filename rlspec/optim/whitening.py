@@ -22,9 +22,11 @@ import torch
 from torch import Tensor
 
 from rlspec.errors import ConfigError
+from rlspec.optim.blocks import nonzero, norm
 from rlspec.optim.composition import Buffer, Settings, Step, stage
-from rlspec.optim.newton_schulz import frobenius
+from rlspec.optim.normalisers import frobenius
 from rlspec.optim.roots import inverse_sqrt, inverse_sqrt_exact
+from rlspec.optim.scale import check_whole
 
 
 def _buffers(rows: int, cols: int, settings: Settings) -> dict[str, Buffer]:
@@ -41,8 +43,7 @@ def _check(*, whitening_beta: float, whitening_damping: float, whitening_period:
         raise ConfigError(f"whitening_beta={whitening_beta!r}: must be from 0 to 1 (1: no whitening)")
     if not whitening_damping > 0:
         raise ConfigError(f"whitening_damping={whitening_damping!r}: must be positive; it is relative to the gradient")
-    if isinstance(whitening_period, bool) or not isinstance(whitening_period, int) or whitening_period < 1:
-        raise ConfigError(f"whitening_period={whitening_period!r}: must be an integer of at least 1")
+    check_whole("whitening_period", whitening_period)
 
 
 @stage(buffers=_buffers, check=_check)
@@ -104,5 +105,4 @@ def unwhiten(blocks: Tensor, step: Step) -> Tensor:
     roots = step.state["row_root"], step.state["column_root"]
     work = blocks.to(roots[0].dtype)
     back = _between(roots[0], work, roots[1])
-    before, after = (torch.linalg.vector_norm(x, dim=(1, 2), keepdim=True) for x in (work, back))
-    return back * (before / torch.where(after > 0, after, 1.0))
+    return back * (norm(work) / nonzero(norm(back)))

@@ -9,7 +9,9 @@ from rlspec.errors import ConfigError
 from rlspec.optim import SpectralOptimizer
 from rlspec.optim.bases import aro, conda, orthogonal_factor, sinkgd
 from rlspec.optim.composition import Stage, Step
-from rlspec.optim.newton_schulz import frobenius, keller, newton_schulz
+from rlspec.optim.newton_schulz import newton_schulz
+from rlspec.optim.normalisers import frobenius
+from rlspec.optim.schedules import keller
 
 SHAPES = [(9, 5), (5, 9), (6, 6)]
 BETAS = (0.9, 0.99)

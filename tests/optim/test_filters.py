@@ -10,15 +10,8 @@ import torch
 from rlspec.errors import ConfigError
 from rlspec.optim.composition import Stage, Step
 from rlspec.optim.filters import auto_promotion_steps, gate_threshold, high_pass, low_pass, low_rank, normalise, polar
-from rlspec.optim.newton_schulz import (
-    NORMALISERS,
-    PROMOTION,
-    SUPPRESSION,
-    frobenius,
-    high_pass_schedule,
-    transfer,
-)
-from rlspec.optim.schedules import LOW_PASS, SCHEDULES
+from rlspec.optim.normalisers import NORMALISERS, frobenius
+from rlspec.optim.schedules import LOW_PASS, PROMOTION, SCHEDULES, SUPPRESSION, high_pass_schedule, transfer
 
 SHAPES = [(8, 20), (20, 8), (13, 13), (1, 6)]
 

@@ -16,8 +16,9 @@ from rlspec.optim.gram import (
     symmetric_share,
     triangle_levels,
 )
-from rlspec.optim.newton_schulz import choose_method, frobenius, high_pass_schedule, keller, newton_schulz, transfer
-from rlspec.optim.schedules import SCHEDULES, polar_express
+from rlspec.optim.newton_schulz import choose_method, newton_schulz
+from rlspec.optim.normalisers import frobenius
+from rlspec.optim.schedules import SCHEDULES, high_pass_schedule, keller, polar_express, transfer
 
 SIZES = [(256, 300), (260, 257), (384, 500), (512, 512), (257, 300), (64, 80)]
 

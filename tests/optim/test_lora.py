@@ -15,7 +15,7 @@ from rlspec.optim.composition import Pair, PairStage, Step
 from rlspec.optim.filters import gate_threshold
 from rlspec.optim.lora import LORA_MUON, LORA_PION
 from rlspec.optim.lora_adaptive import ADAPRE_LORA, LORA_RITE
-from rlspec.optim.newton_schulz import high_pass_schedule, transfer
+from rlspec.optim.schedules import high_pass_schedule, transfer
 
 RANK, IN, OUT, SCALING = 4, 24, 16, 2.0
 SETTINGS: dict[str, Any] = {

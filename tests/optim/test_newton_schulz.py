@@ -5,21 +5,20 @@ from __future__ import annotations
 import pytest
 import torch
 
-from rlspec.optim.newton_schulz import (
-    NORMALISERS,
+from rlspec.optim.gram import short_gram
+from rlspec.optim.newton_schulz import newton_schulz
+from rlspec.optim.normalisers import NORMALISERS, frobenius, stable_rank
+from rlspec.optim.schedules import (
     PROMOTION,
     SCHEDULES,
     SUPPRESSION,
-    frobenius,
+    deepseek_v4,
     high_pass_schedule,
     keller,
-    newton_schulz,
     polar_express,
-    short_gram,
-    stable_rank,
     transfer,
+    turbo_muon,
 )
-from rlspec.optim.schedules import deepseek_v4, turbo_muon
 
 X = torch.linspace(0, 1, 4001, dtype=torch.float64)
 

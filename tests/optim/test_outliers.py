@@ -8,7 +8,8 @@ import torch
 from rlspec.errors import ConfigError
 from rlspec.optim import SpectralOptimizer
 from rlspec.optim.composition import Step
-from rlspec.optim.newton_schulz import KELLER, frobenius, newton_schulz
+from rlspec.optim.newton_schulz import newton_schulz
+from rlspec.optim.normalisers import frobenius
 from rlspec.optim.outliers import (
     FITTED,
     clip_outliers,
@@ -17,6 +18,7 @@ from rlspec.optim.outliers import (
     smallest,
     smallest_by_bits,
 )
+from rlspec.optim.schedules import KELLER
 
 
 def random_blocks(*shape: int, seed: int = 0) -> torch.Tensor:
