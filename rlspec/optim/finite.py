@@ -3,39 +3,40 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Iterable
-from typing import Any
+from collections.abc import Sequence
+from typing import Any, Literal
 
 import torch
 from torch import Tensor
 
+Flag = Tensor | Literal[True] | None
+"""Whether a parameter is updated in a step: True or None (left alone), or a device's scalar that is 1.0 or 0.0."""
 
-def finite_on_host(params: Iterable[Tensor]) -> set[Tensor]:
-    """Parameters whose gradient has neither NaN nor Inf. Waits for the device once per device and dtype."""
-    finite = set()
-    for alike in _by_kind(params):
-        gradients = [param.grad for param in alike if param.grad is not None]
-        norms = torch.stack(list(torch._foreach_norm(gradients))).isfinite().tolist()
-        for param, gradient, good in zip(alike, gradients, norms, strict=True):
-            if good or bool(gradient.isfinite().all()):  # the norm of a finite gradient may overflow
-                finite.add(param)
+
+def finite_on_host(gradients: Sequence[Tensor]) -> list[bool]:
+    """Which have neither NaN nor Inf. Waits for the device once per device and dtype."""
+    finite = [False] * len(gradients)
+    for positions in _by_kind(gradients):
+        norms = torch.stack(torch._foreach_norm([gradients[k] for k in positions])).isfinite().tolist()
+        for position, good in zip(positions, norms, strict=True):  # the norm of a finite gradient may overflow
+            finite[position] = good or bool(gradients[position].isfinite().all())
     return finite
 
 
-def finite_on_device(params: Iterable[Tensor]) -> dict[Tensor, Tensor]:
-    """Per parameter a scalar of its gradient's device: 1.0 where it is finite, else 0.0. Waits for nothing."""
-    flags: dict[Tensor, Tensor] = {}
-    for alike in _by_kind(params):
-        gradients = [param.grad for param in alike if param.grad is not None]
+def finite_on_device(gradients: Sequence[Tensor]) -> list[Tensor]:
+    """For each a scalar on its device: 1.0 where it is finite, else 0.0. Waits for nothing."""
+    flags: list[Tensor] = list(gradients)
+    for positions in _by_kind(gradients):
         # The largest magnitude is finite exactly if all are; a norm could overflow.
-        peaks = torch.stack(list(torch._foreach_norm(gradients, float("inf"))))
-        flags |= dict(zip(alike, peaks.isfinite().to(torch.float32).unbind(), strict=True))
+        peaks = torch.stack(torch._foreach_norm([gradients[k] for k in positions], float("inf")))
+        for position, flag in zip(positions, peaks.isfinite().to(torch.float32).unbind(), strict=True):
+            flags[position] = flag
     return flags
 
 
-def _by_kind(params: Iterable[Tensor]) -> list[list[Tensor]]:
-    kinds: dict[Any, list[Tensor]] = defaultdict(list)
-    for param in params:
-        if param.grad is not None and param.numel():
-            kinds[param.grad.device, param.grad.dtype].append(param)
+def _by_kind(gradients: Sequence[Tensor]) -> list[list[int]]:
+    """Positions of the gradients of each device and dtype."""
+    kinds: dict[Any, list[int]] = defaultdict(list)
+    for position, gradient in enumerate(gradients):
+        kinds[gradient.device, gradient.dtype].append(position)
     return list(kinds.values())

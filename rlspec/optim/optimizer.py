@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import warnings
 from collections import defaultdict
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable
 from typing import TYPE_CHECKING, Any, Literal
 
 import torch
@@ -12,19 +12,26 @@ from torch import Tensor
 from torch.optim.adamw import adamw
 
 from rlspec.errors import ConfigError
-from rlspec.optim.checks import Group, check_group, check_options, check_stored, check_unsharded, named_parameters
-from rlspec.optim.composition import Rule
+from rlspec.optim.batches import FUSED_DEVICES, batches, initial_state, step_device
+from rlspec.optim.checks import (
+    Group,
+    check_group,
+    check_options,
+    check_stored,
+    check_unsharded,
+    named_parameters,
+    parameter_name,
+)
 from rlspec.optim.constraints import constrain
-from rlspec.optim.finite import finite_on_device, finite_on_host
-from rlspec.optim.layout import block_shape, merge_blocks, split_blocks
+from rlspec.optim.finite import Flag, finite_on_device, finite_on_host
+from rlspec.optim.layout import merge_blocks, split_blocks
 from rlspec.optim.rules import get_rule
 from rlspec.optim.telemetry import Recorder
-from rlspec.optim.updates import HALF, Entry, State, apply_updates, composed_updates, layout, pair_updates
+from rlspec.optim.updates import Entry, apply_updates, composed_updates, layout, pair_updates
 
 if TYPE_CHECKING:
     from rlspec.optim.symmetry import SymmetryMap
 
-FUSED_DEVICES = ("cpu", "cuda")
 REPORT_UNUSED_AFTER = 10
 
 
@@ -42,7 +49,7 @@ class SpectralOptimizer(torch.optim.Optimizer):
     `compute_dtype="bfloat16"`, which is how torch computes; the defaults are more accurate, and faster.
 
     On CUDA nothing in a step waits for the device: whether a gradient is finite is decided there, each matrix is masked
-    by its own flag, and an AdamW group is skipped as a whole.
+    by its own flag, and AdamW's parameters of a batch are skipped together.
 
     Args:
         params: parameters, (name, parameter) pairs, or groups of them. Names are stored and checked on loading.
@@ -71,8 +78,9 @@ class SpectralOptimizer(torch.optim.Optimizer):
         update_clip: soft bound on those of updates, in units of lr (SPECTRA around any rule); 0: none.
         spectral_cap: bound on the singular values of the weights themselves, after every step; 0: none.
         cap_method: how, see `rlspec.optim.constraints.constrain`; `hammer` bounds the largest one alone.
-        workspace_bytes: bound on the float32 blocks filtered in one batch (at least one parameter); a step's peak
-            extra memory is a small multiple of it.
+        workspace_bytes: bound on the float32 values updated in one batch (at least one parameter). A step's peak extra
+            memory is 4 to 9 times the largest batch for most rules, more where a stage keeps square matrices of the
+            long side (fismo), and once more for bf16 parameters, whose gradients are cast batch by batch.
         telemetry_every: collect telemetry every so many steps; 0 only on request (`collect_telemetry = True`).
         check_finite: look for NaN and Inf. It reads every gradient once more, a fifth of an AdamW step on a CPU; turn
             it off where something else has looked already, such as a GradScaler or the norm of all gradients.
@@ -159,11 +167,13 @@ class SpectralOptimizer(torch.optim.Optimizer):
         gating = {group["role"] for group in self.param_groups if get_rule(group["rule"]).spectral}
         self._recorder.begin(asked or self.collect_telemetry, gating)
         self.collect_telemetry = False
-        alive = self._alive()
+        flags, first = self._alive(), 0
         for group in self.param_groups:
-            rule = get_rule(group["rule"])
-            for chunk in self._chunks(group, rule, alive):
-                self._update(group, rule, chunk)
+            size = len(group["params"])
+            for entries in batches(group, first, flags[first : first + size], self.state, self.workspace_bytes):
+                self._update(group, entries)
+                entries.clear()  # its gradients may be copies, which the next batch should not meet in memory
+            first += size
         self._recorder.end()
         if self._steps == REPORT_UNUSED_AFTER:
             self._report_unused()
@@ -210,7 +220,7 @@ class SpectralOptimizer(torch.optim.Optimizer):
         for index, (param, group) in zip(stored, params, strict=True):
             for key, value in state_dict["state"].get(index, {}).items():
                 if isinstance(value, Tensor):
-                    device = _step_device(param, group) if key == "step" else param.device
+                    device = step_device(param, group) if key == "step" else param.device
                     if self.state[param][key].dtype != value.dtype or self.state[param][key].device != device:
                         self.state[param][key] = value.detach().clone().to(device)
 
@@ -225,71 +235,47 @@ class SpectralOptimizer(torch.optim.Optimizer):
 
     def _reset_transient_state(self) -> None:
         self._recorder = Recorder()
-        self._indices: dict[Tensor, int] = {}
         self._steps = 0
         self.collect_telemetry = False
         self.symmetry = None
 
-    def _alive(self) -> dict[Tensor, Tensor | None]:
-        """Parameters that are updated in this step, on CUDA with a flag that says whether they really are."""
-        known = {param: (group["role"], name) for group in self.param_groups for name, param in named_parameters(group)}
-        for param, (_, name) in known.items():
-            if param.grad is not None and param.grad.is_sparse:
-                raise ConfigError(f"{name}: sparse gradients are not supported; use sparse=False")
-        self._indices = {param: index for index, param in enumerate(known)}
+    def _alive(self) -> list[Flag]:
+        """Of all parameters, group by group, whether they are updated in this step."""
+        params = [param for group in self.param_groups for param in group["params"]]
+        flags: list[Flag] = [None] * len(params)
+        gradients = {k: param.grad for k, param in enumerate(params) if param.grad is not None and param.numel()}
+        for position, gradient in gradients.items():
+            if gradient.is_sparse:
+                raise ConfigError(f"{self._label(position)[1]}: sparse gradients are not supported; use sparse=False")
+            flags[position] = True
         if not self.check_finite:
-            return dict.fromkeys(param for param in known if param.grad is not None and param.numel())
-        on_device = [param for param in known if self._defers(param)]
-        finite = finite_on_host(param for param in known if not self._defers(param))
-        for param in known.keys() - finite - set(on_device):
-            if param.grad is not None and param.numel():
-                self._recorder.skip(*known[param])
-        flags = finite_on_device(on_device)
-        self._recorder.skip_later([known[param] for param in flags], list(flags.values()))
-        return {**dict.fromkeys(finite), **flags}
+            return flags
+        waiting = [position for position in gradients if self._defers(params[position])]
+        masks = finite_on_device([gradients[position] for position in waiting])
+        for position, mask in zip(waiting, masks, strict=True):
+            flags[position] = mask
+        self._recorder.skip_later([self._label(position) for position in waiting], masks)
+        known = [position for position in gradients if flags[position] is True]
+        for position, finite in zip(known, finite_on_host([gradients[k] for k in known]), strict=True):
+            if not finite:
+                flags[position] = None
+                self._recorder.skip(*self._label(position))
+        return flags
 
     def _defers(self, param: Tensor) -> bool:
-        return param.device.type != "cpu"
+        """Whether asking for a value would make the host wait, and fused AdamW can be told on the device."""
+        return param.device.type == "cuda"
 
-    def _chunks(self, group: Group, rule: Rule, alive: dict[Tensor, Tensor | None]) -> Iterator[list[Entry]]:
-        """Entries of a group that can go together: equal blocks, dtype, device and age, within the workspace.
+    def _label(self, position: int) -> tuple[str, str]:
+        """Role and name of a parameter, by its position among all of the optimizer."""
+        for group in self.param_groups:
+            if position < len(group["params"]):
+                return group["role"], parameter_name(group, position)
+            position -= len(group["params"])
+        raise IndexError(position)
 
-        In a group of LoRA pairs the entries alternate between A and B, and a pair counts as one.
-        """
-        width = 1 if rule.pair is None else 2
-        params = group["params"]
-        alike: dict[Any, list[list[Entry]]] = defaultdict(list)
-        for start in range(0, len(params), width):
-            members = params[start : start + width]
-            if all(param in alive for param in members):
-                flags = [flag for flag in (alive[param] for param in members) if flag is not None]
-                flag = torch.stack(flags).amin() if flags else None  # a pair moves together or not at all
-                entries = [self._entry(param, group, start + k, flag) for k, param in enumerate(members)]
-                alike[_kind(entries, group, rule)].append(entries)
-        for units in alike.values():
-            chunk: list[Entry] = []
-            room = self.workspace_bytes
-            for unit in units:
-                size = sum(4 * entry.param.numel() for entry in unit)
-                if chunk and room < size:
-                    yield chunk
-                    room, chunk = self.workspace_bytes, []
-                room -= size
-                chunk += unit
-            yield chunk
-
-    def _entry(self, param: Tensor, group: Group, position: int, alive: Tensor | None) -> Entry:
-        state = self.state[param]
-        if not state:
-            state.update(initial_state(param, group, position))
-        assert param.grad is not None
-        target = state.get("master", param)
-        gradient = param.grad.to(target.dtype)
-        if alive is not None:
-            gradient = torch.where(alive > 0, gradient, 0.0)
-        return Entry(param, target, gradient, state, self._indices[param], alive)
-
-    def _update(self, group: Group, rule: Rule, entries: list[Entry]) -> None:
+    def _update(self, group: Group, entries: list[Entry]) -> None:
+        rule = get_rule(group["rule"])
         targets, lr = [entry.target for entry in entries], float(group["lr"])
         if not rule.spectral:
             with self._recorder.measure(group["role"], lr, targets):
@@ -307,9 +293,9 @@ class SpectralOptimizer(torch.optim.Optimizer):
                 apply_updates(group, rule, entries, result)
                 if group["spectral_cap"]:
                     _cap(group, targets)
-        for entry in entries:
-            if entry.target is not entry.param:
-                entry.param.copy_(entry.target)
+        copies = [entry for entry in entries if entry.target is not entry.param]
+        if copies:
+            torch._foreach_copy_([entry.param for entry in copies], [entry.target for entry in copies])
 
     def _report_unused(self) -> None:
         unused = self.without_updates()
@@ -320,16 +306,6 @@ class SpectralOptimizer(torch.optim.Optimizer):
                 "freeze them (requires_grad_(False)) or leave them be",
                 stacklevel=3,
             )
-
-
-def _kind(entries: list[Entry], group: Group, rule: Rule) -> Any:
-    """What entries must share to be updated in one batch."""
-    first = entries[0]
-    where = first.target.dtype, first.param.device, first.alive is None
-    if not rule.spectral:
-        return where
-    shapes = [block_shape(entry.param.shape, *layout(group)) for entry in entries]
-    return (*where, tuple(shapes), int(first.state["step"]))
 
 
 def _cap(group: Group, targets: list[Tensor]) -> None:
@@ -359,29 +335,3 @@ def _adamw_step(group: Group, entries: list[Entry]) -> None:
         eps=group["eps"],
         maximize=False,
     )
-
-
-def _step_device(param: Tensor, group: Group) -> torch.device:
-    """Fused AdamW counts its steps on the device; all others where reading them is free."""
-    fused = not get_rule(group["rule"]).spectral and param.device.type in FUSED_DEVICES
-    return param.device if fused else torch.device("cpu")
-
-
-def initial_state(param: Tensor, group: Group, position: int) -> State:
-    """The state of a parameter before its first step; `position` in the group tells A from B in LoRA pairs."""
-    rule, dtype = get_rule(group["rule"]), torch.float64 if param.dtype == torch.float64 else torch.float32
-    state: State = {"step": torch.zeros((), dtype=torch.float32, device=_step_device(param, group))}
-    if rule.spectral:
-        if rule.momentum is not None:
-            kept = torch.bfloat16 if group["state_dtype"] == "bfloat16" else dtype
-            state["momentum_buffer"] = torch.zeros_like(param, dtype=kept, memory_format=torch.preserve_format)
-        factor: Literal["", "a", "b"] = "" if rule.pair is None else ("b" if position % 2 else "a")
-        blocks, rows, cols = block_shape(param.shape, *layout(group))
-        for name, buffer in rule.buffers(rows, cols, group, factor).items():
-            state[name] = buffer.new(blocks, dtype, param.device)
-    else:
-        state["exp_avg"] = torch.zeros_like(param, dtype=dtype, memory_format=torch.preserve_format)
-        state["exp_avg_sq"] = torch.zeros_like(state["exp_avg"])
-    if param.dtype in HALF:
-        state["master"] = param.detach().to(torch.float32)
-    return state

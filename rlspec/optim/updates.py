@@ -31,7 +31,7 @@ COMPUTE_DTYPES = {
 }
 
 
-@dataclass
+@dataclass(slots=True)
 class Entry:
     """A parameter in one step.
 
@@ -157,10 +157,12 @@ def pair_updates(group: Group, rule: Rule, entries_a: list[Entry], entries_b: li
 
 def _begin(group: Group, entries: list[Entry], rows: int, cols: int, rule: Rule) -> Step:
     """Count the step and gather the buffers of the stages, batch first."""
-    for entry in entries:
-        entry.state["step"] += 1
-    names = dict.fromkeys(name for entry in entries for name in entry.state if name not in OWN_KEYS)
-    state = {name: torch.cat([entry.state[name] for entry in entries if name in entry.state]) for name in names}
+    torch._foreach_add_([entry.state["step"] for entry in entries], 1)
+    names = entries[0].state.keys() | entries[-1].state.keys()  # of a pair, those of A and of B
+    state = {
+        name: torch.cat([entry.state[name] for entry in entries if name in entry.state])
+        for name in sorted(names.difference(OWN_KEYS))
+    }
     length = step_scale(group["adjust_lr"], rows, cols, paper_scale=group["paper_scale"], length=rule.length)[0]
     count = int(entries[0].state["step"])
     dtype = compute_dtype(group, entries[0].target)
@@ -172,11 +174,13 @@ def _momentum(group: Group, rule: Rule, entries: list[Entry], gradients: list[Te
         return gradients
     stored = [entry.state["momentum_buffer"] for entry in entries]
     # A bfloat16 buffer is averaged in float32 and rounded stochastically: (1 - momentum) G would be lost in it.
-    buffers = [buffer.to(gradient.dtype) for buffer, gradient in zip(stored, gradients, strict=True)]
+    buffers = stored
+    if stored[0].dtype != gradients[0].dtype:
+        buffers = [buffer.to(gradient.dtype) for buffer, gradient in zip(stored, gradients, strict=True)]
     alive = None if entries[0].alive is None else [entry.alive for entry in entries if entry.alive is not None]
     directions = rule.momentum(buffers, gradients, group["momentum"], group["nesterov"], alive)
-    for entry, before, buffer in zip(entries, stored, buffers, strict=True):
-        if before is not buffer:
+    if buffers is not stored:
+        for entry, before, buffer in zip(entries, stored, buffers, strict=True):
             rounded = stochastic_round(buffer.to(torch.float32), _seed(entry))
             before.copy_(_keep(rounded, before, entry.alive))
     return directions
@@ -187,25 +191,29 @@ def _seed(entry: Entry) -> int:
 
 
 def _split(tensors: Sequence[Tensor], group: Group) -> Tensor:
-    parts = [split_blocks(tensor, *layout(group)) for tensor in tensors]
+    """Blocks of tensors of one shape, in their order; those of a single tensor are a view."""
+    num_heads, head_axis, stacked = layout(group)
+    if len(tensors) > 1 and (head_axis == 0 or num_heads == 1):
+        many = torch.stack(list(tensors))
+        return split_blocks(many.flatten(0, 1) if stacked else many, num_heads, head_axis, stacked=True)
+    parts = [split_blocks(tensor, num_heads, head_axis, stacked) for tensor in tensors]
     return parts[0] if len(parts) == 1 else torch.cat(parts)
 
 
 def _merge(blocks: Tensor, entries: list[Entry], group: Group) -> list[Tensor]:
-    count = block_shape(entries[0].param.shape, *layout(group))[0]
-    return [
-        merge_blocks(part, entry.param.shape, group["head_axis"], group["stacked"])
-        for part, entry in zip(blocks.split(count), entries, strict=True)
-    ]
+    shape, (_, head_axis, stacked) = entries[0].param.shape, layout(group)
+    many = (len(entries) * shape[0], *shape[1:]) if stacked else (len(entries), *shape)
+    return list(merge_blocks(blocks, many, head_axis, stacked=True).reshape(len(entries), *shape).unbind())
 
 
 def _write_back(step: Step, entries: list[Entry]) -> None:
     """Store what the stages assigned."""
     for name, updated in step.state.items():
         holders = [entry for entry in entries if name in entry.state]
-        parts = updated.split([len(entry.state[name]) for entry in holders])
-        for entry, part in zip(holders, parts, strict=True):
-            entry.state[name].copy_(_keep(part, entry.state[name], entry.alive))
+        stored = [entry.state[name] for entry in holders]
+        parts = updated.split([len(old) for old in stored])
+        kept = [_keep(part, old, entry.alive) for part, old, entry in zip(parts, stored, holders, strict=True)]
+        torch._foreach_copy_(stored, kept)
 
 
 def _keep(new: Tensor, old: Tensor, alive: Tensor | None) -> Tensor:
