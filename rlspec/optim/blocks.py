@@ -45,3 +45,17 @@ def per_block(value: float | Tensor, blocks: Tensor) -> Tensor:
     if isinstance(value, Tensor):
         return value.to(blocks).reshape(-1, 1, 1)
     return blocks.new_full((1, 1, 1), value)
+
+
+def product_dtype(blocks: Tensor) -> torch.dtype:
+    """The dtype with the rounding of matrix products of such tensors.
+
+    That of float32 products is float16's or bfloat16's where the user has allowed TF32 or bfloat16 for them
+    (`torch.set_float32_matmul_precision`, `torch.backends.cuda.matmul.fp32_precision`): TF32 has as many bits as
+    float16.
+    """
+    if blocks.dtype != torch.float32:
+        return blocks.dtype
+    backend = torch.backends.cuda if blocks.device.type == "cuda" else torch.backends.mkldnn
+    allowed = {"tf32": torch.float16, "bf16": torch.bfloat16}
+    return allowed.get(backend.matmul.fp32_precision, torch.float32)

@@ -9,6 +9,7 @@ from collections.abc import Sequence
 
 from torch import Tensor
 
+from rlspec.optim.blocks import product_dtype
 from rlspec.optim.gram import (
     AnyCoefficients,
     cuts,
@@ -37,7 +38,7 @@ def newton_schulz(
     if method == "auto":
         method = choose_method(blocks, schedule)
     if method == "gram":
-        return gram_iteration(blocks, schedule, restart_steps(schedule, blocks.dtype), gram)
+        return gram_iteration(blocks, schedule, restart_steps(schedule, product_dtype(blocks)), gram)
     return standard_iteration(blocks, schedule, gram)
 
 
@@ -47,6 +48,6 @@ def choose_method(blocks: Tensor, schedule: Sequence[AnyCoefficients]) -> str:
     For Muon's schedules in bfloat16 it is always `standard`: they would need a restart after every step.
     """
     rows, cols = blocks.shape[-2:]
-    restarts, cut = len(restart_steps(schedule, blocks.dtype)), cuts(blocks)
+    restarts, cut = len(restart_steps(schedule, product_dtype(blocks))), cuts(blocks)
     standard = multiply_adds(rows, cols, len(schedule), "standard", cut=cut)
     return "gram" if multiply_adds(rows, cols, len(schedule), "gram", restarts, cut=cut) < standard else "standard"

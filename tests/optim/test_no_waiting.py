@@ -17,12 +17,15 @@ from torch._subclasses.fake_tensor import DataDependentOutputException, FakeTens
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from rlspec.optim import RULES, SpectralOptimizer
+from rlspec.optim.blocks import product_dtype
 from rlspec.optim.clipping import soft_clip_blocks
 from rlspec.optim.composition import Pair, Step
 from rlspec.optim.constraints import METHODS as CAPS
 from rlspec.optim.constraints import constrain
 from rlspec.optim.low_rank import dct_basis
+from rlspec.optim.newton_schulz import newton_schulz
 from rlspec.optim.normalisers import NORMALISERS
+from rlspec.optim.schedules import keller
 
 CUDA = torch.device("cuda", 0)
 DECOMPOSED = {"conda", "low_rank_muon"}
@@ -132,3 +135,34 @@ def test_what_waits_is_noticed(watch: Watch) -> None:
     assert len(watch.decompositions) == 1
     with pytest.raises(DataDependentOutputException):
         bool(blocks.isfinite().all())
+
+
+@pytest.fixture
+def float32_products() -> Iterator[Callable[[str], None]]:
+    def allow(precision: str) -> None:
+        torch.backends.cuda.matmul.fp32_precision = precision
+
+    before = torch.backends.cuda.matmul.fp32_precision
+    yield allow
+    allow(before)
+
+
+def test_tf32_products_count_as_what_they_are(watch: Watch, float32_products: Callable[[str], None]) -> None:
+    blocks = torch.empty(2, 64, 256, device=CUDA)
+    float32_products("tf32")
+    assert product_dtype(blocks) == torch.float16
+    assert product_dtype(blocks.double()) == torch.float64
+    assert product_dtype(torch.empty(2, 64, 256)) == torch.float32
+    float32_products("ieee")
+    assert product_dtype(blocks) == torch.float32
+
+
+def test_with_tf32_the_gram_iteration_restarts_as_often_as_in_float16(
+    watch: Watch, float32_products: Callable[[str], None], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    chosen = []
+    monkeypatch.setattr("rlspec.optim.newton_schulz.gram_iteration", lambda *args: chosen.append(args[2]))
+    for precision in ("ieee", "tf32"):
+        float32_products(precision)
+        newton_schulz(torch.empty(1, 64, 1024, device=CUDA), keller(5), method="gram")
+    assert chosen == [(2,), (1, 3)]

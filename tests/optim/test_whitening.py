@@ -6,8 +6,7 @@ import pytest
 import torch
 
 from rlspec.errors import ConfigError
-from rlspec.optim import SpectralOptimizer, whitening
-from rlspec.optim.roots import inverse_sqrt
+from rlspec.optim import SpectralOptimizer, roots
 
 SHAPES = [(5, 9), (9, 5), (6, 6), (1, 7), (7, 1)]
 
@@ -136,12 +135,14 @@ def test_gradients_of_zeros_leave_the_covariances_and_take_no_step() -> None:
     assert not taken.any()
 
 
-def test_roots_by_products_alone_as_on_cuda_take_the_same_steps(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_roots_by_eigendecomposition_as_of_large_blocks_take_the_same_steps(monkeypatch: pytest.MonkeyPatch) -> None:
     gradients = random_blocks(6, 5, 9)
     settings: dict[str, object] = {"whitening_beta": 0.5, "whitening_damping": 0.1, "whitening_period": 1}
-    exact, _ = run(gradients, **settings)
-    monkeypatch.setattr(whitening, "inverse_sqrt_exact", lambda covariance, cutoff: inverse_sqrt(covariance))
-    assert (run(gradients, **settings)[0] - exact).abs().max() < 1e-10
+    iterated, _ = run(gradients, **settings)
+    monkeypatch.setattr(roots, "DECOMPOSED_ON_CPU", 1)
+    decomposed, _ = run(gradients, **settings)
+    assert not torch.equal(decomposed, iterated)
+    assert (decomposed - iterated).abs().max() < 1e-10
 
 
 def test_roots_are_refreshed_in_the_first_step_and_then_every_period() -> None:
