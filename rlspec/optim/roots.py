@@ -44,7 +44,8 @@ def inverse_sqrt(gram: Tensor, damping: float | Tensor = 0.0, iterations: int | 
     makes a singular Gram matrix indefinite, and the iteration diverges on those; eps is that of the products, 2^-10 for
     float32 where TF32 is allowed. So the relative error of the root is about 2 eps times A's condition number: below
     3e-2 up to condition numbers of 1e5 in float32 and 1e14 in float64. Directions smaller still get a root that is too
-    small, never more than 3000 (float32) or 7e7 (float64) times the largest direction's. A matrix of zeros with zero damping gives zeros.
+    small, never more than 3000 (float32) or 7e7 (float64) times the largest direction's. A matrix of zeros with zero
+    damping gives zeros.
 
     The root is symmetric up to that error, and no further: what it makes of large directions is accurate (1e-3 in
     float32) even when others are nearly singular, on its left side only. So write `M @ inverse_sqrt(M.mT @ M)` and
