@@ -73,20 +73,19 @@ def run(arguments: Sequence[str]) -> int:
     out, roles = mine.pop("out", None), mine.pop("roles", None)
     path = _output_path(out) if out is not None else None
     from rlspec.config.load import load_recipe
+    from rlspec.config.optim import map_settings
 
     defaults = ["recipe=grpo_math"] if not any(argument.startswith("recipe=") for argument in rest) else []
     recipe = load_recipe([*defaults, *rest])
     from rlspec.optim import symmetry_map
     from rlspec.optim.table import RENDERERS, render_text
 
-    optim = recipe.optim
+    chosen = map_settings(recipe.optim)
+    chosen["roles"] = roles or chosen["roles"]
     fields = {key.removeprefix("policy."): value for key, value in mine.items()}
     mapping: SymmetryMap = symmetry_map(
         build_meta_model(recipe.model) if policy is None else build_meta_policy(policy, fields),
-        rule=optim.name,
-        roles=roles or {role: settings.model_dump() for role, settings in optim.roles.items()},
-        overrides=[override.model_dump() for override in optim.overrides],
-        split=optim.split,
+        **chosen,
     )
     sys.stdout.write(render_text(mapping) + "\n")
     if path is not None:

@@ -39,6 +39,15 @@ def test_the_tiny_model_per_head(capsys: pytest.CaptureFixture[str]) -> None:
     assert lines[-1].startswith("coverage: 46 trainable tensors")
 
 
+def test_the_state_is_that_of_the_recipes_settings(capsys: pytest.CaptureFixture[str]) -> None:
+    def state(*arguments: str) -> int:
+        assert main(["model=tiny", *arguments]) == 0
+        return int(re.findall(r"optimizer state ([\d,]+) bytes", capsys.readouterr().out)[0].replace(",", ""))
+
+    assert state("optim=muon", "optim.state_dtype=bfloat16") < 0.7 * state("optim=muon")
+    assert state("optim=dion", "optim.options.dion_rank=0.1") < state("optim=dion", "optim.options.dion_rank=0.9")
+
+
 def test_a_local_folder_with_lora_written_as_json(
     tmp_path: Path, tiny_config: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -12,15 +12,23 @@ MAP_KEYS = ("roles", "overrides", "split")
 
 def map_settings(optim: Optim) -> dict[str, Any]:
     """Keyword arguments of `symmetry_map`."""
+    return _choices(optim) | {"settings": _optimizer_settings(optim)}
+
+
+def builder_settings(optim: Optim) -> dict[str, Any]:
+    """Keyword arguments of `build_optimizer`: the rule's own options beside the optimizer's settings."""
+    return _optimizer_settings(optim) | _choices(optim)
+
+
+def _choices(optim: Optim) -> dict[str, Any]:
+    """What decides each parameter's rule and split."""
     roles = {role: _flat(settings) for role, settings in optim.roles.items()}
     overrides = [_flat(override) for override in optim.overrides]
     return {"rule": optim.name, "roles": roles, "overrides": overrides, "split": optim.split}
 
 
-def builder_settings(optim: Optim) -> dict[str, Any]:
-    """Keyword arguments of `build_optimizer`: the rule's own options beside the optimizer's settings."""
-    own = optim.model_dump(exclude={"name", "options", *MAP_KEYS})
-    return own | map_settings(optim) | optim.options
+def _optimizer_settings(optim: Optim) -> dict[str, Any]:
+    return optim.model_dump(exclude={"name", "options", *MAP_KEYS}) | optim.options
 
 
 def _flat(settings: RoleSettings) -> dict[str, Any]:

@@ -57,7 +57,8 @@ def build_optimizer(
         ConfigError: naming the parameter or word and the remedy.
     """
     check_unsharded((name, param) for name, param in model.named_parameters() if param.requires_grad)
-    mapping = symmetry_map(model, rule=rule, roles=roles, overrides=overrides, split=split)
+    counted = {"ns_steps": ns_steps, "promotion_steps": promotion_steps, "state_dtype": state_dtype, **options}
+    mapping = symmetry_map(model, rule=rule, roles=roles, overrides=overrides, split=split, settings=counted)
     if not len(mapping):
         raise ConfigError("the model has no trainable parameter: every requires_grad is False")
     if not roles and not overrides:

@@ -10,7 +10,7 @@ import inspect
 import re
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from typing import Any, Literal
 
 import torch
@@ -61,6 +61,7 @@ class ParameterSpec:
         modality: language, vision, connector or action; "" where nothing tells.
         partner: of a LoRA factor, the name of the other factor of its layer.
         scaling: of a LoRA factor's layer, as in W + scaling B A.
+        settings: the optimizer's, as `symmetry_map` was given them.
     """
 
     name: str
@@ -77,6 +78,7 @@ class ParameterSpec:
     modality: str = ""
     partner: str | None = None
     scaling: float = 1.0
+    settings: Mapping[str, Any] = field(default_factory=dict, repr=False, compare=False)
 
     @property
     def label(self) -> str:
@@ -109,16 +111,19 @@ class ParameterSpec:
 
     @property
     def state_bytes(self) -> int:
-        """Bytes of optimizer state in float32, master weights included; rules' options at their defaults."""
+        """Bytes of optimizer state, master weights included; options that nobody set are at their defaults."""
         rule = get_rule(self.rule)
         settings = {key: value for key, value in rule.options.items() if value is not inspect.Parameter.empty}
+        settings |= self.settings
         settings |= self.override.changes if self.override is not None else {}
         factor: Literal["", "a", "b"] = ""
         if rule.pair is not None:
             factor = "a" if self.role.startswith("lora.A") else "b"
         width = 8 if self.dtype == torch.float64 else 4
         master = 4 * self.numel if self.dtype in (torch.bfloat16, torch.float16) else 0
-        return width * rule.state_values(*self._blocks, settings, factor) + master
+        rounded = rule.spectral and rule.momentum is not None and settings.get("state_dtype") == "bfloat16"
+        saved = (width - 2) * self.numel if rounded else 0
+        return width * rule.state_values(*self._blocks, settings, factor) - saved + master
 
     @property
     def _blocks(self) -> tuple[int, int, int]:
@@ -153,6 +158,7 @@ def symmetry_map(
     roles: str | Roles | None = None,
     overrides: Sequence[Mapping[str, Any]] = (),
     split: str = "heads",
+    settings: Mapping[str, Any] | None = None,
 ) -> SymmetryMap:
     """Assign a role, blocks and a rule to every trainable parameter.
 
@@ -166,6 +172,7 @@ def symmetry_map(
             which wins over a role, which wins over a part. Or the name of a preset, such as "vla".
         overrides: mappings with the keys of `Override`; the first whose pattern matches wins over roles.
         split: "heads" cuts attention matrices into heads, "whole" only fused ones into their parts.
+        settings: the optimizer's other settings and options of rules, by which `state_bytes` counts.
 
     Raises:
         ConfigError: naming the parameter or word and the remedy.
@@ -180,12 +187,12 @@ def symmetry_map(
     found = [next((entry for entry in patterns if re.search(entry.pattern, name)), None) for name, _, _ in trainable]
     named = [override is not None and override.rule is not None for override in found]
     claims = [claim(*entry, fallback) for entry, fallback in zip(trainable, named, strict=True)]
-    settings = parse_roles(roles, {entry.modality for entry in claims})
+    said = parse_roles(roles, {entry.modality for entry in claims})
     specs = [
-        _spec(name, param, entry, rule, _said(entry, settings, override), split)
+        replace(_spec(name, param, entry, rule, _said(entry, said, override), split), settings=settings or {})
         for (name, param, _), entry, override in zip(trainable, claims, found, strict=True)
     ]
-    _check_roles(settings, claims)
+    _check_roles(said, claims)
     _check_pairs(specs, claims)
     _warn(specs, [owner for _, _, owner in trainable], rule, split)
     return SymmetryMap(

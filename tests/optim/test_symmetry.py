@@ -302,6 +302,30 @@ def test_the_map_knows_the_bytes_of_optimizer_state(tiny_qwen3, backward, dtype:
         assert sum(spec.state_bytes for spec in optimizer.symmetry) == sum(t.nbytes for t in tensors)
 
 
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float64])
+@pytest.mark.parametrize(
+    ("rule", "settings"),
+    [
+        ("muon", {"state_dtype": "bfloat16"}),
+        ("adamw", {"state_dtype": "bfloat16"}),
+        ("dion", {"dion_rank": 0.1}),
+        ("namo", {"state_dtype": "bfloat16", "roles": {"mlp": {"rule": "dion", "dion_rank": 0.2}}}),
+    ],
+)
+def test_the_bytes_are_those_of_the_settings_that_were_given(
+    tiny_qwen3, backward, rule: str, settings: dict, dtype: torch.dtype
+) -> None:
+    model = tiny_qwen3().to(dtype)
+    backward(model)
+    optimizer = build_optimizer(model, rule=rule, **settings)
+    optimizer.step()
+    tensors = [t for s in optimizer.state.values() for key, t in s.items() if key != "step"]
+    counted = sum(spec.state_bytes for spec in optimizer.symmetry)
+    assert counted == sum(t.nbytes for t in tensors)
+    if rule != "adamw":  # which keeps no momentum that could be rounded, and no rank
+        assert counted != sum(spec.state_bytes for spec in symmetry_map(model, rule=rule, roles=settings.get("roles")))
+
+
 @pytest.mark.parametrize("rule", ["adamw", "muon", "pion"])
 def test_a_real_model_learns_one_batch(tiny_qwen3, backward, rule: str) -> None:
     model = tiny_qwen3()
