@@ -25,12 +25,7 @@ from rule_cases import (
 from torch import nn
 
 from rlspec.optim import RULES, SpectralOptimizer
-
-SCALE_DEPENDENT = {
-    "auon": "its brake is inert: it is Nesterov's SGD",
-    "adago": "accumulates clipped gradient norms from v_0 on, and its clip gamma is absolute",
-}
-"""Rules whose update depends on the scale of all gradients, and why."""
+from rlspec.optim.composition import ema
 
 
 @every_rule
@@ -164,8 +159,10 @@ def test_the_update_does_not_depend_on_the_gradients_scale(rule: str, scale: flo
     train(rule, plain, promotion_steps=2, decay=0.7, **options)
     train(rule, scaled, promotion_steps=2, decay=0.7, scale=scale, **options)
     differences = [((a - b).norm() / (a - old).norm()).item() for a, b, old in zip(plain, scaled, start, strict=True)]
-    if rule in SCALE_DEPENDENT:
-        assert scale in (1e-4, 1e4) or max(differences) > 1e-3 or not math.isfinite(sum(differences))
+    if rule == "auon":  # its brake is inert: it is Nesterov's SGD
+        assert max(differences) == pytest.approx(abs(scale - 1), rel=1e-3)
+    elif rule == "adago":  # blind to it between v_0 and the clip gamma, which are absolute
+        assert max(differences) < 1e-4 if scale == 1e-4 else max(differences) > 0.05
     elif rule != "adamw" or 1e-8 <= scale <= 1e4:  # torch's AdamW squares its gradients as they are
         assert max(differences) < 2e-3
 
@@ -285,7 +282,7 @@ def claimed(rule: str, shape: tuple[int, int]) -> tuple[str, str]:
 @every_matrix_rule
 @pytest.mark.parametrize("shape", [(6, 10), (10, 6)])
 def test_a_rule_is_equivariant_under_the_group_that_it_claims(rule: str, shape: tuple[int, int]) -> None:
-    assert equivariance_error(rule, *claimed(rule, shape), shape) < 1e-8
+    assert equivariance_error(rule, *claimed(rule, shape), shape) < 2e-13
 
 
 @every_matrix_rule
@@ -299,7 +296,22 @@ def test_and_under_no_larger_one(rule: str, side: int) -> None:
             return
         groups[1 - where], groups[where] = "-", LARGER[groups[where]]
         errors.append(equivariance_error(rule, *groups, shape))
-    assert max(errors) > 1e-6
+    inert = {"auon": 1e-3, "hybrid_auon": 1e-4}  # a brake that only just depends on the entries
+    assert max(errors) > inert.get(rule, 0.05)
+
+
+@pytest.mark.parametrize("rule", [name for name in MATRIX if RULES[name].momentum is ema and not RULES[name].before])
+@pytest.mark.parametrize("nesterov", [True, False])
+def test_no_stage_touches_the_momentum(rule: str, nesterov: bool) -> None:
+    params = params_for(rule)
+    averages = [torch.zeros_like(param) for param in params]
+    optimizer = SpectralOptimizer(params, rule=rule, lr=0.1, momentum=0.9, nesterov=nesterov)
+    for step in range(3):
+        set_gradients(params, seed=step)
+        averages = [average.lerp(param.grad, 1 - 0.9) for average, param in zip(averages, params, strict=True)]
+        optimizer.step()
+    kept = [optimizer.state[param]["momentum_buffer"] for param in params]
+    assert all(torch.equal(a, b) for a, b in zip(kept, averages, strict=True))
 
 
 @every_rule

@@ -55,13 +55,13 @@ def by_svd(matrix: torch.Tensor, promotion_steps: int) -> torch.Tensor:
 
 @pytest.mark.parametrize("promotion_steps", range(6))
 @pytest.mark.parametrize("shape", SHAPES)
-def test_pion_equals_its_svd_transfer_function_to_1e_12(promotion_steps: int, shape: tuple[int, int]) -> None:
+def test_pion_equals_its_svd_transfer_function(promotion_steps: int, shape: tuple[int, int]) -> None:
     # A decaying spectrum, so that some directions pass and some do not.
     matrix = random_blocks(*shape) * 0.5 ** torch.arange(shape[1])
     filtered, energy = pion(frobenius(matrix[None], torch.float64), promotion_steps)
     expected = by_svd(matrix, promotion_steps)
-    assert (filtered[0] - expected).abs().max() < 1e-12
-    assert energy.item() == pytest.approx(expected.square().sum().item(), abs=1e-12)
+    assert (filtered[0] - expected).abs().max() < 1e-14
+    assert energy.item() == pytest.approx(expected.square().sum().item(), abs=1e-13)
 
 
 @pytest.mark.parametrize("promotion_steps", range(6))
@@ -71,7 +71,7 @@ def test_pion_equals_an_independent_implementation(promotion_steps: int) -> None
     weights = [PROMOTION] * promotion_steps + [SUPPRESSION] * (5 - promotion_steps)
     theirs = matrix_functions.zero_power_via_newton_schulz_5(matrix, num_steps=5, weights=weights, dtype=torch.float64)
     ours, _ = pion(frobenius(matrix[None], torch.float64), promotion_steps)
-    assert (ours[0] - theirs).abs().max() < 1e-12
+    assert (ours[0] - theirs).abs().max() < 1e-14
 
 
 @pytest.mark.parametrize(
@@ -89,19 +89,29 @@ def test_bf16_stays_near_the_exact_filter(promotion_steps: int, tolerance: float
     [
         (0, 1, 1.0),
         (0, 2, 2.59e-5),
+        (0, 3, 1.6e-19),
         (1, 3, 0.992),
         (1, 4, 0.591),
+        (1, 8, 1.1e-5),
+        (2, 8, 0.991),
         (2, 11, 0.855),
+        (2, 12, 0.761),
         (2, 16, 0.349),
+        (2, 32, 0.0037),
+        (3, 16, 0.999),
         (3, 32, 0.913),
+        (3, 64, 0.430),
+        (3, 128, 0.075),
         (4, 64, 0.980),
+        (4, 128, 0.836),
+        (5, 128, 0.989),
     ],
 )
 def test_the_gate_on_equal_directions(promotion_steps: int, rank: int, expected: float) -> None:
-    isometry = orthogonal(70, 1)[:, :rank] @ orthogonal(90, 2)[:rank, :]
+    isometry = orthogonal(130, 1)[:, :rank] @ orthogonal(140, 2)[:rank, :]
     filtered, energy = pion(frobenius(isometry[None], torch.float64), promotion_steps)
-    assert torch.linalg.svdvals(filtered[0])[0].item() == pytest.approx(expected, rel=5e-3)
-    assert energy.item() == pytest.approx(rank * expected**2, rel=1e-2)
+    assert torch.linalg.svdvals(filtered[0])[0].item() == pytest.approx(expected, rel=5e-3 if expected > 0.1 else 0.05)
+    assert energy.item() == pytest.approx(rank * expected**2, rel=1e-2 if expected > 0.1 else 0.1)
 
 
 def test_noise_passes_nothing_when_the_gate_is_narrow() -> None:
@@ -149,6 +159,13 @@ def test_descent_no_filtered_gradient_points_uphill(promotion_steps: int) -> Non
     gradient = random_blocks(4, 10, 16)
     filtered, _ = pion(frobenius(gradient, torch.float64), promotion_steps)
     assert ((gradient * filtered).sum((1, 2)) >= 0).all()
+
+
+@pytest.mark.parametrize("name", ["polar", "low_rank", "pion 1.5", "pion auto"])
+def test_descent_holds_for_every_filter_that_is_not_negative(name: str) -> None:
+    gradient = random_blocks(20, 6, 9)
+    filtered = FILTERS[name](frobenius(gradient, torch.float64))
+    assert ((gradient * filtered).sum((1, 2)) > 0).all()
 
 
 def test_a_converged_polar_factor_against_the_gradient_is_the_nuclear_norm() -> None:
