@@ -19,6 +19,11 @@ from rlspec.optim.scale import step_scale
 ADAMW_RMS = 0.2
 """Usual root mean square of AdamW's updates over lr, as Moonlight measured it; early in training it is nearer to 1."""
 
+UNIT_VECTORS = {"row_norm": 0, "centered_row_norm": 0, "polar_then_row": 0, "column_norm": 1}
+"""Rules that bring vectors to norm 1 instead of singular values -> the axis that counts them."""
+OF_A_RANK = ("trion", "dion", "low_rank_muon")
+"""Rules in which as many directions pass as their rank option says."""
+
 Shape = tuple[int, int]
 
 
@@ -28,7 +33,8 @@ def update_rms(
     """Root mean square of an update, over lr.
 
     Args:
-        rule: name in `RULES`. AdamW, and rules whose length is AdamW's own, have `ADAMW_RMS`.
+        rule: name in `RULES`. AdamW, and rules whose length is AdamW's own, have `ADAMW_RMS`. Of the one-sided polar
+            factors: with nuclear_exponent=0, unless adjust_lr matches them.
         shape: of a block.
         adjust_lr: one of `ADJUST_LR`; AdamW has none.
         energy: directions that pass, as telemetry reports them; None: all. Needed where a gate shuts most of them
@@ -36,13 +42,19 @@ def update_rms(
         paper_scale: s of adjust_lr "paper".
 
     Raises:
-        ConfigError: on an unknown rule or adjust_lr.
+        ConfigError: on an unknown rule or adjust_lr, on `auon`, whose length is the gradient's, and on a rule with a
+            rank if its energy is needed and not given.
     """
     entry = get_rule(rule)
     if not entry.spectral:
         return ADAMW_RMS
+    if rule == "auon":
+        raise ConfigError("rule auon: its updates are as long as the gradient is, so no learning rate can be matched")
+    if energy is None and rule in OF_A_RANK and adjust_lr != "match_rms_adamw":
+        raise ConfigError(f"rule {rule}: under adjust_lr={adjust_lr!r} its length goes by its rank; give it as energy")
     rows, cols = shape
-    passed = float(min(shape) if energy is None else energy)
+    most = shape[UNIT_VECTORS[rule]] if rule in UNIT_VECTORS else min(shape)
+    passed = float(most if energy is None else energy)
     scale = _length(rule, shape, adjust_lr, passed, paper_scale)
     return scale * (ADAMW_RMS if entry.length == "own" else math.sqrt(passed / (rows * cols)))
 
@@ -94,13 +106,14 @@ def operator_norm(rule: str, shape: Shape, adjust_lr: str, *, energy: float = 1.
         paper_scale: s of adjust_lr "paper".
 
     Raises:
-        ConfigError: on an unknown rule or adjust_lr, and on rules with AdamW's own length, whose norm is not known.
+        ConfigError: on an unknown rule or adjust_lr, and on rules whose norm is not known: those with AdamW's own
+            length, and row and column norms.
     """
     entry = get_rule(rule)
     rows, cols = shape
     if not entry.spectral:
         return ADAMW_RMS * cols
-    if entry.length == "own":
+    if entry.length == "own" or rule in UNIT_VECTORS:
         raise ConfigError(f"rule {rule}: the operator norm of its updates is not known; use a rule with a filter")
     return _length(rule, shape, adjust_lr, energy, paper_scale) * math.sqrt(cols / rows)
 

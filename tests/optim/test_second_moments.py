@@ -185,7 +185,7 @@ def test_the_papers_eps_is_felt_by_gradients_as_small_as_it() -> None:
 
 
 def test_namo_measures_noise() -> None:
-    noise = [random(8, 6, seed=seed) for seed in range(400)]
+    noise = [random(8, 6, seed=seed) for seed in range(150)]
     zero = torch.zeros(8, 6, dtype=torch.float64)
 
     def last_step(gradients: list[Tensor], rule: str) -> float:
@@ -287,7 +287,7 @@ def test_pytorch_optimizers_normuon_agrees_up_to_its_bfloat16_iterations() -> No
         ours.grad = theirs.grad.clone()
         oracle.step()
         mine.step()
-    assert float((ours - theirs).norm() / (ours - start).norm()) < 2e-2
+    assert float((ours.detach() - theirs.detach()).norm() / (ours.detach() - start).norm()) < 2e-2
 
 
 def adamw_loop(gradients: list[Tensor], start: Tensor, **options: object) -> Tensor:

@@ -124,6 +124,30 @@ class TestRootMeanSquare:
         update = one_step(gradient, rule="pion", promotion_steps=0, lr=lr, adjust_lr=mode, momentum=0.0)
         assert rms(update) == pytest.approx(1e-3 * ADAMW_RMS, rel=1e-6)
 
+    @pytest.mark.parametrize("rule", ["row_norm", "centered_row_norm", "polar_then_row", "column_norm", "right_polar"])
+    @pytest.mark.parametrize("mode", MODES)
+    @pytest.mark.parametrize("shape", [(48, 12), (12, 48)])
+    def test_the_rms_of_an_update_is_as_said(self, rule: str, mode: str, shape: tuple[int, int]) -> None:
+        options = {"nuclear_exponent": 0.0} if rule == "right_polar" else {"stale_eps": 0.0}
+        update = one_step(draw(*shape), rule=rule, lr=1.0, momentum=0.0, adjust_lr=mode, **options)
+        assert rms(update) == pytest.approx(update_rms(rule, shape, mode), rel=1e-2)  # centering shortens rows a little
+
+    @pytest.mark.parametrize(("rule", "rank"), [("trion", 5), ("low_rank_muon", 5), ("dion", 5)])
+    def test_rules_of_a_rank_ask_for_it_where_it_matters(self, rule: str, rank: int) -> None:
+        option = {"trion": {"dct_rank": 5, "ns_steps": 20, "schedule": "quintic"}, "dion": {"dion_rank": 5 / 12}}
+        settings = option.get(rule, {"rank": 5})
+        update = one_step(draw(48, 12), rule=rule, lr=1.0, momentum=0.0, adjust_lr="none", **settings)
+        assert rms(update) == pytest.approx(update_rms(rule, (48, 12), "none", energy=rank), rel=0.1)
+        assert update_rms(rule, (48, 12), "match_rms_adamw") == pytest.approx(ADAMW_RMS)
+        with pytest.raises(ConfigError, match="rank"):
+            update_rms(rule, (48, 12), "none")
+
+    def test_lengths_that_nobody_knows_are_refused(self) -> None:
+        with pytest.raises(ConfigError, match="gradient"):
+            update_rms("auon", (8, 8), "none")
+        with pytest.raises(ConfigError, match="row_norm"):
+            transfer_lr(1.0, (8, 8), (16, 16), "none", rule="row_norm")
+
     def test_under_match_rms_the_lr_of_adamw_is_taken_as_it_is(self) -> None:
         for rule in ("muon", "pion", "adamw"):
             assert equivalent_lr(1e-3, rule, (48, 128), "adamw", "match_rms_adamw") == pytest.approx(1e-3)
