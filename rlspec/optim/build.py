@@ -16,6 +16,9 @@ from rlspec.optim.overrides import Roles
 from rlspec.optim.rules import get_rule
 from rlspec.optim.symmetry import ParameterSpec, SymmetryMap, symmetry_map
 
+FROM_MAP = ("role", "num_heads", "head_axis", "stacked", "scaling")
+"""Settings of `SpectralOptimizer` that are not the user's here."""
+
 
 def build_optimizer(
     model: nn.Module,
@@ -56,6 +59,10 @@ def build_optimizer(
     Raises:
         ConfigError: naming the parameter or word and the remedy.
     """
+    if not isinstance(model, nn.Module):
+        raise ConfigError(f"model is a {type(model).__name__}; give the module itself, whose layers tell the roles")
+    for name in sorted(options.keys() & set(FROM_MAP)):
+        raise ConfigError(f"{name} is decided for each parameter by the symmetry map; use roles, overrides or split")
     check_unsharded((name, param) for name, param in model.named_parameters() if param.requires_grad)
     counted = {"ns_steps": ns_steps, "promotion_steps": promotion_steps, "state_dtype": state_dtype, **options}
     mapping = symmetry_map(model, rule=rule, roles=roles, overrides=overrides, split=split, settings=counted)

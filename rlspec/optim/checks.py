@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterable, Iterator, Mapping
+from numbers import Real
 from typing import Any
 
 import torch
@@ -27,6 +29,21 @@ WORDS = {
 
 BOUNDS = ("gradient_clip", "update_clip", "spectral_cap")
 
+NUMBERS: dict[str, tuple[Callable[[float], bool], str]] = {
+    "lr": (lambda value: 0 <= value < math.inf, "a number of at least 0"),
+    "weight_decay": (lambda value: 0 <= value < math.inf, "a number of at least 0"),
+    "eps": (lambda value: 0 <= value < math.inf, "a number of at least 0"),
+    "momentum": (lambda value: 0 <= value < 1, "a number of at least 0 and below 1"),
+    "paper_scale": (lambda value: 0 < value < math.inf, "a positive number"),
+    "scaling": (lambda value: 0 < value < math.inf, "a positive number"),
+    "ns_steps": (lambda value: value >= 1 and value == int(value), "a whole number of at least 1"),
+    "num_heads": (lambda value: value >= 1 and value == int(value), "a whole number of at least 1"),
+}
+"""Setting -> which numbers it may be, and that in words."""
+
+FOREIGN = ("initial_lr", "max_lr", "min_lr", "base_momentum", "max_momentum", "swa_lr", "name", "param_names", "params")
+"""Keys of a parameter group that are torch's, or its schedulers'."""
+
 
 def named_parameters(group: Group) -> Iterator[tuple[str, Tensor]]:
     """Pairs of a group, under made-up names where it has none."""
@@ -46,11 +63,7 @@ def check_group(group: Group) -> None:
         ConfigError: naming the setting or the parameter.
     """
     rule = get_rule(group["rule"])
-    if not float(group["lr"]) >= 0 or not group["weight_decay"] >= 0 or not 0 <= group["momentum"] < 1:
-        raise ConfigError(
-            f"role {group['role']}: lr={group['lr']}, weight_decay={group['weight_decay']}, "
-            f"momentum={group['momentum']}: lr and weight_decay must not be negative, momentum must lie in [0, 1)"
-        )
+    _check_numbers(group)
     for key, words in WORDS.items():
         if group[key] not in words:
             raise ConfigError(f"{key}={group[key]!r}; {nearest(str(group[key]), words)}")
@@ -61,6 +74,56 @@ def check_group(group: Group) -> None:
         _check_parameter(name, param, group, rule)
     if rule.pair is not None:
         _check_pairs(group, rule)
+
+
+def _check_numbers(group: Group) -> None:
+    for key, (accepts, words) in NUMBERS.items():
+        if not _is_number(group[key]) or not accepts(float(group[key])):
+            raise ConfigError(f"role {group['role']}: {key}={group[key]!r} must be {words}")
+    betas = group["betas"]
+    pair = isinstance(betas, tuple | list) and len(betas) == 2
+    if not pair or not all(_is_number(beta) and 0 <= float(beta) < 1 for beta in betas):
+        raise ConfigError(f"role {group['role']}: betas={betas!r} must be two numbers of at least 0 and below 1")
+
+
+def _is_number(value: Any) -> bool:
+    if isinstance(value, Tensor):
+        return value.numel() == 1
+    return isinstance(value, Real) and not isinstance(value, bool)
+
+
+def check_keys(given: Group, defaults: Mapping[str, Any]) -> None:
+    """Refuse a key of a group, as the user gave it, that would be ignored.
+
+    Args:
+        given: the group before defaults fill it.
+        defaults: of the optimizer.
+
+    Raises:
+        ConfigError: naming the nearest keys.
+    """
+    rule = get_rule(given.get("rule", defaults["rule"]))
+    known = [*defaults, *rule.options, *FOREIGN]
+    for key in given:
+        if key not in known:
+            raise ConfigError(f"a group of rule {rule.name} has no key {key!r}; {nearest(key, known[: -len(FOREIGN)])}")
+
+
+def check_edited(group: Group, states: Mapping[Tensor, State], initial: Callable[[Tensor, Group, int], State]) -> None:
+    """Refuse settings that were written into a group after its state began.
+
+    Raises:
+        ConfigError: naming the setting, or a parameter and what its state lacks.
+    """
+    check_group(group)
+    for position, (name, param) in enumerate(named_parameters(group)):
+        if states.get(param):
+            problem = _misfit(states[param], initial(torch.empty_like(param, device="meta"), group, position))
+            if problem:
+                raise ConfigError(
+                    f"role {group['role']}: rule, split or options were changed to rule {group['rule']} after the "
+                    f"first step, and the state of {name} {problem}; make a new optimizer for them"
+                )
 
 
 def _check_bounds(group: Group, rule: Rule) -> None:
@@ -79,15 +142,13 @@ def _check_pairs(group: Group, rule: Rule) -> None:
     remedy = f"rule {rule.name} updates LoRA factors together: give the group A, B, A, B, ..."
     if len(names) % 2:
         raise ConfigError(f"role {group['role']}: {len(names)} parameters are no pairs; {remedy}")
-    if not float(group["scaling"]) > 0:
-        raise ConfigError(f"role {group['role']}: scaling={group['scaling']} must be positive")
     for (name_a, a), (name_b, b) in zip(names[0::2], names[1::2], strict=True):
         if a.ndim != 2 or b.ndim != 2 or a.shape[0] != b.shape[1] or a.dtype != b.dtype:
             raise ConfigError(f"{name_a} {tuple(a.shape)} and {name_b} {tuple(b.shape)} are no LoRA pair; {remedy}")
 
 
-def check_options(options: Mapping[str, Any], groups: Iterable[Group]) -> None:
-    """Refuse an option that no rule of the groups has.
+def check_options(options: Mapping[str, Any], groups: Iterable[Group], settings: Iterable[str]) -> None:
+    """Refuse an option that no rule of the groups has; `settings` are the optimizer's own, which may have been meant.
 
     Raises:
         ConfigError: naming the nearest options.
@@ -96,7 +157,8 @@ def check_options(options: Mapping[str, Any], groups: Iterable[Group]) -> None:
     allowed = sorted({name for rule in rules for name in get_rule(rule).options})
     for name in options:
         if name not in allowed:
-            raise ConfigError(f"unknown option {name!r} for {', '.join(sorted(rules))}; {nearest(name, allowed)}")
+            words = nearest(name, [*allowed, *settings])
+            raise ConfigError(f"unknown option {name!r} for {', '.join(sorted(rules))}; {words}")
 
 
 def _check_parameter(name: str, param: Tensor, group: Group, rule: Rule) -> None:
@@ -138,6 +200,8 @@ def check_stored(state_dict: dict[str, Any], own: list[Group], initial: Callable
     Raises:
         CheckpointError: naming the offender.
     """
+    if not state_dict.keys() >= {"state", "param_groups"}:
+        raise CheckpointError("this is no state of an optimizer: it has no `state` and `param_groups`")
     stored = state_dict["param_groups"]
     if len(stored) != len(own):
         raise CheckpointError(
@@ -158,20 +222,20 @@ def check_stored(state_dict: dict[str, Any], own: list[Group], initial: Callable
         for position, (index, (name, param)) in enumerate(zip(before["params"], named_parameters(now), strict=True)):
             if index in state_dict["state"]:
                 expected = initial(torch.empty_like(param, device="meta"), now, position)
-                _check_state(name, state_dict["state"][index], expected)
+                problem = _misfit(state_dict["state"][index], expected)
+                if problem:
+                    raise CheckpointError(f"the optimizer state of {name}: {problem}; use the model of the checkpoint")
 
 
-def _check_state(name: str, state: State, expected: State) -> None:
+def _misfit(state: State, expected: State) -> str:
+    """How a parameter's state differs from what it needs; "" if it does not."""
     if state.keys() != expected.keys():
-        raise CheckpointError(
-            f"the optimizer state of {name}: has {', '.join(state) or 'nothing'} and needs {', '.join(expected)}"
-        )
+        return f"has {', '.join(state) or 'nothing'} and needs {', '.join(expected)}"
     for key, tensor in expected.items():
-        if torch.as_tensor(state[key]).shape != tensor.shape:
-            raise CheckpointError(
-                f"the optimizer state of {name}: {key} is of shape {tuple(torch.as_tensor(state[key]).shape)} and "
-                f"needs {tuple(tensor.shape)}; use the model of the checkpoint"
-            )
+        shape = tuple(torch.as_tensor(state[key]).shape)
+        if shape != tensor.shape:
+            return f"has {key} of shape {shape} and needs {tuple(tensor.shape)}"
+    return ""
 
 
 def check_names(stored: list[Group], own: list[Group]) -> None:

@@ -15,10 +15,11 @@ from rlspec.errors import ConfigError
 from rlspec.optim.batches import FUSED_DEVICES, batches, initial_state, step_device
 from rlspec.optim.checks import (
     Group,
+    check_edited,
     check_group,
+    check_keys,
     check_options,
     check_stored,
-    check_unsharded,
     named_parameters,
     parameter_name,
 )
@@ -33,6 +34,8 @@ if TYPE_CHECKING:
     from rlspec.optim.symmetry import SymmetryMap
 
 REPORT_UNUSED_AFTER = 10
+SCHEDULED = ("params", "param_names", "lr", "momentum", "betas", "weight_decay", "initial_lr", "max_lr", "min_lr")
+"""Keys of a group that may be others in every step."""
 
 
 class SpectralOptimizer(torch.optim.Optimizer):
@@ -137,8 +140,12 @@ class SpectralOptimizer(torch.optim.Optimizer):
         self.workspace_bytes = workspace_bytes
         self.telemetry_every = telemetry_every
         self.check_finite = check_finite
+        if isinstance(params, torch.nn.Module):
+            raise ConfigError("params is a module; give model.named_parameters(), or the model to build_optimizer")
+        if workspace_bytes < 0 or telemetry_every < 0:
+            raise ConfigError(f"{workspace_bytes=}, {telemetry_every=}: must not be negative")
         super().__init__(params, defaults | options)
-        check_options(options, self.param_groups)
+        check_options(options, self.param_groups, defaults)
 
     def add_param_group(self, param_group: Group) -> None:
         """Add a group; keys that it leaves out take the optimizer's defaults.
@@ -146,6 +153,8 @@ class SpectralOptimizer(torch.optim.Optimizer):
         Raises:
             ConfigError: if the group's settings are invalid or do not fit one of its parameters.
         """
+        if isinstance(param_group, dict):
+            check_keys(param_group, self.defaults)
         super().add_param_group(param_group)
         try:
             check_group(self.param_groups[-1])
@@ -161,8 +170,7 @@ class SpectralOptimizer(torch.optim.Optimizer):
             with torch.enable_grad():
                 loss = closure()
         self._steps += 1
-        if self._steps == 1:  # frameworks may have sharded the parameters in place since they were given
-            check_unsharded(entry for group in self.param_groups for entry in named_parameters(group))
+        self._check_edits()
         asked = self.telemetry_every > 0 and self._steps % self.telemetry_every == 0
         gating = {group["role"] for group in self.param_groups if get_rule(group["rule"]).spectral}
         self._recorder.begin(asked or self.collect_telemetry, gating)
@@ -236,8 +244,20 @@ class SpectralOptimizer(torch.optim.Optimizer):
     def _reset_transient_state(self) -> None:
         self._recorder = Recorder()
         self._steps = 0
+        self._checked: dict[int, dict[str, Any]] = {}
         self.collect_telemetry = False
         self.symmetry = None
+
+    def _check_edits(self) -> None:
+        """Check groups in the first step, as frameworks may have sharded parameters in place, and edited ones.
+
+        What schedulers drive is theirs: as in torch, nobody looks at it again.
+        """
+        for number, group in enumerate(self.param_groups):
+            settings = {key: value for key, value in group.items() if key not in SCHEDULED}
+            if self._checked.get(number) != settings:
+                check_edited(group, self.state, initial_state)
+                self._checked[number] = settings
 
     def _alive(self) -> list[Flag]:
         """Of all parameters, group by group, whether they are updated in this step."""
