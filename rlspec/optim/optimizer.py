@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import warnings
 from collections import defaultdict
 from collections.abc import Callable, Iterable
@@ -178,6 +179,8 @@ class SpectralOptimizer(torch.optim.Optimizer):
         flags, first = self._alive(), 0
         for group in self.param_groups:
             size = len(group["params"])
+            if get_rule(group["rule"]).pair is not None:
+                self._report_half_pairs(group)
             for entries in batches(group, first, flags[first : first + size], self.state, self.workspace_bytes):
                 self._update(group, entries)
                 entries.clear()  # its gradients may be copies, which the next batch should not meet in memory
@@ -240,10 +243,14 @@ class SpectralOptimizer(torch.optim.Optimizer):
         if "_recorder" not in self.__dict__:  # a fresh copy or unpickled, not load_state_dict
             self._reset_transient_state()
         super().__setstate__(state)
+        for group in self.param_groups:  # states of earlier versions lack the newest settings
+            for key in SETTINGS:
+                group.setdefault(key, self.defaults[key])
 
     def _reset_transient_state(self) -> None:
         self._recorder = Recorder()
         self._steps = 0
+        self._warned_of_half = False
         self._checked: dict[int, dict[str, Any]] = {}
         self.collect_telemetry = False
         self.symmetry = None
@@ -317,6 +324,20 @@ class SpectralOptimizer(torch.optim.Optimizer):
         if copies:
             torch._foreach_copy_([entry.param for entry in copies], [entry.target for entry in copies])
 
+    def _report_half_pairs(self, group: Group) -> None:
+        """Warn once where a LoRA factor stands still because its partner has no gradient."""
+        params = group["params"]
+        for position in range(0, len(params), 2):
+            missing = [param.grad is None for param in params[position : position + 2]]
+            if missing[0] != missing[1] and not self._warned_of_half:
+                self._warned_of_half = True
+                without = parameter_name(group, position + missing[1])
+                warnings.warn(
+                    f"{without} has no gradient, so that its partner is left unchanged too: rule {group['rule']} moves "
+                    "both factors of a LoRA layer or none; train both, or give them rule adamw",
+                    stacklevel=4,
+                )
+
     def _report_unused(self) -> None:
         unused = self.without_updates()
         if unused:
@@ -355,3 +376,11 @@ def _adamw_step(group: Group, entries: list[Entry]) -> None:
         eps=group["eps"],
         maximize=False,
     )
+
+
+SETTINGS = tuple(
+    name
+    for name in inspect.signature(SpectralOptimizer).parameters
+    if name not in ("params", "workspace_bytes", "telemetry_every", "check_finite", "options")
+)
+"""Keys that every parameter group has."""

@@ -134,3 +134,31 @@ def test_an_edit_that_fits_the_state_works_at_once(edit: dict[str, Any]) -> None
 def test_what_is_no_state_is_refused() -> None:
     with pytest.raises(CheckpointError, match="no state of an optimizer"):
         SpectralOptimizer([matrix()]).load_state_dict({"model": {}})
+
+
+def test_a_state_from_before_a_setting_existed_takes_its_default() -> None:
+    param = matrix()
+    optimizer = SpectralOptimizer([param], momentum=0.5)
+    optimizer.step()
+    state = optimizer.state_dict()
+    for key in ("update_clip", "cap_method", "state_dtype"):
+        del state["param_groups"][0][key]
+    optimizer.load_state_dict(state)
+    optimizer.step()
+    assert optimizer.param_groups[0]["cap_method"] == "hard"
+    assert optimizer.param_groups[0]["momentum"] == 0.5
+
+
+@pytest.mark.parametrize("missing", [0, 1])
+def test_a_factor_that_stands_still_for_its_partner_is_told_once(missing: int) -> None:
+    a, b = nn.Parameter(torch.randn(3, 6)), nn.Parameter(torch.randn(8, 3))
+    optimizer = SpectralOptimizer([("a", a), ("b", b)], rule="lora_muon")
+    a.grad, b.grad = torch.ones_like(a), torch.ones_like(b)
+    optimizer.step()
+    (a, b)[missing].grad = None
+    before = [a.detach().clone(), b.detach().clone()]
+    with pytest.warns(UserWarning, match=f"{'ab'[missing]} has no gradient, so that its partner") as told:
+        optimizer.step()
+        optimizer.step()
+    assert len(told) == 1
+    assert torch.equal(a, before[0]) and torch.equal(b, before[1])
