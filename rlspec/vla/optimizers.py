@@ -71,6 +71,7 @@ class SpectralOptimizerConfig(OptimizerConfig):
     cap_method: str = "hard"
     workspace_bytes: int = 1 << 28
     telemetry_every: int = 0
+    check_finite: bool = True
     options: dict[str, Any] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
