@@ -40,18 +40,6 @@ def soft_clip_blocks(blocks: Tensor, clip: float | Tensor) -> Tensor:
     return like(clipped, blocks).to(blocks.dtype)
 
 
-def soft_clip_vectors(vectors: Tensor, clip: float) -> Tensor:
-    """The same for vectors, whose only singular value is the norm: v / sqrt(1 + (||v|| / clip)^2).
-
-    Smooth everywhere; the paper's code leaves vectors shorter than clip as they are, and jumps to 0.7 of that at clip.
-
-    Args:
-        vectors: (batch, size).
-        clip: bound on the norms, positive.
-    """
-    return soft_clip_blocks(vectors[:, None, :], clip)[:, 0]
-
-
 def _check_clip(spectral_clip: float) -> None:
     if not spectral_clip > 0:
         raise ConfigError(f"spectral_clip={spectral_clip}: must be positive; the paper has 10, and 5 for small models")

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from rlspec.errors import ConfigError
 from rlspec.optim import SpectralOptimizer
-from rlspec.optim.clipping import soft_clip_blocks, soft_clip_vectors
+from rlspec.optim.clipping import soft_clip_blocks
 from rlspec.optim.constraints import constrain, top_triple
 
 SHAPES = [(7, 5), (5, 7), (6, 6), (1, 6), (6, 1), (1, 1)]
@@ -63,12 +63,6 @@ def test_bounds_may_differ_between_blocks_and_zeros_stay_zeros() -> None:
     assert not found[2].any()
     assert soft_clip_blocks(blocks.bfloat16(), 1.0).dtype == torch.bfloat16
     assert soft_clip_blocks(torch.zeros(2, 0, 4), 1.0).shape == (2, 0, 4)
-
-
-def test_vectors_are_clipped_by_their_norm() -> None:
-    vectors = random(3, 8)
-    norms = vectors.norm(dim=1, keepdim=True)
-    assert torch.allclose(soft_clip_vectors(vectors, 1.5), vectors / (1 + (norms / 1.5) ** 2).sqrt(), rtol=1e-12)
 
 
 def spectra_loop(gradients: list[Tensor], start: Tensor, clip: float, lr: float, decay: float, alpha: float) -> Tensor:
