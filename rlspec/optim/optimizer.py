@@ -49,7 +49,7 @@ class SpectralOptimizer(torch.optim.Optimizer):
     never mutated.
 
     AdamW groups equal torch.optim.AdamW(fused=True) bit for bit. So does rule `muon` on whole matrices equal
-    torch.optim.Muon (`adjust_lr` original or match_rms_adamw), given `normalise="torch"`, `method="standard"` and
+    torch.optim.Muon (`adjust_lr` original or match_rms_adamw), given `normalise="torch"` and
     `compute_dtype="bfloat16"`, which is how torch computes; the defaults are more accurate, and faster.
 
     On CUDA nothing in a step waits for the device: whether a gradient is finite is decided there, each matrix is masked
