@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import inspect
 import warnings
-from collections import defaultdict
+from collections import OrderedDict, defaultdict
 from collections.abc import Callable, Iterable
 from typing import TYPE_CHECKING, Any, Literal
 
 import torch
 from torch import Tensor
 from torch.optim.adamw import adamw
+from torch.utils.hooks import RemovableHandle
 
 from rlspec.errors import ConfigError
 from rlspec.optim.batches import FUSED_DEVICES, batches, initial_state, step_device
@@ -35,6 +36,7 @@ if TYPE_CHECKING:
     from rlspec.optim.symmetry import SymmetryMap
 
 REPORT_UNUSED_AFTER = 10
+TelemetryCallback = Callable[[int, dict[str, dict[str, float]]], None]
 SCHEDULED = ("params", "param_names", "lr", "momentum", "betas", "weight_decay", "initial_lr", "max_lr", "min_lr")
 """Keys of a group that may be others in every step."""
 
@@ -82,10 +84,12 @@ class SpectralOptimizer(torch.optim.Optimizer):
         update_clip: soft bound on those of updates, in units of lr (SPECTRA around any rule); 0: none.
         spectral_cap: bound on the singular values of the weights themselves, after every step; 0: none.
         cap_method: how, see `rlspec.optim.constraints.constrain`; `hammer` bounds the largest one alone.
-        workspace_bytes: bound on the float32 values updated in one batch (at least one parameter). A step's peak extra
+        workspace_bytes: bound on the float32 values updated in one batch (at least one parameter); on a CPU batches of
+            matrices also end at `rlspec.optim.batches.CPU_BATCH_BYTES`, to stay in its cache. A step's peak extra
             memory is 4 to 9 times the largest batch for most rules, more where a stage keeps square matrices of the
             long side (fismo), and once more for bf16 parameters, whose gradients are cast batch by batch.
-        telemetry_every: collect telemetry every so many steps; 0 only on request (`collect_telemetry = True`).
+        telemetry_every: collect telemetry every so many steps, for `telemetry()` and the callbacks of
+            `register_telemetry_callback`; 0: only on request (`collect_telemetry = True`).
         check_finite: look for NaN and Inf. It reads every gradient once more, a fifth of an AdamW step on a CPU; turn
             it off where something else has looked already, such as a GradScaler or the norm of all gradients.
         options: of the rules' stages, by name (`Rule.options`), for all groups whose rule has them.
@@ -185,10 +189,21 @@ class SpectralOptimizer(torch.optim.Optimizer):
                 self._update(group, entries)
                 entries.clear()  # its gradients may be copies, which the next batch should not meet in memory
             first += size
-        self._recorder.end()
+        collected = self._recorder.end()
+        for callback in list(self._telemetry_callbacks.values()) if collected else ():
+            callback(self._steps, self.telemetry())
         if self._steps == REPORT_UNUSED_AFTER:
             self._report_unused()
         return loss
+
+    def register_telemetry_callback(self, callback: TelemetryCallback) -> RemovableHandle:
+        """Call `callback(step, numbers)` after every step of which telemetry was collected; `handle.remove()` ends it.
+
+        Steps are counted from 1 in this process; copies and unpickled optimizers start without callbacks.
+        """
+        handle = RemovableHandle(self._telemetry_callbacks)
+        self._telemetry_callbacks[handle.id] = callback
+        return handle
 
     def telemetry(self) -> dict[str, dict[str, float]]:
         """Numbers of the newest collected step, by role; the same for every rule.
@@ -249,6 +264,7 @@ class SpectralOptimizer(torch.optim.Optimizer):
 
     def _reset_transient_state(self) -> None:
         self._recorder = Recorder()
+        self._telemetry_callbacks: OrderedDict[int, TelemetryCallback] = OrderedDict()
         self._steps = 0
         self._warned_of_half = False
         self._checked: dict[int, dict[str, Any]] = {}

@@ -46,14 +46,15 @@ class Recorder:
         for role in spectral_roles - self._idle_steps.keys():
             self._idle_steps[role] = torch.zeros((), dtype=torch.int64)
 
-    def end(self) -> None:
-        """Close the step: count idle roles, and publish what was collected."""
+    def end(self) -> bool:
+        """Close the step: count idle roles, publish what was collected, and say whether anything was."""
         for role, idle in self._idle_steps.items():
             passed = self._passed.get(role)
             self._idle_steps[role] = idle + 1 if passed is None else torch.where(passed, 0, idle.to(passed.device) + 1)
         if self.collecting:
             self._latest = {role: self._summary(role, sums) for role, sums in self._sums.items()}
-        self.collecting = False
+        collected, self.collecting = self.collecting, False
+        return collected
 
     def skip(self, role: str, name: str) -> None:
         """Count a matrix that was left alone because its gradient is not finite; warn the first time."""

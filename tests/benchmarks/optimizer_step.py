@@ -288,7 +288,8 @@ def table(results: list[dict[str, Any]]) -> str:
 
 def scaling(device: str, dtype: torch.dtype, repeats: int, budget: float, largest: int) -> list[dict[str, Any]]:
     """Times over width (one layer) and over depth (width 512), until a series' next point would pass the budget."""
-    names = ("torch Muon, float32" if device == "cpu" else "torch Muon, as it is", "muon", "pion per head, k_p=0")
+    peer = "torch Muon, float32" if device == "cpu" else "torch Muon, as it is"
+    names = (peer, "muon", "muon per head", "pion per head, k_p=0")
     rows = [row for row in contenders(device) if row.name in names]
     points = []
     widths = [(w, 1) for w in (256, 512, 1024, 2048, 4096, 8192) if w <= largest]

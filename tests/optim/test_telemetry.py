@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import copy
+
 import pytest
 import torch
 from torch import nn
@@ -89,3 +91,25 @@ def test_a_role_without_gradients_or_parameters_is_inactive() -> None:
     for _ in range(2):
         optimizer.step()
     assert optimizer.inactive_spectral_groups(steps=2) == ["attention.q", "mlp.up"]
+
+
+def test_a_callback_gets_the_numbers_of_every_collected_step_until_it_is_removed() -> None:
+    param, seen = nn.Parameter(torch.randn(6, 9)), []
+    optimizer = SpectralOptimizer([param], rule="muon", role="r", lr=0.1, telemetry_every=2)
+    handle = optimizer.register_telemetry_callback(lambda step, numbers: seen.append((step, numbers)))
+    for step in range(1, 7):
+        param.grad = torch.randn(6, 9)
+        optimizer.collect_telemetry = step == 5
+        if step == 6:
+            handle.remove()
+        optimizer.step()
+    assert [step for step, _ in seen] == [2, 4, 5]
+    assert all(0.15 < numbers["r"]["update_rms"] < 0.25 for _, numbers in seen)
+    optimizer.register_telemetry_callback(lambda step, numbers: seen.append((step, numbers)))
+    twin = copy.deepcopy(optimizer)
+    twin.collect_telemetry = True
+    twin.step()
+    assert len(seen) == 3
+    optimizer.collect_telemetry = True
+    optimizer.step()
+    assert [step for step, _ in seen] == [2, 4, 5, 7]
