@@ -297,10 +297,9 @@ def scaling(device: str, dtype: torch.dtype, repeats: int, budget: float, larges
     for series, sizes, growth in (("width", widths, 8.0), ("depth", depths, 2.0)):
         for width, layers in sizes:
             shape = (width, width // 64, max(width // 128, 1), 128, 3 * width, layers)
-            start = time.perf_counter()
             results = measure(rows, model(shape, layers, device, dtype), device, repeats, float("inf"))
             points += [each | {"series": series, "width": width, "layers": layers} for each in results]
-            if growth * (time.perf_counter() - start) > budget:
+            if growth * (repeats + 1) * sum(each["seconds"] for each in results) > budget:
                 break
     return points
 
@@ -309,7 +308,7 @@ def plot(points: list[dict[str, Any]], path: Path) -> None:
     import matplotlib
 
     matplotlib.use("Agg")
-    from matplotlib import pyplot
+    from matplotlib import pyplot, ticker
 
     figure, axes = pyplot.subplots(1, 2, figsize=(10, 4), constrained_layout=True)
     for axis, (series, key) in zip(axes, (("width", "width"), ("depth", "layers")), strict=True):
@@ -317,6 +316,11 @@ def plot(points: list[dict[str, Any]], path: Path) -> None:
             line = [point for point in points if point["series"] == series and point["name"] == name]
             axis.loglog([point[key] for point in line], [point["seconds"] for point in line], marker="o", label=name)
         axis.set(xlabel=series, ylabel="seconds per step", title="one layer" if series == "width" else "width 512")
+        axis.minorticks_off()
+        sizes = sorted({point[key] for point in points if point["series"] == series})
+        axis.set_xticks(sizes, labels=[str(size) for size in sizes])
+        axis.yaxis.set_major_locator(ticker.LogLocator(subs=(1, 2, 5)))
+        axis.yaxis.set_major_formatter(ticker.FormatStrFormatter("%g"))
     axes[0].legend()
     figure.savefig(path, dpi=120)
     pyplot.close(figure)
