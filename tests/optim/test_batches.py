@@ -58,6 +58,16 @@ def test_batches_stay_within_the_workspace_and_hold_one_parameter_at_least(works
     assert [entry.index for entries in found for entry in entries] == [7, 8, 9, 10, 11]
 
 
+@pytest.mark.parametrize(("rule", "lengths"), [("muon", [2, 2, 1]), ("adamw", [5])])
+def test_on_the_cpu_batches_of_matrices_end_where_its_cache_does(
+    rule: str, lengths: list[int], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("rlspec.optim.batches.CPU_BATCH_BYTES", 2 * BYTES)
+    optimizer = optimizer_of(5, torch.float32, rule=rule)
+    found = list(batches(optimizer.param_groups[0], 0, [True] * 5, optimizer.state, 100 * BYTES))
+    assert [len(entries) for entries in found] == lengths
+
+
 def test_what_is_left_alone_gets_no_state() -> None:
     optimizer = optimizer_of(3, torch.float32, rule="muon")
     ((entry,),) = batches(optimizer.param_groups[0], 0, [None, True, None], optimizer.state, BYTES)
