@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import gc
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from typing import Any
 
 from rlspec.entry import run_command
 
@@ -12,8 +13,9 @@ USAGE = """\
 usage: python -m rlspec.train recipe=NAME [key=value ...] [--print]
 
   recipe=NAME        one of the recipes below, or the recipe.yaml of an earlier run
-  model=, data=      a profile or data set below; or a hub id, a local folder or a local file
-  optim=             an optimizer below
+  model=, data=      of language models: a profile or data set below; or a hub id, a local folder or a local file
+  policy=, dataset=  of robots: a policy or data set below; or a hub id or a local folder
+  env=, optim=       a simulator, an optimizer below
   key=value          any key of the recipe in Hydra's grammar, for example optim.lr=2e-6 trainer.max_steps=50 seed=1
   resume=DIR|auto    continue a run (its own recipe is used unless recipe= is given)
   --print            print the resolved recipe and stop
@@ -38,21 +40,31 @@ def usage() -> str:
 
 def _train(arguments: Sequence[str]) -> int:
     # Nothing below is imported before it is needed: a misspelt key is answered without torch.
-    from rlspec.config.load import dump_recipe, load_recipe
+    from rlspec.config.kinds import BC
+    from rlspec.config.load import dump_recipe, load_any_recipe
 
     gc.disable()  # what is imported now lives on: collecting meanwhile costs time and frees nothing
     try:
-        recipe = load_recipe([argument for argument in arguments if argument != "--print"])
+        recipe = load_any_recipe([argument for argument in arguments if argument != "--print"])
     finally:
         gc.enable()
     if "--print" in arguments:
         sys.stdout.write(dump_recipe(recipe))
         return 0
-    sys.stdout.write("loading torch, transformers and trl\n")  # ten seconds or more in which nothing else is said
+    libraries = "torch and lerobot" if recipe.algorithm == BC else "torch, transformers and trl"
+    sys.stdout.write(f"loading {libraries}\n")  # ten seconds or more in which nothing else is said
     sys.stdout.flush()
+    return _runner(recipe.algorithm)(recipe)
+
+
+def _runner(algorithm: str) -> Callable[[Any], int]:
+    if algorithm == "bc":
+        from rlspec.vla.run import run_vla_recipe
+
+        return run_vla_recipe
     from rlspec.rlvr.run import run_recipe
 
-    return run_recipe(recipe)
+    return run_recipe
 
 
 if __name__ == "__main__":

@@ -4,12 +4,19 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator
+from typing import Protocol
 
 from rlspec.config.passthrough import check_architecture, check_trainer
 from rlspec.config.paths import list_group, nearest, show
-from rlspec.config.schema import Recipe, RoleSettings
+from rlspec.config.schema import Optim, Recipe, RoleSettings
 
 Lines = Iterator[str]
+
+
+class HasOptim(Protocol):
+    """Any kind of recipe."""
+
+    optim: Optim
 
 
 def broken_rules(recipe: Recipe) -> list[str]:
@@ -124,7 +131,7 @@ def evaluation(recipe: Recipe) -> Lines:
             yield f"evaluation.data={name}: unknown; {nearest(name, known)}"
 
 
-def optimizer(recipe: Recipe) -> Lines:
+def optimizer(recipe: HasOptim) -> Lines:
     """Ranges that the schema's types cannot state."""
     optim = recipe.optim
     if not all(0 <= beta < 1 for beta in optim.betas):
@@ -140,7 +147,7 @@ def optimizer(recipe: Recipe) -> Lines:
             yield f"optim.overrides.{index}.pattern={each.pattern}: no regular expression: {error}"
 
 
-def rule_names(recipe: Recipe) -> Lines:
+def rule_names(recipe: HasOptim) -> Lines:
     """Update rules are known by name: each has a file in recipes/optim."""
     known = list_group("optim")
     given: list[tuple[str, str | None]] = [("optim.name", recipe.optim.name)]
@@ -150,9 +157,10 @@ def rule_names(recipe: Recipe) -> Lines:
             yield f"{key}={show(rule)}: unknown; {nearest(rule, known)}"
 
 
-def _settings(recipe: Recipe) -> list[tuple[str, RoleSettings]]:
+def _settings(recipe: HasOptim) -> list[tuple[str, RoleSettings]]:
     """Dotted key and settings of every role and override that has any."""
-    named = [(f"optim.roles.{role}", each) for role, each in recipe.optim.roles.items()]
+    roles = recipe.optim.roles if isinstance(recipe.optim.roles, dict) else {}
+    named = [(f"optim.roles.{role}", each) for role, each in roles.items()]
     return [*named, *((f"optim.overrides.{index}", each) for index, each in enumerate(recipe.optim.overrides))]
 
 

@@ -10,18 +10,20 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from rlspec.config.kinds import BC, RLVR_GROUPS, VLA_GROUPS, groups_of, schema_of
 from rlspec.config.overrides import Arguments, check_option, parse_arguments
-from rlspec.config.paths import GROUPS, is_recipe_file, recipes_folder
+from rlspec.config.paths import is_recipe_file, recipes_folder
 from rlspec.errors import ConfigError
 
 if TYPE_CHECKING:
     from rlspec.config.schema import Recipe
+    from rlspec.config.vla_schema import VlaRecipe
 
 _PRIMARY = "rlspec_primary"  # name of a config that is made in memory
 
 
 def load_recipe(arguments: Sequence[str]) -> Recipe:
-    """Resolve and check a recipe.
+    """Resolve and check a recipe of reinforcement learning or supervised fine-tuning on problems.
 
     Args:
         arguments: `recipe=NAME` or `recipe=FILE.yaml`, then overrides in Hydra's grammar. `model=` and `data=` also
@@ -30,11 +32,35 @@ def load_recipe(arguments: Sequence[str]) -> Recipe:
     Raises:
         ConfigError: One line per mistake, at most five.
     """
+    recipe = load_any_recipe(arguments)
+    if recipe.algorithm == BC:
+        raise ConfigError(f"recipe={recipe.recipe}: it trains a robot's policy; this command is for language models")
+    return recipe  # type: ignore[return-value]
+
+
+def load_vla_recipe(arguments: Sequence[str]) -> VlaRecipe:
+    """Resolve and check a recipe of behaviour cloning.
+
+    Raises:
+        ConfigError: One line per mistake, at most five.
+    """
+    recipe = load_any_recipe(arguments)
+    if recipe.algorithm != BC:
+        raise ConfigError(f"recipe={recipe.recipe}: it trains a language model; this command is for robots' policies")
+    return recipe  # type: ignore[return-value]
+
+
+def load_any_recipe(arguments: Sequence[str]) -> Recipe | VlaRecipe:
+    """Resolve and check a recipe of any kind.
+
+    Raises:
+        ConfigError: One line per mistake, at most five.
+    """
     return check_recipe(resolve(parse_arguments(arguments)))
 
 
-def check_recipe(values: Mapping[str, Any]) -> Recipe:
-    """Validate a resolved mapping: names and types, TRL's knobs, then rules across sections.
+def check_recipe(values: Mapping[str, Any]) -> Recipe | VlaRecipe:
+    """Validate a resolved mapping: names and types, knobs of TRL and LeRobot, then rules across sections.
 
     Raises:
         ConfigError: One line per mistake, at most five.
@@ -43,20 +69,21 @@ def check_recipe(values: Mapping[str, Any]) -> Recipe:
 
     from rlspec.config.checks import broken_rules
     from rlspec.config.messages import explain, join_lines
-    from rlspec.config.schema import Recipe
+    from rlspec.config.vla_checks import broken_vla_rules
 
+    schema = schema_of(values.get("algorithm"))
     try:
         # Through JSON, where a list may become a tuple although the schema is strict.
-        recipe = Recipe.model_validate_json(json.dumps(values))
+        recipe = schema.model_validate_json(json.dumps(values))
     except ValidationError as error:
-        raise ConfigError(join_lines(explain(error))) from None
-    lines = broken_rules(recipe)
+        raise ConfigError(join_lines(explain(error, schema))) from None
+    lines = broken_vla_rules(recipe) if recipe.algorithm == BC else broken_rules(recipe)  # type: ignore[arg-type]
     if lines:
         raise ConfigError(join_lines(lines))
     return recipe
 
 
-def dump_recipe(recipe: Recipe) -> str:
+def dump_recipe(recipe: Recipe | VlaRecipe) -> str:
     """A resolved recipe as YAML that `recipe=FILE.yaml` accepts."""
     import yaml
 
@@ -65,14 +92,14 @@ def dump_recipe(recipe: Recipe) -> str:
 
 
 def load_group(group: str, name: str) -> dict[str, Any]:
-    """One option of a group: the section `data` or `optim`, or a whole profile for `model`.
+    """One option of a group: its section, or a whole profile for `model` and `policy`.
 
     Raises:
         ConfigError: There is no such option.
     """
     check_option(group, name)
-    resolved = _compose(_PRIMARY, [], _only({group: name}))
-    return resolved if group == "model" else resolved[group]
+    resolved = _compose(_PRIMARY, [], _only({group: name}, VLA_GROUPS if group in VLA_GROUPS else RLVR_GROUPS))
+    return resolved if group in ("model", "policy") else resolved[group]
 
 
 def resolve(parsed: Arguments) -> dict[str, Any]:
@@ -81,9 +108,9 @@ def resolve(parsed: Arguments) -> dict[str, Any]:
     Raises:
         ConfigError: An override that Hydra cannot read or apply.
     """
-    assignments = [override.assignment for override in parsed.overrides]
+    assignments = [override.assignment(parsed.algorithm) for override in parsed.overrides]
     if is_recipe_file(parsed.recipe):
-        values = _compose(_PRIMARY, assignments, _read_resolved(Path(parsed.recipe), parsed.groups))
+        values = _compose(_PRIMARY, assignments, _read_resolved(parsed))
     else:
         values = _compose(parsed.recipe, [f"{group}={name}" for group, name in parsed.groups.items()] + assignments)
     if values.get("algorithm") == "sft":
@@ -106,12 +133,12 @@ def _drop_rollout_knobs(values: dict[str, Any], parsed: Arguments) -> None:
             trainer.pop(name, None)
 
 
-def _only(groups: Mapping[str, str]) -> dict[str, Any]:
+def _only(chosen: Mapping[str, str], groups: Sequence[str]) -> dict[str, Any]:
     """A primary config that consists of some group options."""
-    return {"defaults": [{group: groups.get(group)} for group in GROUPS]}
+    return {"defaults": [{group: chosen.get(group)} for group in groups]}
 
 
-def _read_resolved(path: Path, groups: Mapping[str, str]) -> dict[str, Any]:
+def _read_resolved(parsed: Arguments) -> dict[str, Any]:
     """A resolved recipe's file, with the sections of the group options that were chosen in place of its own.
 
     A new optimizer keeps the step size of the old one, unless a new profile brings its own.
@@ -120,6 +147,7 @@ def _read_resolved(path: Path, groups: Mapping[str, str]) -> dict[str, Any]:
     from omegaconf import OmegaConf
     from omegaconf.errors import OmegaConfBaseException
 
+    path, groups = Path(parsed.recipe), parsed.groups
     try:
         values = OmegaConf.to_container(OmegaConf.load(path))
     except (OSError, UnicodeDecodeError, yaml.YAMLError, OmegaConfBaseException) as error:
@@ -127,8 +155,8 @@ def _read_resolved(path: Path, groups: Mapping[str, str]) -> dict[str, Any]:
     if not isinstance(values, dict) or "defaults" in values:
         raise ConfigError(f"recipe={path}: not a resolved recipe (a mapping without defaults)")
     if groups:
-        chosen = _compose(_PRIMARY, [], _only(groups))
-        for section in ("model", "data"):
+        chosen = _compose(_PRIMARY, [], _only(groups, groups_of(parsed.algorithm)))
+        for section in ("model", "data", "env", "dataset", "policy"):
             if "name" in chosen.get(section, {}):
                 values.pop(section, None)
         if "model" in groups and isinstance(values.get("evaluation"), dict):
@@ -167,4 +195,13 @@ def _explain_hydra(error: Exception) -> str:
     return f"{override.removeprefix('++')}: not understood ({lines[0]}); quote special characters: \"key='...'\""
 
 
-__all__ = ["check_recipe", "dump_recipe", "load_group", "load_recipe", "parse_arguments", "resolve"]
+__all__ = [
+    "check_recipe",
+    "dump_recipe",
+    "load_any_recipe",
+    "load_group",
+    "load_recipe",
+    "load_vla_recipe",
+    "parse_arguments",
+    "resolve",
+]

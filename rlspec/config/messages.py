@@ -16,6 +16,7 @@ from rlspec.config.schema import Recipe
 
 MOST_LINES = 5
 _WORDS = {int: "a whole number", float: "a number", str: "text", bool: "true or false", type(None): "null"}
+Root = type[BaseModel]  # the schema of a kind of recipe
 _LIMITS = {"ge": ">=", "gt": ">", "le": "<=", "lt": "<"}
 
 
@@ -34,15 +35,15 @@ def section_of(annotation: Any) -> type[BaseModel] | None:
     return next((section for section in found if section is not None), None)
 
 
-def find_field(path: Sequence[str | int]) -> tuple[list[str], FieldInfo | None]:
-    """Follow a path through the schema as far as it goes.
+def find_field(path: Sequence[str | int], root: Root = Recipe) -> tuple[list[str], FieldInfo | None]:
+    """Follow a path through a schema as far as it goes.
 
     Returns:
         The part of the path that exists (positions in lists included), and its last field (None for an empty path).
     """
     known: list[str] = []
     field: FieldInfo | None = None
-    section: type[BaseModel] | None = Recipe
+    section: type[BaseModel] | None = root
     for part in path:
         if str(part).isdigit() and field is not None and _is_list(field) and not known[-1].isdigit():
             known.append(str(part))
@@ -84,7 +85,7 @@ def _plain(limit: float) -> str:
 
 
 @cache
-def leaves(section: type[BaseModel] = Recipe, prefix: str = "") -> tuple[str, ...]:
+def leaves(section: Root = Recipe, prefix: str = "") -> tuple[str, ...]:
     """All dotted keys of a recipe that hold a value."""
     names: list[str] = []
     for name, field in section.model_fields.items():
@@ -93,15 +94,15 @@ def leaves(section: type[BaseModel] = Recipe, prefix: str = "") -> tuple[str, ..
     return tuple(names)
 
 
-def unknown_key(path: Sequence[str], value: Any = None) -> str:
+def unknown_key(path: Sequence[str], value: Any = None, root: Root = Recipe) -> str:
     """The line for a key that the schema does not have; the same leaf elsewhere counts as near."""
-    known, field = find_field(path)
-    section = Recipe if field is None else section_of(field.annotation)
+    known, field = find_field(path, root)
+    section = root if field is None else section_of(field.annotation)
     key = ".".join(str(part) for part in path)
     if section is None:
         holder = ".".join(known)
         return f"{key}: unknown key; {holder} is no mapping but {describe(field.annotation) if field else 'a value'}"
-    elsewhere = [leaf for leaf in leaves() if leaf.rpartition(".")[2] == path[-1] and leaf != key]
+    elsewhere = [leaf for leaf in leaves(root) if leaf.rpartition(".")[2] == path[-1] and leaf != key]
     if elsewhere and len(elsewhere) <= 3:
         hint = f"did you mean {' or '.join(elsewhere)}?"
     else:
@@ -110,15 +111,15 @@ def unknown_key(path: Sequence[str], value: Any = None) -> str:
     return f"{key}{given}: unknown key; {hint}"
 
 
-def explain(error: ValidationError) -> list[str]:
+def explain(error: ValidationError, root: Root = Recipe) -> list[str]:
     """Pydantic's errors as lines; the alternatives of a union become one."""
     lines: dict[str, str] = {}
     for item in error.errors(include_url=False):
         location = item["loc"]
         if item["type"] == "extra_forbidden":
-            lines[".".join(map(str, location))] = unknown_key([str(part) for part in location], item["input"])
+            lines[".".join(map(str, location))] = unknown_key([str(part) for part in location], item["input"], root)
             continue
-        known, field = find_field(location)
+        known, field = find_field(location, root)
         key = ".".join(known)
         if item["type"] == "missing" and not isinstance(location[-1], int):
             lines.setdefault(key, f"{key}: required; {_allowed(field)}")
@@ -133,22 +134,24 @@ def _allowed(field: FieldInfo | None) -> str:
     return "not allowed" if field is None else f"must be {describe(field.annotation, field.metadata)}"
 
 
-def wrong_override(key: str, scalars: Sequence[Any]) -> str | None:
+def wrong_override(key: str, scalars: Sequence[Any], root: Root = Recipe) -> str | None:
     """The line for an override of a key that does not exist, or with a value of the wrong type.
 
     Args:
         key: dotted.
         scalars: the value, or nothing where it cannot be told yet.
+        root: the schema of this kind of recipe.
     """
     path = key.split(".")
-    known, field = find_field(path)
+    known, field = find_field(path, root)
     if len(known) < len(path):
-        return None if field is not None and _is_free(field) else unknown_key(path)
+        return None if field is not None and _is_free(field) else unknown_key(path, root=root)
     position = next((index for index, part in enumerate(path) if part.isdigit()), None)
     if position is not None:
         return _inside_list(key, path[:position], path[position + 1 :], scalars)
-    holder = Recipe if len(path) == 1 else section_of(find_field(path[:-1])[1].annotation)  # type: ignore[union-attr]
-    if not scalars or holder is None or takes_text(key):
+    above = find_field(path[:-1], root)[1]
+    holder = root if above is None else section_of(above.annotation)
+    if not scalars or holder is None or takes_text(key, root):
         return None
     try:
         # The schema's own verdict on this one value.
@@ -164,9 +167,9 @@ def _inside_list(key: str, holder: Sequence[str], rest: Sequence[str], scalars: 
     return f"{key}{given}: one element of a list cannot be set alone; give all of it: {'.'.join(holder)}=[{element}]"
 
 
-def takes_text(key: str) -> bool:
+def takes_text(key: str, root: Root = Recipe) -> bool:
     """Whether a key holds text: then what a command line assigns is text, whatever it looks like."""
-    known, field = find_field(key.split("."))
+    known, field = find_field(key.split("."), root)
     return field is not None and len(known) == key.count(".") + 1 and field.annotation in (str, str | None)
 
 

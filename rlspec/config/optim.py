@@ -22,7 +22,9 @@ def builder_settings(optim: Optim) -> dict[str, Any]:
 
 def _choices(optim: Optim) -> dict[str, Any]:
     """What decides each parameter's rule and split."""
-    roles = {role: _flat(settings) for role, settings in optim.roles.items()}
+    roles: Any = optim.roles
+    if isinstance(roles, dict):
+        roles = {role: _flat(settings) for role, settings in roles.items()}
     overrides = [_flat(override) for override in optim.overrides]
     return {"rule": optim.name, "roles": roles, "overrides": overrides, "split": optim.split}
 

@@ -7,13 +7,16 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from rlspec.config.paths import GROUPS, is_recipe_file, list_group, list_recipes, nearest, recipes_folder
+from rlspec.config.kinds import BC, algorithm_of, groups_of, schema_of
+from rlspec.config.paths import GROUPS, is_recipe_file, list_group, list_recipes, nearest
 from rlspec.errors import ConfigError
 
 DATA_SUFFIXES = (".jsonl", ".json", ".csv", ".parquet")
 _OVERRIDE = re.compile(r"(?P<sign>\+\+|\+|~|)(?P<key>[A-Za-z_][\w.\-]*)(?:=(?P<value>.*))?", re.DOTALL)
 _ALSO = {
     "model": "; or a hub id (owner/name), or a local folder",
+    "policy": "; or a hub id (owner/name), or a local folder",
+    "dataset": "; or a hub id (owner/name), or a local folder",
     "data": f"; or a local file ({', '.join(DATA_SUFFIXES)})",
 }
 _WORDS = {"null": None, "true": True, "false": False}
@@ -30,13 +33,12 @@ class Override:
     def __str__(self) -> str:
         return f"{self.sign}{self.key}" + ("" if self.value is None else f"={self.value}")
 
-    @property
-    def assignment(self) -> str:
+    def assignment(self, algorithm: str | None) -> str:
         """The same in Hydra's grammar, able to add a key: what a recipe leaves at its default is not in its YAML."""
         from rlspec.config.messages import takes_text
 
         value = self.value
-        if value is not None and takes_text(self.key) and not _is_quoted(value):
+        if value is not None and takes_text(self.key, schema_of(algorithm)) and not _is_quoted(value):
             value = quote(value)
         return str(Override(self.sign or "++", self.key, value))
 
@@ -46,6 +48,7 @@ class Arguments:
     """A command line, sorted."""
 
     recipe: str
+    algorithm: str | None = None
     groups: dict[str, str] = field(default_factory=dict)  # option of each group that was chosen
     overrides: list[Override] = field(default_factory=list)
 
@@ -66,18 +69,26 @@ def parse_arguments(arguments: Sequence[str]) -> Arguments:
         ConfigError: One line per mistake, at most five.
     """
     overrides = [_parse_override(argument) for argument in arguments]
-    parsed = Arguments(_find_recipe(overrides))
+    recipe = _find_recipe(overrides)
+    parsed = Arguments(recipe, algorithm_of(recipe))
+    groups = groups_of(parsed.algorithm)
     for override in overrides:
-        if override.key in GROUPS and override.value == "":
+        if override.key in GROUPS and override.key not in groups:
+            raise ConfigError(f"{override}: recipe={recipe} has no such group; it has {', '.join(groups)}")
+        if override.key in groups and override.value == "":
             raise ConfigError(
                 f"{override}: no value; {nearest('', list_group(override.key))}{_ALSO.get(override.key, '')}"
             )
-        if override.key in GROUPS and override.value and not override.value.startswith("{") and override.sign != "~":
+        if override.key in groups and override.value and not override.value.startswith("{") and override.sign != "~":
             parsed.groups[override.key] = override.value
         elif override.key != "recipe":
             parsed.overrides.append(override)
-    _switch_model(parsed)
-    _switch_data(parsed)
+    if parsed.algorithm == BC:
+        _switch_source(parsed, "policy", option="pretrained", key="policy.path")
+        _switch_source(parsed, "dataset", option="lerobot", key="dataset.repo_id", folder_key="dataset.root")
+    else:
+        _switch_model(parsed)
+        _switch_data(parsed)
     for group, name in parsed.groups.items():
         check_option(group, name)
     if parsed.value("trainer.num_train_epochs") is not None:
@@ -146,6 +157,17 @@ def _switch_model(parsed: Arguments) -> None:
         parsed.default("model.name", safe_name(Path(path).resolve().name if Path(path).is_dir() else Path(path).name))
 
 
+def _switch_source(parsed: Arguments, group: str, *, option: str, key: str, folder_key: str | None = None) -> None:
+    """`policy=owner/name`, `dataset=/folder` and so on select the option that loads what is named."""
+    name = parsed.groups.get(group, "")
+    path = name.strip("'\"")
+    is_folder = Path(path).expanduser().is_dir()
+    if name and name not in list_group(group) and ("/" in path or is_folder):
+        parsed.groups[group] = option
+        parsed.default(folder_key if folder_key and is_folder else key, name)
+        parsed.default(f"{group}.name", safe_name(Path(path).name))
+
+
 def _switch_data(parsed: Arguments) -> None:
     """`data=FILE`, and `data.path=FILE` without `data=`, select `data=local`."""
     name = parsed.groups.get("data", "")
@@ -169,26 +191,17 @@ def _check_overrides(parsed: Arguments) -> None:
     from rlspec.config.passthrough import check_knob
 
     lines = []
-    algorithm = _algorithm(parsed.recipe)
+    algorithm, schema = parsed.algorithm, schema_of(parsed.algorithm)
     for override in parsed.overrides:
         scalars = list(_scalar(override.value))
-        line = wrong_override(override.key, scalars)
+        line = wrong_override(override.key, scalars, schema)
         section, _, name = override.key.partition(".")
-        if line is None and section == "trainer" and algorithm and scalars and "." not in name:
+        if line is None and section == "trainer" and algorithm not in (None, BC) and scalars and "." not in name:
             line = check_knob(algorithm, name, scalars[0])
         if line:
             lines.append(line)
     if lines:
         raise ConfigError(join_lines(lines))
-
-
-def _algorithm(recipe: str) -> str | None:
-    """Read the algorithm off a recipe's file, without a YAML parser."""
-    path = Path(recipe) if is_recipe_file(recipe) else recipes_folder() / f"{recipe}.yaml"
-    match = re.search(
-        r"^algorithm: *(grpo|gmpo|sft)\b", path.read_text(encoding="utf-8", errors="replace"), re.MULTILINE
-    )
-    return match[1] if match else None
 
 
 def _scalar(value: str | None) -> Iterator[str | int | float | bool | None]:

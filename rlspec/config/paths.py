@@ -11,7 +11,7 @@ from typing import Any
 
 from rlspec.errors import ConfigError
 
-GROUPS = ("data", "optim", "model")  # in the order in which Hydra merges them
+GROUPS = ("data", "dataset", "env", "model", "optim", "policy")
 
 
 @cache
@@ -52,7 +52,7 @@ def list_recipes() -> list[str]:
 
 
 def list_group(group: str) -> list[str]:
-    """Names for `model=`, `data=` or `optim=`.
+    """Names for `model=`, `data=`, `optim=` and so on.
 
     Raises:
         ConfigError: There is no such group.

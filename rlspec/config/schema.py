@@ -111,7 +111,7 @@ class Optim(Section):
     update_clip: float = Field(0.0, ge=0)
     spectral_cap: float = Field(0.0, ge=0)
     cap_method: str = "hard"
-    roles: dict[str, RoleSettings] = {}  # role or part of the model -> rule or settings
+    roles: dict[str, RoleSettings] | Literal["vla"] = {}  # role or part of the model -> rule or settings; or a preset
     split: Literal["heads", "whole"] = "heads"
     options: Options = {}  # of the rule
     overrides: list[Override] = []

@@ -93,19 +93,34 @@ def read_knobs(class_name: str) -> dict[str, Knob]:
     for base in reversed(definition.bases):
         if isinstance(base, ast.Name) and base.id in _FILES:
             knobs |= read_knobs(base.id)
+    return knobs | own_fields(definition)
+
+
+def own_fields(definition: ast.ClassDef) -> dict[str, Knob]:
+    """The fields that a class itself declares, without those of its bases."""
     documentation = ast.get_docstring(definition) or ""
+    knobs: dict[str, Knob] = {}
     for node in definition.body:
         if isinstance(node, ast.AnnAssign) and isinstance(node.target, ast.Name) and node.target.id.islower():
             knobs[node.target.id] = Knob(node.target.id, node.annotation, _choices(node, documentation))
     return {name: knob for name, knob in knobs.items() if "ClassVar" not in ast.unparse(knob.annotation)}
 
 
-@cache
-def _parse(package: str, file: str) -> ast.Module:
+def package_folder(package: str, extra: str = "train") -> Path:
+    """Where an installed top-level package lies; it is not imported.
+
+    Raises:
+        ConfigError: It is not installed.
+    """
     spec = importlib.util.find_spec(package)  # top level: finds without importing
     if spec is None or spec.origin is None:
-        raise ConfigError(f"{package} is not installed: install rlspec with its extra, `pip install rlspec[train]`")
-    path = Path(spec.origin).parent / file
+        raise ConfigError(f"{package} is not installed: install rlspec with its extra, `pip install rlspec[{extra}]`")
+    return Path(spec.origin).parent
+
+
+@cache
+def _parse(package: str, file: str) -> ast.Module:
+    path = package_folder(package) / file
     if not path.is_file():
         raise ConfigError(f"the installed {package} has no {file}: run `uv sync` for a version that fits")
     return ast.parse(path.read_text(encoding="utf-8"))

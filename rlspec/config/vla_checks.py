@@ -1,0 +1,164 @@
+"""Rules across the sections of a recipe of behaviour cloning: each yields a line per violation."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+from rlspec.config.checks import optimizer, rule_names
+from rlspec.config.lerobot_sources import (
+    policy_fields,
+    policy_types,
+    scheduler_fields,
+    scheduler_types,
+    transform_fields,
+)
+from rlspec.config.paths import nearest, show
+from rlspec.config.sources import Knob
+from rlspec.config.vla_schema import VlaRecipe
+
+Lines = Iterator[str]
+
+# Field of a policy's config -> what to use instead.
+_REPLACED = {
+    "device": "device",
+    "use_amp": "training.bf16",
+    "use_peft": "policy.lora",
+    "pretrained_path": "policy.path",
+    "push_to_hub": "nothing: upload the folder of a finished run",
+    "repo_id": "nothing: upload the folder of a finished run",
+    "private": "nothing: upload the folder of a finished run",
+    "tags": "nothing: upload the folder of a finished run",
+    "license": "nothing: upload the folder of a finished run",
+    "input_features": "dataset.*: the features are those of the data",
+    "output_features": "dataset.*: the features are those of the data",
+}
+_OPTIMIZER = ("optimizer_", "scheduler_")
+
+
+def broken_vla_rules(recipe: VlaRecipe) -> list[str]:
+    """One line per violated rule.
+
+    Raises:
+        ConfigError: LeRobot is not installed.
+    """
+    return [line for rule in RULES for line in rule(recipe)]
+
+
+def missing_values(recipe: VlaRecipe) -> Lines:
+    """`???` in a recipe's file stands for what the command line must give."""
+    places = (("policy.path", recipe.policy.path), ("dataset.repo_id", recipe.dataset.repo_id))
+    for key, value in places:
+        if value == "???" and not (key == "dataset.repo_id" and recipe.dataset.root):
+            yield f"{key}: required; add {key}=..."
+
+
+def names(recipe: VlaRecipe) -> Lines:
+    """Names that become parts of a path."""
+    given = [("run", recipe.run), ("policy.name", recipe.policy.name), ("dataset.name", recipe.dataset.name)]
+    for key, value in [*given, ("env.name", recipe.env.name if recipe.env else None)]:
+        if value is not None and not re.fullmatch(r"[\w][\w.+-]*", value, re.ASCII):
+            yield f"{key}={value}: must be letters, digits, and . _ - +"
+
+
+def policy_options(recipe: VlaRecipe) -> Lines:
+    """The policy is known to LeRobot or to us, and its fields by name."""
+    policy, known = recipe.policy, policy_types()
+    if policy.type not in known:
+        yield f"policy.type={show(policy.type)}: unknown; {nearest(policy.type, known)}"
+        return
+    fields = policy_fields(policy.type)
+    for name, value in policy.options.items():
+        key = f"policy.options.{name}"
+        if name in _REPLACED:
+            yield f"{key}={show(value)}: set by rlspec; use {_REPLACED[name]}"
+        elif name.startswith(_OPTIMIZER):
+            yield f"{key}={show(value)}: LeRobot's preset is not used; set optim.* or training.scheduler"
+        else:
+            yield from _check_field(key, name, value, fields)
+    if policy.lora is not None and policy.path is None:
+        yield "policy.lora: only for pretrained weights, which adapters correct; add policy.path"
+
+
+def freezing(recipe: VlaRecipe) -> Lines:
+    """Every entry names its parameters in one way."""
+    for index, entry in enumerate(recipe.policy.freeze):
+        key = f"policy.freeze.{index}"
+        if (entry.part is None) == (entry.pattern is None):
+            yield f"{key}: give either part or pattern"
+        if entry.pattern is not None:
+            try:
+                re.compile(entry.pattern)
+            except re.error as error:
+                yield f"{key}.pattern={entry.pattern}: no regular expression: {error}"
+
+
+def schedule(recipe: VlaRecipe) -> Lines:
+    """The scheduler is LeRobot's."""
+    settings = dict(recipe.training.scheduler)
+    kind, known = settings.pop("type", None), scheduler_types()
+    if kind not in known:
+        yield f"training.scheduler.type={show(kind)}: unknown; {nearest(str(kind), known)}"
+        return
+    fields = scheduler_fields(kind)
+    for name, value in settings.items():
+        yield from _check_field(f"training.scheduler.{name}", name, value, fields)
+
+
+def augmentation(recipe: VlaRecipe) -> Lines:
+    """Image transforms are LeRobot's."""
+    fields = transform_fields()
+    for name, value in recipe.training.augmentation.items():
+        yield from _check_field(f"training.augmentation.{name}", name, value, fields)
+
+
+def data_source(recipe: VlaRecipe) -> Lines:
+    """Data comes from one place."""
+    data = recipe.dataset
+    if data.demonstrations is None and data.repo_id is None and data.root is None:
+        yield "dataset.repo_id: required; a hub id, or dataset.root=FOLDER, or dataset=demonstrations"
+    if data.demonstrations is not None and data.repo_id is not None:
+        yield f"dataset.repo_id={data.repo_id}: not together with dataset.demonstrations"
+    if data.demonstrations is not None and recipe.env is None:
+        yield "env: required; demonstrations are generated in it"
+    if data.episodes == []:
+        yield "dataset.episodes=[]: must be null or name at least one episode"
+
+
+def simulator(recipe: VlaRecipe) -> Lines:
+    """The suite and its tasks exist."""
+    if recipe.env is None:
+        return
+    from rlspec_envs import SUITES, list_tasks
+
+    if recipe.env.suite not in SUITES:
+        yield f"env.suite={show(recipe.env.suite)}: unknown; {nearest(recipe.env.suite, SUITES)}"
+        return
+    known = list_tasks(recipe.env.suite)
+    for task in recipe.env.tasks:
+        if task not in known:
+            yield f"env.tasks={show(task)}: {recipe.env.suite} has no such task; {nearest(task, known)}"
+    if recipe.evaluation.profile is not None and not recipe.env.suite.startswith("libero"):
+        yield f"evaluation.profile={recipe.evaluation.profile}: a protocol of LIBERO; set null for {recipe.env.suite}"
+
+
+def _check_field(key: str, name: str, value: Any, fields: Mapping[str, Knob]) -> Lines:
+    if name not in fields:
+        yield f"{key}={show(value)}: LeRobot has no such field there; {nearest(name, fields)}"
+    elif not fields[name].accepts(value):
+        yield f"{key}={show(value)}: must be {fields[name].allowed}"
+
+
+RULES = (
+    missing_values,
+    names,
+    policy_options,
+    freezing,
+    schedule,
+    augmentation,
+    data_source,
+    simulator,
+    optimizer,
+    rule_names,
+)

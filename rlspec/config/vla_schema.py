@@ -1,0 +1,125 @@
+"""The schema of a recipe that fine-tunes a vision-language-action policy (`algorithm: bc`, behaviour cloning).
+
+Fields of the configs of LeRobot (policy, scheduler, image transforms) live in free mappings under its own names, checked
+against its dataclasses and never declared again here.
+"""
+
+from __future__ import annotations
+
+from typing import Any, Literal
+
+from pydantic import Field
+
+from rlspec.config.schema import SEEDS, Checkpoints, Lora, Optim, Report, Section
+
+
+class Env(Section):
+    """The simulator: what a policy is measured in, and what demonstrations are generated in."""
+
+    name: str
+    suite: str  # one of rlspec_envs.SUITES
+    tasks: list[str] = []  # empty: all of the suite
+    options: dict[str, Any] = {}  # keyword arguments of the environment
+
+
+class Demonstrations(Section):
+    """Demonstrations by the scripted expert, generated once and kept."""
+
+    episodes: int = Field(200, ge=1)  # successful ones, per task
+    noise: float = Field(0.0, ge=0)  # standard deviation of the disturbance of executed actions; labels stay clean
+    noise_share: float = Field(0.3, ge=0, le=1)  # share of steps that are disturbed
+    seed: int = Field(0, ge=0, lt=SEEDS)  # of the first episode
+    workers: int = Field(2, ge=1)
+    video: bool = False  # MP4 instead of images
+
+
+class Dataset(Section):
+    """A LeRobotDataset v3: from the hub, from a folder, or demonstrations."""
+
+    name: str
+    repo_id: str | None = None
+    root: str | None = None  # local folder; demonstrations: where they are kept (default: checkpoints/data/...)
+    revision: str | None = None
+    episodes: list[int] | None = None  # train on these alone
+    demonstrations: Demonstrations | None = None
+    rename: dict[str, str] = {}  # feature of the data set -> feature of the policy and the environment
+    in_memory: bool = False  # decode every frame once
+    video_backend: str = "pyav"
+
+
+class Freeze(Section):
+    """Parameters that are not trained, or only after a while."""
+
+    part: Literal["vision", "connector", "language", "action"] | None = None  # by part of the model,
+    pattern: str | None = None  # or by name: a regular expression
+    until: int | None = Field(None, ge=1)  # optimizer step from which on they are trained; None: never
+
+
+class Policy(Section):
+    """A LeRobot policy."""
+
+    name: str
+    type: str  # LeRobot's name of the policy
+    path: str | None = None  # hub id or local folder; None: built from its config
+    options: dict[str, Any] = {}  # fields of the policy's config by LeRobot's names
+    lora: Lora | None = None
+    freeze: list[Freeze] = []
+
+
+class Training(Section):
+    """The training loop; one step is one update of the optimizer."""
+
+    steps: int = Field(1000, ge=1)
+    batch_size: int = Field(64, ge=1)  # samples per process in one forward pass
+    gradient_accumulation: int = Field(1, ge=1)  # forward passes per step
+    bf16: bool = False  # autocast over float32 weights
+    grad_clip_norm: float = Field(10.0, ge=0)  # 0: none
+    ema_decay: float = Field(0.0, ge=0, lt=1)  # of the averaged weights that are evaluated and kept; 0: none
+    scheduler: dict[str, Any] = {"type": "constant_with_warmup", "num_warmup_steps": 0}  # LeRobot's, by its names
+    augmentation: dict[str, Any] = {}  # fields of LeRobot's ImageTransformsConfig; empty: none
+    random_shift: int = Field(0, ge=0)  # largest shift of images in pixels, edges repeated
+    num_workers: int = Field(0, ge=0)  # of the data loader
+    log_every: int = Field(10, ge=1)
+
+
+class SimEvaluation(Section):
+    """How a policy is measured in the simulator."""
+
+    episodes: int = Field(50, ge=1)  # per task
+    seed: int = Field(100_000, ge=0, lt=SEEDS)  # of the first episode; demonstrations have other ones
+    workers: int = Field(2, ge=1)
+    profile: Literal["openpi", "lerobot"] | None = None  # a published protocol of LIBERO, for what is null below
+    n_action_steps: int | None = Field(None, ge=1)  # actions of a chunk that are executed; None: profile's or policy's
+    max_steps: int | None = Field(None, ge=1)  # per episode; None: profile's or environment's
+    replay: int = Field(2, ge=0)  # demonstrations replayed first: a protocol that fails those is broken
+    before: bool = True
+    after: bool = True
+    every: int | None = Field(None, ge=1)  # steps between evaluations during training; None: never
+    during_episodes: int | None = Field(None, ge=1)  # per task, in those during training; None: `episodes`
+    videos: int = Field(2, ge=0)  # episodes per task that are filmed
+    video_format: Literal["mp4", "gif"] = "mp4"
+
+
+class VlaRecipe(Section):
+    """A whole run."""
+
+    recipe: str
+    algorithm: Literal["bc"]
+    seed: int = Field(0, ge=0, lt=SEEDS)
+    run: str | None = None  # name of the run directory; None: <recipe>-<policy>-<optim>-seed<seed>
+    output_dir: str = "checkpoints"
+    resume: str | None = None  # a run directory, a checkpoint in one, or "auto"
+    device: Literal["auto", "cpu", "cuda"] = "auto"
+    env: Env | None = None  # None: the policy is trained and not measured
+    dataset: Dataset
+    policy: Policy
+    optim: Optim
+    training: Training = Training()
+    evaluation: SimEvaluation = SimEvaluation()
+    checkpoints: Checkpoints = Checkpoints()
+    report: Report = Report()
+
+    @property
+    def run_name(self) -> str:
+        """Name of the run directory below `output_dir`."""
+        return self.run or f"{self.recipe}-{self.policy.name}-{self.optim.name}-seed{self.seed}"
