@@ -1,0 +1,118 @@
+"""Recipes of behaviour cloning resolve, combine, survive a round trip, and answer every mistake in one line."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from rlspec.config.kinds import BC, algorithm_of
+from rlspec.config.lerobot_sources import policy_fields, policy_types, scheduler_fields, scheduler_types
+from rlspec.config.load import check_recipe, dump_recipe, load_recipe, load_vla_recipe
+from rlspec.config.optim import builder_settings
+from rlspec.config.paths import list_group, list_recipes
+from rlspec.errors import ConfigError
+
+RECIPES = [name for name in list_recipes() if algorithm_of(name) == BC]
+NAMED = [name for name in list_group("policy") if name != "pretrained"]
+
+
+def line(*arguments: str) -> str:
+    with pytest.raises(ConfigError) as caught:
+        load_vla_recipe(arguments)
+    text = str(caught.value)
+    assert "\n" not in text, text
+    return text
+
+
+@pytest.mark.parametrize("policy", NAMED)
+@pytest.mark.parametrize("recipe", RECIPES)
+def test_every_recipe_takes_every_policy(recipe: str, policy: str) -> None:
+    loaded = load_vla_recipe([f"recipe={recipe}", f"policy={policy}"])
+    assert (loaded.recipe, loaded.policy.name) == (recipe, policy)
+    assert policy in loaded.run_name
+
+
+@pytest.mark.parametrize("env", list_group("env"))
+@pytest.mark.parametrize("optim", ["adamw", "muon", "vla_pion"])
+def test_every_simulator_takes_every_optimizer(env: str, optim: str) -> None:
+    loaded = load_vla_recipe(["recipe=vla_franka", f"env={env}", f"optim={optim}"])
+    assert loaded.env is not None and loaded.env.name == env
+    assert builder_settings(loaded.optim)["roles"] == ("vla" if optim == "vla_pion" else {})
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ["recipe=vla_franka", "policy.freeze=[{part: vision, until: 100}]", "seed=3"],
+        ["recipe=vla_libero", "optim=muon", "evaluation.profile=lerobot", "policy.lora.r=4"],
+        ["recipe=vla_franka", "dataset=someone/pick", "policy=someone/Policy", "policy.type=act"],
+    ],
+    ids=["freeze", "lora", "hub"],
+)
+def test_a_resolved_recipe_is_itself_a_recipe(arguments: list[str], tmp_path: Path) -> None:
+    first = load_vla_recipe(arguments)
+    path = tmp_path / "recipe.yaml"
+    path.write_text(dump_recipe(first), encoding="utf-8")
+    assert load_vla_recipe([f"recipe={path}"]) == first
+    assert load_vla_recipe([f"recipe={path}", "optim=adamw"]).optim.name == "adamw"
+
+
+def test_a_folder_is_a_data_set_and_a_hub_id_too(tmp_path: Path) -> None:
+    local = load_vla_recipe(["recipe=vla_franka", f"dataset={tmp_path}"]).dataset
+    assert (local.root, local.demonstrations) == (str(tmp_path), None)
+    remote = load_vla_recipe(["recipe=vla_franka", "dataset=someone/Pick-Cubes"]).dataset
+    assert (remote.repo_id, remote.name) == ("someone/Pick-Cubes", "pick-cubes")
+
+
+def test_each_kind_of_recipe_has_a_command_of_its_own() -> None:
+    assert "language model" in line("recipe=grpo_math")
+    with pytest.raises(ConfigError, match="robot's policy"):
+        load_recipe(["recipe=vla_franka"])
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (["policy.type=rlspec_adaptor"], ["policy.type=rlspec_adaptor", "rlspec_adapter"]),
+        (["policy.options.chunk_sise=4"], ["policy.options.chunk_sise=4", "did you mean chunk_size"]),
+        (["policy.options.n_action_steps=many"], ["policy.options.n_action_steps=many", "a whole number"]),
+        (["policy.options.use_amp=true"], ["policy.options.use_amp", "training.bf16"]),
+        (["policy.options.optimizer_lr=1"], ["policy.options.optimizer_lr", "optim.*"]),
+        (["policy.lora.r=4"], ["policy.lora", "policy.path"]),
+        (["policy.freeze=[{until: 3}]"], ["policy.freeze.0", "part or pattern"]),
+        (["policy.freeze=[{pattern: '('}]"], ["policy.freeze.0.pattern=(", "no regular expression"]),
+        (["training.scheduler.type=cosine"], ["training.scheduler.type=cosine", "cosine_decay_with_warmup"]),
+        (["training.scheduler.warmup=3"], ["training.scheduler.warmup=3", "num_warmup_steps"]),
+        (["training.augmentation.enabled=true"], ["training.augmentation.enabled", "enable"]),
+        (["env.suite=libero_objects"], ["env.suite=libero_objects", "did you mean libero_object"]),
+        (["env.tasks=[pik_place]"], ["env.tasks=pik_place", "pick_place"]),
+        (["evaluation.profile=openpi"], ["evaluation.profile=openpi", "LIBERO"]),
+        (["dataset.repo_id=a/b"], ["dataset.repo_id=a/b", "dataset.demonstrations"]),
+        (["dataset.demonstrations=null"], ["dataset.repo_id", "required"]),
+        (["optim.roles=vlm"], ["optim.roles=vlm"]),
+        (["training.steps=0"], ["training.steps=0", ">= 1"]),
+        (["env=franca"], ["env=franca", "did you mean franka"]),
+        (["model=tiny"], ["model=tiny", "env, dataset, optim, policy"]),
+        (["evaluation.episods=3"], ["evaluation.episods", "did you mean episodes"]),
+    ],
+    ids=lambda value: value[0] if isinstance(value, list) else "",
+)
+def test_a_mistake_is_one_line_with_its_remedy(arguments: list[str], words: list[str]) -> None:
+    text = line("recipe=vla_franka", *arguments)
+    assert all(word in text for word in words), text
+
+
+def test_fields_are_those_of_the_installed_lerobot() -> None:
+    assert {"act", "smolvla", "pi05", "rlspec_adapter", "rlspec_flow", "rlspec_smolvla"} <= set(policy_types())
+    own, inherited = "resize_imgs_with_padding", "n_obs_steps"
+    assert {own, inherited} <= policy_fields("rlspec_smolvla").keys()
+    assert policy_fields("act")["chunk_size"].accepts(8) and not policy_fields("act")["chunk_size"].accepts("x")
+    assert "diffuser" in scheduler_types()
+    assert {"num_warmup_steps", "peak_lr"} <= scheduler_fields("cosine_decay_with_warmup").keys()
+
+
+def test_what_the_schema_cannot_take_is_refused_in_one_line_each() -> None:
+    with pytest.raises(ConfigError) as caught:
+        check_recipe({"recipe": "x", "algorithm": "bc", "optim": {"name": "muon"}})
+    assert {text.partition(":")[0] for text in str(caught.value).splitlines()} == {"dataset", "policy"}
