@@ -1,4 +1,4 @@
-"""Fields of the configs of LeRobot and of our policies in its registry, read from source: importing it takes 20 seconds."""
+"""Fields of configs of LeRobot and of our policies in its registry, read from source: importing it takes 20 seconds."""
 
 from __future__ import annotations
 

@@ -1,7 +1,7 @@
 """The schema of a recipe that fine-tunes a vision-language-action policy (`algorithm: bc`, behaviour cloning).
 
-Fields of the configs of LeRobot (policy, scheduler, image transforms) live in free mappings under its own names, checked
-against its dataclasses and never declared again here.
+Fields of the configs of LeRobot (policy, scheduler, image transforms) live in free mappings under its own names,
+checked against its dataclasses and never declared again here.
 """
 
 from __future__ import annotations
