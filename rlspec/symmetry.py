@@ -107,7 +107,7 @@ def build_meta_model(model: Model) -> nn.Module:
     import torch
 
     from rlspec.rlvr.models import DTYPES, IMPOSSIBLE, apply_lora, build_config, load_tokenizer
-    from rlspec.rlvr.quiet import quiet_libraries
+    from rlspec.runtime.quiet import quiet_libraries
 
     quiet_libraries()
     tokenizer = load_tokenizer(None)  # decides the vocabulary of a model built from `architecture` only
@@ -160,7 +160,7 @@ def build_meta_policy(name: str, settings: Mapping[str, str]) -> nn.Module:
     from torch import nn
 
     from rlspec.rlvr.models import IMPOSSIBLE
-    from rlspec.rlvr.quiet import quiet_libraries
+    from rlspec.runtime.quiet import quiet_libraries
 
     quiet_libraries()
     logging.getLogger().setLevel(logging.ERROR)  # LeRobot logs to the root, and prints

@@ -7,26 +7,12 @@ import os
 from pathlib import Path
 from typing import Any
 
-import torch
-
 from rlspec.config.schema import Recipe
 from rlspec.errors import ConfigError
 from rlspec.rlvr.batching import BatchPlan
 from rlspec.rlvr.evaluation import PromptStyle
 
 _NEVER = 10**9  # optimizer steps: the trainer still saves at the end of training
-
-
-def choose_device(name: str) -> str:
-    """Resolve `auto` to cuda where there is one, else cpu.
-
-    Raises:
-        ConfigError: CUDA was asked for and is not there.
-    """
-    available = torch.cuda.is_available()
-    if name == "cuda" and not available:
-        raise ConfigError("device=cuda: torch sees no CUDA device here; use device=cpu or device=auto")
-    return "cuda" if available and name != "cpu" else "cpu"
 
 
 def training_steps(recipe: Recipe, num_prompts: int) -> int:

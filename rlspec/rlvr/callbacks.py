@@ -3,21 +3,16 @@
 from __future__ import annotations
 
 import math
-import os
-import signal
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
-from types import FrameType
+from collections.abc import Callable
 from typing import Any
 
-import torch
-from accelerate import PartialState
-from accelerate.utils import reduce
 from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
 from rlspec.display import Display
 from rlspec.optim import SpectralOptimizer
 from rlspec.run_directory import RunDirectory
+from rlspec.runtime.idle import EVERY, IdleRoles
+from rlspec.runtime.interrupt import Interrupt
 
 
 class MetricsCallback(TrainerCallback):
@@ -116,53 +111,20 @@ class CollapseGuard(TrainerCallback):
 
 
 class OptimizerCallback(TrainerCallback):
-    """Says loudly when spectral groups do nothing.
+    """Says loudly when spectral groups do nothing."""
 
-    A gate that lets nothing pass is otherwise silent.
-    """
-
-    def __init__(self, optimizer: Callable[[], SpectralOptimizer], display: Display, *, every: int = 10) -> None:
+    def __init__(self, optimizer: Callable[[], SpectralOptimizer], display: Display) -> None:
         self.optimizer = optimizer
-        self.display = display
-        self.every = every
-        self._said: set[str] = set()
+        self.roles = IdleRoles(display)
 
     def on_step_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
-        """Look every few steps and warn once per role."""
-        if state.global_step % self.every:
-            return
-        inactive = [role for role in self.optimizer().inactive_spectral_groups() if role not in self._said]
-        if inactive:
-            self._said.update(inactive)
-            self.display.warn(
-                f"no update reached {', '.join(inactive)} in the last steps: the spectral gate lets nothing pass; "
-                "raise optim.promotion_steps (or auto), or use optim=muon for these roles"
-            )
+        """Look every few steps."""
+        if state.global_step % EVERY == 0:
+            self.roles.look(self.optimizer())
 
 
-class Interrupt(TrainerCallback):
-    """Ctrl-C or SIGTERM: finish the step, save, leave. A second Ctrl-C leaves at once."""
-
-    def __init__(self) -> None:
-        self.requested = False
-        self.training = False
-
-    @contextmanager
-    def installed(self) -> Iterator[None]:
-        """Take over SIGINT and SIGTERM in the main thread while the body runs."""
-        previous = {number: signal.signal(number, self._handle) for number in (signal.SIGINT, signal.SIGTERM)}
-        try:
-            yield
-        finally:
-            for number, handler in previous.items():
-                signal.signal(number, handler)
-
-    def _handle(self, number: int, frame: FrameType | None) -> None:
-        if self.requested or not self.training:
-            raise KeyboardInterrupt  # outside of training there is nothing to save
-        self.requested = True
-        # Not through the display: the signal may have come while it was writing.
-        os.write(2, b"\ninterrupted: finishing this step, then saving (again to leave at once)\n")
+class InterruptCallback(Interrupt, TrainerCallback):
+    """Ctrl-C or SIGTERM in a trainer."""
 
     def on_train_begin(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
@@ -177,11 +139,7 @@ class Interrupt(TrainerCallback):
         self.training = False
 
     def on_step_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
-        """Ask the trainer to save and stop after the step in progress, on all processes after the same one."""
-        process = PartialState()
-        if process.num_processes > 1:
-            flag = torch.tensor(float(self.requested), device=process.device)
-            self.requested = bool(reduce(flag, reduction="sum") > 0)
-        if self.requested:
+        """Ask the trainer to save and stop after the step in progress."""
+        if self.agreed():
             control.should_save = True
             control.should_training_stop = True

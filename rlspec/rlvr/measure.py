@@ -10,12 +10,13 @@ from transformers import PreTrainedTokenizerBase
 
 from rlspec.config.schema import Model, Recipe
 from rlspec.display import Display
-from rlspec.rlvr.arguments import choose_device, uses_bf16
+from rlspec.rlvr.arguments import uses_bf16
 from rlspec.rlvr.evaluator import Evaluator, build_protocol, format_metrics
 from rlspec.rlvr.generation import Policy
 from rlspec.rlvr.models import build_model, load_tokenizer
-from rlspec.rlvr.quiet import quiet_libraries
 from rlspec.rlvr.session import Problems, completion_length, evaluation_sets, load_policy, prompt_style, read_problems
+from rlspec.runtime.devices import choose_device
+from rlspec.runtime.quiet import quiet_libraries
 
 
 def measure(recipe: Recipe, *, folder: str, out: Path) -> int:

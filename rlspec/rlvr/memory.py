@@ -6,7 +6,6 @@ that show the order of magnitude and which knob moves it.
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
@@ -16,8 +15,8 @@ from transformers import AutoModelForCausalLM, PretrainedConfig
 
 from rlspec.errors import ConfigError
 from rlspec.rlvr.models import apply_lora
+from rlspec.runtime.devices import GIB
 
-GIB = 2**30
 BYTES = {"float32": 4, "bfloat16": 2}
 OptimizerBytes = Callable[[nn.Module], int]
 
@@ -166,13 +165,6 @@ def _activations_per_token(config: PretrainedConfig, gradient_checkpointing: boo
     if gradient_checkpointing:
         return config.num_hidden_layers * config.hidden_size + layer
     return config.num_hidden_layers * layer
-
-
-def device_memory(device: torch.device) -> int:
-    """Bytes of memory on a device: the card's, or the machine's for the CPU."""
-    if device.type == "cuda":
-        return torch.cuda.get_device_properties(device).total_memory
-    return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
 
 
 def check_memory(estimate: MemoryEstimate, available: int) -> str | None:

@@ -23,18 +23,23 @@ from rlspec.config.schema import Recipe
 from rlspec.display import Display
 from rlspec.errors import INTERRUPTED, UserError
 from rlspec.optim.table import RENDERERS, render_text
-from rlspec.rlvr.arguments import choose_device, training_steps, uses_bf16
+from rlspec.rlvr.arguments import training_steps, uses_bf16
 from rlspec.rlvr.batching import BatchPlan
-from rlspec.rlvr.callbacks import CollapseGuard, EvaluationCallback, Interrupt, MetricsCallback, OptimizerCallback
+from rlspec.rlvr.callbacks import (
+    CollapseGuard,
+    EvaluationCallback,
+    InterruptCallback,
+    MetricsCallback,
+    OptimizerCallback,
+)
 from rlspec.rlvr.data import Problem
 from rlspec.rlvr.evaluation import Metrics
 from rlspec.rlvr.evaluator import Evaluator, build_protocol, format_metrics
 from rlspec.rlvr.grading.pool import GraderPool
-from rlspec.rlvr.memory import GIB, MemoryEstimate, check_memory, device_memory
+from rlspec.rlvr.memory import MemoryEstimate, check_memory
 from rlspec.rlvr.models import load_tokenizer
 from rlspec.rlvr.outcome import Outcome, earlier_seconds, show_outcome, write_outcome
 from rlspec.rlvr.preflight import check_problems, prompt_length_of
-from rlspec.rlvr.quiet import quiet_libraries
 from rlspec.rlvr.session import (
     Parts,
     Problems,
@@ -49,9 +54,12 @@ from rlspec.rlvr.session import (
     prompt_style,
     read_all_problems,
 )
-from rlspec.rlvr.starting import new_run, resume_point
+from rlspec.rlvr.starting import stretched_schedule
 from rlspec.rlvr.trainers import RlspecTrainerMixin
 from rlspec.run_directory import PREFLIGHT, ResumePoint, RunDirectory
+from rlspec.runtime.devices import GIB, choose_device, device_memory
+from rlspec.runtime.quiet import quiet_libraries
+from rlspec.runtime.starting import new_run, resume_point
 
 Measured = dict[str, Metrics]  # by data set
 
@@ -71,7 +79,7 @@ def run_recipe(recipe: Recipe) -> int:
     display.line(describe_profile(recipe, choose_device(recipe.device)))
     display.line(plan.describe())
     problems = read_all_problems(recipe)  # before a directory is made: a missing file is the commonest mistake
-    point = resume_point(recipe, display, process)
+    point = resume_point(recipe, display, process, stretched=lambda stored: stretched_schedule(recipe, stored))
     run = point.run if point else new_run(recipe, process)
     display.line(f"run directory: {run.path}" + (f", resumed after step {point.step}" if point else ""))
     if identical_to_grpo(recipe):
@@ -79,7 +87,7 @@ def run_recipe(recipe: Recipe) -> int:
             "every update has rollouts of its own, so all ratios are 1 and GMPO is GRPO with a mean over sequences; "
             "set batch.updates_per_generation to 4 or more"
         )
-    interrupt = Interrupt()
+    interrupt = InterruptCallback()
     with closing(problems.grader(recipe.grader)) as pool, interrupt.installed():
         try:
             return _Run(recipe, display, plan, run, point, problems, pool, interrupt, process).execute()
@@ -105,7 +113,7 @@ class _Run:
     point: ResumePoint | None
     problems: Problems
     pool: GraderPool
-    interrupt: Interrupt
+    interrupt: InterruptCallback
     process: PartialState
 
     def execute(self) -> int:

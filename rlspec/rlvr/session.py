@@ -14,7 +14,7 @@ from torch import nn
 from transformers import PretrainedConfig, PreTrainedTokenizerBase
 from transformers.trainer_callback import PrinterCallback
 
-from rlspec.config.load import dump_recipe, load_group
+from rlspec.config.load import load_group
 from rlspec.config.optim import builder_settings, map_settings
 from rlspec.config.paths import resolve_path
 from rlspec.config.schema import Data, Grader, Model, Optim, Recipe
@@ -22,7 +22,6 @@ from rlspec.errors import DataError
 from rlspec.optim import SpectralOptimizer, build_optimizer, symmetry_map
 from rlspec.rlvr.arguments import (
     build_arguments,
-    choose_device,
     common_arguments,
     grpo_arguments,
     sft_arguments,
@@ -38,6 +37,8 @@ from rlspec.rlvr.models import apply_lora, build_config, build_model
 from rlspec.rlvr.rewards import MathReward
 from rlspec.rlvr.trainers import RlspecTrainerMixin, SpectralGMPOTrainer, SpectralGRPOTrainer
 from rlspec.run_directory import RECIPE, RunDirectory
+from rlspec.runtime.devices import choose_device
+from rlspec.runtime.starting import stored_recipe
 from rlspec.versions import library_versions
 
 _COMPLETION_TOKENS = 512  # where the recipe gives no length
@@ -203,11 +204,6 @@ class Parts:
         for table in self.run.path.glob("symmetry.*"):
             shutil.copyfile(table, folder / table.name)
         return {"recipe": self.recipe.recipe, "versions": library_versions()}
-
-
-def stored_recipe(recipe: Recipe) -> str:
-    """A recipe as it is kept with a run: who uses it later decides whether to resume."""
-    return dump_recipe(recipe.model_copy(update={"resume": None}))
 
 
 def build_trainer(parts: Parts) -> RlspecTrainerMixin:

@@ -1,72 +1,17 @@
-"""The beginning of a run: a new directory, or the point from which an old one goes on."""
+"""How a resumed run of TRL's trainers may differ from its stored recipe."""
 
 from __future__ import annotations
 
-from pathlib import Path
+from collections.abc import Mapping
+from typing import Any
 
-import yaml
-from accelerate import PartialState
-from accelerate.utils import broadcast_object_list
-
-from rlspec.checkpoint import set_later_aside, write_text_atomically
-from rlspec.config.match import differing_keys
 from rlspec.config.schema import Recipe
-from rlspec.display import Display
-from rlspec.errors import CheckpointError
-from rlspec.rlvr.session import stored_recipe
-from rlspec.run_directory import RECIPE, ResumePoint, RunDirectory, create_run, find_resume_point
-
-
-def new_run(recipe: Recipe, process: PartialState) -> RunDirectory:
-    """Made by the main process; the others learn its name."""
-    path = [""]
-    if process.is_main_process:
-        run = create_run(Path(recipe.output_dir), recipe.run_name, explicit=recipe.run is not None)
-        write_text_atomically(run.path / RECIPE, stored_recipe(recipe))
-        path = [str(run.path)]
-    if process.num_processes > 1:
-        broadcast_object_list(path)
-    return RunDirectory(Path(path[0]))
-
-
-def resume_point(recipe: Recipe, display: Display, process: PartialState) -> ResumePoint | None:
-    """Where to go on; None for a new run. The run's files are made to say what holds from here on.
-
-    Raises:
-        CheckpointError: There is nothing to resume, or the stored recipe shaped the weights in another way.
-    """
-    if recipe.resume is None:
-        return None
-    point = find_resume_point(recipe.resume, Path(recipe.output_dir).expanduser(), recipe.run_name)
-    _check_match(point, recipe, display)
-    for note in point.notes:
-        display.warn(note)
-    process.wait_for_everyone()  # all have found the point before its surroundings change
-    if process.is_main_process:
-        for path in set_later_aside(point.run.checkpoints, step=point.step):
-            display.warn(f"of a later step than {point.step}, set aside: {path}")
-        point.run.forget_metrics_after(point.step)
-        write_text_atomically(point.run.path / RECIPE, stored_recipe(recipe))
-    process.wait_for_everyone()
-    return point
-
-
-def _check_match(point: ResumePoint, recipe: Recipe, display: Display) -> None:
-    stored = yaml.safe_load((point.checkpoint / RECIPE).read_text(encoding="utf-8"))
-    different = differing_keys(stored, recipe.model_dump(mode="json"))
-    if different:
-        key, old, new = different[0]
-        others = f" and {len(different) - 1} more" if len(different) > 1 else ""
-        raise CheckpointError(
-            f"{point.checkpoint}: written with {key}={old}, the recipe says {new}{others}; drop the override, "
-            "or start a new run without resume"
-        )
-    schedule = recipe.trainer.get("lr_scheduler_type", "linear")
-    length = [settings.get(key) for settings in (stored["trainer"], recipe.trainer) for key in _LENGTH]
-    if length[:2] != length[2:] and not str(schedule).startswith("constant"):
-        display.warn(
-            f"the run's length has changed, and its learning rate follows a {schedule} schedule over that length"
-        )
-
 
 _LENGTH = ("max_steps", "num_train_epochs")
+
+
+def stretched_schedule(recipe: Recipe, stored: Mapping[str, Any]) -> str | None:
+    """The schedule of the learning rate, if it spans the run and the run's length has changed."""
+    schedule = str(recipe.trainer.get("lr_scheduler_type", "linear"))
+    same = all(stored["trainer"].get(key) == recipe.trainer.get(key) for key in _LENGTH)
+    return None if same or schedule.startswith("constant") else schedule

@@ -11,14 +11,13 @@ from transformers import Qwen3Config, Qwen3ForCausalLM
 from rlspec.errors import ConfigError
 from rlspec.optim import symmetry_map
 from rlspec.rlvr.memory import (
-    GIB,
     check_memory,
     count_parameters,
-    device_memory,
     estimate_memory,
     meta_model,
 )
 from rlspec.rlvr.models import apply_lora
+from rlspec.runtime.devices import GIB, device_memory
 
 
 def qwen3(hidden: int, heads: int, ffn: int, layers: int, tied: bool, vocab: int = 151936) -> Qwen3Config:

@@ -1,0 +1,1 @@
+"""What every kind of training run needs around its loop: its beginning, interruption, devices and silence."""

@@ -1,0 +1,46 @@
+"""Ctrl-C and SIGTERM: finish the step, save, leave. A second signal leaves at once."""
+
+from __future__ import annotations
+
+import os
+import signal
+from collections.abc import Iterator
+from contextlib import contextmanager
+from types import FrameType
+
+import torch
+from accelerate import PartialState
+from accelerate.utils import reduce
+
+
+class Interrupt:
+    """Remembers a signal until the step in progress is over."""
+
+    def __init__(self) -> None:
+        self.requested = False
+        self.training = False
+
+    @contextmanager
+    def installed(self) -> Iterator[None]:
+        """Take over SIGINT and SIGTERM in the main thread while the body runs."""
+        previous = {number: signal.signal(number, self._handle) for number in (signal.SIGINT, signal.SIGTERM)}
+        try:
+            yield
+        finally:
+            for number, handler in previous.items():
+                signal.signal(number, handler)
+
+    def agreed(self) -> bool:
+        """Whether to save and stop after the step in progress: on all processes after the same one."""
+        process = PartialState()
+        if process.num_processes > 1:
+            flag = torch.tensor(float(self.requested), device=process.device)
+            self.requested = bool(reduce(flag, reduction="sum") > 0)
+        return self.requested
+
+    def _handle(self, number: int, frame: FrameType | None) -> None:
+        if self.requested or not self.training:
+            raise KeyboardInterrupt  # outside of training there is nothing to save
+        self.requested = True
+        # Not through the display: the signal may have come while it was writing.
+        os.write(2, b"\ninterrupted: finishing this step, then saving (again to leave at once)\n")

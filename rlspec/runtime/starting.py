@@ -1,0 +1,91 @@
+"""The beginning of a run: a new directory, or the point from which an old one goes on."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+import yaml
+from accelerate import PartialState
+from accelerate.utils import broadcast_object_list
+
+from rlspec.checkpoint import set_later_aside, write_text_atomically
+from rlspec.config.load import dump_recipe
+from rlspec.config.match import differing_keys
+from rlspec.config.schema import Recipe
+from rlspec.config.vla_schema import VlaRecipe
+from rlspec.display import Display
+from rlspec.errors import CheckpointError
+from rlspec.run_directory import RECIPE, ResumePoint, RunDirectory, create_run, find_resume_point
+
+AnyRecipe = Recipe | VlaRecipe
+StretchedSchedule = Callable[[Mapping[str, Any]], str | None]
+"""From the stored recipe to the name of a schedule that spans a run whose length has changed."""
+
+
+def stored_recipe(recipe: AnyRecipe) -> str:
+    """A recipe as it is kept with a run: who uses it later decides whether to resume."""
+    return dump_recipe(recipe.model_copy(update={"resume": None}))
+
+
+def new_run(recipe: AnyRecipe, process: PartialState) -> RunDirectory:
+    """Made by the main process; the others learn its name."""
+    path = [""]
+    if process.is_main_process:
+        run = create_run(Path(recipe.output_dir), recipe.run_name, explicit=recipe.run is not None)
+        write_text_atomically(run.path / RECIPE, stored_recipe(recipe))
+        path = [str(run.path)]
+    if process.num_processes > 1:
+        broadcast_object_list(path)
+    return RunDirectory(Path(path[0]))
+
+
+def resume_point(
+    recipe: AnyRecipe,
+    display: Display,
+    process: PartialState,
+    *,
+    stretched: StretchedSchedule,
+) -> ResumePoint | None:
+    """Where to go on; None for a new run. The run's files are made to say what holds from here on.
+
+    Args:
+        recipe: The recipe to go on with.
+        display: For warnings.
+        process: This process among its peers.
+        stretched: Names the schedule that a change of the run's length stretches.
+
+    Raises:
+        CheckpointError: There is nothing to resume, or the stored recipe shaped the weights in another way.
+    """
+    if recipe.resume is None:
+        return None
+    point = find_resume_point(recipe.resume, Path(recipe.output_dir).expanduser(), recipe.run_name)
+    stored = yaml.safe_load((point.checkpoint / RECIPE).read_text(encoding="utf-8"))
+    _check_match(point, stored, recipe)
+    if (schedule := stretched(stored)) is not None:
+        display.warn(
+            f"the run's length has changed, and its learning rate follows a {schedule} schedule over that length"
+        )
+    for note in point.notes:
+        display.warn(note)
+    process.wait_for_everyone()  # all have found the point before its surroundings change
+    if process.is_main_process:
+        for path in set_later_aside(point.run.checkpoints, step=point.step):
+            display.warn(f"of a later step than {point.step}, set aside: {path}")
+        point.run.forget_metrics_after(point.step)
+        write_text_atomically(point.run.path / RECIPE, stored_recipe(recipe))
+    process.wait_for_everyone()
+    return point
+
+
+def _check_match(point: ResumePoint, stored: Mapping[str, Any], recipe: AnyRecipe) -> None:
+    different = differing_keys(stored, recipe.model_dump(mode="json"))
+    if different:
+        key, old, new = different[0]
+        others = f" and {len(different) - 1} more" if len(different) > 1 else ""
+        raise CheckpointError(
+            f"{point.checkpoint}: written with {key}={old}, the recipe says {new}{others}; drop the override, "
+            "or start a new run without resume"
+        )
