@@ -112,9 +112,17 @@ def import_libero() -> LiberoSetup:
         config = write_config(package, assets.folder, folder)
         os.environ["LIBERO_CONFIG_PATH"] = str(config)
         os.environ.setdefault("NUMBA_CACHE_DIR", str(folder / "numba"))
+        _keep_matplotlib_from_home(folder)
         _import_packages(assets.folder)
         _setup = LiberoSetup(str(package), str(assets.folder), assets.source, str(config / "config.yaml"), str(gl))
     return _setup
+
+
+def _keep_matplotlib_from_home(folder: Path) -> None:
+    """LIBERO imports matplotlib, which would make its settings folder; one that the user has is used as it is."""
+    settings = Path(os.environ.get("XDG_CONFIG_HOME", "~/.config")).expanduser() / "matplotlib"
+    if not settings.is_dir():
+        os.environ.setdefault("MPLCONFIGDIR", str(folder / "matplotlib"))
 
 
 def _import_packages(assets: Path) -> None:

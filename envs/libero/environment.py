@@ -77,7 +77,7 @@ class LiberoEnv(gymnasium.Env[dict[str, Any], np.ndarray]):
         self.instruction = self.task_description = self.libero_task.instruction
         self.cameras = tuple(cameras)
         self.image_size = image_size
-        self.max_episode_steps = max_episode_steps or self.profile.max_steps[suite]
+        self._max_episode_steps = max_episode_steps
         self.render_observations = render_observations
         self.success_condition = success_condition
         self.fast_rendering = fast_rendering
@@ -94,6 +94,12 @@ class LiberoEnv(gymnasium.Env[dict[str, Any], np.ndarray]):
         self._episode: dict[str, Any] = {}
         self._steps = 0
         self._floor = -np.inf
+
+    @property
+    def max_episode_steps(self) -> int:
+        """Control steps until `truncated`: the constructor's, else `gymnasium.make`'s, else the profile's."""
+        registered = self.spec.max_episode_steps if self.spec is not None else None
+        return self._max_episode_steps or registered or self.profile.max_steps[self.suite]
 
     def reset(
         self, *, seed: int | None = None, options: dict[str, Any] | None = None
