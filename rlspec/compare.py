@@ -31,6 +31,10 @@ usage: python -m rlspec.compare recipe=NAME[,NAME] [optim=NAME[,NAME]] [seed=0,1
 """
 
 
+_GROUPS = ("recipe", "model", "data", "optim", "policy", "env", "dataset", "seed")
+_SCORES = {"sampled_pass_at_1": "sampled pass@1", "success_rate": "success"}  # what a summary measures, in words
+
+
 @dataclass(frozen=True)
 class Arm:
     """One combination of the values that vary, over all its seeds."""
@@ -81,13 +85,13 @@ def _positive(key: str, text: str) -> int:
 
 def _check(runs: Sequence[tuple[str, ...]], out: Path) -> None:
     """Every combination is a valid recipe with a folder of its own before the first is trained."""
-    from rlspec.config.load import load_recipe
+    from rlspec.config.load import load_any_recipe
 
     names = [run_name(run) for run in runs]
     if len(set(names)) < len(names):
         raise ConfigError(f"two combinations would share the folder {max(names, key=names.count)}")
     for run, name in zip(runs, names, strict=True):
-        load_recipe(run)
+        load_any_recipe(run)
         _check_stored(run, out / name)
 
 
@@ -121,7 +125,7 @@ def run_name(arguments: Sequence[str]) -> str:
     """A folder name that tells runs apart: `grpo_math-pion-lr_1e-4-0`; keys but for the usual ones are in it."""
     parts = []
     for key, value in map(_split, arguments):
-        plain = key in ("recipe", "model", "data", "optim", "seed") and "/" not in value
+        plain = key in _GROUPS and "/" not in value
         parts.append(value if plain else f"{key.rpartition('.')[2]}_{value}")
     text = "-".join(parts)
     return "".join(character if character.isalnum() or character in "._-" else "_" for character in text)
@@ -160,16 +164,20 @@ def _check_stored(run: tuple[str, ...], folder: Path) -> None:
     Raises:
         ConfigError: It holds a run of another one.
     """
-    from rlspec.config.load import load_recipe
+    from rlspec.config.load import load_any_recipe
     from rlspec.config.match import differing_keys
 
     stored = folder / "recipe.yaml"
     if not stored.is_file():
         return
-    old, new = (recipe.model_dump(mode="json") for recipe in (load_recipe([f"recipe={stored}"]), load_recipe(run)))
+    both = (load_any_recipe([f"recipe={stored}"]), load_any_recipe(run))
+    old, new = (recipe.model_dump(mode="json") for recipe in both)
     different = [key for key, *_ in differing_keys(old, new)]
-    if old["trainer"].get("max_steps") != new["trainer"].get("max_steps"):
-        different.append("trainer.max_steps")
+    different += [
+        f"{section}.{key}"
+        for section, key in (("trainer", "max_steps"), ("training", "steps"))
+        if old.get(section, {}).get(key) != new.get(section, {}).get(key)
+    ]
     if different:
         raise ConfigError(f"out: {folder} holds a run with another {different[0]}; choose another out=DIR")
 
@@ -187,12 +195,16 @@ def _brief(summary: dict[str, Any] | None, log: Path) -> str:
     if summary is None:
         return f"FAILED, see {log}"
     before, after = summary["before"], summary["after"]
-    rates = f"{_percent(before)} -> {_percent(after)}"
-    return f"{summary['status']}, sampled pass@1 {rates}, {summary['seconds']:.0f} s"
+    measured = next((words for name, words in _SCORES.items() if name in (after or before or {})), "score")
+    return f"{summary['status']}, {measured} {_percent(before)} -> {_percent(after)}, {summary['seconds']:.0f} s"
+
+
+def _score(metrics: dict[str, Any]) -> float:
+    return 100 * next(float(metrics[name]) for name in _SCORES if name in metrics)
 
 
 def _percent(metrics: dict[str, Any] | None) -> str:
-    return f"{100 * metrics['sampled_pass_at_1']:.1f}%" if metrics else "?"
+    return f"{_score(metrics):.1f}%" if metrics else "?"
 
 
 def render_report(report: dict[str, list[dict[str, Any] | None]], arguments: Sequence[str]) -> str:
@@ -204,18 +216,19 @@ def render_report(report: dict[str, list[dict[str, Any] | None]], arguments: Seq
         "|---|---:|---|---:|---:|---:|---|",
     ]
     for name, results in report.items():
-        done = [result for result in results if result and result["before"] and result["after"]]
+        done = [result for result in results if result and result["after"]]
         if not done:
             lines.append(f"| {name} | | | | | | failed |")
             continue
-        before = [100 * result["before"]["sampled_pass_at_1"] for result in done]
-        after = [100 * result["after"]["sampled_pass_at_1"] for result in done]
-        gains = [b - a for a, b in zip(before, after, strict=True)]
+        before = [_score(result["before"]) for result in done if result["before"]]
+        after = [_score(result["after"]) for result in done]
+        gains = [_score(result["after"]) - _score(result["before"]) for result in done if result["before"]]
         low, high = t_interval(after)
         status = ", ".join(sorted({result["status"] if result else "failed" for result in results}))
         lines.append(
-            f"| {name} | {_mean(before):.1f} | {', '.join(f'{value:.1f}' for value in after)} | "
-            f"{_mean(after):.1f} [{low:.1f}, {high:.1f}] | {_mean(gains):+.1f} | {min(gains):+.1f} | {status} |"
+            f"| {name} | {f'{_mean(before):.1f}' if before else ''} | {', '.join(f'{value:.1f}' for value in after)} | "
+            f"{_mean(after):.1f} [{low:.1f}, {high:.1f}] | "
+            + (f"{_mean(gains):+.1f} | {min(gains):+.1f} | {status} |" if gains else f"| | {status} |")
         )
     return "\n".join(lines) + "\n"
 

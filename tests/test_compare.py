@@ -43,6 +43,21 @@ def test_a_finished_comparison_is_read_and_its_table_is_arithmetic(
     assert table in capsys.readouterr().out
 
 
+def test_robots_policies_are_compared_by_success_also_where_nothing_was_measured_before(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for seed, after in enumerate((0.6, 0.8)):
+        folder = tmp_path / f"vla_franka-muon-{seed}"
+        folder.mkdir()
+        summary = {"status": "finished", "seconds": 1.0, "before": None, "after": {"success_rate": after}}
+        (folder / "summary.json").write_text(json.dumps(summary))
+    assert compare.main(["recipe=vla_franka", "optim=muon", "seed=0,1", f"out={tmp_path}"]) == 0
+    output = capsys.readouterr().out
+    assert "success ? -> 60.0%" in output
+    # standard error 10, t(1) = 12.706
+    assert "| all |  | 60.0, 80.0 | 70.0 [-57.1, 197.1] | | | finished |" in output
+
+
 def test_a_run_that_fails_is_named_with_its_log_and_the_others_count(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

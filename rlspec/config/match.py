@@ -19,6 +19,11 @@ _FREE = (
     "trainer.max_steps",
     "trainer.num_train_epochs",
     "trainer.logging_steps",
+    "training.steps",
+    "training.log_every",
+    "training.num_workers",
+    "dataset.in_memory",
+    "dataset.video_backend",
 )
 
 
