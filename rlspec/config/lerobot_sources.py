@@ -43,7 +43,7 @@ def transform_fields() -> dict[str, Knob]:
 def _policy_files() -> tuple[Path, ...]:
     lerobot = package_folder("lerobot", _EXTRA)
     ours = package_folder("rlspec") / "vla" / "policies"
-    found = [*lerobot.glob("policies/*/configuration_*.py"), *ours.glob("*/configuration_*.py")]
+    found = [*lerobot.glob("policies/*/configuration_*.py"), *ours.glob("*/configuration_*.py"), *ours.glob("*/settings.py")]
     return (lerobot / "configs" / "policies.py", *sorted(found))
 
 
