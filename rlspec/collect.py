@@ -1,0 +1,139 @@
+"""Generate demonstrations: `python -m rlspec.collect env=NAME episodes=N out=DIR`, as a LeRobotDataset v3."""
+
+from __future__ import annotations
+
+import re
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from rlspec.entry import run_command
+from rlspec.errors import ConfigError
+
+if TYPE_CHECKING:
+    from rlspec.config.vla_schema import Demonstrations, Env
+
+USAGE = """\
+usage: python -m rlspec.collect env=NAME [task=NAME[,NAME]] [episodes=N] [out=DIR] [seed=N] [workers=N]
+                                [noise=X] [noise_share=X] [video=true|false] [env.KEY=VALUE ...]
+
+  The environment's scripted expert demonstrates its tasks; successes become a LeRobotDataset v3 (images, state, action,
+  exact statistics). The same command goes on with what was stopped, and finds what is complete.
+
+  env=NAME        an environment of recipes/env
+  task=NAME       one of its tasks, several with commas; default: all that the environment's recipe names
+  episodes=N      successful ones, per task (default 200)
+  out=DIR         default checkpoints/data/<suite>-<tasks>-<hash of the settings>
+  seed=N          of the first attempt (default 0)
+  workers=N       processes (default 2)
+  noise=X         disturb executed actions with this standard deviation; the labels stay clean (default 0)
+  noise_share=X   share of the steps that are disturbed (default 0.3)
+  video=true      MP4 (H.264) instead of images
+  env.KEY=VALUE   options of the environment, for example env.image_size=128
+"""
+_SETTINGS = ("episodes", "seed", "workers", "noise", "noise_share", "video")
+_KEYS = ("env", "task", "out", *_SETTINGS)
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Entry point; returns the exit code: 0, 2 for a mistake of the user, 130 after Ctrl-C."""
+    return run_command(argv, lambda: USAGE, _collect)
+
+
+def _collect(arguments: Sequence[str]) -> int:
+    env, settings, out = parse(arguments)
+    from rlspec.display import Display
+    from rlspec.vla.data.demonstrations import collect, default_name
+
+    collect(env, settings, out or Path("checkpoints/data") / default_name(env, settings), Display())
+    return 0
+
+
+def parse(arguments: Sequence[str]) -> tuple[Env, Demonstrations, Path | None]:
+    """Environment, settings and folder (None: the default one).
+
+    Raises:
+        ConfigError: An unknown key, name or value, with the nearest one.
+    """
+    given, options = _split(arguments)
+    env = _environment(given, options)
+    return env, _settings({key: given[key] for key in _SETTINGS if key in given}), _folder(given.get("out"))
+
+
+def _split(arguments: Sequence[str]) -> tuple[dict[str, str], dict[str, Any]]:
+    """Plain keys as text, and what is below `env.` by its type."""
+    from rlspec.config.paths import nearest
+
+    given: dict[str, str] = {}
+    options: dict[str, Any] = {}
+    for argument in arguments:
+        key, separator, value = argument.partition("=")
+        if not separator:
+            raise ConfigError(f"{argument!r} is no setting: write key=value, for example episodes=200")
+        if key.startswith("env."):
+            options[key.removeprefix("env.").removeprefix("options.")] = _typed(value)
+        elif key in _KEYS:
+            given[key] = value
+        else:
+            raise ConfigError(f"{argument}: unknown key; {nearest(key, (*_KEYS, 'env.KEY'))}")
+    return given, options
+
+
+def _environment(given: dict[str, str], options: dict[str, Any]) -> Env:
+    from rlspec.config.load import load_group
+    from rlspec.config.paths import list_group, nearest
+    from rlspec.config.vla_schema import Env
+
+    name = given.get("env")
+    if name is None:
+        raise ConfigError(f"env: required; add env=NAME; allowed: {', '.join(list_group('env'))}")
+    env = Env.model_validate(load_group("env", name))
+    env.options.update(options)
+    import rlspec_envs
+    from rlspec_envs.errors import EnvironmentUnavailable
+
+    try:
+        known = rlspec_envs.list_tasks(env.suite)
+    except EnvironmentUnavailable as error:
+        raise ConfigError(f"env={name}: {error}") from None
+    if "task" in given:
+        env.tasks = given["task"].split(",")
+    for task in env.tasks:
+        if task not in known:
+            raise ConfigError(f"task={task}: {env.suite} has no such task; {nearest(task, known)}")
+    return env
+
+
+def _settings(given: dict[str, str]) -> Demonstrations:
+    from pydantic import ValidationError
+
+    from rlspec.config.messages import explain, join_lines
+    from rlspec.config.vla_schema import Demonstrations
+
+    try:
+        return Demonstrations.model_validate({key: _typed(value) for key, value in given.items()})
+    except ValidationError as error:
+        raise ConfigError(join_lines(explain(error, Demonstrations))) from None
+
+
+def _folder(text: str | None) -> Path | None:
+    if text == "":
+        raise ConfigError("out=: no folder; write out=DIR, or leave it out")
+    return None if text is None else Path(text).expanduser()
+
+
+def _typed(text: str) -> Any:
+    """A value as YAML reads it, but `1e-2` is a number."""
+    import yaml
+
+    if re.fullmatch(r"[+-]?(\d+\.?\d*|\.\d+)[eE][+-]?\d+", text):
+        return float(text)
+    try:
+        return yaml.safe_load(text)
+    except yaml.YAMLError:
+        return text
+
+
+if __name__ == "__main__":
+    sys.exit(main())

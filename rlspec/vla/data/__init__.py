@@ -1,0 +1,1 @@
+"""Data sets of demonstrations: generating, describing, checking and loading them."""

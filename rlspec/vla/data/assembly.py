@@ -1,0 +1,149 @@
+"""Episodes into a LeRobotDataset v3, through LeRobot's own writer, with exact statistics."""
+
+from __future__ import annotations
+
+import logging
+import tempfile
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from rlspec.vla.data.recording import VIDEO, Episode
+from rlspec.vla.data.statistics import (
+    Statistics,
+    image_statistics,
+    numeric_statistics,
+    vector_statistics,
+    write_statistics,
+)
+
+STATE, ACTION, EXECUTED = "observation.state", "action", "executed_action"
+IMAGES = "observation.images."
+_NAMES = {
+    ("state", "delta_eef", 8): ["x", "y", "z", "axis_angle_x", "axis_angle_y", "axis_angle_z", "finger_1", "finger_2"],
+    ("state", "joint", 8): [*(f"joint_{index}" for index in range(1, 8)), "gripper"],
+    ("action", "delta_eef", 7): ["dx", "dy", "dz", "droll", "dpitch", "dyaw", "gripper"],
+    ("action", "joint", 8): [*(f"joint_{index}" for index in range(1, 8)), "gripper"],
+}
+
+
+def features_of(episode: Episode, *, action_space: str, video: bool, disturbed: bool) -> dict[str, dict[str, Any]]:
+    """The features of a data set of such episodes, as LeRobot declares them.
+
+    Args:
+        episode: any.
+        action_space: name; decides what the numbers are called.
+        video: pictures are frames of MP4 files.
+        disturbed: executed actions differ from the labels and are kept as well.
+    """
+    features: dict[str, dict[str, Any]] = {
+        f"{IMAGES}{camera}": {
+            "dtype": "video" if video else "image",
+            "shape": shape,
+            "names": ["height", "width", "channels"],
+        }
+        for camera, shape in episode.shapes.items()
+    }
+    plan = episode.plan
+    features[STATE] = _vector("state", plan.states.shape[1], action_space)
+    features[ACTION] = _vector("action", plan.labels.shape[1], action_space)
+    if disturbed:
+        features[EXECUTED] = _vector("action", plan.labels.shape[1], action_space)
+    return features
+
+
+def _vector(kind: str, size: int, action_space: str) -> dict[str, Any]:
+    family = "joint" if action_space.startswith("joint") else action_space
+    names = _NAMES.get((kind, family, size)) or [f"{kind}_{index}" for index in range(size)]
+    return {"dtype": "float32", "shape": (size,), "names": names}
+
+
+class DatasetBuilder:
+    """Writes a data set episode by episode.
+
+    LeRobot's writer decides on files and indices; pictures come encoded and with counts of their values, which spares
+    it encoding, reading and sampling every one of them again.
+    """
+
+    def __init__(self, root: Path, *, fps: int, features: Mapping[str, Any], robot_type: str, video: bool) -> None:
+        from datasets.utils.logging import disable_progress_bar
+        from lerobot.configs import RGBEncoderConfig
+        from lerobot.datasets.lerobot_dataset import LeRobotDataset
+
+        disable_progress_bar()
+        logging.getLogger("libav").setLevel(logging.ERROR)
+        self.root, self.video = root, video
+        self._histograms: dict[str, NDArray[np.int64]] = {}
+        self._frames = 0
+        self._dataset = LeRobotDataset.create(
+            repo_id=f"rlspec/{root.name}",
+            fps=fps,
+            features=dict(features),
+            root=root,
+            robot_type=robot_type,
+            use_videos=video,
+            video_backend="pyav",
+            rgb_encoder=RGBEncoderConfig(**VIDEO) if video else None,
+        )
+
+    def add(self, episode: Episode) -> None:
+        """Append an episode."""
+        meta, writer = self._dataset.meta, self._dataset.writer
+        index, length = meta.total_episodes, len(episode)
+        columns = self._columns(episode)
+        statistics: dict[str, Statistics] = {key: vector_statistics(value) for key, value in columns.items()}
+        for camera, histogram in episode.histograms.items():
+            key = f"{IMAGES}{camera}"
+            statistics[key] = image_statistics(histogram, length)
+            self._histograms[key] = self._histograms.get(key, 0) + histogram
+        instruction = episode.plan.instruction
+        meta.save_episode_tasks([instruction])
+        buffer: dict[str, Any] = {
+            **columns,
+            "frame_index": np.arange(length),
+            "timestamp": np.arange(length) / meta.fps,
+            "index": np.arange(meta.total_frames, meta.total_frames + length),
+            "episode_index": np.full(length, index),
+            "task_index": np.full(length, meta.get_task_index(instruction)),
+        }
+        if not self.video:
+            buffer.update(self._pictures(episode))
+        place = writer._save_episode_data(buffer)
+        if self.video:
+            for camera, (film,) in episode.pictures.items():
+                place.update(self._save_film(f"{IMAGES}{camera}", index, film))
+        meta.save_episode(index, length, [instruction], statistics, place)
+        self._frames += length
+
+    def _columns(self, episode: Episode) -> dict[str, NDArray[Any]]:
+        plan = episode.plan
+        columns = {STATE: plan.states[:-1], ACTION: plan.labels}
+        if EXECUTED in self._dataset.features:
+            columns[EXECUTED] = plan.executed
+        return columns
+
+    @staticmethod
+    def _pictures(episode: Episode) -> dict[str, list[dict[str, Any]]]:
+        return {
+            f"{IMAGES}{camera}": [
+                {"bytes": picture, "path": f"frame-{number:06d}.png"} for number, picture in enumerate(pictures)
+            ]
+            for camera, pictures in episode.pictures.items()
+        }
+
+    def _save_film(self, key: str, episode: int, film: bytes) -> dict[str, Any]:
+        path = Path(tempfile.mkdtemp(dir=self.root)) / f"{key}_{episode:03d}.mp4"
+        path.write_bytes(film)
+        place: dict[str, Any] = self._dataset.writer._save_episode_video(key, episode, temp_path=path)
+        return place
+
+    def finish(self) -> None:
+        """Close all files and write the statistics over all frames."""
+        self._dataset.finalize()
+        statistics = numeric_statistics(self.root)
+        for key, histogram in self._histograms.items():
+            statistics[key] = image_statistics(histogram, self._frames)
+        write_statistics(self.root, statistics)

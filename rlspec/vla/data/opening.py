@@ -1,0 +1,151 @@
+"""Opening a LeRobotDataset v3 from a folder or from the hub, under the names that policy and environment use."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from lerobot.datasets.lerobot_dataset import LeRobotDataset
+
+from rlspec.config.paths import nearest
+from rlspec.config.vla_schema import Dataset
+from rlspec.errors import DataError
+from rlspec.vla.data.statistics import INFO
+
+DeltaIndices = Mapping[str, Sequence[int]]  # feature -> frames around the present one
+
+
+class RenamedDataset(LeRobotDataset):
+    """A data set whose features go by other names in items, features and statistics; the files keep theirs."""
+
+    renamed: dict[str, str]  # feature in the files -> name outside
+
+    def rename(self, names: Mapping[str, str]) -> None:
+        """Give features other names.
+
+        Raises:
+            DataError: There is no such feature, or two would share a name.
+        """
+        features = self.reader._meta.features
+        for old in names:
+            if old not in features:
+                raise DataError(f"dataset.rename.{old}: the data set has no such feature; {nearest(old, features)}")
+        final = [names.get(name, name) for name in features]
+        if twice := sorted({name for name in final if final.count(name) > 1}):
+            raise DataError(f"dataset.rename: two features would be called {twice[0]}")
+        self.renamed = dict(names)
+        meta = copy.copy(self.reader._meta)  # the reader goes on with the names in the files
+        meta.info = copy.copy(meta.info)
+        meta.info.features = {names.get(key, key): value for key, value in features.items()}
+        if meta.stats is not None:
+            meta.stats = {names.get(key, key): value for key, value in meta.stats.items()}
+        self.meta = meta
+
+    def __getitem__(self, index: int | slice) -> Any:
+        """One item, or those of a slice."""
+        item = super().__getitem__(index)
+        if isinstance(item, list):  # made by this method, one by one
+            return item
+        pads = {f"{old}_is_pad": f"{new}_is_pad" for old, new in self.renamed.items()}
+        return {self.renamed.get(key, pads.get(key, key)): value for key, value in item.items()}
+
+
+def open_dataset(
+    section: Dataset,
+    *,
+    root: Path | None = None,
+    chunk_size: int | None = None,
+    delta_indices: DeltaIndices | None = None,
+) -> LeRobotDataset:
+    """Open what a recipe's section `dataset` names.
+
+    Args:
+        section: source, episodes, names and video backend.
+        root: folder of generated demonstrations; None: the section's own.
+        chunk_size: items hold this many actions, from the present one on.
+        delta_indices: feature (by the policy's name) -> frames around the present one; wins over `chunk_size`.
+
+    Raises:
+        DataError: The source cannot be found or read, an episode or a feature does not exist.
+    """
+    root = root or (Path(section.root).expanduser() if section.root else None)
+    if root is not None and section.repo_id is None and not (root / INFO).is_file():
+        raise DataError(f"dataset.root={root}: no LeRobotDataset there (no {INFO}); correct the folder")
+    deltas = dict(delta_indices or {})
+    if chunk_size is not None:
+        deltas.setdefault("action", list(range(chunk_size)))
+    dataset = _open(section, root)
+    _check_episodes(section, dataset.meta.total_episodes)
+    dataset.rename(section.rename)
+    _set_deltas(dataset, deltas)
+    return dataset
+
+
+def _open(section: Dataset, root: Path | None) -> RenamedDataset:
+    from huggingface_hub.errors import HfHubHTTPError, OfflineModeIsEnabled
+    from lerobot.datasets.utils import BackwardCompatibilityError, ForwardCompatibilityError
+
+    repo_id = section.repo_id or f"rlspec/{root.name if root else section.name}"
+    place = section.repo_id or str(root)
+    try:
+        return RenamedDataset(
+            repo_id,
+            root=root,
+            episodes=section.episodes,
+            revision=section.revision,
+            video_backend=section.video_backend,
+        )
+    except (BackwardCompatibilityError, NotImplementedError):
+        remedy = "convert it with python -m lerobot.scripts.convert_dataset_v21_to_v30"
+        raise DataError(f"dataset {place}: an older format than v3.0; {remedy}") from None
+    except ForwardCompatibilityError as error:
+        raise DataError(f"dataset {place}: a newer format than this LeRobot reads: {_line(error)}") from None
+    except (HfHubHTTPError, OfflineModeIsEnabled, ConnectionError) as error:
+        if section.repo_id is None:
+            raise DataError(f"dataset {place}: files are missing; generate or download it again") from None
+        remedy = "check the name, the network and `hf auth login`, or give a local copy with dataset.root=DIR"
+        raise DataError(f"dataset.repo_id={place}: not found: {_line(error)}; {remedy}") from None
+    except (OSError, ValueError, KeyError) as error:
+        raise DataError(f"dataset {place}: cannot be read: {_line(error)}") from None
+
+
+def _line(error: Exception) -> str:
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    return (lines or [type(error).__name__])[0][:200]
+
+
+def _check_episodes(section: Dataset, total: int) -> None:
+    for episode in section.episodes or ():
+        if not 0 <= episode < total:
+            raise DataError(f"dataset.episodes: there is no episode {episode}; the data set has 0 to {total - 1}")
+
+
+def _set_deltas(dataset: RenamedDataset, deltas: Mapping[str, Sequence[int]]) -> None:
+    """Let items hold neighbouring frames; given by the names outside, kept by those in the files."""
+    names = {new: old for old, new in dataset.renamed.items()}
+    for key in deltas:
+        if key not in dataset.meta.features:
+            raise DataError(f"delta indices of {key}: no such feature; {nearest(key, dataset.meta.features)}")
+    if deltas:
+        fps = dataset.meta.fps
+        dataset.reader.delta_indices = {names.get(key, key): list(indices) for key, indices in deltas.items()}
+        dataset.delta_timestamps = {key: [index / fps for index in indices] for key, indices in deltas.items()}
+
+
+def policy_delta_indices(config: Any, features: Mapping[str, Any]) -> dict[str, list[int]]:
+    """Which neighbouring frames a LeRobot policy wants of each feature, by its config's `*_delta_indices`."""
+    wanted: dict[str, list[int]] = {}
+    for key in features:
+        if key == "action":
+            indices = config.action_delta_indices
+        elif key == "next.reward":
+            indices = config.reward_delta_indices
+        elif key.startswith("observation."):
+            indices = config.observation_delta_indices
+        else:
+            continue
+        if indices is not None:
+            wanted[key] = list(indices)
+    return wanted
