@@ -1,0 +1,1 @@
+"""Behaviour cloning on accelerate, with LeRobot's policies, processors, schedulers and image transforms."""

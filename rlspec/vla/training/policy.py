@@ -1,0 +1,193 @@
+"""A LeRobot policy with its processors, from a recipe or from a checkpoint of a run."""
+
+from __future__ import annotations
+
+import contextlib
+import io
+import logging
+from collections.abc import Iterator
+from dataclasses import dataclass, fields
+from pathlib import Path
+from typing import Any, get_type_hints
+
+import draccus
+import torch
+from lerobot.configs import PreTrainedConfig
+from lerobot.configs.parser import load_plugin
+from lerobot.policies.factory import make_policy, make_policy_config, make_pre_post_processors
+from lerobot.policies.pretrained import PreTrainedPolicy
+from torch import nn
+
+from rlspec.config.paths import resolve_path
+from rlspec.config.schema import Lora
+from rlspec.config.vla_schema import Policy
+from rlspec.errors import ConfigError, UserError
+from rlspec.vla.training.order import INITIAL, derive_seed, seed_all
+from rlspec.vla.training.samples import Samples
+
+PLUGINS = "rlspec.vla.policies"
+IMPOSSIBLE = (OSError, ValueError, TypeError, KeyError, ImportError, RuntimeError, AttributeError)
+"""What LeRobot and the libraries below it raise where a policy cannot be had."""
+
+
+@dataclass
+class LoadedPolicy:
+    """A policy that is ready to train.
+
+    Attributes:
+        policy: the network, behind LoRA adapters where there are any.
+        preprocessor: LeRobot's pipeline for observations and targets.
+        postprocessor: LeRobot's pipeline for actions.
+        source: path or hub id that the recipe starts from, as its config says it.
+    """
+
+    policy: nn.Module
+    preprocessor: Any
+    postprocessor: Any
+    source: str | None
+
+    @property
+    def config(self) -> Any:
+        """LeRobot's config of the policy."""
+        return self.policy.config
+
+    def save(self, folder: Path) -> None:
+        """Write the policy and its processors in LeRobot's format."""
+        config, resumed = self.config, self.config.pretrained_path
+        config.pretrained_path = self.source
+        try:
+            self.policy.save_pretrained(str(folder))  # type: ignore[operator]
+            config.save_pretrained(str(folder))  # adapters are saved without it
+        finally:
+            config.pretrained_path = resumed
+        self.preprocessor.save_pretrained(str(folder))
+        self.postprocessor.save_pretrained(str(folder))
+
+
+def register_policies() -> None:
+    """Make rlspec's policies known to LeRobot."""
+    for name in ("rlspec.vla", PLUGINS):
+        load_plugin(name)
+
+
+def load_policy(settings: Policy, samples: Samples, *, device: str, seed: int, resume: Path | None) -> LoadedPolicy:
+    """The policy that a recipe starts from, or its state in a checkpoint.
+
+    Args:
+        settings: the recipe's section.
+        samples: for features and statistics.
+        device: that it is put on.
+        seed: of the run.
+        resume: folder of the checkpoint.
+
+    Raises:
+        ConfigError: It cannot be built, in one line.
+    """
+    seed_all(derive_seed(seed, INITIAL))
+    config = policy_config(settings, device=device) if resume is None else _resumed_config(resume, device)
+    source = settings.path if settings.path is None else str(resolve_path(settings.path))
+    with _explained(f"policy={settings.name}"), contextlib.redirect_stdout(io.StringIO()):
+        policy: Any = make_policy(config, ds_meta=samples.meta)
+        if settings.lora is not None and resume is None:
+            policy = add_adapters(policy, settings.lora)
+        processors = _processors(config, samples, device, fresh=resume is None)
+    config._runtime_dataset_meta = None  # LeRobot leaves the data set there
+    policy.train()
+    return LoadedPolicy(policy, *processors, source)
+
+
+def policy_config(settings: Policy, *, device: str) -> PreTrainedConfig:
+    """LeRobot's config of the recipe's policy; features are those of the data.
+
+    Raises:
+        ConfigError: It cannot be had, or the weights belong to another type of policy.
+    """
+    register_policies()
+    with _explained(f"policy={settings.name}"):
+        if settings.path is None:
+            return make_policy_config(settings.type, device=device, push_to_hub=False, **_decoded(settings))
+        config = _pretrained_config(settings)
+        changes = {"device": device, "push_to_hub": False, "input_features": {}, **_decoded(settings)}
+        for name, value in changes.items():
+            setattr(config, name, value)
+        if (check := getattr(config, "__post_init__", None)) is not None:
+            check()
+        return config
+
+
+def _decoded(settings: Policy) -> dict[str, Any]:
+    """Options in the types of the config's fields: YAML has no tuples and no enumerations."""
+    types = get_type_hints(PreTrainedConfig.get_choice_class(settings.type))
+    return {name: draccus.decode(types[name], value) for name, value in settings.options.items()}
+
+
+def _pretrained_config(settings: Policy) -> PreTrainedConfig:
+    path = str(resolve_path(settings.path or ""))
+    saved = PreTrainedConfig.from_pretrained(path)
+    wanted = PreTrainedConfig.get_choice_class(settings.type)
+    if type(saved) is not wanted:
+        if not issubclass(wanted, type(saved)):
+            raise ConfigError(f"policy.path={settings.path}: its weights are of type {saved.type}; set policy.type")
+        # Our subclasses of LeRobot's policies have the same fields and weights.
+        names = {field.name for field in fields(saved) if field.init}
+        saved = wanted(**{name: getattr(saved, name) for name in names})
+    saved.pretrained_path = path
+    return saved
+
+
+def _resumed_config(checkpoint: Path, device: str) -> PreTrainedConfig:
+    register_policies()
+    with _explained(str(checkpoint)):
+        config = PreTrainedConfig.from_pretrained(checkpoint)
+    config.pretrained_path = str(checkpoint)
+    config.device = device
+    return config
+
+
+def add_adapters(policy: PreTrainedPolicy, lora: Lora) -> nn.Module:
+    """LoRA adapters on a policy; `target_modules` are names, or the last parts of names, of its layers."""
+    from peft import LoraConfig
+
+    config = LoraConfig(
+        r=lora.r,
+        lora_alpha=lora.alpha,  # type: ignore[arg-type]
+        lora_dropout=lora.dropout,
+        target_modules=list(lora.target_modules),
+        use_rslora=lora.use_rslora,
+    )
+    return policy.wrap_with_peft(peft_config=config)
+
+
+def _processors(config: PreTrainedConfig, samples: Samples, device: str, *, fresh: bool) -> tuple[Any, Any]:
+    """The policy's own, with the data's statistics; those of a checkpoint keep the statistics in it."""
+    if config.pretrained_path is None:
+        return make_pre_post_processors(config, dataset_stats=samples.meta.stats)
+    stats = {"stats": samples.meta.stats} if fresh else {}
+    modes = {"norm_map": config.normalization_mapping, **stats}
+    every = {**(config.input_features or {}), **(config.output_features or {})}
+    return make_pre_post_processors(
+        config,
+        pretrained_path=str(config.pretrained_path),
+        preprocessor_overrides={
+            "device_processor": {"device": device},
+            "normalizer_processor": {"features": every, **modes},
+        },
+        postprocessor_overrides={"unnormalizer_processor": {"features": config.output_features, **modes}},
+    )
+
+
+@contextlib.contextmanager
+def _explained(subject: str) -> Iterator[None]:
+    """What LeRobot complains of, in one line."""
+    root = logging.getLogger()
+    level = root.level
+    root.setLevel(max(level, logging.WARNING))
+    try:
+        yield
+    except (UserError, torch.OutOfMemoryError):
+        raise
+    except IMPOSSIBLE as error:
+        text = " ".join(str(error).split()) or type(error).__name__
+        raise ConfigError(f"{subject}: {text[:400]}") from error
+    finally:
+        root.setLevel(level)

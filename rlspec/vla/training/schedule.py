@@ -1,0 +1,41 @@
+"""The learning rate over a run: LeRobot's schedulers by their own names."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from lerobot.optim.schedulers import LRSchedulerConfig
+from torch.optim import Optimizer
+from torch.optim.lr_scheduler import LRScheduler
+
+from rlspec.config.vla_schema import VlaRecipe
+from rlspec.errors import ConfigError
+
+
+def build_scheduler(settings: Mapping[str, Any], optimizer: Optimizer, steps: int) -> LRScheduler:
+    """LeRobot's scheduler of that `type`; it multiplies every group's learning rate.
+
+    Args:
+        settings: `training.scheduler`.
+        optimizer: of the run.
+        steps: of the whole run.
+
+    Raises:
+        ConfigError: A setting is missing or impossible.
+    """
+    fields = dict(settings)
+    kind = fields.pop("type")
+    try:
+        scheduler = LRSchedulerConfig.get_choice_class(kind)(**fields).build(optimizer, steps)
+    except (TypeError, ValueError, ImportError, ZeroDivisionError) as error:
+        raise ConfigError(f"training.scheduler: {kind}: {' '.join(str(error).split())}") from error
+    assert scheduler is not None
+    return scheduler
+
+
+def stretched_schedule(recipe: VlaRecipe, stored: Mapping[str, Any]) -> str | None:
+    """The scheduler's type, if it spans the run and the run's length has changed."""
+    kind = str(recipe.training.scheduler.get("type"))
+    same = stored["training"]["steps"] == recipe.training.steps
+    return None if same or kind.startswith("constant") else kind
