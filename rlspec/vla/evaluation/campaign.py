@@ -1,0 +1,166 @@
+"""One evaluation from its plan to its metrics."""
+
+from __future__ import annotations
+
+import os
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from importlib import metadata
+from pathlib import Path
+from typing import Literal
+
+from rlspec.checkpoint import write_json_atomically
+from rlspec.versions import library_versions
+from rlspec.vla.evaluation.episodes import CRASHED, Episode, EpisodePlan
+from rlspec.vla.evaluation.jobs import ActorSpec, Done, FilmSpec, Job
+from rlspec.vla.evaluation.pool import WorkerPool
+from rlspec.vla.evaluation.protocol import Protocol
+from rlspec.vla.evaluation.results import METRICS, Journal, SimResult, summarize
+
+PROGRESS_SECONDS = 20.0
+VIDEOS = "videos"
+_LIBRARIES = ("lerobot", "gymnasium", "mujoco", "hf-libero", "robosuite")
+
+
+@dataclass(frozen=True)
+class Campaign:
+    """What is to be measured.
+
+    Attributes:
+        label: Name of the folder.
+        step: Optimizer step of the weights.
+        checkpoint: What the user calls them.
+        spec: Who acts.
+        plans: All episodes.
+        folder: Where the files go.
+        videos: Episodes per task that are filmed.
+    """
+
+    label: str
+    step: int
+    checkpoint: str
+    spec: ActorSpec
+    plans: tuple[EpisodePlan, ...]
+    folder: Path
+    videos: int = 0
+    video_format: Literal["mp4", "gif"] = "mp4"
+
+
+def conduct(
+    campaign: Campaign, protocol: Protocol, pool: WorkerPool, say: Callable[[str], None], warn: Callable[[str], None]
+) -> SimResult:
+    """Run the episodes that are missing, film the chosen ones, and write metrics.json.
+
+    Args:
+        campaign: What to measure.
+        protocol: The simulator and how it is used.
+        pool: The workers.
+        say: Gets lines of progress.
+        warn: Gets lines that must not be overlooked.
+    """
+    started = time.monotonic()
+    journal = Journal(campaign.folder, protocol.identity(campaign.spec))
+    found = {episode.key: episode for episode in journal.open()}
+    missing = [plan for plan in campaign.plans if (plan.task, plan.index) not in found]
+    if len(missing) < len(campaign.plans):
+        there = len(campaign.plans) - len(missing)
+        say(f"{campaign.label}: {there} of {len(campaign.plans)} episodes are there already")
+    progress = _Progress(campaign.label, len(missing), say)
+
+    def on_done(job: Job, done: Done) -> None:
+        _keep_observed(journal, done, warn)
+        found[done.episode.task, job.plan.index] = done.episode
+        journal.append(done.episode)
+        progress.count(done.episode)
+
+    pool.run([Job(campaign.spec, plan) for plan in missing], on_done)
+    episodes = [found[plan.task, plan.index] for plan in campaign.plans]
+    if missing:
+        journal.rewrite(episodes)  # in the order of the plan, however they arrived
+    _film(campaign, episodes, pool, warn)
+    context = {
+        "checkpoint": campaign.checkpoint,
+        "settings": protocol.identity(campaign.spec),
+        "n_action_steps": (journal.observed.get("policy") or {}).get("n_action_steps"),
+        "max_steps": (journal.observed.get("environment") or {}).get("max_episode_steps"),
+        "renderer": (journal.observed.get("environment") or {}).get("gl"),
+        "environment": journal.observed.get("environment"),
+        "policy": journal.observed.get("policy"),
+        "versions": versions(),
+        "seconds": round(time.monotonic() - started, 1),
+        "workers": protocol.settings.workers,
+        "cpu_count": os.cpu_count(),
+    }
+    suite = protocol.simulator.suite
+    result = summarize(campaign.label, campaign.step, suite, episodes, context, campaign.folder)
+    write_json_atomically(campaign.folder / METRICS, result.to_json())
+    return result
+
+
+def versions() -> dict[str, str]:
+    """Name -> version of everything that decides a result, without importing it."""
+    found = library_versions()
+    for name in _LIBRARIES:
+        try:
+            found[name] = metadata.version(name)
+        except metadata.PackageNotFoundError:
+            continue
+    return found
+
+
+def _keep_observed(journal: Journal, done: Done, warn: Callable[[str], None]) -> None:
+    if "environment" not in journal.observed and done.environment:
+        journal.observe(environment=done.environment, policy=done.policy)
+        for line in done.remarks:
+            warn(line)
+
+
+def choose_filmed(episodes: Sequence[Episode], count: int) -> list[Episode]:
+    """The first successes and the first failures of one task, half of each as far as there are."""
+    known = [episode for episode in episodes if episode.failure != CRASHED]
+    successes = [episode for episode in known if episode.success]
+    failures = [episode for episode in known if not episode.success]
+    most = min(len(successes), max(count - count // 2, count - len(failures)))
+    return [*successes[:most], *failures[: count - most]]
+
+
+def _film(campaign: Campaign, episodes: Sequence[Episode], pool: WorkerPool, warn: Callable[[str], None]) -> None:
+    """Run the chosen episodes again with all cameras: they repeat exactly, and no other pays for pictures."""
+    plans = {(plan.task, plan.index): plan for plan in campaign.plans}
+    chosen: list[Episode] = []
+    for task in dict.fromkeys(plan.task for plan in campaign.plans) if campaign.videos else ():
+        chosen += choose_filmed([each for each in episodes if each.task == task], campaign.videos)
+    folder = campaign.folder / VIDEOS
+    jobs = []
+    for episode in chosen:
+        stem = f"{episode.task}-{episode.index:03d}"
+        if not list(folder.glob(f"{stem}-*.{campaign.video_format}")):
+            film = FilmSpec(folder / f"{stem}-{{outcome}}.{campaign.video_format}", campaign.video_format)
+            jobs.append(Job(campaign.spec, plans[episode.key], film))
+    outcomes = {episode.key: (episode.success, episode.steps) for episode in chosen}
+
+    def on_done(job: Job, done: Done) -> None:
+        if (done.episode.success, done.episode.steps) != outcomes[job.plan.task, job.plan.index]:
+            warn(f"{campaign.label}: {job.plan.task}, episode {job.plan.index} went another way when it was filmed")
+
+    pool.run(jobs, on_done)
+
+
+class _Progress:
+    """A line once in a while."""
+
+    def __init__(self, label: str, total: int, say: Callable[[str], None]) -> None:
+        self._label, self._total, self._say = label, total, say
+        self._started = self._last = time.monotonic()
+        self._done = self._successes = 0
+
+    def count(self, episode: Episode) -> None:
+        self._done += 1
+        self._successes += episode.success
+        now = time.monotonic()
+        if now - self._last > PROGRESS_SECONDS and self._done < self._total:
+            self._last = now
+            left = (now - self._started) / self._done * (self._total - self._done)
+            counts = f"{self._done}/{self._total} episodes, {self._successes} successes"
+            self._say(f"{self._label}: {counts}, about {left:.0f} s left")

@@ -1,0 +1,41 @@
+"""A policy measured in the simulator outside training, by the code that measures it inside."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from rlspec.config.vla_schema import VlaRecipe
+from rlspec.display import Display
+from rlspec.run_directory import RunDirectory
+from rlspec.vla.evaluation.campaign import VIDEOS
+from rlspec.vla.evaluation.evaluator import SimEvaluator
+from rlspec.vla.evaluation.records import dataset_folder
+from rlspec.vla.evaluation.results import EPISODES, METRICS
+
+
+def measure(recipe: VlaRecipe, *, what: str, out: Path, trained: VlaRecipe | None, dataset: Path | None) -> int:
+    """Measure and show; returns the exit code.
+
+    Args:
+        recipe: Its sections `env`, `evaluation` and `device` count.
+        what: "expert", "replay", a policy's folder or a hub id.
+        out: Folder of the result.
+        trained: The recipe that the policy was trained by; its data set is what the policy knows.
+        dataset: Demonstrations to replay.
+    """
+    display = Display(recipe.report.display)
+    assert recipe.env is not None
+    root = dataset or dataset_folder(trained or recipe)
+    run = RunDirectory(out.parent)
+    with SimEvaluator(recipe, run, display, dataset_root=root, folder=out.parent, keep=True) as evaluator:
+        tasks, settings = evaluator.protocol.tasks, recipe.evaluation
+        named = ", ".join(tasks) if len(tasks) <= 4 else f"{len(tasks)} tasks"
+        display.heading(f"{what} in {recipe.env.suite} ({named}), {settings.episodes} episodes per task")
+        result = evaluator.measure(what, out.name, 0)
+    for line in result.lines():
+        display.line(line)
+    display.line(f"metrics   {out / METRICS}")
+    display.line(f"episodes  {out / EPISODES}")
+    if (out / VIDEOS).is_dir():
+        display.line(f"videos    {out / VIDEOS}")
+    return 0

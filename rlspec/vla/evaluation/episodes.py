@@ -1,0 +1,92 @@
+"""Which episodes an evaluation consists of, and what came out of each."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, fields
+from typing import Any
+
+from rlspec.config.schema import SEEDS
+
+CRASHED = "crashed"  # failure kind: the worker died, hung or raised, twice
+TIMEOUT = "timeout"
+INVALID_ACTION = "invalid_action"  # the actor answered NaN or infinity
+
+
+@dataclass(frozen=True)
+class EpisodePlan:
+    """One episode to run; what it starts from says all, so any worker may run it.
+
+    Attributes:
+        task: Name of the task in its suite.
+        index: Number of the episode in its task.
+        seed: Of the environment's reset and of the policy's random numbers.
+        initial_state: Number of a stored initial state (LIBERO); None: the seed decides alone.
+        recorded: Number of the episode of a data set that is replayed; None: the actor decides.
+    """
+
+    task: str
+    index: int
+    seed: int
+    initial_state: int | None = None
+    recorded: int | None = None
+
+
+@dataclass(frozen=True)
+class Episode:
+    """What an episode came to.
+
+    Attributes:
+        failure: "" after a success, else its kind: timeout, dropped, out_of_bounds, ..., invalid_action, crashed.
+        sim_seconds: Simulated time.
+        wall_seconds: Time it took.
+        images: Observations that were rendered.
+        note: What else is to be said, such as where a replay left its record.
+    """
+
+    task: str
+    index: int
+    seed: int
+    initial_state: int | None
+    steps: int
+    success: bool
+    failure: str
+    sim_seconds: float
+    wall_seconds: float
+    images: int = 0
+    note: str = ""
+
+    @property
+    def key(self) -> tuple[str, int]:
+        """What identifies it within an evaluation."""
+        return (self.task, self.index)
+
+    def to_json(self) -> dict[str, Any]:
+        """A row of episodes.jsonl."""
+        return asdict(self)
+
+    @classmethod
+    def from_json(cls, row: dict[str, Any]) -> Episode:
+        """The episode of a row; keys that this version does not know are passed over."""
+        return cls(**{field.name: row[field.name] for field in fields(cls) if field.name in row})
+
+
+def crashed_episode(plan: EpisodePlan, note: str) -> Episode:
+    """The episode that no worker could finish."""
+    return Episode(plan.task, plan.index, plan.seed, plan.initial_state, 0, False, CRASHED, 0.0, 0.0, note=note)
+
+
+def plan_episodes(tasks: Sequence[str], count: int, seed: int, *, stored_states: bool) -> list[EpisodePlan]:
+    """`count` episodes per task with consecutive seeds, the same for every task.
+
+    Args:
+        tasks: Names.
+        count: Episodes per task.
+        seed: Of the first episode of each task.
+        stored_states: Episode i starts from the stored initial state i (LIBERO's protocols).
+    """
+    return [
+        EpisodePlan(task, index, (seed + index) % SEEDS, index if stored_states else None)
+        for task in tasks
+        for index in range(count)
+    ]

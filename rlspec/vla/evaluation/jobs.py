@@ -1,0 +1,98 @@
+"""What goes to a worker and what comes back."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Literal
+
+from rlspec.vla.evaluation.checks import Training
+from rlspec.vla.evaluation.episodes import Episode, EpisodePlan
+from rlspec.vla.evaluation.simulator import Simulator
+
+
+@dataclass(frozen=True)
+class ActorSpec:
+    """Who acts; a worker keeps the last one that it made.
+
+    Attributes:
+        kind: The scripted expert, records, or a LeRobot policy.
+        path: Of a policy: folder or hub id; of records: root of the data set.
+        token: Tells two states of one path apart.
+        n_action_steps: Actions of a chunk that are executed; None: the policy's own number.
+        replan_steps: The protocol's number where the user gave none; a shorter chunk is executed whole.
+        device: "auto", "cpu" or "cuda".
+        training: What the policy's training data said of itself.
+    """
+
+    kind: Literal["expert", "replay", "policy"]
+    path: str = ""
+    token: str = ""
+    n_action_steps: int | None = None
+    replan_steps: int | None = None
+    device: str = "auto"
+    training: Training = field(default_factory=Training)
+
+
+@dataclass(frozen=True)
+class FilmSpec:
+    """Where the film of an episode goes; `{outcome}` in the name is replaced."""
+
+    path: Path
+    kind: Literal["mp4", "gif"]
+
+
+@dataclass(frozen=True)
+class Job:
+    """One episode."""
+
+    actor: ActorSpec
+    plan: EpisodePlan
+    film: FilmSpec | None = None
+
+
+@dataclass(frozen=True)
+class WorkerSettings:
+    """What a worker process is started with."""
+
+    simulator: Simulator
+    threads: int = 1
+
+
+@dataclass(frozen=True)
+class Alive:
+    """Sent now and then while a worker is busy."""
+
+
+@dataclass(frozen=True)
+class Done:
+    """An episode came to its end.
+
+    Attributes:
+        environment: The environment's own description.
+        policy: The policy's description, of policies.
+        remarks: Lines for the user.
+    """
+
+    episode: Episode
+    environment: dict[str, Any]
+    policy: dict[str, Any] | None = None
+    remarks: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class Refused:
+    """The user must change something; the text says what, one mistake per line."""
+
+    text: str
+
+
+@dataclass(frozen=True)
+class Raised:
+    """The episode ended in an exception: a program's mistake."""
+
+    reason: str
+    traceback: str
+
+
+Reply = Alive | Done | Refused | Raised

@@ -1,0 +1,38 @@
+"""Observations of one environment in the form that LeRobot's preprocessors take.
+
+The same as `lerobot.envs.utils.preprocess_observation`, which cannot be imported without the whole of LeRobot.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from rlspec.vla.evaluation.simulator import Observation
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+IMAGES = "observation.images"
+STATE = "observation.state"
+
+
+def to_batch(observation: Observation, instruction: str) -> dict[str, Any]:
+    """A batch of one: images float32 (1, 3, H, W) in [0, 1], state float32 (1, n), the task as a list of one text."""
+    batch: dict[str, Any] = {f"{IMAGES}.{name}": _image(pixels) for name, pixels in observation["pixels"].items()}
+    batch[STATE] = _state(observation["agent_pos"])
+    batch["task"] = [instruction]
+    return batch
+
+
+def _image(pixels: np.ndarray) -> Tensor:
+    import torch
+
+    return torch.from_numpy(np.ascontiguousarray(pixels)).permute(2, 0, 1).contiguous().float().div_(255).unsqueeze(0)
+
+
+def _state(values: np.ndarray) -> Tensor:
+    import torch
+
+    return torch.from_numpy(np.asarray(values)).float().unsqueeze(0)

@@ -1,0 +1,103 @@
+"""Runs jobs in this process: keeps the environment of the last task and the last actor."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import gymnasium
+
+from rlspec.errors import ConfigError
+from rlspec.vla.evaluation.actors import Actor, ExpertActor, ReplayActor
+from rlspec.vla.evaluation.checks import contradictions, expected_by, remarks
+from rlspec.vla.evaluation.jobs import ActorSpec, Done, Job, WorkerSettings
+from rlspec.vla.evaluation.rollout import rollout
+from rlspec.vla.evaluation.video import Recorder
+
+REPLAY_MARGIN = 20  # steps that a replay may take beyond its record before it counts as failed
+
+
+class Runner:
+    """Everything that one worker holds.
+
+    Args:
+        settings: The simulator and the threads.
+        on_step: Called after every step of an episode.
+    """
+
+    def __init__(self, settings: WorkerSettings, on_step: Callable[[], None] | None = None) -> None:
+        self._settings = settings
+        self._on_step = on_step
+        self._task: str | None = None
+        self._env: gymnasium.Env[Any, Any] | None = None
+        self._described: dict[str, Any] = {}
+        self._spec: ActorSpec | None = None
+        self._actor: Actor | None = None
+        self._remarks: tuple[str, ...] = ()
+        self._checked = False
+
+    def run(self, job: Job) -> Done:
+        """Run one episode.
+
+        Raises:
+            UserError: The environment, the policy or their combination is not usable.
+        """
+        env = self._environment(job.plan.task)
+        actor, max_steps = self._choose_actor(job, env)
+        plan = job.plan
+        if plan.initial_state is not None and (count := self._described.get("initial_states")):
+            plan = replace(plan, initial_state=plan.initial_state % int(count))
+        film = None if job.film is None else Recorder(job.film, env.unwrapped.control_hz)  # type: ignore[attr-defined]
+        episode = rollout(env, actor, plan, max_steps=max_steps, film=film, on_step=self._on_step)
+        if film is not None:
+            film.save("success" if episode.success else episode.failure)
+        return Done(episode, self._described, actor.describe(), self._remarks)
+
+    def _environment(self, task: str) -> gymnasium.Env[Any, Any]:
+        if self._env is None or task != self._task:
+            self.close()
+            self._env, self._task = self._settings.simulator.make(task), task
+            self._described = self._env.unwrapped.describe()  # type: ignore[attr-defined]
+            self._checked = False
+        return self._env
+
+    def _choose_actor(self, job: Job, env: gymnasium.Env[Any, Any]) -> tuple[Actor, int | None]:
+        if job.actor.kind == "replay":
+            from rlspec.vla.evaluation.records import load_record  # pyarrow, which most workers never need
+
+            assert job.plan.recorded is not None
+            record = load_record(Path(job.actor.path), job.plan.recorded)
+            return ReplayActor(record.actions, record.states), len(record.actions) + REPLAY_MARGIN
+        if self._actor is None or job.actor != self._spec:
+            self._actor = None  # two policies at once might not fit
+            self._actor, self._spec, self._checked = self._make_actor(job.actor), job.actor, False
+        if not self._checked:
+            self._check(env)
+        return self._actor, None
+
+    def _make_actor(self, spec: ActorSpec) -> Actor:
+        if spec.kind == "expert":
+            return ExpertActor(self._settings.simulator)
+        from rlspec.vla.evaluation.policy_actor import PolicySource, load_policy
+
+        threads = self._settings.threads
+        return load_policy(PolicySource(spec.path, spec.n_action_steps, spec.replan_steps, spec.device, threads))
+
+    def _check(self, env: gymnasium.Env[Any, Any]) -> None:
+        from rlspec.vla.evaluation.policy_actor import PolicyActor
+
+        if isinstance(self._actor, PolicyActor):
+            assert self._spec is not None
+            expected = expected_by(self._actor.config, self._actor.preprocessor, self._spec.training)
+            if lines := contradictions(expected, env):
+                raise ConfigError("\n".join(f"{self._spec.path} in {self._task}: {line}" for line in lines))
+            self._remarks = tuple(remarks(expected, env))
+        self._checked = True
+
+    def close(self) -> None:
+        """Close the environment."""
+        if self._env is not None:
+            self._env.close()
+        self._env = self._task = None
