@@ -17,8 +17,8 @@ TABLE = {"x": (-0.3, 1.1), "y": (-0.7, 0.7)}
 MAX_RENDER = 1024
 """Largest side of a picture, pixels."""
 
-_WRIST_FOVY, _EXTERNAL_FOVY = 80.0, 42.0
-_EXTERNAL_EYE, _EXTERNAL_AIM = (1.12, 0.30, 0.62), (0.44, 0.0, 0.185)
+_WRIST_FOVY, _EXTERNAL_FOVY = 80.0, 44.0
+_EXTERNAL_EYE, _EXTERNAL_AIM = (1.12, 0.30, 0.62), (0.44, 0.0, 0.165)
 _WRIST_EYE, _WRIST_AIM = (0.07, 0.0, 0.035), (0.012, 0.0, 0.14)
 
 

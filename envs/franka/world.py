@@ -77,10 +77,12 @@ class World:
         return float(np.linalg.norm(self.data.joint(body).qvel[:3]))
 
     def place(self, body: str, position: ArrayLike, yaw: float = 0.0) -> None:
-        """Put a free object or a movable marker somewhere, at rest."""
+        """Put a free object, a movable marker or a fixture somewhere, at rest."""
         body_id = self.model.body(body).id
         mocap = self.model.body_mocapid[body_id]
-        if mocap >= 0:
+        if mocap < 0 and self.model.body_jntnum[body_id] == 0:
+            self.model.body_pos[body_id], self.model.body_quat[body_id] = position, yaw_quaternion(yaw)
+        elif mocap >= 0:
             self.data.mocap_pos[mocap] = position
             self.data.mocap_quat[mocap] = yaw_quaternion(yaw)
         else:

@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 from rlspec_envs.franka.tasks.base import Task
+from rlspec_envs.franka.tasks.drawer import Drawer
 from rlspec_envs.franka.tasks.pick_place import PickPlace
+from rlspec_envs.franka.tasks.push import Push
+from rlspec_envs.franka.tasks.stack import Stack
 
-TASKS: dict[str, type[Task]] = {kind.name: kind for kind in (PickPlace,)}
+TASKS: dict[str, type[Task]] = {kind.name: kind for kind in (PickPlace, Push, Stack, Drawer)}

@@ -41,23 +41,24 @@ def grasp_rotation(world: World, block: str) -> Array:
     return hand_down(nearest_equivalent(world.yaw(block), world.hand_yaw, math.pi / 2))
 
 
-def carry(world: World, block: str, goal: Array, tolerance: float) -> Motion:
+def carry(world: World, block: str, goal: Array, tolerance: float, drop: float = 0.012) -> Motion:
     """Plan the next motion that brings a cube to a goal.
 
     Args:
         world: The state.
         block: Name of the cube.
         goal: Where its centre shall lie, (3,) metres.
-        tolerance: How far from the goal, horizontally, a cube may lie that has been put down.
+        tolerance: How far from the goal, horizontally, a cube may lie that has been put down, metres.
+        drop: Height above the goal from which a cube may be let go, metres.
     """
     cube, tcp, rotation = world.position(block), world.tcp, grasp_rotation(world, block)
     offset = goal - cube
     aside = float(np.linalg.norm(offset[:2]))
     holding = held(world, block)
-    if aside < tolerance and cube[2] - goal[2] < (0.012 if holding else 0.03):
+    if aside < tolerance and cube[2] - goal[2] < (drop if holding else 0.03):
         return _leave(world, cube, rotation)
     if holding:
-        lift = _CARRY * min(1.0, aside / 0.04) if aside > 0.012 else 0.004
+        lift = _CARRY * min(1.0, aside / 0.04) if aside > 0.012 else drop - 0.008
         # Rise before going sideways: the higher, the further.
         low = max(0.0, goal[2] + lift - 0.03 - cube[2])
         reach = max(0.0, 1.0 - low / 0.06)
