@@ -25,11 +25,11 @@ from rlspec.config.vla_schema import Demonstrations, VlaRecipe
 from rlspec.display import Display
 from rlspec.errors import ConfigError, DataError
 from rlspec.versions import library_versions
+from rlspec.vla.data.files import RECORD
 from rlspec.vla.data.recording import Disturbance
 from rlspec.vla.data.staging import Staging
-from rlspec.vla.data.workers import Job, Progress, run_attempts
+from rlspec.vla.data.workers import Job, Pool, Progress, run_attempts
 
-RECORD = "meta/rlspec.json"  # what LeRobot's metadata has no place for
 _FORMAT = 1  # of the settings that decide what is in a data set
 _SECONDS = 5.0  # between two lines of progress
 
@@ -78,7 +78,7 @@ def _tasks_of(suite: str) -> list[str]:
     return tasks
 
 
-def collect(env: EnvSpec, settings: Demonstrations, out: Path, display: Display) -> Path:
+def collect(env: EnvSpec, settings: Demonstrations, out: Path, display: Display, *, pool: Pool | None = None) -> Path:
     """Generate demonstrations, go on with them, or find them done.
 
     Args:
@@ -86,6 +86,7 @@ def collect(env: EnvSpec, settings: Demonstrations, out: Path, display: Display)
         settings: how many, from which seed, with which disturbance.
         out: the data set's folder.
         display: shows progress.
+        pool: makes the executor of the attempts; None: processes.
 
     Returns:
         `out`.
@@ -101,7 +102,7 @@ def collect(env: EnvSpec, settings: Demonstrations, out: Path, display: Display)
             display.line(f"demonstrations: {out} is complete")
         else:
             _prepare(work, matters)
-            _generate(matters, settings.workers, out, work, display)
+            _generate(matters, settings.workers, out, work, display, pool)
         shutil.rmtree(work, ignore_errors=True)
     return out
 
@@ -144,7 +145,9 @@ def _read(path: Path) -> dict[str, Any] | None:
     return content
 
 
-def _generate(matters: Mapping[str, Any], workers: int, out: Path, work: Path, display: Display) -> None:
+def _generate(
+    matters: Mapping[str, Any], workers: int, out: Path, work: Path, display: Display, pool: Pool | None
+) -> None:
     job = Job(
         suite=matters["suite"],
         tasks=tuple(matters["tasks"]),
@@ -158,7 +161,7 @@ def _generate(matters: Mapping[str, Any], workers: int, out: Path, work: Path, d
     display.line(f"demonstrations: {matters['episodes']} of each of {len(job.tasks)} tasks of {job.suite}, into {out}")
     finished = work / "dataset"
     shutil.rmtree(finished, ignore_errors=True)
-    attempts = run_attempts(job, matters["episodes"], workers, reporter)
+    attempts = run_attempts(job, matters["episodes"], workers, reporter, pool)
     frames = _assemble(attempts, job, matters, finished, reporter)
     seconds = time.monotonic() - started
     if out.exists():

@@ -10,8 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from rlspec.errors import DataError
-from rlspec.vla.data.demonstrations import RECORD
-from rlspec.vla.data.statistics import read_columns
+from rlspec.vla.data.files import RECORD, read_columns
 
 
 @dataclass(frozen=True)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import logging
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -12,7 +13,10 @@ from lerobot.datasets.lerobot_dataset import LeRobotDataset
 from rlspec.config.paths import nearest
 from rlspec.config.vla_schema import Dataset
 from rlspec.errors import DataError
-from rlspec.vla.data.statistics import INFO
+from rlspec.vla.data.files import INFO, RECORD
+from rlspec.vla.data.statistics import numeric_statistics, statistics_fault
+
+log = logging.getLogger(__name__)
 
 DeltaIndices = Mapping[str, Sequence[int]]  # feature -> frames around the present one
 
@@ -41,6 +45,7 @@ class RenamedDataset(LeRobotDataset):
         meta.info.features = {names.get(key, key): value for key, value in features.items()}
         if meta.stats is not None:
             meta.stats = {names.get(key, key): value for key, value in meta.stats.items()}
+        meta.renamed = self.renamed
         self.meta = meta
 
     def __getitem__(self, index: int | slice) -> Any:
@@ -78,6 +83,7 @@ def open_dataset(
         deltas.setdefault("action", list(range(chunk_size)))
     dataset = _open(section, root)
     _check_episodes(section, dataset.meta.total_episodes)
+    _mend_statistics(dataset)
     dataset.rename(section.rename)
     _set_deltas(dataset, deltas)
     return dataset
@@ -109,6 +115,20 @@ def _open(section: Dataset, root: Path | None) -> RenamedDataset:
         raise DataError(f"dataset.repo_id={place}: not found: {_line(error)}; {remedy}") from None
     except (OSError, ValueError, KeyError) as error:
         raise DataError(f"dataset {place}: cannot be read: {_line(error)}") from None
+
+
+def _mend_statistics(dataset: RenamedDataset) -> None:
+    """Put exact statistics of numbers in place of those that LeRobot has merged wrongly; the files stay as they are."""
+    root, meta = Path(dataset.root), dataset.meta
+    if (root / RECORD).is_file():  # our own are exact
+        return
+    exact = numeric_statistics(root)
+    if int(exact["index"]["count"][0]) != meta.total_frames:
+        log.warning("only a part of %s is here: its statistics are taken as they are stored", dataset.repo_id)
+        return
+    if fault := statistics_fault(root, exact):
+        log.warning("statistics of %s: %s; training takes those of all frames", dataset.repo_id, fault)
+        meta.stats = {**(meta.stats or {}), **exact}
 
 
 def _line(error: Exception) -> str:

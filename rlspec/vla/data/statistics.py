@@ -7,23 +7,21 @@ histogram of their 256 values.
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import pyarrow as pa
-import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
 from rlspec.checkpoint import write_json_atomically
-from rlspec.errors import DataError
+from rlspec.vla.data.files import INFO, STATS, is_numeric, read_columns, read_json
+from rlspec.vla.data.pixels import count_pixels
 
 QUANTILES = {"q01": 0.01, "q10": 0.10, "q50": 0.50, "q90": 0.90, "q99": 0.99}  # LeRobot's
-STATS = "meta/stats.json"
-INFO = "meta/info.json"
 TOLERANCE = 1e-4  # relative to the range of a number
+BOOKKEEPING = ("timestamp", "frame_index", "episode_index", "index", "task_index")  # nothing is normalised by these
+IMAGE_FRAMES = 2000  # pictures that are looked at where there may be very many
 
 Statistics = dict[str, NDArray[Any]]
 
@@ -80,74 +78,89 @@ def image_statistics(histogram: NDArray[np.int64], frames: int) -> Statistics:
 
 def numeric_statistics(root: Path) -> dict[str, Statistics]:
     """Exact statistics of all numeric features of a LeRobotDataset v3, read from its parquet files."""
-    features = _read_json(root / INFO)["features"]
+    features = read_json(root / INFO)["features"]
     names = [name for name, feature in features.items() if is_numeric(feature)]
     return {name: vector_statistics(values) for name, values in read_columns(root, names).items()}
 
 
-def is_numeric(feature: Mapping[str, Any]) -> bool:
-    """Whether a feature is a number or a vector, not a picture or text."""
-    return str(feature["dtype"]).startswith(("float", "int", "bool"))
+def exact_statistics(root: Path, *, image_frames: int | None = IMAGE_FRAMES) -> dict[str, Statistics]:
+    """Statistics of all features of a LeRobotDataset v3.
 
-
-def read_columns(root: Path, names: list[str]) -> dict[str, NDArray[Any]]:
-    """Columns of all frames as (N, d) arrays, in the order of the files.
-
-    Raises:
-        DataError: A file cannot be read, or a column holds vectors of different lengths.
-    """
-    paths = sorted((root / "data").glob("*/*.parquet"))
-    if not paths:
-        raise DataError(f"{root}: no parquet files in data/; download or generate the data set again")
-    parts: dict[str, list[NDArray[Any]]] = {name: [] for name in names}
-    for path in paths:
-        try:
-            table = pq.read_table(path, columns=names)
-        except (pa.ArrowException, OSError) as error:
-            raise DataError(
-                f"{path}: cannot be read ({_first_line(error)}); restore it or generate the data again"
-            ) from None
-        for name in names:
-            parts[name].append(column_array(table.column(name), f"{path}: {name}"))
-    return {name: np.concatenate(arrays) for name, arrays in parts.items()}
-
-
-def column_array(column: pa.ChunkedArray, place: str) -> NDArray[Any]:
-    """A column of numbers or of lists of numbers as (N, d).
+    Args:
+        root: its folder.
+        image_frames: pictures are counted in so many frames, evenly spaced over the whole; None: in all.
 
     Raises:
-        DataError: A missing value, or vectors of different lengths.
+        DataError: A file is missing or cannot be read.
     """
-    array = column.combine_chunks()
-    if array.null_count:
-        raise DataError(f"{place}: {array.null_count} values are missing; generate the data again")
-    rows = len(array)
-    while pa.types.is_list(array.type) or pa.types.is_large_list(array.type) or pa.types.is_fixed_size_list(array.type):
-        lengths = np.unique(array.value_lengths().to_numpy(zero_copy_only=False)) if rows else np.array([0])
-        if len(lengths) > 1:
-            raise DataError(
-                f"{place}: vectors of {lengths.min()} and of {lengths.max()} numbers; generate the data again"
-            )
-        array = array.flatten()
-    values: NDArray[Any] = array.to_numpy(zero_copy_only=False)
-    return values.reshape(rows, -1)
+    statistics = numeric_statistics(root)
+    features = read_json(root / INFO)["features"]
+    frames = len(read_columns(root, ["index"])["index"])
+    chosen = np.unique(np.linspace(0, frames - 1, min(frames, image_frames or frames)).round().astype(np.int64))
+    for name, feature in features.items():
+        if feature["dtype"] in ("image", "video"):
+            statistics[name] = image_statistics(count_pixels(root, name, chosen), len(chosen))
+    return statistics
+
+
+def statistics_fault(root: Path, exact: Mapping[str, Statistics] | None = None) -> str | None:
+    """The first number of meta/stats.json that is not that of all frames, in words; None where all are.
+
+    Statistics of pictures are not looked at: LeRobot samples them, and policies use at most their mean.
+
+    Args:
+        root: the data set's folder.
+        exact: what `numeric_statistics` gives; None: computed.
+    """
+    if not (root / STATS).is_file():
+        return "there are none"
+    stored = read_json(root / STATS)
+    for name, numbers in (exact or numeric_statistics(root)).items():
+        if name in BOOKKEEPING:
+            continue
+        if name not in stored:
+            return f"{name}: no statistics"
+        scale = np.maximum(numbers["max"] - numbers["min"], 1e-6)
+        for key, values in numbers.items():
+            given = np.asarray(stored[name].get(key, np.nan), dtype=np.float64).reshape(-1)
+            if given.shape != values.shape:
+                return f"{name}: {key} is missing or has another shape"
+            off = ~(np.abs(given - values) <= TOLERANCE * (1 if key == "count" else scale))
+            if off.any():
+                at = int(np.flatnonzero(off)[0])
+                return f"{name}[{at}]: {key} is stored as {given[at]:.4g}, over all frames it is {values[at]:.4g}"
+    return None
+
+
+def statistics_are_exact(root: Path) -> bool:
+    """Whether the stored statistics of numbers are those of all frames."""
+    return statistics_fault(root) is None
+
+
+def repair_statistics(root: Path, *, image_frames: int | None = IMAGE_FRAMES) -> str | None:
+    """Replace statistics that are not exact; those of pictures are kept where they exist.
+
+    Returns:
+        What was wrong; None where nothing was, and nothing was written.
+    """
+    stored = read_json(root / STATS) if (root / STATS).is_file() else {}
+    features = read_json(root / INFO)["features"]
+    pictures = [name for name, feature in features.items() if feature["dtype"] in ("image", "video")]
+    complete = all(
+        set(QUANTILES) | {"mean", "std", "min", "max", "count"} <= set(stored.get(name, ())) for name in pictures
+    )
+    fault = statistics_fault(root) if stored and complete else "statistics are missing"
+    if fault is None:
+        return None
+    if complete:
+        kept = {name: {key: np.asarray(value) for key, value in stored[name].items()} for name in pictures}
+        write_statistics(root, numeric_statistics(root) | kept)
+    else:
+        write_statistics(root, exact_statistics(root, image_frames=image_frames))
+    return fault
 
 
 def write_statistics(root: Path, statistics: Mapping[str, Statistics]) -> None:
     """Write meta/stats.json as LeRobot reads it."""
     plain = {name: {key: value.tolist() for key, value in each.items()} for name, each in statistics.items()}
     write_json_atomically(root / STATS, plain)
-
-
-def _read_json(path: Path) -> dict[str, Any]:
-    try:
-        content: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
-    except FileNotFoundError:
-        raise DataError(f"{path}: missing; download or generate the data set again") from None
-    except (OSError, ValueError) as error:
-        raise DataError(f"{path}: cannot be read ({_first_line(error)}); restore it") from None
-    return content
-
-
-def _first_line(error: Exception) -> str:
-    return (str(error).splitlines() or [type(error).__name__])[0][:160]

@@ -8,9 +8,9 @@ import threading
 import time
 from collections import deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
+from concurrent.futures import FIRST_COMPLETED, Executor, Future, ProcessPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass, field
 from multiprocessing import get_context
 from pathlib import Path
@@ -85,18 +85,26 @@ def attempt(job: Job, task: int, number: int) -> str:
     return plan.failure
 
 
-_made: dict[str, Any] = {}  # the environment of this process; renderers do not bear two
+class _Made(threading.local):
+    """The environment that attempts of this worker go on using; renderers do not bear two in one process."""
+
+    key: tuple[str, str, str] | None = None
+    env: Any = None
+    expert: Any = None
+
+
+_made = _Made()
 
 
 def _environment(job: Job, task: int) -> tuple[Any, Any]:
     key = (job.suite, job.tasks[task], repr(job.options))
-    if _made.get("key") != key:
-        if "env" in _made:
-            _made.pop("env").close()
-        _made.clear()
-        env = make_environment(job.suite, job.tasks[task], job.options)
-        _made.update(key=key, env=env, expert=make_demonstrator(env))
-    return _made["env"], _made["expert"]
+    if _made.key != key:
+        if _made.env is not None:
+            _made.env.close()
+        _made.key, _made.env = None, make_environment(job.suite, job.tasks[task], job.options)
+        _made.expert = make_demonstrator(_made.env)
+        _made.key = key
+    return _made.env, _made.expert
 
 
 def make_environment(suite: str, task: str, options: Mapping[str, Any]) -> Any:
@@ -128,7 +136,13 @@ def make_demonstrator(env: Any) -> Any:
         raise ConfigError(f"env: {error}") from None
 
 
-def run_attempts(job: Job, episodes: int, workers: int, report: Callable[[Sequence[Progress]], None]) -> Iterator[Any]:
+Report = Callable[[Sequence[Progress]], None]
+Pool = Callable[[int], AbstractContextManager[Executor]]
+
+
+def run_attempts(
+    job: Job, episodes: int, workers: int, report: Report, pool: Pool | None = None
+) -> Iterator[tuple[int, int]]:
     """Try until every task has enough successes.
 
     Args:
@@ -136,6 +150,7 @@ def run_attempts(job: Job, episodes: int, workers: int, report: Callable[[Sequen
         episodes: successes wanted per task.
         workers: processes.
         report: called after every attempt.
+        pool: makes the executor; None: processes.
 
     Yields:
         (task, attempt) of the successes, in order, as soon as they and all before them are there.
@@ -150,10 +165,10 @@ def run_attempts(job: Job, episodes: int, workers: int, report: Callable[[Sequen
     if all(progress.is_done() for progress in tasks):
         yield from _ready(waiting)
         return
-    with _pool(workers) as pool:
+    with (pool or process_pool)(workers) as executor:
         pending: dict[Future[str], tuple[Progress, int]] = {}
         while True:
-            _submit(pool, job, tasks, pending, limit=2 * workers)
+            _submit(executor, job, tasks, pending, limit=2 * workers)
             report(tasks)
             yield from _ready(waiting)
             if not pending:
@@ -176,7 +191,7 @@ def _find_known(tasks: Sequence[Progress], staging: Staging) -> None:
 
 
 def _submit(
-    pool: ProcessPoolExecutor,
+    executor: Executor,
     job: Job,
     tasks: Sequence[Progress],
     pending: dict[Future[str], tuple[Progress, int]],
@@ -189,7 +204,7 @@ def _submit(
             if (known := staging.outcome(progress.index, number)) is not None:  # beyond a gap
                 progress.outcomes[number] = known
             else:
-                pending[pool.submit(attempt, job, progress.index, number)] = (progress, number)
+                pending[executor.submit(attempt, job, progress.index, number)] = (progress, number)
 
 
 def _ready(waiting: deque[tuple[Progress, int]]) -> Iterator[tuple[int, int]]:
@@ -225,7 +240,8 @@ def _result(future: Future[str], task: str) -> str:
 
 
 @contextmanager
-def _pool(workers: int) -> Iterator[ProcessPoolExecutor]:
+def process_pool(workers: int) -> Iterator[Executor]:
+    """Spawned processes that end with this one, however it ends."""
     pool = ProcessPoolExecutor(workers, get_context("spawn"), initializer=_prepare_worker, initargs=(os.getpid(),))
     try:
         yield pool

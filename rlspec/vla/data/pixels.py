@@ -1,0 +1,71 @@
+"""Pictures of a data set, decoded from its files without LeRobot."""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Callable, Iterator
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow.parquet as pq
+from numpy.typing import NDArray
+
+from rlspec.errors import DataError
+from rlspec.vla.data.files import INFO, first_line, read_json
+from rlspec.vla.data.recording import Pixels, count_values
+
+
+def count_pixels(root: Path, key: str, chosen: NDArray[np.int64]) -> NDArray[np.int64]:
+    """(3, 256) how often each channel of a camera has each value in the chosen frames (positions in the data set)."""
+    total = np.zeros((3, 256), dtype=np.int64)
+    is_video = read_json(root / INFO)["features"][key]["dtype"] == "video"
+    for image in (_video_frames if is_video else _stored_images)(root, key, chosen):
+        total += count_values(image)
+    return total
+
+
+def _stored_images(root: Path, key: str, chosen: NDArray[np.int64]) -> Iterator[Pixels]:
+    start = 0
+    for path in sorted((root / "data").glob("*/*.parquet")):
+        column = pq.read_table(path, columns=[key]).column(key)
+        for row in chosen[(chosen >= start) & (chosen < start + len(column))] - start:
+            yield decode_image(column[int(row)].as_py()["bytes"])
+        start += len(column)
+
+
+def decode_image(content: bytes) -> Pixels:
+    """A PNG or JPEG file as (H, W, 3)."""
+    from PIL import Image
+
+    with Image.open(io.BytesIO(content)) as image:
+        return np.array(image.convert("RGB"))
+
+
+def _video_frames(root: Path, key: str, chosen: NDArray[np.int64]) -> Iterator[Pixels]:
+    """Frames of each file are counted in its order, which is that of the data set."""
+    start = 0
+    for path in sorted((root / "videos" / key).glob("*/*.mp4")):
+        for position, image in enumerate(read_film(path), start):
+            start = position + 1
+            if position in chosen:
+                yield image()
+
+
+def read_film(path: Path) -> Iterator[Callable[[], Any]]:
+    """The frames of a video as functions that convert them to (H, W, 3).
+
+    Raises:
+        DataError: The file cannot be decoded.
+    """
+    import av
+
+    try:
+        with av.open(str(path)) as container:
+            for frame in container.decode(container.streams.video[0]):
+                yield partial(frame.to_ndarray, format="rgb24")
+    except (av.error.FFmpegError, IndexError, OSError) as error:
+        raise DataError(
+            f"{path}: cannot be decoded ({first_line(error)}); restore it or generate the data again"
+        ) from None

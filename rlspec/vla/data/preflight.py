@@ -1,0 +1,311 @@
+"""Data, policy and environment must mean the same: one line for everything that does not agree, before training."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from rlspec.config.messages import join_lines
+from rlspec.config.paths import nearest
+from rlspec.config.vla_schema import Env
+from rlspec.errors import DataError
+from rlspec.vla.data.files import RECORD, read_columns
+
+IMAGES, STATE, ACTION = "observation.images.", "observation.state", "action"
+_FACTOR = 10.0  # ratio of spreads that means other units
+_CONSTANT = 1e-5  # standard deviation below which a number says nothing
+_OUTSIDE = 0.2  # share of numbers outside of a checkpoint's q01..q99 that is worth a line
+
+Stats = Mapping[str, Mapping[str, Any]]
+
+
+@dataclass(frozen=True)
+class EnvFacts:
+    """What an environment gives and takes."""
+
+    suite: str
+    cameras: dict[str, tuple[int, ...]]  # name -> (height, width, 3)
+    state: int
+    action_space: str
+    low: NDArray[np.float32]
+    high: NDArray[np.float32]
+    control_hz: float
+
+    @classmethod
+    def of(cls, env: Any) -> EnvFacts:
+        """Read an environment of `rlspec_envs`."""
+        simulator, spaces = env.unwrapped, env.observation_space
+        return cls(
+            suite=simulator.suite,
+            cameras={name: box.shape for name, box in spaces["pixels"].spaces.items()},
+            state=spaces["agent_pos"].shape[0],
+            action_space=simulator.action_space_name,
+            low=env.action_space.low,
+            high=env.action_space.high,
+            control_hz=float(simulator.control_hz),
+        )
+
+
+def read_env_facts(section: Env) -> EnvFacts:
+    """Make the environment of a recipe for a moment and read it.
+
+    Raises:
+        ConfigError: It cannot be made.
+    """
+    from rlspec.vla.data.workers import make_environment
+
+    task = section.tasks[0] if section.tasks else _first_task(section.suite)
+    env = make_environment(section.suite, task, section.options)
+    try:
+        return EnvFacts.of(env)
+    finally:
+        env.close()
+
+
+def _first_task(suite: str) -> str:
+    import rlspec_envs
+
+    return str(rlspec_envs.list_tasks(suite)[0])
+
+
+def preflight(
+    meta: Any,
+    *,
+    policy: Any | None = None,
+    checkpoint: Stats | None = None,
+    env: EnvFacts | None = None,
+) -> list[str]:
+    """Compare data, policy and environment.
+
+    Args:
+        meta: of the opened data set, under the names that the policy knows.
+        policy: a LeRobot policy's config; None, or one without features: it is built after the data.
+        checkpoint: statistics that a pretrained policy normalises by; None: it takes the data's.
+        env: what `EnvFacts.of(env)` says; None: nothing is simulated.
+
+    Returns:
+        Lines worth reading that stop nothing.
+
+    Raises:
+        DataError: What does not agree and how to mend it, at most five lines.
+    """
+    faults: list[str] = []
+    notes: list[str] = []
+    record = _record(meta.root)
+    for is_fault, line in _all(meta, policy, checkpoint, env, record):
+        (faults if is_fault else notes).append(line)
+    if faults:
+        raise DataError(join_lines(faults))
+    return list(dict.fromkeys(notes))
+
+
+Finding = tuple[bool, str]  # whether it stops the run, and the line
+
+
+def _all(
+    meta: Any, policy: Any, checkpoint: Stats | None, env: EnvFacts | None, record: Mapping[str, Any]
+) -> Iterator[Finding]:
+    if policy is not None:
+        yield from _policy_features(meta, policy)
+    if env is not None:
+        yield from _cameras(meta, env, policy)
+        yield from _rates(meta, env, record)
+        yield from _action_space(meta, env, record)
+    if checkpoint is not None:
+        yield from compare_statistics(meta, checkpoint)
+
+
+def _record(root: Path | str) -> dict[str, Any]:
+    path = Path(root) / RECORD
+    if not path.is_file():
+        return {}
+    content: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+    return content
+
+
+def _policy_features(meta: Any, policy: Any) -> Iterator[Finding]:
+    """Everything that the policy reads is in the data, in the same size; pictures may differ, policies resize them."""
+    features = meta.features
+    empty = {f"{IMAGES}empty_camera_{number}" for number in range(getattr(policy, "empty_cameras", 0) or 0)}
+    for name, wanted in {**(policy.input_features or {}), **(policy.output_features or {})}.items():
+        if name in empty:
+            continue
+        if name not in features:
+            yield True, f"policy: it reads {name}, the data has no such feature; {_rename_hint(name, features)}"
+            continue
+        shape, expected = tuple(features[name]["shape"]), tuple(wanted.shape)
+        if name.startswith(IMAGES):
+            if (shape[2], *shape[:2]) != expected:
+                size = f"{shape[1]}x{shape[0]}"
+                yield False, f"{name}: {size} pixels, the policy was made for {expected[2]}x{expected[1]}"
+        elif shape != expected:
+            remedy = "take a policy of that size, or data with the same robot and action space"
+            yield True, f"{name}: {shape[0]} numbers, the policy has {expected[0]}; {remedy}"
+
+
+def _rename_hint(name: str, features: Mapping[str, Any]) -> str:
+    alike = [each for each in features if each.startswith(IMAGES) == name.startswith(IMAGES) and "." in each]
+    if not alike:
+        return nearest(name, features)
+    return f"set dataset.rename, for example dataset.rename='{{{alike[0]}: {name}}}'"
+
+
+def _cameras(meta: Any, env: EnvFacts, policy: Any) -> Iterator[Finding]:
+    """What the policy learns from is what the environment shows."""
+    features = meta.features
+    used = set((policy.input_features if policy is not None else None) or features)
+    for name in sorted(used):
+        if not name.startswith(IMAGES) or name not in features:
+            continue
+        camera = name.removeprefix(IMAGES)
+        if camera not in env.cameras:
+            there = [f"{IMAGES}{each}" for each in env.cameras]
+            yield (
+                True,
+                (
+                    f"camera {name}: the environment has {', '.join(there)}; "
+                    f"set dataset.rename, for example dataset.rename='{{{name}: {there[0]}}}'"
+                ),
+            )
+        elif tuple(features[name]["shape"]) != tuple(env.cameras[camera]):
+            height, width = features[name]["shape"][:2]
+            shown = env.cameras[camera]
+            yield (
+                True,
+                (
+                    f"camera {name}: {width}x{height} pixels in the data, {shown[1]}x{shown[0]} in the environment; "
+                    f"set env.options.image_size={height}"
+                ),
+            )
+    if STATE in features and features[STATE]["shape"][0] != env.state:
+        yield (
+            True,
+            (
+                f"{STATE}: {features[STATE]['shape'][0]} numbers in the data, {env.state} in the environment; "
+                "choose the environment (env.options.action_space) that the data was recorded in"
+            ),
+        )
+
+
+def _rates(meta: Any, env: EnvFacts, record: Mapping[str, Any]) -> Iterator[Finding]:
+    if abs(float(record.get("control_hz", meta.fps)) - env.control_hz) < 0.05:
+        return
+    rate = record.get("control_hz", meta.fps)
+    line = f"rate: {rate:g} Hz in the data, {env.control_hz:g} Hz in the environment"
+    if record:
+        yield True, f"{line}; set env.options.control_hz={rate:g}"
+    else:  # LIBERO's demonstrations are labelled 10 and were recorded at 20
+        yield False, f"{line}; fps is a label only where nobody wrote down the rate of control"
+
+
+def _action_space(meta: Any, env: EnvFacts, record: Mapping[str, Any]) -> Iterator[Finding]:
+    size, taken = meta.features[ACTION]["shape"][0], len(env.low)
+    if size != taken:
+        yield (
+            True,
+            (
+                f"action: {size} numbers in the data, {taken} in the environment ({env.action_space}); "
+                "set env.options.action_space, or take other data"
+            ),
+        )
+        return
+    there = record.get("action_space")
+    if there is None:
+        yield False, f"action space: the data does not say its own; the environment's is {env.action_space}"
+    elif there != env.action_space:
+        line = f"action space: {there} in the data, {env.action_space} in the environment"
+        yield True, f"{line}; set env.options.action_space={there}"
+    if record.get("suite", env.suite) != env.suite:
+        yield False, f"suite: the data is from {record['suite']}, the environment is {env.suite}"
+    yield from _action_range(meta, env)
+
+
+def _action_range(meta: Any, env: EnvFacts) -> Iterator[Finding]:
+    stats = (meta.stats or {}).get(ACTION, {})
+    if "q01" not in stats or "q99" not in stats:
+        return
+    low, high = (np.asarray(stats[key], dtype=np.float64) for key in ("q01", "q99"))
+    span = np.maximum(env.high - env.low, 1e-6)
+    for index in np.flatnonzero((low < env.low - 0.01 * span) | (high > env.high + 0.01 * span)):
+        yield (
+            False,
+            (
+                f"action[{index}]: q01..q99 is {low[index]:.3g}..{high[index]:.3g}, the environment cuts it to "
+                f"{env.low[index]:.3g}..{env.high[index]:.3g}"
+            ),
+        )
+
+
+def compare_statistics(meta: Any, checkpoint: Stats) -> Iterator[Finding]:
+    """Whether the numbers of the data look like those that a pretrained policy normalises by."""
+    for name in (STATE, ACTION):
+        if name not in checkpoint or name not in (meta.stats or {}):
+            continue
+        ours, theirs = _spread(meta.stats[name]), _spread(checkpoint[name])
+        if ours is None or theirs is None or ours[1].shape != theirs[1].shape:
+            continue
+        yield from _spreads(name, ours, theirs)
+        yield from _outside(name, meta, checkpoint[name])
+
+
+def _spread(stats: Mapping[str, Any]) -> tuple[NDArray[Any], NDArray[Any]] | None:
+    """(centre, standard deviation), each (d,)."""
+    if "mean" not in stats or "std" not in stats:
+        return None
+    return np.asarray(stats["mean"], np.float64).reshape(-1), np.asarray(stats["std"], np.float64).reshape(-1)
+
+
+def _spreads(
+    name: str, ours: tuple[NDArray[Any], NDArray[Any]], theirs: tuple[NDArray[Any], NDArray[Any]]
+) -> Iterator[Finding]:
+    for index, (mine, other) in enumerate(zip(ours[1], theirs[1], strict=True)):
+        place = f"{name}[{index}]"
+        if mine < _CONSTANT <= other:
+            yield False, f"{place}: constant in the data, not in the checkpoint's"
+        elif other < _CONSTANT <= mine:
+            yield (
+                True,
+                (
+                    f"{place}: constant in the checkpoint's data, so any other value explodes when normalised; "
+                    "set policy.path=null, or take data of the same robot"
+                ),
+            )
+        elif mine >= _CONSTANT and not 1 / _FACTOR < mine / other < _FACTOR:
+            yield (
+                True,
+                (
+                    f"{place}: spreads {mine / other:.3g} times as far as in the checkpoint's data; convert the units "
+                    "(degrees or radians, millimetres or metres), or train from policy.path=null"
+                ),
+            )
+
+
+def _outside(name: str, meta: Any, stats: Mapping[str, Any]) -> Iterator[Finding]:
+    """Share of the numbers outside of the checkpoint's q01..q99; 2% would be as expected."""
+    if "q01" not in stats or "q99" not in stats:
+        return
+    key = {new: old for old, new in getattr(meta, "renamed", {}).items()}.get(name, name)
+    values = read_columns(Path(meta.root), [key])[key]
+    low, high = (np.asarray(stats[level], np.float64).reshape(-1) for level in ("q01", "q99"))
+    slack = 1e-3 * np.maximum(high - low, 1e-6)
+    shares = ((values < low - slack) | (values > high + slack)).mean(axis=0)
+    for index in np.flatnonzero(shares > _OUTSIDE):
+        yield False, f"{name}[{index}]: {shares[index]:.0%} of the data lie outside of the checkpoint's q01..q99"
+
+
+def checkpoint_statistics(folder: Path | str) -> dict[str, dict[str, Any]] | None:
+    """What a saved LeRobot policy normalises by; None where its folder does not say."""
+    from safetensors.numpy import load_file
+
+    stats: dict[str, dict[str, Any]] = {}
+    for path in sorted(Path(folder).glob("policy_preprocessor*normalizer*.safetensors")):
+        for key, value in load_file(path).items():
+            name, _, kind = key.rpartition(".")
+            stats.setdefault(name, {})[kind] = value
+    return stats or None

@@ -1,0 +1,215 @@
+"""Demonstrations are the same however they were collected, and what they say is true."""
+
+from __future__ import annotations
+
+import errno
+import json
+from collections.abc import Callable, Iterator
+from concurrent.futures import Executor
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from toy import Toy, expert_action, threads
+
+from rlspec.display import Display
+from rlspec.errors import DataError
+from rlspec.vla.data import demonstrations, staging, workers
+from rlspec.vla.data.episodes import load_episode_actions
+from rlspec.vla.data.files import read_columns
+
+Generate = Callable[..., Path]
+
+
+def content(root: Path) -> dict[str, bytes]:
+    return {str(path.relative_to(root)): path.read_bytes() for path in sorted(root.rglob("*")) if path.is_file()}
+
+
+class Stopped(Exception):
+    """Stands for Ctrl-C and for a kill."""
+
+
+def stop_after(attempts: int, seen: list[int]) -> Any:
+    """A pool that ends the collection after so many attempts; counts those that it ran."""
+
+    class Counting:
+        def __init__(self, inner: Executor) -> None:
+            self.inner = inner
+
+        def submit(self, function: Any, *arguments: Any) -> Any:
+            if len(seen) == attempts:
+                raise Stopped
+            seen.append(arguments[2])
+            return self.inner.submit(function, *arguments)
+
+    @contextmanager
+    def pool(workers: int) -> Iterator[Any]:
+        with threads(workers) as inner:
+            yield Counting(inner)
+
+    return pool
+
+
+@pytest.mark.parametrize("video", [False, True])
+def test_the_data_set_does_not_depend_on_workers(
+    generate: Generate, images: Path, films: Path, tmp_path: Path, video: bool
+) -> None:
+    other = generate(tmp_path / "other", workers=3, video=video)
+    expected = content(films if video else images)
+    assert content(other).keys() == expected.keys()
+    assert [name for name, data in content(other).items() if data != expected[name]] == []
+
+
+def test_an_interrupted_collection_goes_on_and_gives_the_same(generate: Generate, images: Path, tmp_path: Path) -> None:
+    first: list[int] = []
+    with pytest.raises(Stopped):
+        generate(tmp_path / "data", pool=stop_after(4, first))
+    assert not (tmp_path / "data").exists()
+    half_written = tmp_path / ".data.work" / "episodes" / "001-000000.npz"
+    half_written.write_bytes(b"PK a kill cut this short")
+    second: list[int] = []
+    generate(tmp_path / "data", pool=stop_after(100, second))
+    assert content(tmp_path / "data") == content(images)
+    record = json.loads((images / "meta/rlspec.json").read_text())
+    tried = len(record["episodes"]) + sum(sum(kinds.values()) for kinds in record["failures"].values())
+    assert len(first) + len(second) == tried
+    assert list(tmp_path.iterdir()) in ([tmp_path / "data"], [tmp_path / "data", tmp_path / ".data.work.lock"][::-1])
+
+
+def test_only_successes_are_kept_and_failures_counted(images: Path) -> None:
+    record = json.loads((images / "meta/rlspec.json").read_text())
+    # Seeds 4 and on; those divisible by three fail.
+    assert [each["seed"] for each in record["episodes"]] == [4, 5, 7] * 2
+    assert [each["task"] for each in record["episodes"]] == ["reach"] * 3 + ["touch"] * 3
+    assert record["failures"] == {"reach": {"timeout": 1}, "touch": {"timeout": 1}}
+    assert (record["suite"], record["action_space"], record["control_hz"]) == ("toy", "delta_eef", 10.0)
+    assert record["env"] == {"name": "toy", "robot": "point"}
+
+
+def test_labels_are_the_experts_and_executed_actions_are_disturbed(generate: Generate, tmp_path: Path) -> None:
+    root = generate(tmp_path / "data", episodes=10, noise=0.3, noise_share=0.25)
+    columns = read_columns(root, ["observation.state", "action", "executed_action"])
+    labels, executed = columns["action"], columns["executed_action"]
+    assert np.array_equal(labels, np.stack([expert_action(state) for state in columns["observation.state"]]))
+    changed = (labels != executed).any(axis=1)
+    assert 0.15 < changed.mean() < 0.35
+    assert np.array_equal(labels[:, -1], executed[:, -1])
+    assert np.abs(executed).max() <= 1
+
+
+def test_stored_actions_repeat_the_stored_states(images: Path) -> None:
+    columns = read_columns(images, ["observation.state", "episode_index"])
+    for episode in range(6):
+        stored = load_episode_actions(images, episode)
+        env = Toy(stored.task)
+        observation, _ = env.reset(seed=stored.seed)
+        outcome: dict[str, Any] = {}
+        states = []
+        for action in stored.actions:
+            states.append(observation["agent_pos"])
+            observation, *_, outcome = env.step(action)
+        assert np.array_equal(np.stack(states), columns["observation.state"][columns["episode_index"][:, 0] == episode])
+        assert outcome["is_success"]
+
+
+def test_an_episode_that_is_not_there(images: Path, tmp_path: Path) -> None:
+    with pytest.raises(DataError, match="no episode 6; it has 6"):
+        load_episode_actions(images, 6)
+    with pytest.raises(DataError, match="set evaluation.replay=0"):
+        load_episode_actions(tmp_path, 0)
+
+
+def test_a_simulator_that_does_not_repeat_itself_is_found_out(
+    generate: Generate, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def drift(self: Toy, *, seed: int | None = None, options: Any = None) -> Any:
+        result = reset(self, seed=seed, options=options)
+        self.position = self.position + 1e-6 * self.resets
+        return result
+
+    reset = Toy.reset
+    monkeypatch.setattr(Toy, "reset", drift)
+    with pytest.raises(DataError, match="reach: seed 4: the replay is in another state before step 1; the environment"):
+        generate(tmp_path / "data")
+
+
+def test_an_expert_that_never_succeeds_is_given_up(
+    generate: Generate, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(workers, "plan_episode", lambda *_: Failed())
+    with pytest.raises(DataError, match=r"the expert solved reach in 0 of 1\d attempts \(dropped\); lower noise"):
+        generate(tmp_path / "data", workers=2)
+
+
+class Failed:
+    failure = "dropped"
+
+
+def test_finished_demonstrations_are_found(
+    generate: Generate, images: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    ran: list[int] = []
+    assert generate(images, pool=stop_after(0, ran), display=Display("plain")) == images
+    assert "is complete" in capsys.readouterr().out
+
+
+def test_other_settings_do_not_overwrite(generate: Generate, images: Path) -> None:
+    with pytest.raises(DataError, match=r"another episodes \(3 instead of 2\); choose another folder, or remove it"):
+        generate(images, episodes=2)
+
+
+def test_unfinished_demonstrations_of_other_settings_are_not_mixed(generate: Generate, tmp_path: Path) -> None:
+    with pytest.raises(Stopped):
+        generate(tmp_path / "data", pool=stop_after(2, []))
+    with pytest.raises(DataError, match=r"unfinished demonstrations with another seed \(4 instead of 9\)"):
+        generate(tmp_path / "data", seed=9)
+
+
+def test_a_folder_with_other_things_is_left_alone(generate: Generate, tmp_path: Path) -> None:
+    (tmp_path / "notes.txt").write_text("mine")
+    with pytest.raises(DataError, match="holds no demonstrations of rlspec; choose another folder, or remove it"):
+        generate(tmp_path)
+
+
+def test_a_full_disk_is_one_line_and_nothing_is_lost(
+    generate: Generate, images: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    written: list[Path] = []
+
+    def write(path: Path, data: bytes) -> None:
+        if len(written) == 3:
+            raise OSError(errno.ENOSPC, "No space left on device", str(path))
+        written.append(path)
+        original(path, data)
+
+    original = staging._write
+    with monkeypatch.context() as patch:
+        patch.setattr(staging, "_write", write)
+        with pytest.raises(
+            DataError, match="the disk is full; free space, or choose another folder; what was"
+        ) as error:
+            generate(tmp_path / "data")
+    assert "\n" not in str(error.value)
+    seen: list[int] = []
+    generate(tmp_path / "data", pool=stop_after(100, seen))
+    assert content(tmp_path / "data") == content(images)
+    assert len(seen) == 8 - 3
+
+
+def test_a_folder_that_cannot_be_made_is_one_line(generate: Generate, tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("in the way")
+    with pytest.raises(DataError, match="cannot be written .*; mend that, or choose another folder"):
+        generate(tmp_path / "file" / "data")
+
+
+def test_equal_demonstrations_have_one_name(toy_environment: None) -> None:
+    from rlspec.config.vla_schema import Demonstrations, Env
+
+    env = Env(name="toy", suite="toy", tasks=["reach"], options={})
+    name = demonstrations.default_name(env, Demonstrations(episodes=3))
+    assert name.startswith("toy-reach-")
+    assert demonstrations.default_name(env, Demonstrations(episodes=3, workers=7, noise_share=0.9)) == name
+    assert demonstrations.default_name(env, Demonstrations(episodes=3, noise=0.1)) != name
+    assert demonstrations.default_name(env, Demonstrations(episodes=4)) != name
