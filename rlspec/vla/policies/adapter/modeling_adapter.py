@@ -1,0 +1,59 @@
+"""`rlspec_adapter`: one pass of the backbone, one pass of the head, the whole chunk."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from rlspec.vla.policies.adapter.configuration_adapter import RlspecAdapterConfig
+from rlspec.vla.policies.backbone.backbone import Hidden
+from rlspec.vla.policies.backbone.policy import BridgedHead, BridgedModel, ChunkPolicy, masked_mean
+from rlspec.vla.policies.backbone.settings import BackbonePolicyConfig
+
+
+class RegressionHead(BridgedHead):
+    """Learnt tokens of a chunk's steps become actions."""
+
+    def __init__(self, config: BackbonePolicyConfig, layers: list[int], context_width: int, actions: int) -> None:
+        super().__init__(config, layers, context_width, modulated=False)
+        self.fc2 = nn.Linear(config.head_width, actions)
+
+    def forward(self, hidden: Hidden, proprio: Tensor | None) -> Tensor:
+        """Actions (B, chunk, A)."""
+        tokens = self.action_tokens.expand(len(hidden.mask), -1, -1)
+        return self.fc2(self.run(tokens, self.read(hidden, proprio)))
+
+
+class AdapterModel(BridgedModel):
+    """Backbone and regression head."""
+
+    def __init__(self, config: BackbonePolicyConfig, actions: int) -> None:
+        super().__init__(config)
+        self.action_head = RegressionHead(config, self.layers, self.backbone.width, actions)
+
+
+class RlspecAdapterPolicy(ChunkPolicy):
+    """L1 regression of action chunks (the VLA-Adapter idea, arXiv 2509.09372)."""
+
+    config_class = RlspecAdapterConfig
+    name = "rlspec_adapter"
+    model: AdapterModel
+
+    def build_model(self, config: BackbonePolicyConfig) -> AdapterModel:
+        """The network."""
+        return AdapterModel(config, self.action_dim)
+
+    def forward(self, batch: dict[str, Tensor]) -> tuple[Tensor, dict[str, float]]:
+        """Mean absolute error of normalised actions over steps that are not padding."""
+        actions, real = self.read_actions(batch)
+        predicted = self.model.action_head(*self.encode(batch)).float()
+        loss = masked_mean((predicted - actions).abs(), real)
+        return loss, {"l1_loss": loss.item()}
+
+    @torch.no_grad()
+    def predict_action_chunk(self, batch: dict[str, Tensor], **kwargs: Any) -> Tensor:
+        """Normalised actions (B, chunk, A)."""
+        self.eval()
+        return self.model.action_head(*self.encode(batch)).float()

@@ -1,0 +1,125 @@
+"""A vision-language backbone: images, text and action queries go in, the hidden states of every layer come out."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import torch
+from torch import Tensor, nn
+
+from rlspec.vla.policies.backbone.text import embed_words
+
+
+class Hidden(NamedTuple):
+    """Hidden states behind each layer.
+
+    Attributes:
+        task: of images and text, one (B, L, D) per layer.
+        queries: of the action queries, one (B, Q, D) per layer.
+        mask: (B, L), False where padded.
+    """
+
+    task: tuple[Tensor, ...]
+    queries: tuple[Tensor, ...]
+    mask: Tensor
+
+
+class Backbone(nn.Module):
+    """A vision tower, a projector and a decoder.
+
+    Args:
+        vision_tower: images (N, 3, H, W) in [-1, 1] -> tokens (N, P, vision width).
+        language_model: a transformers decoder without its output layer.
+        multi_modal_projector: tokens to the decoder's width.
+        positions: shape of the learnt positions that are added to image tokens, without their width.
+        bidirectional: whether images and text see each other freely.
+    """
+
+    def __init__(
+        self, vision_tower: nn.Module, language_model: nn.Module, multi_modal_projector: nn.Module, *,
+        positions: tuple[int, ...], bidirectional: bool,
+    ) -> None:  # fmt: skip
+        super().__init__()
+        self.vision_tower = vision_tower
+        self.multi_modal_projector = multi_modal_projector
+        self.language_model = language_model
+        self.bidirectional = bidirectional
+        self.pos_embed = nn.Parameter(0.02 * torch.randn(*positions, self.width))
+
+    @property
+    def width(self) -> int:
+        """Of the hidden states."""
+        return int(self.language_model.config.hidden_size)  # type: ignore[union-attr, arg-type]
+
+    @property
+    def num_layers(self) -> int:
+        """Layers that give hidden states."""
+        return int(self.language_model.config.num_hidden_layers)  # type: ignore[union-attr, arg-type]
+
+    def forward(self, images: Tensor, ids: Tensor, mask: Tensor, queries: Tensor) -> Hidden:
+        """Run images, text and queries through the decoder.
+
+        Args:
+            images: (B, cameras, 3, H, W) in [-1, 1].
+            ids: (B, L) of the text.
+            mask: (B, L), False where padded.
+            queries: (Q, D).
+        """
+        prefix, mask = self.embed(images, ids, mask)
+        tokens = torch.cat([prefix, queries.to(prefix.dtype).expand(len(prefix), -1, -1)], 1)
+        allowed = attention_mask(mask, len(queries), self.bidirectional)
+        states = self.language_model(
+            inputs_embeds=tokens,
+            attention_mask=allowed,
+            position_ids=count_positions(mask, len(queries)),
+            output_hidden_states=True,
+            use_cache=False,
+        ).hidden_states[1:]
+        length = mask.shape[1]
+        return Hidden(tuple(each[:, :length] for each in states), tuple(each[:, length:] for each in states), mask)
+
+    def embed(self, images: Tensor, ids: Tensor, mask: Tensor) -> tuple[Tensor, Tensor]:
+        """Tokens of images and text (B, L, D) and their mask (B, L)."""
+        seen = self.multi_modal_projector(self.vision_tower(images.flatten(0, 1)))
+        seen = (seen.unflatten(0, images.shape[:2]) + self.pos_embed).flatten(1, 2)
+        text = self.language_model.get_input_embeddings()(ids)  # type: ignore[operator]
+        return torch.cat([seen, text.to(seen.dtype)], 1), torch.cat([mask.new_ones(seen.shape[:2]), mask], 1)
+
+
+class TinyBackbone(Backbone):
+    """The backbone that is built in code: words are sums of bytes, and look at the images before the decoder."""
+
+    def embed(self, images: Tensor, ids: Tensor, mask: Tensor) -> tuple[Tensor, Tensor]:
+        """Tokens of images and words (B, L, D) and their mask (B, L)."""
+        cells = self.vision_tower(images.flatten(0, 1)).unflatten(0, images.shape[:2])
+        words, mask = embed_words(self.language_model.get_input_embeddings(), ids, mask)  # type: ignore[operator]
+        seen, words = self.multi_modal_projector(cells, words)
+        seen = seen + self.pos_embed
+        return torch.cat([seen, words.to(seen.dtype)], 1), torch.cat([mask.new_ones(seen.shape[:2]), mask], 1)
+
+
+def attention_mask(mask: Tensor, queries: int, bidirectional: bool) -> Tensor:
+    """Who sees whom, (B, 1, L + Q, L + Q), True where seen.
+
+    Nobody sees padding; images and text see each other (or what is before them) and not the queries; queries see all.
+    Padding sees itself, so that its softmax has something to weigh.
+
+    Args:
+        mask: (B, L), False where padded.
+        queries: their number Q.
+        bidirectional: whether images and text see what comes after them.
+    """
+    length = mask.shape[1]
+    total = length + queries
+    order = torch.ones(total, total, dtype=torch.bool, device=mask.device)
+    order[:length, length:] = False
+    if not bidirectional:
+        order[:length, :length].tril_()
+    allowed = order & torch.cat([mask, mask.new_ones(len(mask), queries)], 1)[:, None]
+    return (allowed | torch.eye(total, dtype=torch.bool, device=mask.device))[:, None]
+
+
+def count_positions(mask: Tensor, queries: int) -> Tensor:
+    """Positions (B, L + Q) that do not count padding."""
+    seen = torch.cat([mask, mask.new_ones(len(mask), queries)], 1)
+    return (seen.cumsum(1) - 1).clamp(min=0)

@@ -1,0 +1,128 @@
+"""`rlspec_flow`: one pass of the backbone, and as many passes of the head as there are denoising steps."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from rlspec.vla.policies.backbone.bridge import Context
+from rlspec.vla.policies.backbone.policy import BridgedHead, BridgedModel, ChunkPolicy, masked_mean
+from rlspec.vla.policies.backbone.settings import BackbonePolicyConfig
+from rlspec.vla.policies.flow.configuration_flow import RlspecFlowConfig
+
+
+class FlowHead(BridgedHead):
+    """The velocity of noisy actions at a time, norms modulated by the time."""
+
+    def __init__(self, config: BackbonePolicyConfig, layers: list[int], context_width: int, actions: int) -> None:
+        super().__init__(config, layers, context_width, modulated=True)
+        width = config.head_width
+        self.action_in_proj = nn.Linear(actions, width)
+        self.time_mlp_in = nn.Linear(width, width)
+        self.time_mlp_out = nn.Linear(width, width)
+        self.action_out_proj = nn.Linear(width, actions)
+
+    def forward(self, noisy: Tensor, time: Tensor, contexts: list[Context]) -> Tensor:
+        """Velocity (B, chunk, A) of noisy actions (B, chunk, A) at times (B,) in [0, 1], 1 is noise."""
+        waves = time_embedding(time, self.time_mlp_in.in_features).to(noisy.dtype)
+        condition = F.silu(self.time_mlp_out(F.silu(self.time_mlp_in(waves))))
+        tokens = self.action_in_proj(noisy) + self.action_tokens
+        return self.action_out_proj(self.run(tokens, contexts, condition))
+
+
+class FlowModel(BridgedModel):
+    """Backbone and flow-matching head."""
+
+    def __init__(self, config: BackbonePolicyConfig, actions: int) -> None:
+        super().__init__(config)
+        self.action_head = FlowHead(config, self.layers, self.backbone.width, actions)
+
+
+class RlspecFlowPolicy(ChunkPolicy):
+    """Flow matching over action chunks (the pi0 and VLANeXt idea): x_t = t noise + (1 - t) action."""
+
+    config_class = RlspecFlowConfig
+    name = "rlspec_flow"
+    model: FlowModel
+    config: RlspecFlowConfig
+
+    def build_model(self, config: BackbonePolicyConfig) -> FlowModel:
+        """The network."""
+        return FlowModel(config, self.action_dim)
+
+    def reset(self) -> None:
+        """Forget the rest of the last chunk, and start the noise again where it has a seed."""
+        super().reset()
+        seed = self.config.noise_seed
+        self._generator = None if seed is None else torch.Generator().manual_seed(seed)
+
+    def forward(
+        self, batch: dict[str, Tensor], noise: Tensor | None = None, time: Tensor | None = None
+    ) -> tuple[Tensor, dict[str, float]]:
+        """Mean squared error of the velocity noise - action over steps that are not padding.
+
+        Args:
+            batch: preprocessed.
+            noise: (B, chunk, A); None: drawn.
+            time: (B,); None: drawn.
+        """
+        actions, real = self.read_actions(batch)
+        copies = self.config.time_samples
+        contexts = self.model.action_head.read(*self.encode(batch))
+        if copies > 1:
+            actions, real = actions.repeat(copies, 1, 1), real.repeat(copies, 1)
+            contexts = [Context(*(part.repeat(copies, *[1] * (part.ndim - 1)) for part in each)) for each in contexts]
+        noise = torch.randn_like(actions) if noise is None else noise
+        time = self._draw_time(actions) if time is None else time
+        noisy = time[:, None, None] * noise + (1 - time[:, None, None]) * actions
+        velocity = self.model.action_head(noisy, time, contexts).float()
+        loss = masked_mean((velocity - (noise - actions)).square(), real)
+        return loss, {"flow_loss": loss.item()}
+
+    @torch.no_grad()
+    def predict_action_chunk(self, batch: dict[str, Tensor], noise: Tensor | None = None, **kwargs: Any) -> Tensor:
+        """Normalised actions (B, chunk, A) from noise of the same shape; None: drawn."""
+        self.eval()
+        contexts = self.model.action_head.read(*self.encode(batch))
+        if noise is None:
+            noise = self._draw_noise(contexts[0].mask)
+        assert self.config.num_steps is not None
+        return euler(lambda x, time: self.model.action_head(x, time, contexts).float(), noise, self.config.num_steps)
+
+    def _draw_noise(self, like: Tensor) -> Tensor:
+        shape = (len(like), self.config.chunk_size, self.action_dim)
+        if self._generator is None:
+            return torch.randn(shape, device=like.device)
+        return torch.randn(shape, generator=self._generator).to(like.device)
+
+    def _draw_time(self, actions: Tensor) -> Tensor:
+        distribution = torch.distributions.Beta(self.config.time_alpha, self.config.time_beta)
+        return distribution.sample((len(actions),)).to(actions) * 0.999 + 0.001
+
+
+def euler(velocity: Callable[[Tensor, Tensor], Tensor], noise: Tensor, steps: int) -> Tensor:
+    """Follow a velocity field from time 1 to 0 in equal steps.
+
+    Args:
+        velocity: of x (B, ...) at times (B,).
+        noise: x at time 1.
+        steps: number of evaluations.
+    """
+    x = noise
+    for step in range(steps):
+        time = x.new_full((len(x),), 1 - step / steps)
+        x = x - velocity(x, time) / steps
+    return x
+
+
+def time_embedding(time: Tensor, width: int, shortest: float = 4e-3, longest: float = 4.0) -> Tensor:
+    """Sines and cosines of times (B,) at periods from `shortest` to `longest`, (B, width)."""
+    fraction = torch.linspace(0, 1, width // 2, dtype=torch.float32, device=time.device)
+    periods = shortest * (longest / shortest) ** fraction
+    angles = 2 * math.pi * time.float()[:, None] / periods
+    return torch.cat([angles.sin(), angles.cos()], 1)
