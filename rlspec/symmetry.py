@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -19,18 +20,21 @@ if TYPE_CHECKING:
 USAGE = """\
 usage: python -m rlspec.symmetry model=NAME|policy=NAME [optim=NAME] [key=value ...] [out=FILE.md|FILE.json|FILE.txt]
 
-Prints which role, symmetry group, split and update rule every parameter of a model gets. No weights are read.
+Prints which role, symmetry group, split and update rule every parameter of a model gets, and what the optimizer's
+state takes. No weights are read.
 
   model=tiny, qwen3_0.6b, ...   a profile of recipes/model, a hub id or a local folder with config.json
-  policy=smolvla, pi0, pi05     a policy of LeRobot as its config makes it; policy.KEY=value changes the config,
-                                for example policy.train_expert_only=false
-  optim=adamw, muon, pion       a group of recipes/optim (default: pion)
+  policy=rlspec_smolvla, ...    a policy as its config makes it: rlspec_adapter, rlspec_flow, rlspec_smolvla,
+                                rlspec_pi05, or LeRobot's own smolvla, pi0, pi05; policy.KEY=value changes the
+                                config, for example policy.train_expert_only=false
+  optim=adamw, muon, vla_pion   a group of recipes/optim (default: pion)
   roles=vla                     a preset: Muon for vision and language, Pion on whole matrices for actions
   key=value                     any key of a recipe, for example optim.split=whole or +model.lora.r=16
   out=FILE                      also write the table; the suffix chooses the format
 """
 
-POLICIES = ("smolvla", "pi0", "pi05")
+OURS = ("rlspec_adapter", "rlspec_flow", "rlspec_smolvla", "rlspec_pi05")
+POLICIES = (*OURS, "smolvla", "pi0", "pi05")
 # What the hub's SmolVLM2-500M-Video-Instruct has in its config.json, which SmolVLA starts from.
 SMOLVLM2_TEXT = {
     "model_type": "llama",
@@ -83,11 +87,10 @@ def run(arguments: Sequence[str]) -> int:
     chosen = map_settings(recipe.optim)
     chosen["roles"] = roles or chosen["roles"]
     fields = {key.removeprefix("policy."): value for key, value in mine.items()}
-    mapping: SymmetryMap = symmetry_map(
-        build_meta_model(recipe.model) if policy is None else build_meta_policy(policy, fields),
-        **chosen,
-    )
-    sys.stdout.write(render_text(mapping) + "\n")
+    model = build_meta_model(recipe.model) if policy is None else build_meta_policy(policy, fields)
+    mapping: SymmetryMap = symmetry_map(model, **chosen)
+    lines = [render_text(mapping), *unused_line(model), state_line(mapping, symmetry_map(model, rule="adamw"))]
+    sys.stdout.write("\n".join(lines) + "\n")
     if path is not None:
         _write(path, RENDERERS[path.suffix](mapping))
     return 0
@@ -96,6 +99,23 @@ def run(arguments: Sequence[str]) -> int:
 def _is_mine(key: str) -> bool:
     """Whether an argument is this command's own, not the recipe's."""
     return key in ("out", "roles", "policy") or key.startswith("policy.")
+
+
+def unused_line(model: nn.Module) -> list[str]:
+    """What a policy says that no loss of its reaches, if it says so."""
+    unused: dict[str, int] = getattr(model, "unused_parameters", {})
+    if not unused:
+        return []
+    return [f"unused: no loss reaches {sum(unused.values()):,} parameters, which are frozen: {', '.join(unused)}"]
+
+
+def state_line(mapping: SymmetryMap, baseline: SymmetryMap) -> str:
+    """What the optimizer's state takes, by rule, and what it would take with AdamW for everything."""
+    rules = dict.fromkeys(spec.rule for spec in mapping)
+    sizes = {rule: sum(spec.state_bytes for spec in mapping if spec.rule == rule) for rule in rules}
+    total, alone = sum(sizes.values()), sum(spec.state_bytes for spec in baseline)
+    parts = ", ".join(f"{rule} {size:,}" for rule, size in sizes.items())
+    return f"state: {total / 1e9:.2f} GB ({parts} bytes); AdamW for everything: {alone / 1e9:.2f} GB ({alone:,} bytes)"
 
 
 def build_meta_model(model: Model) -> nn.Module:
@@ -143,7 +163,7 @@ def _auto_class(config: Any) -> Any:
 
 
 def build_meta_policy(name: str, settings: Mapping[str, str]) -> nn.Module:
-    """A policy of LeRobot without storage, under the names that it has there; nothing is fetched.
+    """A policy without storage, under the names that it has in LeRobot; nothing is fetched.
 
     Args:
         name: one of `POLICIES`.
@@ -152,7 +172,6 @@ def build_meta_policy(name: str, settings: Mapping[str, str]) -> nn.Module:
     Raises:
         ConfigError: if LeRobot is not installed, or a setting is none of the config's or makes no model.
     """
-    import contextlib
     import io
     import logging
 
@@ -166,13 +185,16 @@ def build_meta_policy(name: str, settings: Mapping[str, str]) -> nn.Module:
     logging.getLogger().setLevel(logging.ERROR)  # LeRobot logs to the root, and prints
     try:
         from lerobot.policies.factory import make_policy_config
+
+        if name in OURS:
+            import rlspec.vla  # noqa: F401  # registers them
     except ImportError as error:
         raise ConfigError(f"policy={name} needs LeRobot: install the extra vla ({error})") from error
     try:
         defaults = make_policy_config(name, device="cpu")
         config = make_policy_config(name, device="cpu", **_policy_settings(defaults, settings))
         with torch.device("meta"), contextlib.redirect_stdout(io.StringIO()):
-            return nn.ModuleDict({"model": _core(name, config)})
+            return _whole(name, config) if name in OURS else nn.ModuleDict({"model": _core(name, config)})
     except IMPOSSIBLE as error:
         reason = (str(error).splitlines() or [type(error).__name__])[0]
         raise ConfigError(f"policy={name}: no model: {reason}") from error
@@ -190,8 +212,24 @@ def _policy_settings(config: Any, settings: Mapping[str, str]) -> dict[str, Any]
     return {key: yaml.safe_load(value) for key, value in settings.items()}
 
 
+def _whole(name: str, config: Any) -> nn.Module:
+    """One of our policies, which decides itself what it trains."""
+    from lerobot.configs import FeatureType, PolicyFeature
+    from lerobot.policies.factory import get_policy_class
+
+    pictures = {f"observation.images.{name}": (3, 128, 128) for name in ("external", "wrist")}
+    config.input_features = config.input_features or {
+        "observation.state": PolicyFeature(FeatureType.STATE, (8,)),
+        **{name: PolicyFeature(FeatureType.VISUAL, shape) for name, shape in pictures.items()},
+    }
+    config.output_features = config.output_features or {"action": PolicyFeature(FeatureType.ACTION, (7,))}
+    config.device = "meta"
+    with _without_hub(config) if name == "rlspec_smolvla" else contextlib.nullcontext():
+        return get_policy_class(name)(config)
+
+
 def _core(name: str, config: Any) -> nn.Module:
-    """The network of a policy; what SmolVLA would fetch from the hub is put in its place."""
+    """The network of one of LeRobot's policies."""
     if name == "pi0":
         from lerobot.policies.pi0.modeling_pi0 import PI0Pytorch
 
@@ -200,10 +238,18 @@ def _core(name: str, config: Any) -> nn.Module:
         from lerobot.policies.pi05.modeling_pi05 import PI05Pytorch
 
         return PI05Pytorch(config)
+    from lerobot.policies.smolvla.modeling_smolvla import VLAFlowMatching
+
+    with _without_hub(config):
+        return VLAFlowMatching(config)
+
+
+@contextlib.contextmanager
+def _without_hub(config: Any) -> Iterator[None]:
+    """What SmolVLA would fetch from the hub is put in its place."""
     from unittest.mock import patch
 
     from lerobot.policies.smolvla import smolvlm_with_expert
-    from lerobot.policies.smolvla.modeling_smolvla import VLAFlowMatching
     from transformers import AutoConfig
 
     vlm = AutoConfig.for_model("smolvlm", text_config=SMOLVLM2_TEXT, vision_config=SMOLVLM2_VISION, scale_factor=4)
@@ -215,7 +261,7 @@ def _core(name: str, config: Any) -> nn.Module:
         configs.from_pretrained.return_value = vlm
         tokenizer = processors.from_pretrained.return_value.tokenizer
         tokenizer.fake_image_token_id = tokenizer.global_image_token_id = 0
-        return VLAFlowMatching(config)
+        yield
 
 
 def _output_path(text: str) -> Path:

@@ -28,7 +28,7 @@ def test_help_and_mistakes_are_answered_without_torch() -> None:
     assert "add model=NAME" in lines[0]
     assert "table.pdf" in lines[1]
     assert "did you mean tiny" in lines[2]
-    assert "policy=pi: allowed: smolvla, pi0, pi05" in lines[3]
+    assert "policy=pi: allowed: rlspec_adapter, rlspec_flow, rlspec_smolvla, rlspec_pi05, smolvla, pi0" in lines[3]
 
 
 def test_the_tiny_model_per_head(capsys: pytest.CaptureFixture[str]) -> None:
@@ -36,7 +36,7 @@ def test_the_tiny_model_per_head(capsys: pytest.CaptureFixture[str]) -> None:
     lines = capsys.readouterr().out.splitlines()
     output = next(line for line in lines if line.startswith("attention.o"))
     assert "4 heads on columns  muon" in output
-    assert lines[-1].startswith("coverage: 46 trainable tensors")
+    assert lines[-2].startswith("coverage: 46 trainable tensors")
 
 
 def test_the_state_is_that_of_the_recipes_settings(capsys: pytest.CaptureFixture[str]) -> None:
@@ -64,7 +64,9 @@ def test_a_local_folder_with_lora_written_as_json(
 def cells_of(out: str) -> dict[str, list[str]]:
     """Label of a row -> its cells, of the first such row."""
     found: dict[str, list[str]] = {}
-    for line in out.splitlines()[1:-1]:
+    for line in out.splitlines()[1:]:
+        if line.startswith(("coverage", "unused", "state")):
+            continue
         cells = re.split(r"  +", line)
         found.setdefault(cells[0], cells)
     return found
@@ -78,7 +80,7 @@ def test_smolvla_as_lerobot_makes_it_trains_its_expert_per_head(capsys: pytest.C
     assert cells["action:attention.k"][2] == "5 heads on rows"
     assert cells["action:output"][3] == "adamw"
     assert {label.partition(":")[0] for label in cells} == {"action"}
-    assert "155 trainable tensors with 99,880,992 parameters" in out.splitlines()[-1]
+    assert "155 trainable tensors with 99,880,992 parameters" in out.splitlines()[-2]
 
 
 def test_the_preset_routes_every_part_of_pi05(capsys: pytest.CaptureFixture[str]) -> None:
@@ -91,6 +93,123 @@ def test_the_preset_routes_every_part_of_pi05(capsys: pytest.CaptureFixture[str]
     assert rules["action:linear.input"] == ("whole", "pion")
     for label in ("embed", "lm_head", "action:output", "action:modulation", "vision:position", "norm"):
         assert rules[label] == ("whole", "adamw")
+
+
+def numbers(text: str) -> list[int]:
+    return [int(number.replace(",", "")) for number in re.findall(r"\d[\d,]*", text)]
+
+
+def states_of(out: str) -> dict[str, int]:
+    """Bytes of state by rule, in all with AdamW alone, as the last line says."""
+    line = out.splitlines()[-1]
+    inside, alone = re.findall(r"\(([^)]*) bytes\)", line)
+    found = {part.rsplit(" ", 1)[0]: numbers(part.rsplit(" ", 1)[1])[0] for part in inside.split(", ")}
+    return found | {"alone": numbers(alone)[0]}
+
+
+def counted(name: str, **settings: str) -> dict[str, int]:
+    """The same by a plain walk: momentum for matrices, two moments for embeddings, outputs, modulations and vectors."""
+    import torch
+
+    from rlspec.symmetry import build_meta_policy
+
+    states = {"muon": 0, "pion": 0, "adamw": 0, "alone": 0}
+    for path, param in build_meta_policy(name, settings).named_parameters():
+        assert param.device.type == "meta" and param.dtype == torch.float32
+        if not param.requires_grad:
+            continue
+        states["alone"] += 8 * param.numel()
+        by_adam = param.ndim < 2 or re.search(r"embed_tokens|position_embedding|action_out_proj|norm\.dense", path)
+        rule = (
+            "adamw"
+            if by_adam
+            else "pion"
+            if re.search(r"(?:lm|gemma)_expert\.|action_|time_mlp|state_proj", path)
+            else "muon"
+        )
+        states[rule] += (8 if by_adam else 4) * param.numel()
+    return {rule: size for rule, size in states.items() if size}
+
+
+@pytest.mark.parametrize(
+    ("name", "settings", "trained", "frozen"),
+    [
+        ("rlspec_smolvla", {}, 99_880_992, 350_165_184),
+        ("rlspec_smolvla", {"train_expert_only": "false", "freeze_vision_encoder": "false"}, 392_904_096, 57_142_080),
+        ("rlspec_pi05", {}, 3_244_377_872, 899_026_944),
+    ],
+)
+def test_real_sizes_are_routed_whole_and_their_state_is_what_a_plain_count_gives(
+    name: str, settings: dict[str, str], trained: int, frozen: int, capsys: pytest.CaptureFixture[str]
+) -> None:
+    fields = [f"policy.{key}={value}" for key, value in settings.items()]
+    assert main([f"policy={name}", "optim=vla_pion", *fields]) == 0
+    out = capsys.readouterr().out
+    coverage = next(line for line in out.splitlines() if line.startswith("coverage"))
+    assert f"with {trained:,} parameters, each claimed once" in coverage
+    assert coverage.endswith(f"with {frozen:,} parameters")
+    assert states_of(out) == counted(name, **settings)
+
+
+def test_pi05_has_the_size_of_its_published_parts(capsys: pytest.CaptureFixture[str]) -> None:
+    """SigLIP So400m, Gemma 2B, the 300M expert with adaptive norms, and the heads that no loss reaches."""
+
+    def decoder(width: int, hidden: int, norm: int) -> int:
+        return 2 * width * 2048 + 2 * width * 256 + 3 * width * hidden + 2 * norm
+
+    adaptive, wide, small = 3 * 1024 * 1025, 2048, 1024
+    tower = 27 * (4 * 1152 * 1153 + 1152 * 4305 + 4304 * 1153 + 4 * 1152) + 1152 * (3 * 14 * 14 + 1 + 256 + 2)
+    language = 18 * decoder(wide, 16_384, wide) + wide + 257_152 * wide
+    expert = 18 * decoder(small, 4096, adaptive) + adaptive
+    projections = 33 * small + 32 * (small + 1) + 2 * small * (small + 1)
+    heads = 257_152 * (wide + small)
+    last = 2 * wide * 2048 + 3 * wide * 16_384 + 2 * wide  # of its last layer only keys and values are used
+    assert main(["policy=rlspec_pi05", "roles=vla"]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    unused = next(line for line in lines if line.startswith("unused"))
+    assert numbers(unused)[0] == heads + last
+    assert "paligemma.lm_head.weight" in unused and "gemma_expert.lm_head.weight" in unused
+    total = tower + 1153 * wide + language + expert + projections + heads
+    assert f"with {total - heads - last:,} parameters, each claimed once" in lines[-3]
+
+
+@pytest.mark.parametrize("name", ["rlspec_adapter", "rlspec_flow"])
+def test_our_heads_are_actions_part_by_part(name: str, capsys: pytest.CaptureFixture[str]) -> None:
+    from rlspec.optim import symmetry_map
+    from rlspec.symmetry import build_meta_policy
+
+    specs = list(symmetry_map(build_meta_policy(name, {}), rule="muon", roles="vla"))
+    found = {spec.name.removeprefix("model."): (spec.label, spec.rule, spec.split) for spec in specs}
+    head = {path: entry for path, entry in found.items() if path.startswith(("action_head.", "proprio_projector."))}
+    assert all(label.startswith("action:") for label, _, _ in head.values())
+    assert found["action_queries"][:2] == found["action_head.action_tokens"][:2] == ("action:token", "adamw")
+    matrices = {path for path in head if path.endswith("weight") and "norm" not in path}
+    block = "action_head.blocks.0."
+    names = ("q_proj", "k_self", "v_self", "k_adapter", "v_adapter", "k_task", "v_task", "o_proj", "mlp.fc1", "mlp.fc2")
+    assert {f"{block}{part}.weight" for part in names} <= matrices
+    last = {"rlspec_adapter": "action_head.fc2.weight", "rlspec_flow": "action_head.action_out_proj.weight"}[name]
+    assert found[last][:2] == ("action:output", "adamw")
+    modulations = {path for path in matrices if "ada_ln" in path}
+    assert bool(modulations) == (name == "rlspec_flow")
+    assert {found[path][:2] for path in modulations} <= {("action:modulation", "adamw")}
+    assert {found[path][1:] for path in matrices - modulations - {last}} == {("pion", "whole")}
+    assert found[f"{block}gating_factor"][:2] == ("action:vector", "adamw")
+    parts = {path.split(".")[1]: rule for path, (label, rule, _) in found.items() if rule == "muon"}
+    assert {"vision_tower", "language_model"} <= parts.keys()
+    assert not [path for path, (_, rule, _) in found.items() if rule == "pion" and path not in head]
+
+
+def test_per_head_where_no_preset_says_otherwise(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["policy=rlspec_adapter", "optim=muon", "policy.head_width=96", "policy.head_heads=3"]) == 0
+    cells = cells_of(capsys.readouterr().out)
+    assert cells["action:attention.q"][2:4] == ["3 heads on rows", "muon"]
+    assert cells["action:attention.o"][2] == "3 heads on columns"
+
+
+def test_the_preset_is_a_recipes_group_too(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["model=tiny", "optim=vla_pion"]) == 0
+    rules = {label: cells[3] for label, cells in cells_of(capsys.readouterr().out).items()}
+    assert rules["attention.q"] == rules["mlp.gate"] == "muon" and rules["embed"] == "adamw"
 
 
 def test_fields_of_a_policy_change_it_and_others_are_refused(capsys: pytest.CaptureFixture[str]) -> None:

@@ -6,7 +6,7 @@
 
 LeRobot imports the package that any `--*.discover_packages_path` names before it reads the rest, once for every
 command: resuming needs the flag again (`--config_path=.../train_config.json --resume=true`). Without
-`--use_policy_training_preset=false` it would silently take the policy's own optimizer.
+`--use_policy_training_preset=false` it would silently take the policy's own optimizer, which this refuses.
 """
 
 from __future__ import annotations
@@ -14,6 +14,7 @@ from __future__ import annotations
 import inspect
 import logging
 import re
+import sys
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, fields
 from types import GeneratorType
@@ -24,8 +25,11 @@ from lerobot.optim.optimizers import OptimizerConfig
 from torch import Tensor, nn
 
 from rlspec.errors import ConfigError
-from rlspec.optim import SpectralOptimizer, build_optimizer
+from rlspec.optim import SpectralOptimizer, build_optimizer, symmetry_map
+from rlspec.optim.families import ROLE_PRESETS
+from rlspec.optim.symmetry import SPECTRAL_ROLES
 from rlspec.optim.table import render_text
+from rlspec.vla.ignored import refuse_ignored_settings
 
 logger = logging.getLogger(__name__)
 
@@ -85,6 +89,8 @@ class SpectralOptimizerConfig(OptimizerConfig):
         taken = sorted({entry.name for entry in fields(self)} & self.options.keys())
         if taken:
             raise ConfigError(f"optimizer.options: {taken[0]} is a setting of its own; use --optimizer.{taken[0]}")
+        # LeRobot makes one of these when it reads the command line, and when it asks a policy of ours for its preset.
+        refuse_ignored_settings(sys.argv[1:])
 
     def build(self, params: Any) -> SpectralOptimizer:
         """Give every trainable parameter the rule of its role.
@@ -100,11 +106,22 @@ class SpectralOptimizerConfig(OptimizerConfig):
         settings = {entry.name: getattr(self, entry.name) for entry in fields(self)}
         settings |= settings.pop("options")
         del settings["grad_clip_norm"]
-        optimizer = build_optimizer(_find_model(params), **settings)
+        model = _find_model(params)
+        settings["roles"] = self._roles_of(model)
+        optimizer = build_optimizer(model, **settings)
         optimizer.register_state_dict_post_hook(_detach_lists)
         assert optimizer.symmetry is not None
         logger.info("Symmetry map:\n%s", render_text(optimizer.symmetry))
         return optimizer
+
+    def _roles_of(self, model: nn.Module) -> dict[str, Any] | str | None:
+        """A preset without the parts of which nothing is trained but adapters, vectors and embeddings."""
+        if not isinstance(self.roles, str) or self.roles not in ROLE_PRESETS:
+            return self.roles
+        named = [{"pattern": entry["pattern"], "rule": "adamw"} for entry in self.overrides if "rule" in entry]
+        found = symmetry_map(model, rule="adamw", overrides=named)
+        parts = {spec.modality for spec in found if spec.role.partition(".")[0] in SPECTRAL_ROLES}
+        return {key: value for key, value in ROLE_PRESETS[self.roles].items() if key in parts}
 
 
 def _numbers(value: Any, key: str = "") -> Any:

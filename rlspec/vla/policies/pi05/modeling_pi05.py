@@ -1,0 +1,88 @@
+"""`rlspec_pi05`: LeRobot's network, with parameters that the optimizer knows by name and none that it cannot train."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from huggingface_hub import hf_hub_download
+from lerobot.configs import PreTrainedConfig
+from lerobot.policies.pi05.modeling_pi05 import PI05Policy
+from lerobot.utils.device_utils import resolve_safetensors_device
+from safetensors import SafetensorError
+from safetensors.torch import load_file
+
+from rlspec.errors import CheckpointError
+from rlspec.vla.policies.inherited import NamedPolicy, check_loaded, freeze_unused
+from rlspec.vla.policies.pi05.configuration_pi05 import RlspecPI05Config
+
+WEIGHTS = "model.safetensors"
+
+
+class RlspecPI05Policy(NamedPolicy, PI05Policy):
+    """LeRobot's pi0.5; also loads checkpoints of type pi05.
+
+    Neither output head is ever used, and of the language model's last layer only keys and values reach the actions:
+    the rest is frozen, or it would cost optimizer state.
+
+    Attributes:
+        unused_parameters: names and sizes of what is frozen for that reason.
+    """
+
+    config_class = RlspecPI05Config
+    name = "rlspec_pi05"
+
+    def __init__(self, config: RlspecPI05Config, **kwargs: Any) -> None:
+        super().__init__(config, **kwargs)
+        last = len(self.model.paligemma_with_expert.paligemma.model.language_model.layers) - 1
+        self.unused_parameters = freeze_unused(
+            self,
+            (
+                r"\.lm_head\.",
+                r"\.language_model\.norm\.",
+                rf"\.language_model\.layers\.{last}\.(?:self_attn\.[qo]_proj|mlp|post_attention_layernorm)\.",
+            ),
+        )
+
+    @classmethod
+    def from_pretrained(
+        cls, pretrained_name_or_path: str | Path, *, config: PreTrainedConfig | None = None, **settings: Any
+    ) -> RlspecPI05Policy:
+        """As LeRobot's, which starts from random weights where it cannot load any: this refuses.
+
+        Args:
+            pretrained_name_or_path: folder or hub id.
+            config: None: the stored one.
+            settings: `revision` and what else `hf_hub_download` takes.
+
+        Raises:
+            CheckpointError: if weights cannot be had or do not fit.
+        """
+        hub = {key: settings[key] for key in _HUB if settings.get(key) is not None}
+        if config is None:
+            config = cls.config_class.from_pretrained(pretrained_name_or_path, **hub)
+        policy = cls(config)
+        file: str | Path = pretrained_name_or_path
+        try:
+            file = _weights_file(pretrained_name_or_path, hub)
+            stored = load_file(file, device=resolve_safetensors_device(str(config.device)))
+            renamed = policy._fix_pytorch_state_dict_keys(stored, config)
+            found = {key if key.startswith("model.") else f"model.{key}": value for key, value in renamed.items()}
+            missing, _ = policy.load_state_dict(found, strict=False)
+        except (SafetensorError, OSError, RuntimeError) as error:
+            raise CheckpointError(f"{file}: {' '.join(str(error).split()[:40])}") from error
+        check_loaded(policy, missing, file)
+        policy.eval()
+        return policy
+
+
+_HUB = ("force_download", "token", "cache_dir", "local_files_only", "revision")
+
+
+def _weights_file(source: str | Path, hub: dict[str, Any]) -> Path:
+    if not Path(source).is_dir():
+        return Path(hf_hub_download(str(source), WEIGHTS, **hub))
+    file = Path(source) / WEIGHTS
+    if not file.is_file():
+        raise CheckpointError(f"{source} has no {WEIGHTS}")
+    return file

@@ -1,0 +1,1 @@
+"""`rlspec_smolvla`: LeRobot's SmolVLA with the optimizer of the symmetry map."""
