@@ -98,7 +98,8 @@ class LiberoExpert:
 
     def _leave_close(self) -> str:
         scene = self._scene
-        if scene.opening < 0.004:
+        missed = scene.opening < 0.004 or (scene.opening < 0.07 and scene.fingers_still and not scene.holding)
+        if missed:
             return self._retry()
         return "lift" if scene.fingers_still and scene.holding else "close"
 
@@ -110,17 +111,20 @@ class LiberoExpert:
     def _leave_carry(self) -> str:
         if self._dropped():
             return self._retry()
-        return "lower" if np.linalg.norm(self._scene.goal_offset()) < 0.012 else "carry"
+        distance = np.linalg.norm(self._scene.goal_offset())
+        stuck = self._scene.speed < 0.005 and distance < 0.025
+        return "lower" if distance < 0.012 or stuck else "carry"
 
     def _leave_lower(self) -> str:
         scene = self._scene
         if self._dropped() and not scene.success:
             return self._retry()
         low = scene.object_bottom < scene.release_height() + 0.004
+        self._closed_opening = scene.opening
         return "release" if low or (scene.at_goal and scene.success) else "lower"
 
     def _leave_release(self) -> str:
-        return "retreat" if self._scene.opening > 0.06 and not self._scene.touching else "release"
+        return "retreat" if self._scene.opening > min(0.075, self._closed_opening + 0.02) else "release"
 
     def _leave_retreat(self) -> str:
         scene = self._scene
@@ -148,13 +152,13 @@ class LiberoExpert:
         return self._grasp.position, CLOSE
 
     def _lift(self) -> tuple[np.ndarray, float]:
-        return np.array([*self._grasp.position[:2], self._scene.eef[2] + 0.05]), CLOSE
+        return np.array([*self._grasp.position[:2], self._scene.eef[2] + 0.03]), CLOSE
 
     def _carry(self) -> tuple[np.ndarray, float]:
         scene = self._scene
         rise = scene.highest_between(scene.goal) + CLEARANCE - scene.object_bottom
         offset = scene.goal_offset() if rise < 0.02 else np.zeros(2)
-        return scene.eef + np.array([*offset, rise]), CLOSE
+        return scene.within_reach(scene.eef + np.array([*offset, rise])), CLOSE
 
     def _lower(self) -> tuple[np.ndarray, float]:
         scene = self._scene

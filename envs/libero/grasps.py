@@ -34,14 +34,17 @@ class Grasp:
     is_rim: bool
 
 
-def plan_grasps(geometry: CollisionGeometry, body: int, ignored: np.ndarray, current_yaw: float) -> list[Grasp]:
-    """Grasps of `body`, best first: free of collisions, narrow side between the fingers, little turning.
+def plan_grasps(
+    geometry: CollisionGeometry, body: int, ignored: np.ndarray, current_yaw: float, shoulder: np.ndarray
+) -> list[Grasp]:
+    """Grasps of `body`, best first: free of collisions, narrow side between the fingers, little turning, near.
 
     Args:
         geometry: The scene.
         body: The object's body id.
         ignored: Geoms that are no obstacles (the robot's).
         current_yaw: Present angle of the line between the fingers, rad.
+        shoulder: Position (3,) in m of the robot's shoulder.
     """
     geoms = geometry.geoms_below(body)
     points = geometry.vertices(geoms)
@@ -54,7 +57,9 @@ def plan_grasps(geometry: CollisionGeometry, body: int, ignored: np.ndarray, cur
     for grasp in grasps:
         turn = abs(wrap_half_turn(grasp.yaw - current_yaw))
         blocked = geometry.overlaps(gripper_points(grasp), ignored, margin=0.003)
-        planned.append(Grasp(grasp.position, grasp.yaw, grasp.cost + 0.3 * turn + 1.0 * blocked, grasp.is_rim))
+        reach = float(np.linalg.norm(grasp.position[:2] - shoulder[:2]))
+        cost = grasp.cost + 0.3 * turn + 5.0 * reach + blocked
+        planned.append(Grasp(grasp.position, grasp.yaw, cost, grasp.is_rim))
     return sorted(planned, key=lambda grasp: grasp.cost)
 
 

@@ -15,6 +15,10 @@ POSITION_SCALE, ROTATION_SCALE = 0.05, 0.5
 POSITION_GAIN, ROTATION_GAIN = 2.0, 1.5
 CLEARANCE = 0.025
 """Air (m) between a moving gripper or object and what it passes over."""
+MAX_REACH = 0.68
+"""Distance (m) of the wrist from the shoulder with the elbow still bent; an arm that is stretched gets stuck."""
+SHOULDER_HEIGHT, WRIST_HEIGHT, WRIST_OFFSET = 0.333, 0.21, 0.088
+"""Of the Panda's shoulder above its base, of the wrist above the gripper, of the gripper before the wrist (m)."""
 CORRIDOR = 0.09
 """Half the width (m) of the strip that the hand sweeps."""
 
@@ -44,6 +48,7 @@ class PickPlaceScene:
     def _read_robot(self, robot: Any) -> None:
         model = self._model
         base = model.body(robot.robot_model.root_body).id
+        self._shoulder = np.array(self._data.xpos[base]) + np.array([0.0, 0.0, SHOULDER_HEIGHT])
         self._robot_geoms = self._geometry.geoms_below(base)
         self._site = int(robot.eef_site_id)
         self._finger_joints = list(robot._ref_gripper_joint_pos_indexes)
@@ -86,7 +91,7 @@ class PickPlaceScene:
     def plan(self) -> list[Grasp]:
         """Grasps of the object, best first."""
         yaw = float(np.arctan2(self._rotation[1, 0], self._rotation[0, 0]))
-        return plan_grasps(self._geometry, self._body, self._robot_geoms, yaw)
+        return plan_grasps(self._geometry, self._body, self._robot_geoms, yaw, self._shoulder)
 
     def distance_xy(self, point: np.ndarray) -> float:
         """Horizontal distance (m) of the gripper from `point`."""
@@ -126,6 +131,14 @@ class PickPlaceScene:
             if (points[:, :2].max(0) > low).all() and (points[:, :2].min(0) < high).all():
                 highest = max(highest, float(points[:, 2].max()))
         return highest
+
+    def within_reach(self, position: np.ndarray) -> np.ndarray:
+        """`position` drawn towards the robot until the arm is not stretched there."""
+        rise = position[2] + WRIST_HEIGHT - self._shoulder[2]
+        allowed = np.sqrt(max(MAX_REACH**2 - rise**2, 0.0)) + WRIST_OFFSET
+        way = position[:2] - self._shoulder[:2]
+        shrink = min(1.0, allowed / float(np.linalg.norm(way)))
+        return np.array([*(self._shoulder[:2] + shrink * way), position[2]])
 
     def action_towards(self, position: np.ndarray, yaw: float, gripper: float) -> np.ndarray:
         """Action (7,) float32 towards a gripper position (m) and finger line `yaw` (rad), pointing down."""

@@ -11,7 +11,7 @@ from rlspec_envs.libero.bootstrap import import_libero
 from rlspec_envs.libero.tasks import LiberoTask
 
 CONTROL_HZ = 20
-STATE_SIZE = 8
+OBSERVED = ("robot0_eef_pos", "robot0_eef_quat", "robot0_gripper_qpos")
 
 
 class LiberoSimulation:
@@ -41,8 +41,7 @@ class LiberoSimulation:
                 ignore_done=True,
                 hard_reset=False,
             )
-        for name, observable in self.env._observables.items():
-            observable.set_enabled(name in ("robot0_eef_pos", "robot0_eef_quat", "robot0_gripper_qpos"))
+        self.env._observables = {name: self.env._observables[name] for name in OBSERVED}
 
     def reset(self, initial_state: np.ndarray, seed: int) -> None:
         """Set a stored state; `seed` places what the state leaves out (cabinet, stove, rack)."""
@@ -57,9 +56,20 @@ class LiberoSimulation:
         self.env._update_observables(force=True)
 
     def step(self, action: np.ndarray) -> bool:
-        """Advance one control step (25 physics steps); return whether LIBERO's goal predicate holds."""
-        _, _, done, _ = self.env.step(np.asarray(action, dtype=np.float64))
-        return bool(done)
+        """Advance one control step (25 physics steps); return whether LIBERO's goal predicate holds.
+
+        This is robosuite's own loop but for a forward pass per physics step that its controller repeats at once, and
+        for observations that nobody reads: bitwise the same states in less time.
+        """
+        env, values = self.env, np.asarray(action, dtype=np.float64)
+        env.timestep += 1
+        for substep in range(int(env.control_timestep / env.model_timestep)):
+            env._pre_action(values, policy_step=substep == 0)
+            env.sim.step()
+            env._update_observables()
+        env.cur_time += env.control_timestep
+        reward, _, _ = env._post_action(values)
+        return bool(reward > 0.0)
 
     def check_success(self) -> bool:
         """LIBERO's goal predicate, in the present state."""
@@ -67,9 +77,8 @@ class LiberoSimulation:
 
     def robot_state(self) -> np.ndarray:
         """(8,) float32 as LIBERO observes them: end-effector position (m), axis-angle (rad), two fingers (m)."""
-        values = {name: self.env._observables[name].obs for name in ("robot0_eef_pos", "robot0_gripper_qpos")}
-        rotation = axis_angle(self.env._observables["robot0_eef_quat"].obs)
-        return np.concatenate([values["robot0_eef_pos"], rotation, values["robot0_gripper_qpos"]]).astype(np.float32)
+        position, quaternion, fingers = (self.env._observables[name].obs for name in OBSERVED)
+        return np.concatenate([position, axis_angle(quaternion), fingers]).astype(np.float32)
 
     def physics_state(self) -> np.ndarray:
         """Time, positions and velocities (1 + nq + nv,) float64, in the layout of the stored initial states."""

@@ -1,0 +1,184 @@
+"""A LIBERO scene in the simulator: what is observed, that episodes repeat, and that experts do the task."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import gymnasium
+import numpy as np
+import pytest
+from rlspec_envs.libero.environment import LiberoEnv
+from rlspec_envs.libero.experts import make_libero_expert
+from rlspec_envs.libero.simulation import axis_angle
+
+REST = np.array([0, 0, 0, 0, 0, 0, -1], dtype=np.float32)
+
+
+@pytest.fixture(scope="module")
+def env(libero_assets: Path) -> Iterator[LiberoEnv]:
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("LIBERO_ASSETS", str(libero_assets))
+        env = LiberoEnv("libero_object", 0, render_observations=False, success_condition="released")
+        yield env
+        env.close()
+
+
+def play(env: LiberoEnv, actions: np.ndarray) -> np.ndarray:
+    """Physics states and observed states after each action."""
+    rows = []
+    for action in actions:
+        observation = env.step(action)[0]
+        rows.append(np.concatenate([env.simulation.physics_state(), observation["agent_pos"]]))
+    return np.array(rows)
+
+
+def run_expert(env: LiberoEnv, initial_state: int) -> tuple[list[np.ndarray], list[dict[str, Any]]]:
+    """Actions of an episode and the information after each."""
+    env.reset(options={"initial_state": initial_state})
+    expert = make_libero_expert(env)
+    expert.reset()
+    actions, infos = [], []
+    for _ in range(env.max_episode_steps):
+        actions.append(expert.act())
+        _, _, terminated, truncated, info = env.step(actions[-1])
+        infos.append(info)
+        assert terminated == info["is_success"]
+        if terminated or truncated:
+            break
+    return actions, infos
+
+
+def test_observation_and_spaces_have_lerobots_names(env: LiberoEnv) -> None:
+    observation, info = env.reset(options={"initial_state": 2})
+    assert env.observation_space.contains(observation)
+    assert set(observation["pixels"]) == {"image", "image2"} and observation["agent_pos"].shape == (8,)
+    assert env.action_space == gymnasium.spaces.Box(-1.0, 1.0, (7,), np.float32)
+    assert np.isfinite(env.observation_space["agent_pos"].low).all()
+    assert not observation["pixels"]["image"].any(), "nothing is rendered unless it is asked for"
+    assert (info["initial_state"], info["is_success"], info["failure"], info["task"]) == (2, False, "", "0")
+    assert (env.suite, env.task, env.control_hz, env.action_space_name) == ("libero_object", "0", 20.0, "delta_eef")
+
+
+def test_the_state_is_robosuites_own_observation(env: LiberoEnv) -> None:
+    env.reset(options={"initial_state": 0})
+    for _ in range(3):
+        state = env.step(np.array([0.5, -0.5, 0.2, 0.1, 0.2, 0.3, 1.0], np.float32))[0]["agent_pos"]
+    theirs = env.simulation.env._get_observations()
+    np.testing.assert_array_equal(state[:3], theirs["robot0_eef_pos"].astype(np.float32))
+    np.testing.assert_array_equal(state[3:6], axis_angle(theirs["robot0_eef_quat"]).astype(np.float32))
+    np.testing.assert_array_equal(state[6:], theirs["robot0_gripper_qpos"].astype(np.float32))
+    assert abs(state[3]) > 3.0, "the gripper points down: half a turn about x"
+
+
+def test_an_episode_repeats_bit_for_bit(env: LiberoEnv) -> None:
+    actions = np.random.default_rng(0).uniform(-1, 1, (12, 7)).astype(np.float32)
+    env.reset(seed=53)
+    assert env._episode["initial_state"] == 3
+    first = play(env, actions)
+    env.reset(seed=54)
+    other = play(env, actions)
+    env.reset(seed=53)
+    np.testing.assert_array_equal(play(env, actions), first)
+    assert not np.array_equal(other, first)
+
+
+def test_soft_resets_equal_a_freshly_loaded_scene_of_bare_libero(env: LiberoEnv) -> None:
+    """The oracle: hf-libero's own environment, which reloads its scene at each reset."""
+    actions = np.random.default_rng(1).uniform(-1, 1, (8, 7)).astype(np.float32)
+    env.reset(seed=9, options={"initial_state": 5})
+    from libero.libero.envs.env_wrapper import ControlEnv
+
+    play(env, -actions)  # leaves the gripper closed, which a soft reset has to undo
+    env.reset(seed=9, options={"initial_state": 5})
+    ours = play(env, actions)
+    bare = ControlEnv(
+        str(env.libero_task.bddl_file), use_camera_obs=False, has_offscreen_renderer=False, ignore_done=True
+    )
+    bare.seed(9)
+    bare.reset()
+    bare.set_init_state(env.initial_states[5])
+    for _ in range(10):
+        bare.step([0.0] * 6 + [-1.0])
+    theirs = []
+    for action in actions:
+        bare.step(action.astype(np.float64))
+        theirs.append(bare.get_sim_state())
+    bare.close()
+    np.testing.assert_array_equal(ours[:, :-8], np.array(theirs))
+
+
+@pytest.mark.parametrize("bad", [np.zeros(6), np.zeros((1, 7)), np.array([0, 0, np.nan, 0, 0, 0, 0]), [np.inf] * 7])
+def test_a_wrong_action_is_one_line(env: LiberoEnv, bad: Any) -> None:
+    env.reset(seed=0)
+    with pytest.raises(ValueError, match=r"action of shape \(7,\), not|a number that is not finite") as error:
+        env.step(bad)
+    assert "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize("index", [-1, 50, "3", True, 1.0])
+def test_a_wrong_initial_state_is_one_line(env: LiberoEnv, index: Any) -> None:
+    with pytest.raises(ValueError, match=r"libero_object task 0 has no initial state .*: choose 0 to 49"):
+        env.reset(options={"initial_state": index})
+    with pytest.raises(ValueError, match="unknown reset option 'state'"):
+        env.reset(options={"state": 1})
+
+
+def test_actions_beyond_the_box_are_clipped(env: LiberoEnv) -> None:
+    env.reset(seed=1)
+    inside = play(env, np.array([[1, -1, 1, 0, 0, 0, 1]], np.float32))
+    env.reset(seed=1)
+    np.testing.assert_array_equal(play(env, np.array([[9, -7, 2, 0, 0, 0, 3]], np.float32)), inside)
+
+
+def test_time_runs_out_as_truncation(libero: Path) -> None:
+    env = LiberoEnv("libero_object", 1, max_episode_steps=2, render_observations=False)
+    env.reset(seed=0)
+    assert env.step(REST)[2:4] == (False, False)
+    _, reward, terminated, truncated, info = env.step(REST)
+    assert (reward, terminated, truncated, info["failure"], info["is_success"]) == (0.0, False, True, "timeout", False)
+    env.close()
+
+
+def test_physics_that_blew_up_is_a_failure_and_no_success(env: LiberoEnv) -> None:
+    env.reset(seed=0)
+    env.simulation.data.qvel[:] = 1e12
+    _, _, terminated, truncated, info = env.step(REST)
+    assert (terminated, truncated, info["failure"]) == (False, True, "diverged")
+    env.reset(seed=0)
+    assert env.step(REST)[3] is False, "a reset forgets it"
+
+
+def test_an_expert_succeeds_and_replaying_its_actions_does_too(env: LiberoEnv) -> None:
+    actions, infos = run_expert(env, 0)
+    assert infos[-1]["is_success"] and infos[-1]["goal_predicate"]
+    assert env.simulation.hands_are_free(), "success_condition='released' waits for the release"
+    held = [info for info in infos if info["goal_predicate"] and not info["is_success"]]
+    assert held, "LIBERO's own predicate is content while the object is still held"
+    final = env.simulation.physics_state()
+    env.reset(options={"initial_state": 0})
+    outcomes = [env.step(action)[2] for action in actions]
+    assert outcomes == [False] * (len(actions) - 1) + [True]
+    np.testing.assert_array_equal(env.simulation.physics_state(), final)
+
+
+def test_frames_are_those_of_robosuite_rotated_by_half_a_turn(env: LiberoEnv, libero: Path) -> None:
+    """Oracle: robosuite's own renderer on the same scene. Its rows start at the bottom; LIBERO's users turn them."""
+    from robosuite.utils.binding_utils import MjRenderContextOffscreen
+
+    env.reset(options={"initial_state": 0})
+    env.simulation.env.sim.forward()  # as the other renderer does first
+    env.render_observations = True
+    pixels = env.observe()["pixels"]
+    env.render_observations = False
+    theirs = MjRenderContextOffscreen(env.simulation.env.sim, device_id=-1)
+    theirs.vopt.geomgroup[0] = 0
+    for name, camera in (("image", "agentview"), ("image2", "robot0_eye_in_hand")):
+        theirs.gl_ctx.make_current()
+        theirs.render(256, 256, camera_id=env.simulation.model.camera(camera).id)
+        expected = theirs.read_pixels(256, 256)
+        np.testing.assert_array_equal(pixels[name], np.rot90(expected, 2))
+    assert pixels["image"][:40].mean() != pytest.approx(pixels["image"][-40:].mean(), abs=5.0)
+    theirs.gl_ctx.make_current()
+    env.simulation.env.sim._render_context_offscreen = None
