@@ -18,7 +18,7 @@ ROTATION_SCALE = 0.5
 """Metres and radians that one unit of a `delta_eef` action adds to the current pose (LIBERO's OSC_POSE)."""
 
 MAX_JOINT_DELTA = 0.2
-"""Radians from the measured joints to the target for one unit of `joint_velocity` (DROID)."""
+"""Radians from the measured joints to the target for one unit of `joint_velocity`, and at most (DROID)."""
 
 
 class Controller(ABC):
@@ -119,7 +119,10 @@ class JointVelocity(_JointSpace):
 
 
 class JointPosition(_JointSpace):
-    """Seven joint angles in radians and the gripper's closure, 0 open to 1 closed; 15 Hz by convention."""
+    """Seven joint angles in radians and the gripper's closure, 0 open to 1 closed; 15 Hz by convention.
+
+    As DROID does, a joint's target is held within 0.2 rad of where the joint is now.
+    """
 
     name = "joint_position"
 
@@ -132,7 +135,9 @@ class JointPosition(_JointSpace):
 
     def command(self, action: Array) -> tuple[Array, float]:
         """See `Controller`."""
-        return action[:JOINTS].copy(), float(action[JOINTS])
+        joints = self.world.joints
+        reach = np.clip(action[:JOINTS] - joints, -MAX_JOINT_DELTA, MAX_JOINT_DELTA)
+        return joints + reach, float(action[JOINTS])
 
     def towards(self, position: Array, rotation: Array, close: bool) -> Action:
         """See `Controller`."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import platform
 from collections.abc import Sequence
+from dataclasses import asdict
 from typing import Any
 
 import gymnasium
@@ -11,6 +12,7 @@ import mujoco
 import numpy as np
 from gymnasium import spaces
 from numpy.typing import ArrayLike, NDArray
+from rlspec_envs.errors import EnvironmentUnavailable
 from rlspec_envs.franka.control import CONTROLLERS, Controller
 from rlspec_envs.franka.randomisation import RANDOMISATIONS, Appearance
 from rlspec_envs.franka.robots import FINGER_STROKE, HOME, JOINTS, ROBOTS
@@ -24,6 +26,12 @@ from rlspec_envs.rendering import OffscreenRenderer, choose_gl
 
 CAMERAS = ("external", "wrist")
 ARMS = ("primitive", "meshes", "menagerie")
+STATE_NAMES = (
+    (*(f"joint{i}" for i in range(1, 8)), "closure"),
+    ("x", "y", "z", "axis_angle_x", "axis_angle_y", "axis_angle_z", "finger_left", "finger_right"),
+)
+"""What the numbers of agent_pos are: in the joint spaces, and with delta_eef."""
+
 _PHYSICS_STEP = 0.002
 
 Observation = dict[str, Any]
@@ -33,6 +41,19 @@ def _choice(name: str, value: object, allowed: Sequence[str]) -> str:
     if value not in allowed:
         raise ValueError(f"{name}={value!r}: choose one of {', '.join(allowed)}")
     return str(value)
+
+
+def _gl() -> str:
+    try:
+        return choose_gl()
+    except EnvironmentUnavailable:
+        return "none"  # enough for an environment that renders nothing
+
+
+def _check_cameras(cameras: Sequence[str]) -> tuple[str, ...]:
+    if isinstance(cameras, str) or not cameras or len(set(cameras)) != len(cameras) or set(cameras) - set(CAMERAS):
+        raise ValueError(f"cameras={cameras!r}: give a list of one or two of {', '.join(CAMERAS)}")
+    return tuple(cameras)
 
 
 def _image_size(value: int | Sequence[int]) -> tuple[int, int]:
@@ -48,7 +69,8 @@ class FrankaEnv(gymnasium.Env[Observation, NDArray[np.float32]]):
     Observation: {"pixels": {camera: uint8 (height, width, 3)}, "agent_pos": float32 (8,)}. With `delta_eef`, agent_pos
     is the tool centre point (3, metres), its axis-angle (3, radians) and the fingers (2, metres, the second negative,
     as in LIBERO); otherwise seven joint angles and the hand's closure, 0 open to 1 closed (as in DROID).
-    Reward: 1 with success, else 0. An object that has left the table and diverged physics terminate without success.
+    Reward: 1 with success, else 0. Success terminates; a timeout, an object that has left the table and diverged
+    physics truncate, and info["failure"] names which.
 
     Args:
         task: "pick_place", "push", "stack" or "drawer"; further keywords are the task's options.
@@ -92,7 +114,7 @@ class FrankaEnv(gymnasium.Env[Observation, NDArray[np.float32]]):
         self.arm = _choice("arm", arm, ARMS)
         controller = CONTROLLERS[_choice("action_space", action_space, tuple(CONTROLLERS))]
         self.randomise = _choice("randomise", randomise, tuple(RANDOMISATIONS))
-        self.cameras = tuple(_choice("cameras", camera, CAMERAS) for camera in cameras)
+        self.cameras = _check_cameras(cameras)
         self.image_size, self._render_size = _image_size(image_size), _image_size(render_size)
         if render_mode is not None:
             _choice("render_mode", render_mode, ("rgb_array", "human"))
@@ -200,15 +222,14 @@ class FrankaEnv(gymnasium.Env[Observation, NDArray[np.float32]]):
         self.world.advance()
         self._steps += 1
         if self.world.diverged:
-            observation = self._blank()
-            return observation, 0.0, True, False, self._info(success=False, failure="diverged")
+            return self._blank(), 0.0, False, True, self._info(success=False, failure="diverged")
         outcome = self._task.judge(self.world)
-        terminated = outcome.success or bool(outcome.failure)
-        truncated = not terminated and self._steps >= self.max_episode_steps
+        late = not outcome.success and self._steps >= self.max_episode_steps
+        failure = outcome.failure or ("timeout" if late else "")
         if self.render_mode == "human":
             self.render()
-        info = self._info(outcome.success, "timeout" if truncated else outcome.failure)
-        return self.observe(), float(outcome.success), terminated, truncated, info
+        info = self._info(outcome.success, failure)
+        return self.observe(), float(outcome.success), outcome.success, bool(failure), info
 
     def _blank(self) -> Observation:
         """Return an observation of zeros: what is left to see of diverged physics."""
@@ -219,7 +240,7 @@ class FrankaEnv(gymnasium.Env[Observation, NDArray[np.float32]]):
         """Return the observation of the state as it is now."""
         observation = self._blank()
         observation["agent_pos"] = self._state()
-        if self.render_observations and self.cameras:
+        if self.render_observations:
             mujoco.mj_camlight(self.world.model, self.world.data)
             renderer = self._renderer(self.image_size)
             observation["pixels"] = {name: renderer.render(self.world.data, name) for name in self.cameras}
@@ -267,6 +288,7 @@ class FrankaEnv(gymnasium.Env[Observation, NDArray[np.float32]]):
     def describe(self) -> dict[str, Any]:
         """What a report needs to repeat this environment, JSON-safe."""
         return {
+            "environment": "franka",
             "suite": self.suite,
             "task": self.task,
             "robot": self._robot.name,
@@ -278,8 +300,11 @@ class FrankaEnv(gymnasium.Env[Observation, NDArray[np.float32]]):
             "cameras": list(self.cameras),
             "randomise": self.randomise,
             "max_episode_steps": self.max_episode_steps,
+            "ranges": asdict(RANDOMISATIONS[self.randomise]),
             "options": self._task.describe(),
-            "renderer": choose_gl(),
+            "state_names": list(STATE_NAMES[self.action_space_name == "delta_eef"]),
+            "render_observations": self.render_observations,
+            "gl": _gl(),
             "versions": {
                 "python": platform.python_version(),
                 "mujoco": mujoco.__version__,

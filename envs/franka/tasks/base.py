@@ -35,7 +35,8 @@ HOME_YAW = -HAND_YAW
 
 Workspace = tuple[float, float, float, float]
 WORKSPACE: Workspace = (0.40, 0.60, -0.125, 0.125)
-"""Where objects are laid out: x from, x to, y from, y to, metres in the base's frame."""
+WIDE_WORKSPACE: Workspace = (0.36, 0.64, -0.19, 0.19)
+"""Where up to three, and where more objects are laid out: x from, x to, y from, y to, metres in the base's frame."""
 
 _REACH = (0.28, 0.75, -0.45, 0.45)
 
@@ -116,14 +117,14 @@ def scatter(rng: np.random.Generator, workspace: Workspace, distances: Sequence[
     raise ValueError(f"workspace={workspace} has no room for {len(distances)} objects: enlarge it or ask for fewer")
 
 
-def check_workspace(workspace: Sequence[float] | None) -> Workspace:
-    """Return the rectangle as a tuple.
+def check_workspace(workspace: Sequence[float] | None, objects: int) -> Workspace:
+    """Return the rectangle as a tuple; None stands for the default for so many objects.
 
     Raises:
         ValueError: It is no rectangle within the arm's comfortable reach.
     """
     if workspace is None:
-        return WORKSPACE
+        return WORKSPACE if objects <= 3 else WIDE_WORKSPACE
     values = tuple(float(value) for value in workspace)
     inside = len(values) == 4 and _REACH[0] <= values[0] < values[1] <= _REACH[1]
     if not (inside and _REACH[2] <= values[2] < values[3] <= _REACH[3]):

@@ -38,7 +38,7 @@ class PickPlace(Task):
         distractors: Cubes of other colours, 0 to 3.
         plates: 1 or 2 plates of different colours.
         colours: Cube colours to draw from; all four by default.
-        workspace: Where things are laid out, (x from, x to, y from, y to) metres.
+        workspace: Where things are laid out, (x from, x to, y from, y to) metres; None: 20 by 25 cm, more for many.
         plate_radius: Metres.
     """
 
@@ -61,7 +61,7 @@ class PickPlace(Task):
         self.distractors = check_count("distractors", distractors, 0, 3)
         self.plates = check_count("plates", plates, 1, 2)
         self.colours = check_colours(colours, 1)
-        self.workspace = check_workspace(workspace)
+        self.workspace = check_workspace(workspace, 1 + self.distractors + self.plates)
         if not 0.04 <= plate_radius <= 0.1:
             raise ValueError(f"plate_radius={plate_radius!r}: give 0.04 to 0.1 metres")
         self.plate_radius = float(plate_radius)

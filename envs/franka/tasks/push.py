@@ -40,7 +40,7 @@ class Push(Task):
     Args:
         distractors: Blocks of other colours, beside the way, 0 to 2.
         colours: Block colours to draw from; all four by default.
-        workspace: Where things are laid out, (x from, x to, y from, y to) metres.
+        workspace: Where things are laid out, (x from, x to, y from, y to) metres; None: 20 by 25 cm, more for many.
     """
 
     name = "push"
@@ -56,7 +56,7 @@ class Push(Task):
     ) -> None:
         self.distractors = check_count("distractors", distractors, 0, 2)
         self.colours = check_colours(colours, 1)
-        self.workspace = check_workspace(workspace)
+        self.workspace = check_workspace(workspace, 2 + self.distractors)
         self._blocks = tuple(f"block{i}" for i in range(1 + self.distractors))
 
     def build(self, spec: mujoco.MjSpec) -> None:

@@ -35,7 +35,7 @@ class Stack(Task):
     Args:
         distractors: Further cubes, 0 to 2.
         colours: Cube colours to draw from, at least two; all four by default.
-        workspace: Where things are laid out, (x from, x to, y from, y to) metres.
+        workspace: Where things are laid out, (x from, x to, y from, y to) metres; None: 20 by 25 cm, more for many.
     """
 
     name = "stack"
@@ -50,7 +50,7 @@ class Stack(Task):
     ) -> None:
         self.distractors = check_count("distractors", distractors, 0, 2)
         self.colours = check_colours(colours, 2 + self.distractors)
-        self.workspace = check_workspace(workspace)
+        self.workspace = check_workspace(workspace, 2 + self.distractors)
         self._blocks = tuple(f"block{i}" for i in range(2 + self.distractors))
 
     def build(self, spec: mujoco.MjSpec) -> None:
