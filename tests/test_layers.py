@@ -26,6 +26,7 @@ RANKS = {
     "statistics": 1,
     "versions": 1,
     "run_directory": 2,
+    "runtime": 3,
     "inspect": 3,
     "rlvr": 4,
     "vla": 4,
