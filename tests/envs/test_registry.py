@@ -42,8 +42,8 @@ def test_suites_and_tasks() -> None:
 def test_every_franka_task_is_made_by_name(task: str) -> None:
     env = rlspec_envs.make_env("franka", task)
     plain = env.unwrapped
-    assert (plain.suite, plain.task) == ("franka", task)  # type: ignore[attr-defined]
-    assert plain.task_description == plain.instruction  # type: ignore[attr-defined]
+    assert (plain.suite, plain.task) == ("franka", task)
+    assert plain.task_description == plain.instruction
     env.close()
 
 

@@ -13,6 +13,7 @@ import rlspec_envs
 from franka_cases import MakeScene, play
 from gymnasium.utils.env_checker import check_env
 from rlspec_envs.errors import EnvironmentUnavailable
+from rlspec_envs.franka.environment import FrankaEnv
 from rlspec_envs.franka.tasks import TASKS
 
 IDS = ("FrankaPickPlace", "FrankaPush", "FrankaStack", "FrankaDrawer")
@@ -184,6 +185,52 @@ def test_success_needs_the_cube_on_the_plate_and_the_hand_gone(scene: MakeScene)
     plate = env.world.position("plate0")
     env.world.place("block1", plate + [0, 0, 0.0225])
     assert not env.step(still)[4]["is_success"]
+
+
+def _judged(env: FrankaEnv, body: str, position: np.ndarray) -> bool:
+    """Whether the task counts as done when an object lies somewhere and the hand keeps still."""
+    env.world.place(body, position)
+    env.world.advance()
+    return bool(env.step(np.array([0, 0, 0, 0, 0, 0, -1.0]))[4]["is_success"])
+
+
+def test_success_of_push_and_stack_is_where_the_instruction_says(scene: MakeScene) -> None:
+    push, stack = scene("push"), scene("stack")
+    for offset, expected in (([0.03, 0, 0], True), ([0, -0.05, 0], False)):
+        push.reset(seed=0)
+        assert _judged(push, "block0", push.world.position("circle") + offset + [0, 0, 0.02]) is expected
+    for height, aside, expected in ((0.045, 0.01, True), (0.045, 0.028, False), (0.0, 0.06, False)):
+        stack.reset(seed=0)
+        assert _judged(stack, "block0", stack.world.position("block1") + [aside, 0, height]) is expected
+
+
+@pytest.mark.parametrize(
+    ("goal", "travel", "expected"),
+    [("open", 0.10, True), ("open", 0.08, False), ("close", 0.01, True), ("close", 0.03, False)],
+)
+def test_success_of_the_drawer_is_the_named_drawers_travel(
+    scene: MakeScene, goal: str, travel: float, expected: bool
+) -> None:
+    env = scene("drawer", goal=goal)
+    named = set()
+    for seed in range(10):
+        env.reset(seed=seed)
+        assert env.instruction.startswith(goal)
+        fronts = {name: env.world.model.geom(f"{name}_front").rgba for name in ("drawer0", "drawer1")}
+        target = next(name for name in fronts if _colour_name(fronts[name]) in env.instruction)
+        named.add(target)
+        other = {"drawer0": "drawer1", "drawer1": "drawer0"}[target]
+        env.world.data.joint(target).qpos[0] = travel
+        env.world.data.joint(other).qpos[0] = 0.06
+        assert env.step(np.array([0, 0, 0, 0, 0, 0, -1.0]))[4]["is_success"] is expected
+    assert len(named) == 2
+
+
+def _colour_name(rgba: np.ndarray) -> str:
+    red, green, blue = (value > 0.5 for value in rgba[:3])
+    return {(True, False, False): "red", (False, True, False): "green", (False, False, True): "blue"}.get(
+        (red, green, blue), "yellow"
+    )
 
 
 @pytest.mark.parametrize(

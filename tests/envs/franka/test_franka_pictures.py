@@ -71,6 +71,16 @@ def test_the_wrist_camera_moves_with_the_hand_and_the_external_one_stays(env: Fr
     assert 0.0 < changed["external"] < 0.4
 
 
+def test_pictures_stand_upright(env: FrankaEnv) -> None:
+    observation, _ = env.reset(seed=1)
+    table, wall = (env.world.model.geom(name).rgba[:3] for name in ("table", "wall"))
+    image = observation["pixels"]["external"]
+    for corner, colour in ((image[0, 0], wall), (image[-1, 0], table)):
+        measured = corner / np.linalg.norm(corner.astype(float))
+        assert np.abs(measured - colour / np.linalg.norm(colour)).max() < 0.02
+    assert np.ptp(observation["pixels"]["wrist"][-1].astype(int), axis=0).max() < 60  # the hand, all along the bottom
+
+
 def test_randomised_light_camera_and_colours_show(gl: str) -> None:
     env = rlspec_envs.make_env("franka", "pick_place", randomise="strong", image_size=64)
     corners = [env.reset(seed=seed)[0]["pixels"]["external"][-1, -1] for seed in range(4)]
