@@ -76,12 +76,10 @@ class ReplayActor(Actor):
         self._step, self._note = 0, ""
 
     def act(self, observation: Observation) -> Action:
-        """The next recorded action; beyond the record its last one."""
+        """The next recorded action."""
         step, self._step = self._step, self._step + 1
-        if step >= len(self._actions):
-            self._note = self._note or f"the record ended after {len(self._actions)} steps"
-            step = len(self._actions) - 1
-        elif self._states is not None and not self._note:
+        assert step < len(self._actions), "the caller ends the episode with its record"
+        if self._states is not None and not self._note:
             self._compare(step, np.asarray(observation["agent_pos"]))
         return self._actions[step]
 

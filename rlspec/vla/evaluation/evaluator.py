@@ -218,8 +218,8 @@ class SimEvaluator:
 
     def _replay(self) -> None:
         if self._settings.replay and self._dataset is not None and has_starts(self._dataset):
-            say = self._display.line
-            replay_demonstrations(self.protocol, self._dataset, self._settings.replay, self._pool, say)
+            say, warn = self._display.line, self._display.warn
+            replay_demonstrations(self.protocol, self._dataset, self._settings.replay, self._pool, say, warn)
 
 
 def _nothing(text: str) -> None:

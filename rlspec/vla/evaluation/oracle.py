@@ -17,7 +17,12 @@ _COMPARED = ("control_hz", "action_space")
 
 
 def replay_demonstrations(
-    protocol: Protocol, root: Path, per_task: int, pool: WorkerPool, say: Callable[[str], None]
+    protocol: Protocol,
+    root: Path,
+    per_task: int,
+    pool: WorkerPool,
+    say: Callable[[str], None],
+    warn: Callable[[str], None],
 ) -> list[Episode]:
     """Replay the first demonstrations of every task.
 
@@ -37,6 +42,8 @@ def replay_demonstrations(
     pool.run([Job(spec, plan) for plan in plans], on_done)
     if failed := [episode for episode in episodes if not episode.success]:
         raise ConfigError(_complaint(failed, len(episodes), root, environments[0]))
+    if astray := next((episode for episode in episodes if episode.note), None):
+        warn(f"replay: {astray.task}, seed {astray.seed}: {astray.note}, and succeeded all the same")
     if episodes:
         say(f"replay: {len(episodes)} of {len(episodes)} demonstrations succeed again")
     return episodes

@@ -36,6 +36,7 @@ class _Worker:
     job: Job | None = None
     task: str | None = None  # of its environment
     heard: float = field(default_factory=time.monotonic)
+    ready: bool = False  # its imports are done
 
     def end(self) -> None:
         self.connection.close()
@@ -147,7 +148,7 @@ class WorkerPool:
         heard: list[tuple[_Worker, Done | Refused | Raised]] = []
         for worker in busy:
             if worker.connection in ready:
-                worker.heard = time.monotonic()
+                worker.heard, worker.ready = time.monotonic(), True
                 try:
                     message = worker.connection.recv()
                 except (EOFError, OSError):
@@ -155,7 +156,7 @@ class WorkerPool:
                     continue
                 if not isinstance(message, Alive):
                     heard.append((worker, message))
-            elif time.monotonic() - worker.heard > self._silence:
+            elif time.monotonic() - worker.heard > (self._silence if worker.ready else SILENCE_SECONDS):
                 heard.append((worker, Raised(f"the worker gave no sign of life for {self._silence:g} s", "")))
         return heard
 

@@ -16,8 +16,6 @@ from rlspec.vla.evaluation.jobs import ActorSpec, Done, Job, WorkerSettings
 from rlspec.vla.evaluation.rollout import rollout
 from rlspec.vla.evaluation.video import Recorder
 
-REPLAY_MARGIN = 20  # steps that a replay may take beyond its record before it counts as failed
-
 
 class Runner:
     """Everything that one worker holds.
@@ -69,7 +67,7 @@ class Runner:
 
             assert job.plan.recorded is not None
             record = load_record(Path(job.actor.path), job.plan.recorded)
-            return ReplayActor(record.actions, record.states), len(record.actions) + REPLAY_MARGIN
+            return ReplayActor(record.actions, record.states), len(record.actions)
         if self._actor is None or job.actor != self._spec:
             self._actor = None  # two policies at once might not fit
             self._actor, self._spec, self._checked = self._make_actor(job.actor), job.actor, False

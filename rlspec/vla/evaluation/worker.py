@@ -25,10 +25,12 @@ def serve(connection: Connection, settings: WorkerSettings) -> None:
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the parent's to handle
     for name in _THREADS:
         os.environ[name] = str(settings.threads)
+    from rlspec.vla.evaluation.jobs import Alive
     from rlspec.vla.evaluation.runner import Runner
 
     runner = Runner(settings, on_step=_Heart(connection).beat)
     try:
+        connection.send(Alive())
         while (job := connection.recv()) is not None:
             reply = _run(runner, job)
             connection.send(reply)

@@ -1,0 +1,112 @@
+"""What the doctor says of a healthy machine, of a broken renderer, and of checks that fail themselves."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+
+from rlspec import doctor
+from rlspec.doctor import Finding
+
+
+def ask(*arguments: str, **environment: str) -> subprocess.CompletedProcess[str]:
+    command = [sys.executable, "-m", "rlspec.doctor", *arguments]
+    variables = {**os.environ, **environment}
+    return subprocess.run(command, capture_output=True, text=True, env=variables, timeout=200, check=False)
+
+
+def test_a_renderer_that_does_not_exist_is_found_and_remedied() -> None:
+    done = ask("--probe", "renderer", MUJOCO_GL="nonsense")
+    finding = Finding(**json.loads(done.stdout))
+    assert finding.status == "fail"
+    assert "nonsense" in finding.detail
+    assert "unset MUJOCO_GL" in finding.remedy and "apt-get install" in finding.remedy
+
+
+def test_the_renderer_draws_a_frame() -> None:
+    rendering = pytest.importorskip("rlspec_envs.rendering")
+    try:
+        rendering.choose_gl()
+    except Exception as error:
+        pytest.skip(f"no GL library here: {error}")
+    finding = Finding(**json.loads(ask("--probe", "renderer").stdout))
+    assert finding.status == "ok", finding
+    assert "mujoco 3." in finding.detail
+
+
+def test_video_and_libero_are_examined_in_this_process() -> None:
+    video = doctor.probe_video()
+    assert (video.status, "H.264" in video.detail) == ("ok", True)
+    libero = doctor.probe_libero()
+    assert libero.status in ("ok", "warn")
+    assert bool(libero.remedy) == (libero.status == "warn")
+
+
+def test_all_cheap_checks_pass_in_the_development_environment() -> None:
+    findings = {name: check() for name, check in doctor.CHECKS.items()}
+    assert [name for name, finding in findings.items() if finding.status == "fail"] == []
+    assert "lerobot 0.6.1" in findings["libraries"].detail
+
+
+def test_a_wrong_version_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    real = doctor.metadata.version
+    monkeypatch.setattr(doctor.metadata, "version", lambda name: "0.5.0" if name == "lerobot" else real(name))
+    finding = doctor.check_libraries()
+    assert finding.status == "fail"
+    assert "lerobot 0.5.0 (needs ==0.6.1)" in finding.detail
+
+
+def test_a_full_disk_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(doctor.shutil, "disk_usage", lambda path: SimpleNamespace(free=2**29))
+    finding = doctor.check_disk()
+    assert (finding.status, "0.5 GiB free" in finding.detail) == ("fail", True)
+
+
+def run_with(monkeypatch: pytest.MonkeyPatch, checks: dict[str, Any], *arguments: str) -> int:
+    monkeypatch.setattr(doctor, "CHECKS", checks)
+    monkeypatch.setattr(doctor, "PROBES", {})
+    return doctor.main(list(arguments))
+
+
+def test_a_check_that_raises_is_a_finding_and_the_others_go_on(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def broken() -> Finding:
+        raise KeyError("what")
+
+    checks = {"broken": broken, "sound": lambda: Finding("sound", "ok", "all well")}
+    assert run_with(monkeypatch, checks) == 1
+    out = capsys.readouterr().out
+    assert "FAIL  broken  KeyError: 'what'" in out and "remedy:" in out
+    assert "ok    sound   all well" in out and out.endswith("broken: broken\n")
+
+
+def test_warnings_do_not_break_anything_and_json_says_the_same(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    checks = {"absent": lambda: Finding("absent", "warn", "not installed", "install it")}
+    assert run_with(monkeypatch, checks, "--json") == 0
+    content = json.loads(capsys.readouterr().out)
+    assert content == {
+        "ok": True,
+        "checks": [{"name": "absent", "status": "warn", "detail": "not installed", "remedy": "install it"}],
+    }
+
+
+def test_a_check_that_dies_is_a_finding(monkeypatch: pytest.MonkeyPatch) -> None:
+    dead = SimpleNamespace(stdout="", stderr="Segmentation fault\n", returncode=-11)
+    monkeypatch.setattr(doctor.subprocess, "run", lambda *args, **kwargs: dead)
+    finding = doctor._probe("renderer")
+    assert (finding.name, finding.status) == ("renderer", "fail")
+    assert "code -11: Segmentation fault" in finding.detail
+
+
+def test_an_unknown_argument_is_one_line(capsys: pytest.CaptureFixture[str]) -> None:
+    assert doctor.main(["--jason"]) == 2
+    assert capsys.readouterr().err == "--jason: unknown argument; allowed: --json\n"
