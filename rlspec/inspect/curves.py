@@ -16,7 +16,7 @@ Rows = Sequence[Mapping[str, Any]]
 
 
 def plot_curves(rows: Rows, path: Path, *, title: str) -> None:
-    """Draw reward, accuracy, update size and pass energy over optimizer steps; panels without data are left out."""
+    """Draw reward or loss, accuracy or success, update size and pass energy over optimizer steps; panels without data are left out."""
     panels = [panel for panel in _PANELS if panel[1](rows)]
     if not panels:
         return
@@ -54,6 +54,12 @@ def _loss(rows: Rows) -> Series:
     return {"loss": values} if (values := _values(rows, "loss")) and not _reward(rows) else {}
 
 
+def _success(rows: Rows) -> Series:
+    """Success of robots' policies, over all tasks and of each; evaluations beside training come in late."""
+    keys = sorted({key for row in rows for key in row if key.startswith("eval/") and key.endswith("success")})
+    return {"all tasks" if key == "eval/success" else key.split("/")[1]: sorted(_values(rows, key)) for key in keys}
+
+
 def _accuracy(rows: Rows) -> Series:
     keys = sorted({key for row in rows for key in row if key.startswith("eval/") and "pass_at_1" in key})
     return {key.removeprefix("eval/").replace("_", " "): _values(rows, key) for key in keys}
@@ -68,6 +74,7 @@ _PANELS: tuple[tuple[str, Any, bool], ...] = (
     ("reward", _reward, False),
     ("loss", _loss, False),
     ("held-out accuracy", _accuracy, False),
+    ("success in the simulator", _success, False),
     ("update RMS per role, over the learning rate", lambda rows: _per_role(rows, "update_rms"), True),
     ("pass energy per role (directions per block)", lambda rows: _per_role(rows, "pass_energy"), False),
 )

@@ -28,7 +28,7 @@ from rlspec.vla.training.outcome import Outcome, earlier_seconds, show_outcome, 
 from rlspec.vla.training.samples import Samples
 from rlspec.vla.training.schedule import stretched_schedule
 from rlspec.vla.training.session import Parts, build_parts, describe
-from rlspec.vla.training.trackers import Trackers
+from rlspec.vla.training.trackers import Trackers, check_report
 
 
 def run_vla_recipe(
@@ -52,6 +52,7 @@ def run_vla_recipe(
     display.relay_messages_of("rlspec")
     display.heading(f"{recipe.recipe}: behaviour cloning of {recipe.policy.name} with {recipe.optim.name}")
     display.line(describe(recipe, device, accelerator.num_processes))
+    check_report(recipe.report)
     data = samples(recipe, display)  # before a directory is made: missing data is the commonest mistake
     point = resume_point(recipe, display, accelerator, stretched=lambda stored: stretched_schedule(recipe, stored))
     run = point.run if point else new_run(recipe, accelerator)

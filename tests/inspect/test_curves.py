@@ -50,6 +50,22 @@ def test_a_run_without_rewards_shows_its_loss(figures: list[Figure], tmp_path: P
     assert [axis.get_title() for axis in figures[0].axes] == ["loss"]
 
 
+def test_success_is_drawn_in_the_order_of_steps(figures: list[Figure], tmp_path: Path) -> None:
+    rows = [
+        {"step": 1, "loss": 1.0},
+        {"step": 20, "eval/success": 0.5, "eval/push/success": 0.25},
+        {"step": 10, "eval/success": 0.25, "eval/push/success": 0.0},  # came in later
+    ]
+    plot_curves(rows, tmp_path / "curves.png", title="a policy")
+    panels = {axis.get_title(): axis for axis in figures[0].axes if axis.get_visible()}
+    assert set(panels) == {"loss", "success in the simulator"}
+    lines = {line.get_label(): line for line in panels["success in the simulator"].lines}
+    assert {label: (list(line.get_xdata()), list(line.get_ydata())) for label, line in lines.items()} == {
+        "all tasks": ([10, 20], [0.25, 0.5]),
+        "push": ([10, 20], [0.0, 0.25]),
+    }
+
+
 def test_nothing_logged_is_no_picture(tmp_path: Path) -> None:
     plot_curves([], tmp_path / "curves.png", title="empty")
     assert not (tmp_path / "curves.png").exists()

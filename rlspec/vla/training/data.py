@@ -40,18 +40,21 @@ class Items:
 
 
 def open_samples(recipe: VlaRecipe, display: Display) -> Samples:
-    """Generate the demonstrations that are wanted and missing, and open the data.
+    """Generate the demonstrations that are wanted and missing, compare with policy and simulator, and open the data.
 
     Raises:
-        DataError: It cannot be generated or read.
+        DataError: It cannot be generated or read, or does not agree with the policy or the simulator.
         ConfigError: The policy cannot be had, whose config tells the length of chunks.
     """
     from rlspec.vla.data.frames import FrameStore
     from rlspec.vla.data.opening import open_dataset, policy_delta_indices
+    from rlspec.vla.data.preflight import preflight, read_env_facts
 
     config = policy_config(recipe.policy, device="cpu")
     root = _demonstrations(recipe, display)
     dataset = open_dataset(recipe.dataset, root=root)
+    for note in preflight(dataset.meta, policy=config, env=read_env_facts(recipe.env) if recipe.env else None):
+        display.warn(note)
     deltas = policy_delta_indices(config, dataset.meta.features)
     dataset = open_dataset(recipe.dataset, root=root, delta_indices=deltas)
     return FrameStore(dataset) if recipe.dataset.in_memory else Items(dataset)

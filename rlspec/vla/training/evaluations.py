@@ -158,6 +158,7 @@ class Evaluations:
 
     def _take(self, result: SimResult) -> dict[str, Any]:
         content = result.to_json()
+        self.display.heading(f"measured {result.label}: weights of step {result.step}")
         for line in result.lines():
             self.display.line(line)
         self.record({"step": result.step, **success_rates(result)})

@@ -149,7 +149,7 @@ class Loop:
     def _gates(self) -> dict[str, float]:
         """How far the gates of a gated head are open."""
         named = [(name, value) for name, value in self.policy.named_parameters() if name.endswith(GATE)]
-        return {f"gate/{name.removesuffix('.' + GATE)}": float(torch.tanh(value).mean()) for name, value in named}
+        return {f"gate/{name.removesuffix('.' + GATE)}": float(torch.tanh(value.detach()).mean()) for name, value in named}
 
     def _frozen_roles(self) -> set[str]:
         mapping, frozen = self.parts.state.optimizer.symmetry, self.parts.freezing.frozen_at(self.parts.state.step)

@@ -20,7 +20,8 @@ SHUFFLE, SHIFT, TRANSFORM, FORWARD, INITIAL = range(5)
 
 def derive_seed(seed: int, *path: int) -> int:
     """A seed in [0, 2^63) that belongs to a seed and a path of numbers below it."""
-    return int(np.random.SeedSequence((seed, *path)).generate_state(1, np.uint64)[0]) >> 1
+    # The length, because trailing zeros make no difference to a SeedSequence.
+    return int(np.random.SeedSequence((len(path), seed, *path)).generate_state(1, np.uint64)[0]) >> 1
 
 
 def seed_all(seed: int) -> None:

@@ -6,9 +6,20 @@ import importlib.util
 from collections.abc import Mapping
 from typing import Any
 
+from rlspec.config.schema import Report
 from rlspec.config.vla_schema import VlaRecipe
 from rlspec.errors import ConfigError
 from rlspec.run_directory import RunDirectory
+
+
+def check_report(report: Report) -> None:
+    """Refuse what cannot be reported to.
+
+    Raises:
+        ConfigError: wandb is wanted and not installed.
+    """
+    if report.wandb and importlib.util.find_spec("wandb") is None:
+        raise ConfigError("report.wandb=true: wandb is not installed; install it, or leave report.wandb=false")
 
 
 class Trackers:
@@ -18,17 +29,12 @@ class Trackers:
         recipe: of the run.
         run: its directory.
         step: after which the run goes on.
-
-    Raises:
-        ConfigError: wandb is wanted and not installed.
     """
 
     def __init__(self, recipe: VlaRecipe, run: RunDirectory, *, step: int = 0) -> None:
         self._events: Any = None
         self._wandb: Any = None
         if recipe.report.wandb:
-            if importlib.util.find_spec("wandb") is None:
-                raise ConfigError("report.wandb=true: wandb is not installed; install it, or leave report.wandb=false")
             import wandb
 
             self._wandb = wandb.init(
