@@ -1,4 +1,4 @@
-"""Episodes into a LeRobotDataset v3, through LeRobot's own writer, with exact statistics."""
+"""Episodes into a LeRobotDataset v3, with LeRobot's metadata and exact statistics."""
 
 from __future__ import annotations
 
@@ -9,11 +9,12 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
 from rlspec.vla.data.recording import VIDEO, Episode
 from rlspec.vla.data.statistics import (
-    Statistics,
     image_statistics,
     numeric_statistics,
     vector_statistics,
@@ -61,11 +62,69 @@ def _vector(kind: str, size: int, action_space: str) -> dict[str, Any]:
     return {"dtype": "float32", "shape": (size,), "names": names}
 
 
+class RowWriter:
+    """The parquet files of a data set: one row group per episode, in LeRobot's schema and places."""
+
+    def __init__(self, meta: Any) -> None:
+        from lerobot.datasets.feature_utils import get_hf_features_from_features
+
+        self._meta = meta
+        self._schema: pa.Schema = get_hf_features_from_features(meta.features).arrow_schema
+        self._chunk, self._file, self._bytes = 0, 0, 0
+        self._writer: pq.ParquetWriter | None = None
+
+    def write(self, columns: Mapping[str, Any], *, size: int) -> dict[str, int]:
+        """Append an episode.
+
+        Args:
+            columns: feature -> (T,) or (T, d) numbers, or T pictures as {"bytes": ..., "path": ...}.
+            size: of its pictures in bytes, which decides when the next file begins.
+
+        Returns:
+            Where it is, for the episode's metadata.
+        """
+        from lerobot.datasets.utils import update_chunk_file_indices
+
+        meta = self._meta
+        if self._bytes and self._bytes + size > meta.data_files_size_in_mb * 2**20:
+            self.close()
+            self._chunk, self._file = update_chunk_file_indices(self._chunk, self._file, meta.chunks_size)
+        if self._writer is None:
+            path = meta.root / meta.data_path.format(chunk_index=self._chunk, file_index=self._file)
+            path.parent.mkdir(parents=True, exist_ok=True)
+            self._writer, self._bytes = pq.ParquetWriter(path, self._schema, compression="snappy"), 0
+        table = pa.Table.from_arrays(
+            [_arrow(columns[each.name], each.type) for each in self._schema], schema=self._schema
+        )
+        self._writer.write_table(table)
+        self._bytes += size
+        return {
+            "data/chunk_index": self._chunk,
+            "data/file_index": self._file,
+            "dataset_from_index": meta.total_frames,
+            "dataset_to_index": meta.total_frames + table.num_rows,
+        }
+
+    def close(self) -> None:
+        """Finish the file."""
+        if self._writer is not None:
+            self._writer.close()
+            self._writer = None
+
+
+def _arrow(values: Any, kind: pa.DataType) -> pa.Array:
+    if isinstance(values, np.ndarray) and values.ndim == 2:
+        flat = pa.array(values.reshape(-1), kind.value_type)
+        return pa.FixedSizeListArray.from_arrays(flat, type=kind)
+    return pa.array(values, kind)
+
+
 class DatasetBuilder:
     """Writes a data set episode by episode.
 
-    LeRobot's writer decides on files and indices; pictures come encoded and with counts of their values, which spares
-    it encoding, reading and sampling every one of them again.
+    LeRobot's classes write metadata and videos. Pictures come encoded and with counts of their values, so its way of
+    writing every frame to a file, reading and sampling it and embedding it again is not taken: it costs more than the
+    simulation.
     """
 
     def __init__(self, root: Path, *, fps: int, features: Mapping[str, Any], robot_type: str, video: bool) -> None:
@@ -88,30 +147,30 @@ class DatasetBuilder:
             video_backend="pyav",
             rgb_encoder=RGBEncoderConfig(**VIDEO) if video else None,
         )
+        self._rows = RowWriter(self._dataset.meta)
 
     def add(self, episode: Episode) -> None:
         """Append an episode."""
-        meta, writer = self._dataset.meta, self._dataset.writer
+        meta = self._dataset.meta
         index, length = meta.total_episodes, len(episode)
-        columns = self._columns(episode)
-        statistics: dict[str, Statistics] = {key: vector_statistics(value) for key, value in columns.items()}
-        for camera, histogram in episode.histograms.items():
-            key = f"{IMAGES}{camera}"
-            statistics[key] = image_statistics(histogram, length)
-            self._histograms[key] = self._histograms.get(key, 0) + histogram
         instruction = episode.plan.instruction
         meta.save_episode_tasks([instruction])
         buffer: dict[str, Any] = {
-            **columns,
+            **self._columns(episode),
             "frame_index": np.arange(length),
             "timestamp": np.arange(length) / meta.fps,
             "index": np.arange(meta.total_frames, meta.total_frames + length),
             "episode_index": np.full(length, index),
             "task_index": np.full(length, meta.get_task_index(instruction)),
         }
+        statistics = {key: vector_statistics(values.reshape(length, -1)) for key, values in buffer.items()}
+        for camera, histogram in episode.histograms.items():
+            key = f"{IMAGES}{camera}"
+            statistics[key] = image_statistics(histogram, length)
+            self._histograms[key] = self._histograms.get(key, 0) + histogram
         if not self.video:
             buffer.update(self._pictures(episode))
-        place = writer._save_episode_data(buffer)
+        place = self._rows.write(buffer, size=sum(len(each) for film in episode.pictures.values() for each in film))
         if self.video:
             for camera, (film,) in episode.pictures.items():
                 place.update(self._save_film(f"{IMAGES}{camera}", index, film))
@@ -142,6 +201,7 @@ class DatasetBuilder:
 
     def finish(self) -> None:
         """Close all files and write the statistics over all frames."""
+        self._rows.close()
         self._dataset.finalize()
         statistics = numeric_statistics(self.root)
         for key, histogram in self._histograms.items():

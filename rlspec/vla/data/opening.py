@@ -8,6 +8,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from lerobot.datasets.dataset_metadata import LeRobotDatasetMetadata
 from lerobot.datasets.lerobot_dataset import LeRobotDataset
 
 from rlspec.config.paths import nearest
@@ -82,7 +83,6 @@ def open_dataset(
     if chunk_size is not None:
         deltas.setdefault("action", list(range(chunk_size)))
     dataset = _open(section, root)
-    _check_episodes(section, dataset.meta.total_episodes)
     _mend_statistics(dataset)
     dataset.rename(section.rename)
     _set_deltas(dataset, deltas)
@@ -96,6 +96,9 @@ def _open(section: Dataset, root: Path | None) -> RenamedDataset:
     repo_id = section.repo_id or f"rlspec/{root.name if root else section.name}"
     place = section.repo_id or str(root)
     try:
+        if section.episodes is not None:
+            meta = LeRobotDatasetMetadata(repo_id, root=root, revision=section.revision)
+            _check_episodes(section.episodes, meta.total_episodes)
         return RenamedDataset(
             repo_id,
             root=root,
@@ -103,6 +106,8 @@ def _open(section: Dataset, root: Path | None) -> RenamedDataset:
             revision=section.revision,
             video_backend=section.video_backend,
         )
+    except DataError:
+        raise
     except (BackwardCompatibilityError, NotImplementedError):
         remedy = "convert it with python -m lerobot.scripts.convert_dataset_v21_to_v30"
         raise DataError(f"dataset {place}: an older format than v3.0; {remedy}") from None
@@ -136,8 +141,8 @@ def _line(error: Exception) -> str:
     return (lines or [type(error).__name__])[0][:200]
 
 
-def _check_episodes(section: Dataset, total: int) -> None:
-    for episode in section.episodes or ():
+def _check_episodes(episodes: Sequence[int], total: int) -> None:
+    for episode in episodes:
         if not 0 <= episode < total:
             raise DataError(f"dataset.episodes: there is no episode {episode}; the data set has 0 to {total - 1}")
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -59,13 +60,29 @@ def read_film(path: Path) -> Iterator[Callable[[], Any]]:
     Raises:
         DataError: The file cannot be decoded.
     """
+    with _opened(path) as container:
+        for frame in container.decode(container.streams.video[0]):
+            yield partial(frame.to_ndarray, format="rgb24")
+
+
+def read_film_head(path: Path) -> tuple[float, int]:
+    """Frames per second of a video, and how many whole frames are in it, without decoding them.
+
+    Raises:
+        DataError: The file cannot be read.
+    """
+    with _opened(path) as container:
+        stream = container.streams.video[0]
+        frames = sum(packet.size > 0 and not packet.is_corrupt for packet in container.demux(stream))
+        return float(stream.average_rate or 0), frames
+
+
+@contextmanager
+def _opened(path: Path) -> Iterator[Any]:
     import av
 
     try:
         with av.open(str(path)) as container:
-            for frame in container.decode(container.streams.video[0]):
-                yield partial(frame.to_ndarray, format="rgb24")
+            yield container
     except (av.error.FFmpegError, IndexError, OSError) as error:
-        raise DataError(
-            f"{path}: cannot be decoded ({first_line(error)}); restore it or generate the data again"
-        ) from None
+        raise DataError(f"{path}: cannot be decoded ({first_line(error)}); restore the file") from None

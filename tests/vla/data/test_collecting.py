@@ -67,7 +67,7 @@ def test_an_interrupted_collection_goes_on_and_gives_the_same(generate: Generate
     with pytest.raises(Stopped):
         generate(tmp_path / "data", pool=stop_after(4, first))
     assert not (tmp_path / "data").exists()
-    half_written = tmp_path / ".data.work" / "episodes" / "001-000000.npz"
+    half_written = tmp_path / ".data.work" / "episodes" / "001-000001.npz"
     half_written.write_bytes(b"PK a kill cut this short")
     second: list[int] = []
     generate(tmp_path / "data", pool=stop_after(100, second))

@@ -41,7 +41,7 @@ class Toy(gymnasium.Env[Any, Any]):
     def reset(self, *, seed: int | None = None, options: Any = None) -> tuple[Any, dict[str, Any]]:
         super().reset(seed=seed)
         self.resets += 1
-        self.position = np.zeros(2)
+        self.position: NDArray[np.float64] = np.zeros(2)
         self.goal = self.np_random.uniform(-1, 1, 2) + (100.0 if seed is not None and seed % 3 == 0 else 0.0)
         self.steps = 0
         return self.observe(), {}
