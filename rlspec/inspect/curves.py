@@ -16,7 +16,10 @@ Rows = Sequence[Mapping[str, Any]]
 
 
 def plot_curves(rows: Rows, path: Path, *, title: str) -> None:
-    """Draw reward or loss, accuracy or success, update size and pass energy over optimizer steps; panels without data are left out."""
+    """Draw reward or loss, accuracy or success, update size and pass energy over optimizer steps.
+
+    Panels without data are left out.
+    """
     panels = [panel for panel in _PANELS if panel[1](rows)]
     if not panels:
         return

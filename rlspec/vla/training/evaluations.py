@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -52,10 +52,10 @@ class Evaluator(Protocol):
     def start(self, checkpoint: Path | Literal["expert"], label: str, step: int) -> None:
         """Start measuring it; the folder stays until the result has been taken."""
 
-    def finished(self) -> list[SimResult]:
+    def finished(self) -> Sequence[SimResult]:
         """Results that came in since the last call; does not wait."""
 
-    def wait(self) -> list[SimResult]:
+    def wait(self) -> Sequence[SimResult]:
         """Results of all that was started."""
 
 

@@ -9,7 +9,6 @@ from contextlib import contextmanager
 from dataclasses import InitVar, dataclass, field
 from typing import Any
 
-import torch
 from accelerate import Accelerator
 from torch import nn
 from torch.nn.parallel import DistributedDataParallel
@@ -148,8 +147,8 @@ class Loop:
 
     def _gates(self) -> dict[str, float]:
         """How far the gates of a gated head are open."""
-        named = [(name, value) for name, value in self.policy.named_parameters() if name.endswith(GATE)]
-        return {f"gate/{name.removesuffix('.' + GATE)}": float(torch.tanh(value.detach()).mean()) for name, value in named}
+        gates = {name: value.detach() for name, value in self.policy.named_parameters() if name.endswith(GATE)}
+        return {f"gate/{name.removesuffix('.' + GATE)}": float(value.tanh().mean()) for name, value in gates.items()}
 
     def _frozen_roles(self) -> set[str]:
         mapping, frozen = self.parts.state.optimizer.symmetry, self.parts.freezing.frozen_at(self.parts.state.step)
