@@ -36,7 +36,7 @@ def test_entries_name_parts_or_patterns_and_the_last_one_counts() -> None:
 
 def test_only_parameters_of_the_schedule_are_touched() -> None:
     model = nn.ModuleDict({"eye": nn.Linear(1, 1), "hand": nn.Linear(1, 1)})
-    model["hand"].weight.requires_grad_(False)  # type: ignore[operator]
+    model["hand"].weight.requires_grad_(False)
     schedule = FreezeSchedule(frozenset(), {"eye.weight": 3})
     model["eye"].weight.grad = torch.ones(1, 1)
     schedule.apply(model, 2)

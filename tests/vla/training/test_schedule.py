@@ -15,8 +15,9 @@ from rlspec.vla.training.schedule import build_scheduler
 
 
 def optimizer() -> torch.optim.Optimizer:
-    parameters = [nn.Parameter(torch.zeros(1)) for _ in range(2)]
-    return torch.optim.SGD([{"params": parameters[:1]}, {"params": parameters[1:], "lr": 0.2}], lr=0.1)
+    groups: list[dict[str, Any]] = [{"params": [nn.Parameter(torch.zeros(1))]} for _ in range(2)]
+    groups[1]["lr"] = 0.2
+    return torch.optim.SGD(groups, lr=0.1)
 
 
 def rates(settings: dict[str, Any], steps: int) -> list[list[float]]:

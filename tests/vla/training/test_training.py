@@ -15,8 +15,7 @@ from training_cases import FakeEvaluator, MadeUpSamples, course, equal, make_rec
 
 from rlspec.checkpoint import list_checkpoints, read_manifest
 from rlspec.config.load import load_vla_recipe
-from rlspec.errors import INTERRUPTED, ConfigError, UserError
-from rlspec.vla.run import run_vla_recipe
+from rlspec.errors import ConfigError, UserError
 from rlspec.vla.training import loop
 from rlspec.vla.training import state as checkpoints
 from rlspec.vla.training.step import FiniteGuard, StepRunner
@@ -164,42 +163,19 @@ def test_flow_noise_repeats_and_differs_between_steps(tmp_path: Path) -> None:
     assert len(set(first)) == len(first), "every step draws its own noise and times"
 
 
-class Interrupted(MadeUpSamples):
-    """Sends a signal while the batch of a step is read."""
-
-    def __init__(self, after: int) -> None:
-        super().__init__()
-        self.after = after
-
-    def take(self, indices: Any) -> dict[str, Any]:
-        if len(self.taken) == self.after:
-            import signal
-
-            signal.raise_signal(signal.SIGTERM)
-        return super().take(indices)
-
-
 def test_a_signal_ends_the_step_saves_and_says_how_to_go_on(tmp_path: Path, capfd: Any) -> None:
-    recipe = make_recipe(tmp_path, "training.steps=5")
-    samples = Interrupted(after=3)  # one sample for the memory estimate, two steps, then the signal in the third
-    code = run_vla_recipe(recipe, samples=lambda *_: samples, evaluator=FakeEvaluator({}))
-    run, output = tmp_path / "run", capfd.readouterr()
-    assert code == INTERRUPTED
+    run = train(tmp_path, "training.steps=5", stop_after=3)
+    output = capfd.readouterr()
     assert "finishing this step, then saving" in output.err
     assert f"resume    python -m rlspec.train resume={run}" in output.out
-    assert json.loads((run / "summary.json").read_text())["status"] == "interrupted"
+    summary = json.loads((run / "summary.json").read_text())
+    assert (summary["status"], summary["steps"], summary["after"]) == ("interrupted", 3, None)
     assert [path.name for path in list_checkpoints(run / "checkpoints")] == ["checkpoint-3"]
-    whole = train(tmp_path / "whole", "training.steps=5")
-    resume(run)
-    assert course(run) == course(whole)
-    assert equal(state(run, 5), state(whole, 5))
 
 
 def test_an_evaluation_that_an_interruption_cut_is_started_again(tmp_path: Path) -> None:
-    samples, overrides = Interrupted(after=3), ["training.steps=5", "evaluation.every=2"]
     slow = FakeEvaluator({2: 0.9, 4: 0.1}, delay=100)
-    run_vla_recipe(make_recipe(tmp_path, *overrides), samples=lambda *_: samples, evaluator=slow)
-    run = tmp_path / "run"
+    run = train(tmp_path, "training.steps=5", "evaluation.every=2", evaluator=slow, stop_after=3)
     assert slow.measured == []
     second = FakeEvaluator({2: 0.9, 4: 0.1})
     resume(run, evaluator=second)
