@@ -7,6 +7,7 @@ import re
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -229,15 +230,18 @@ def test_a_missing_lerobot_is_one_line(monkeypatch: pytest.MonkeyPatch, capsys: 
 
 
 def test_a_model_with_images_and_a_bare_tower(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    from transformers import Qwen3VLConfig, SiglipVisionConfig
+    import transformers
 
+    library: Any = transformers
     tower = {"hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 1, "num_attention_heads": 4}
-    SiglipVisionConfig(**tower).save_pretrained(tmp_path / "tower")
+    library.SiglipVisionConfig(**tower).save_pretrained(tmp_path / "tower")
     assert main([f"model={tmp_path / 'tower'}", "optim=muon"]) == 0
     assert cells_of(capsys.readouterr().out)["vision:attention.o"][2] == "4 heads on columns"
     text = tower | {"num_key_value_heads": 2, "head_dim": 8, "vocab_size": 300}
     vision = {"depth": 1, "hidden_size": 32, "intermediate_size": 64, "num_heads": 4, "deepstack_visual_indexes": [0]}
-    Qwen3VLConfig(text_config=text, vision_config=vision | {"out_hidden_size": 32}).save_pretrained(tmp_path / "both")
+    library.Qwen3VLConfig(text_config=text, vision_config=vision | {"out_hidden_size": 32}).save_pretrained(
+        tmp_path / "both"
+    )
     assert main([f"model={tmp_path / 'both'}", "optim=muon"]) == 0
     cells = cells_of(capsys.readouterr().out)
     assert (cells["vision:attention.qkv"][2], cells["attention.k"][2]) == ("12 heads on rows", "2 heads on rows")
@@ -261,10 +265,11 @@ def test_a_folder_with_an_impossible_config_is_one_line(
 
 @pytest.fixture
 def tiny_config(tmp_path: Path) -> Path:
-    from transformers import Qwen3Config
+    import transformers
 
+    library: Any = transformers
     sizes = {"hidden_size": 128, "num_hidden_layers": 2, "num_attention_heads": 4, "num_key_value_heads": 2}
-    config = Qwen3Config(**sizes, head_dim=32, intermediate_size=384, vocab_size=262, tie_word_embeddings=True)
+    config = library.Qwen3Config(**sizes, head_dim=32, intermediate_size=384, vocab_size=262, tie_word_embeddings=True)
     folder = tmp_path / "model"
     config.save_pretrained(folder)
     return folder

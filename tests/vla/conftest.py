@@ -27,8 +27,12 @@ def lerobot(monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[..., None]]:
     """
     from accelerate.state import AcceleratorState
 
-    def refuse(*_: Any) -> None:
-        raise OSError("no network in tests")
+    connect = socket.socket.connect
+
+    def refuse(self: socket.socket, address: Any) -> None:
+        if self.family != socket.AF_UNIX:  # by which worker processes are started
+            raise OSError("no network in tests")
+        connect(self, address)
 
     def command(name: str, *arguments: str) -> None:
         main = importlib.import_module(f"lerobot.scripts.lerobot_{name}").main

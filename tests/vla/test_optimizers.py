@@ -4,9 +4,6 @@ from __future__ import annotations
 
 import inspect
 import json
-import logging
-import socket
-import sys
 from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -16,7 +13,6 @@ import draccus
 import numpy as np
 import pytest
 import torch
-from accelerate.state import AcceleratorState
 from lerobot.common.train_utils import load_training_state, save_training_state
 from lerobot.optim.optimizers import OptimizerConfig
 from lerobot.optim.schedulers import CosineDecayWithWarmupSchedulerConfig
@@ -113,7 +109,7 @@ def groups_of(optimizer: SpectralOptimizer) -> list[dict[str, Any]]:
 @pytest.mark.parametrize("source", [nn.Module.parameters, nn.Module.named_parameters, lambda policy: policy])
 def test_the_model_is_found_behind_its_parameters(source: Callable[[nn.Module], Any]) -> None:
     policy = Policy()
-    settings = {"roles": {"attention": "pion"}, "promotion_steps": "auto", "weight_decay": 0.1}
+    settings: dict[str, Any] = {"roles": {"attention": "pion"}, "promotion_steps": "auto", "weight_decay": 0.1}
     built = config(**settings).build(source(policy))
     direct = build_optimizer(policy, rule="muon", lr=1e-2, **settings)
     assert groups_of(built) == groups_of(direct)
@@ -248,28 +244,6 @@ def dataset(tmp_path: Path) -> Path:
     return folder
 
 
-@pytest.fixture
-def lerobot_train(monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[..., None]]:
-    """`lerobot-train` in this process, cut off from the network; its traces are removed afterwards."""
-    from lerobot.scripts.lerobot_train import main
-
-    def refuse(*_: Any) -> None:
-        raise OSError("no network in tests")
-
-    def command(*arguments: str) -> None:
-        AcceleratorState._reset_state(True)
-        monkeypatch.setattr(sys, "argv", ["lerobot-train", "--policy.discover_packages_path=rlspec.vla", *arguments])
-        main()
-
-    monkeypatch.setattr(socket.socket, "connect", refuse)
-    root = logging.getLogger()
-    handlers, level = root.handlers[:], root.level
-    yield command
-    root.handlers[:] = handlers
-    root.setLevel(level)
-    AcceleratorState._reset_state(True)
-
-
 def weights(checkpoint: Path) -> dict[str, Tensor]:
     from safetensors.torch import load_file
 
@@ -278,11 +252,11 @@ def weights(checkpoint: Path) -> dict[str, Tensor]:
 
 
 def test_lerobot_trains_a_stock_policy_and_resumes_it_bit_for_bit(
-    dataset: Path, lerobot_train: Callable[..., None], tmp_path: Path
+    dataset: Path, lerobot: Callable[..., None], tmp_path: Path
 ) -> None:
     output = tmp_path / "run"
-    lerobot_train(
-        "--policy.type=act", *(f"--policy.{name}={value}" for name, value in TINY_ACT.items()),
+    lerobot(
+        "train", "--policy.type=act", *(f"--policy.{name}={value}" for name, value in TINY_ACT.items()),
         "--dataset.repo_id=local/tiny", f"--dataset.root={dataset}", f"--output_dir={output}", "--steps=4",
         "--save_freq=2", "--env_eval_freq=0", "--batch_size=4", "--num_workers=0", "--use_policy_training_preset=false",
         "--optimizer.type=spectral", "--optimizer.rule=muon", "--optimizer.lr=1e-3", "--optimizer.promotion_steps=auto",
@@ -296,7 +270,7 @@ def test_lerobot_trains_a_stock_policy_and_resumes_it_bit_for_bit(
     assert {group["num_heads"] for group in groups if group["role"] == "attention.qkv"} == {12}
     (output / "checkpoints/000004").rename(tmp_path / "first")
     stored = output / "checkpoints/000002/pretrained_model/train_config.json"
-    lerobot_train(f"--config_path={stored}", "--resume=true")
+    lerobot("train", f"--config_path={stored}", "--resume=true")
     second = weights(output / "checkpoints/000004")
     assert first.keys() == second.keys() and all(torch.equal(value, second[key]) for key, value in first.items())
     moved = [key for key in first if not torch.equal(first[key], started[key])]
