@@ -108,4 +108,9 @@ def build_model(
         fovy=_EXTERNAL_FOVY,
     )
     add_objects(spec)
-    return spec.compile()
+    model = spec.compile()
+    if arm != "primitive":
+        from rlspec_envs.libero.thinning import thin_visual_meshes
+
+        thin_visual_meshes(model)  # a third of the rendering time, hardly a different pixel
+    return model

@@ -5,7 +5,8 @@
 
 Each worker is a process of its own: it makes the environment, resets it, warms up, and then steps it with the scripted
 expert (or with random actions, `--actions random`), episodes' resets counted apart. Milliseconds per step are the
-median over steps, so that a busy moment of the machine does not move them; steps per second are steps over wall time.
+median over steps, so that a busy moment of the machine does not move them; "cpu ms" is processor time per step, all
+threads, which other processes do not change much; steps per second are steps over the time spent in them.
 
 A case more is a line more in CASES.
 """
@@ -56,6 +57,7 @@ def _franka() -> Iterator[Case]:
 
 
 CASES: tuple[Case, ...] = tuple(_franka())
+COLUMNS = ("create_s", "reset_ms", "step_ms", "cpu_ms")
 
 
 def _measure(case: Case, seconds: float, actions: str, start: Barrier) -> dict[str, float]:
@@ -69,6 +71,7 @@ def _measure(case: Case, seconds: float, actions: str, start: Barrier) -> dict[s
     expert = rlspec_envs.make_expert(env) if actions == "expert" else None
     env.action_space.seed(0)
     steps: list[float] = []
+    busy: list[float] = []
     resets: list[float] = []
     for _ in range(3):
         env.step(env.action_space.sample())
@@ -76,7 +79,7 @@ def _measure(case: Case, seconds: float, actions: str, start: Barrier) -> dict[s
     began = time.perf_counter()
     done = True
     while time.perf_counter() - began < seconds:
-        moment = time.perf_counter()
+        moment, processor = time.perf_counter(), time.process_time()
         if done:
             env.reset(seed=len(resets))
             done = False
@@ -84,12 +87,14 @@ def _measure(case: Case, seconds: float, actions: str, start: Barrier) -> dict[s
             continue
         *_, terminated, truncated, _ = env.step(expert.act() if expert else env.action_space.sample())
         steps.append(time.perf_counter() - moment)
+        busy.append(time.process_time() - processor)
         done = terminated or truncated
     env.close()
     return {
         "create_s": created,
         "reset_ms": 1e3 * statistics.median(resets),
         "step_ms": 1e3 * statistics.median(steps),
+        "cpu_ms": 1e3 * statistics.median(busy),
         "steps_per_s": len(steps) / sum(steps),
     }
 
@@ -116,7 +121,7 @@ def _run(case: Case, workers: int, seconds: float, actions: str) -> dict[str, An
     if errors:
         return {"case": case.name, "workers": workers, "error": errors[0]}
     row: dict[str, Any] = {"case": case.name, "workers": workers}
-    row |= {key: statistics.median(result[key] for result in found) for key in ("create_s", "reset_ms", "step_ms")}
+    row |= {key: statistics.median(result[key] for result in found) for key in COLUMNS}
     return row | {"steps_per_s": sum(result["steps_per_s"] for result in found)}
 
 
@@ -124,7 +129,7 @@ def _line(row: dict[str, Any]) -> str:
     head = f"{row['case']:<36} {row['workers']:>7}"
     if "error" in row:
         return f"{head} {row['error']}"
-    return f"{head} {row['create_s']:>8.2f} {row['reset_ms']:>8.1f} {row['step_ms']:>8.2f} {row['steps_per_s']:>9.0f}"
+    return head + "".join(f" {row[key]:>8.2f}" for key in COLUMNS) + f" {row['steps_per_s']:>8.0f}"
 
 
 def main() -> None:
@@ -136,7 +141,7 @@ def main() -> None:
     parser.add_argument("--output", type=Path, help="write the rows as JSON")
     arguments = parser.parse_args()
     print(f"{platform.processor() or platform.machine()}, {multiprocessing.cpu_count()} cores, {time.strftime('%F')}")
-    print(f"{'case':<36} {'workers':>7} {'create s':>8} {'reset ms':>8} {'step ms':>8} {'steps/s':>9}")
+    print(f"{'case':<36} {'workers':>7} {'create s':>8} {'reset ms':>8} {'step ms':>8} {'cpu ms':>8} {'steps/s':>8}")
     rows = []
     for case in CASES:
         for workers in arguments.workers if case.name.startswith(arguments.case) else ():
