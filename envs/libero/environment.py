@@ -14,6 +14,7 @@ from rlspec_envs.libero.profiles import get_profile
 from rlspec_envs.libero.renderer import CAMERAS, LiberoRenderer
 from rlspec_envs.libero.simulation import CONTROL_HZ, LiberoSimulation
 from rlspec_envs.libero.tasks import get_task, load_initial_states
+from rlspec_envs.libero.thinning import thin_visual_meshes
 
 ACTION_SIZE = 7
 SUCCESS_CONDITIONS = ("predicate", "released")
@@ -175,6 +176,8 @@ class LiberoEnv(gymnasium.Env[dict[str, Any], np.ndarray]):
 
     def _image(self, name: str) -> np.ndarray:
         if self._renderer is None:
+            if self.fast_rendering:
+                thin_visual_meshes(self.simulation.model)
             self._renderer = LiberoRenderer(
                 self.simulation.model, self.image_size, multisampling=not self.fast_rendering
             )

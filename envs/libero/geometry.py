@@ -55,12 +55,15 @@ class CollisionGeometry:
         """Number of `points` (n, 3) within `margin` m of a solid geom that is not in `ignored`."""
         geoms = np.setdiff1d(self._solid, ignored)
         distance = np.linalg.norm(self._data.geom_xpos[geoms] - points.mean(0), axis=1)
-        geoms = geoms[distance < 0.3 + self._model.geom_rbound[geoms]]
+        return int(self.inside(points, geoms[distance < 0.3 + self._model.geom_rbound[geoms]], margin).sum())
+
+    def inside(self, points: np.ndarray, geoms: np.ndarray, margin: float = 0.0) -> np.ndarray:
+        """Which of `points` (n, 3) are within `margin` m of one of `geoms`: bool (n,)."""
         rotations = self._data.geom_xmat[geoms].reshape(-1, 3, 3)
         local = np.einsum("gni,gij->gnj", points[None] - self._data.geom_xpos[geoms][:, None], rotations)
         bounds = self._model.geom_aabb[geoms]
-        inside = np.abs(local - bounds[:, None, :3]) <= bounds[:, None, 3:] + margin
-        return int(inside.all(-1).any(0).sum())
+        within = np.abs(local - bounds[:, None, :3]) <= bounds[:, None, 3:] + margin
+        return np.asarray(within.all(-1).any(0))
 
 
 def grid(low: tuple[float, float, float], high: tuple[float, float, float], spacing: float = 0.01) -> np.ndarray:

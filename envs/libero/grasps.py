@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 from rlspec_envs.libero.geometry import CollisionGeometry, grid
@@ -14,7 +14,11 @@ PALM_DEPTH = 0.024
 """The palm begins 31 mm above the grasp point, so an object may reach this far (m) above it."""
 TIP_CLEARANCE = 0.009
 """The fingers end 5 mm below the grasp point; keep them off the support."""
+PAD_TOP, PAD_PRESS = 0.012, 0.003
+"""The pads reach this far (m) above the grasp point, and may press that far into an object."""
 RIM_DEPTH = 0.018
+RIM_VARIANTS = ((0.012, 0.018), (0.024, 0.018), (0.0, 0.012), (0.012, 0.012), (0.024, 0.012))
+"""Where a bowl stands in a narrow place: how far (m) inside the rim the gripper is centred, and how deep it goes."""
 YAWS = np.linspace(-np.pi / 2, np.pi / 2, 24, endpoint=False)
 
 _FINGERS = np.concatenate(
@@ -31,7 +35,10 @@ class Grasp:
     position: np.ndarray
     yaw: float
     cost: float
-    is_rim: bool
+    width: float = 0.0
+    """Extent (m) of the object between the fingers, 0 for a rim."""
+    blocked: int = 0
+    """Points of the open gripper that would be inside something."""
 
 
 def plan_grasps(
@@ -48,19 +55,20 @@ def plan_grasps(
     """
     geoms = geometry.geoms_below(body)
     points = geometry.vertices(geoms)
-    grasps = _across(points)
-    if grasps:
-        ignored = np.concatenate([ignored, geoms])
-    else:
-        grasps = _on_rim(points)
-    planned = []
-    for grasp in grasps:
+
+    def rated(grasp: Grasp, obstacles_ignored: np.ndarray) -> Grasp:
         turn = abs(wrap_half_turn(grasp.yaw - current_yaw))
-        blocked = geometry.overlaps(gripper_points(grasp), ignored, margin=0.003)
         reach = float(np.linalg.norm(grasp.position[:2] - shoulder[:2]))
-        cost = grasp.cost + 0.3 * turn + 5.0 * reach + blocked
-        planned.append(Grasp(grasp.position, grasp.yaw, cost, grasp.is_rim))
-    return sorted(planned, key=lambda grasp: grasp.cost)
+        blocked = geometry.overlaps(gripper_points(grasp), obstacles_ignored, margin=0.003)
+        return replace(grasp, cost=grasp.cost + 0.3 * turn + 5.0 * reach + blocked, blocked=blocked)
+
+    across = [replace(grasp, cost=grasp.cost + 2.0 * _overhang(geometry, geoms, grasp)) for grasp in _across(points)]
+    grasps = [rated(grasp, np.concatenate([ignored, geoms])) for grasp in across]
+    if not grasps:
+        grasps = [rated(grasp, ignored) for grasp in _on_rim(points)]
+        if all(grasp.blocked for grasp in grasps):
+            grasps += [rated(grasp, ignored) for variant in RIM_VARIANTS for grasp in _on_rim(points, *variant)]
+    return sorted(grasps, key=lambda grasp: grasp.cost)
 
 
 def wrap_half_turn(angle: float) -> float:
@@ -70,9 +78,12 @@ def wrap_half_turn(angle: float) -> float:
 
 def gripper_points(grasp: Grasp) -> np.ndarray:
     """World points (n, 3) that fill the open gripper at `grasp`."""
-    c, s = np.cos(grasp.yaw), np.sin(grasp.yaw)
-    rotation = np.array([[c, -s, 0.0], [s, c, 0.0], [0.0, 0.0, 1.0]])
-    return np.asarray(_GRIPPER @ rotation.T + grasp.position)
+    return np.asarray(_GRIPPER @ _turn(grasp.yaw).T + grasp.position)
+
+
+def _turn(yaw: float) -> np.ndarray:
+    c, s = np.cos(yaw), np.sin(yaw)
+    return np.array([[c, -s, 0.0], [s, c, 0.0], [0.0, 0.0, 1.0]])
 
 
 def _across(points: np.ndarray) -> list[Grasp]:
@@ -86,19 +97,33 @@ def _across(points: np.ndarray) -> list[Grasp]:
         width = along.max() - along.min()
         if width <= MAX_WIDTH:
             centre = axis * (along.max() + along.min()) / 2 + side * (across.max() + across.min()) / 2
-            grasps.append(Grasp(np.array([*centre, height]), float(yaw), 10.0 * width, False))
+            grasps.append(Grasp(np.array([*centre, height]), float(yaw), 10.0 * width, width=float(width)))
     return grasps
 
 
-def _on_rim(points: np.ndarray) -> list[Grasp]:
+def _overhang(geometry: CollisionGeometry, geoms: np.ndarray, grasp: Grasp) -> float:
+    """Fraction of the pads that would press into a hollow with something above it, such as the gable of a carton.
+
+    Such a pad hooks under the roof and carries the object along when the gripper opens and leaves.
+    """
+    half = grasp.width / 2 - PAD_PRESS
+    pads = np.concatenate([grid((x, -0.006, 0.0), (x, 0.006, PAD_TOP), spacing=0.004) for x in (-half, half)])
+    points = pads @ _turn(grasp.yaw).T + grasp.position
+    hollow = ~geometry.inside(points, geoms)
+    roofed = [geometry.inside(points + np.array([0.0, 0.0, rise]), geoms) for rise in np.arange(0.002, 0.03, 0.003)]
+    return float((hollow & np.any(roofed, axis=0)).mean())
+
+
+def _on_rim(points: np.ndarray, inside: float = 0.0, depth: float = RIM_DEPTH) -> list[Grasp]:
     """Grasps with one finger inside a bowl and the wall between them, at angles all around."""
     top = points[:, 2].max()
     rim = points[points[:, 2] > top - 0.01]
     centre = (rim[:, :2].max(0) + rim[:, :2].min(0)) / 2
-    radius = np.linalg.norm(rim[:, :2] - centre, axis=1).max() - 0.002
+    radius = np.linalg.norm(rim[:, :2] - centre, axis=1).max() - 0.002 - inside
     grasps = []
     for angle in np.linspace(-np.pi, np.pi, 32, endpoint=False):
         direction = np.array([np.cos(angle), np.sin(angle)])
-        position = np.array([*(centre + radius * direction), top - RIM_DEPTH])
-        grasps.append(Grasp(position, wrap_half_turn(float(angle)), 0.0, True))
+        position = np.array([*(centre + radius * direction), top - depth])
+        cost = 20.0 * inside + 50.0 * (RIM_DEPTH - depth)
+        grasps.append(Grasp(position, wrap_half_turn(float(angle)), cost))
     return grasps

@@ -83,7 +83,7 @@ def test_worker_processes_render_the_same_as_this_one(libero: Path) -> None:
     def make() -> gymnasium.Env:
         return rlspec_envs.make_env("libero_object", "0", image_size=64)
 
-    vector = gymnasium.vector.AsyncVectorEnv([make, make])
+    vector = gymnasium.vector.AsyncVectorEnv([make, make], context="spawn")
     try:
         observations, _ = vector.reset(seed=[3, 4])
         later = vector.step(np.stack([REST, REST]))[0]
