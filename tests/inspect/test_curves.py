@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import matplotlib.pyplot as plt
+import numpy as np
 import pytest
 from matplotlib.figure import Figure
 
@@ -37,7 +38,7 @@ def test_each_panel_holds_the_logged_values(figures: list[Figure], tmp_path: Pat
         "pass energy per role (directions per block)",
     }
     (reward,) = panels["reward"].lines
-    assert (list(reward.get_xdata()), list(reward.get_ydata())) == ([1, 3], [0.5, 0.7])
+    assert np.asarray(reward.get_xydata()).tolist() == [[1, 0.5], [3, 0.7]]
     update = {line.get_label(): line for line in panels["update RMS per role, over the learning rate"].lines}
     energy = {line.get_label(): line for line in panels["pass energy per role (directions per block)"].lines}
     assert set(update) == {"embed", "mlp.up"}
@@ -59,7 +60,9 @@ def test_success_is_drawn_in_the_order_of_steps(figures: list[Figure], tmp_path:
     plot_curves(rows, tmp_path / "curves.png", title="a policy")
     panels = {axis.get_title(): axis for axis in figures[0].axes if axis.get_visible()}
     assert set(panels) == {"loss", "success in the simulator"}
-    lines = {line.get_label(): line.get_xydata().tolist() for line in panels["success in the simulator"].lines}
+    lines = {
+        line.get_label(): np.asarray(line.get_xydata()).tolist() for line in panels["success in the simulator"].lines
+    }
     assert lines == {"all tasks": [[10, 0.25], [20, 0.5]], "push": [[10, 0.0], [20, 0.25]]}
 
 
