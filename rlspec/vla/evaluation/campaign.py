@@ -74,11 +74,12 @@ def conduct(
         journal.append(done.episode)
         progress.count(done.episode)
 
-    pool.run([Job(campaign.spec, plan) for plan in missing], on_done)
+    limit = _limit(campaign.spec, protocol)
+    pool.run([Job(campaign.spec, plan, limit) for plan in missing], on_done)
     episodes = [found[plan.task, plan.index] for plan in campaign.plans]
     if missing:
         journal.rewrite(episodes)  # in the order of the plan, however they arrived
-    _film(campaign, episodes, pool, warn)
+    _film(campaign, episodes, limit, pool, warn)
     context = {
         "checkpoint": campaign.checkpoint,
         "settings": protocol.identity(campaign.spec),
@@ -125,7 +126,14 @@ def choose_filmed(episodes: Sequence[Episode], count: int) -> list[Episode]:
     return [*successes[:most], *failures[: count - most]]
 
 
-def _film(campaign: Campaign, episodes: Sequence[Episode], pool: WorkerPool, warn: Callable[[str], None]) -> None:
+def _limit(spec: ActorSpec, protocol: Protocol) -> int | None:
+    """A record is as long as it is."""
+    return None if spec.kind == "replay" else protocol.settings.max_steps
+
+
+def _film(
+    campaign: Campaign, episodes: Sequence[Episode], limit: int | None, pool: WorkerPool, warn: Callable[[str], None]
+) -> None:
     """Run the chosen episodes again with all cameras: they repeat exactly, and no other pays for pictures."""
     plans = {(plan.task, plan.index): plan for plan in campaign.plans}
     chosen: list[Episode] = []
@@ -137,7 +145,7 @@ def _film(campaign: Campaign, episodes: Sequence[Episode], pool: WorkerPool, war
         stem = f"{episode.task}-{episode.index:03d}"
         if not list(folder.glob(f"{stem}-*.{campaign.video_format}")):
             film = FilmSpec(folder / f"{stem}-{{outcome}}.{campaign.video_format}", campaign.video_format)
-            jobs.append(Job(campaign.spec, plans[episode.key], film))
+            jobs.append(Job(campaign.spec, plans[episode.key], limit, film))
     outcomes = {episode.key: (episode.success, episode.steps) for episode in chosen}
 
     def on_done(job: Job, done: Done) -> None:

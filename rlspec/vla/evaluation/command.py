@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 from rlspec.config.vla_schema import VlaRecipe
@@ -34,8 +35,16 @@ def measure(recipe: VlaRecipe, *, what: str, out: Path, trained: VlaRecipe | Non
         result = evaluator.measure(what, out.name, 0)
     for line in result.lines():
         display.line(line)
+    for line in _remarks(out / EPISODES):
+        display.line(line)
     display.line(f"metrics   {out / METRICS}")
     display.line(f"episodes  {out / EPISODES}")
     if (out / VIDEOS).is_dir():
         display.line(f"videos    {out / VIDEOS}")
     return 0
+
+
+def _remarks(episodes: Path) -> list[str]:
+    """What is to be said of episodes, such as where a replay left its record; the first three."""
+    rows = [json.loads(line) for line in episodes.read_text(encoding="utf-8").splitlines()]
+    return [f"{row['task']}, episode {row['index']}: {row['note']}" for row in rows if row["note"]][:3]

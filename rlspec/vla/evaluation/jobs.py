@@ -44,10 +44,11 @@ class FilmSpec:
 
 @dataclass(frozen=True)
 class Job:
-    """One episode."""
+    """One episode; `max_steps` takes the place of the environment's own limit."""
 
     actor: ActorSpec
     plan: EpisodePlan
+    max_steps: int | None = None
     film: FilmSpec | None = None
 
 

@@ -86,8 +86,6 @@ def build_protocol(env: Env, settings: SimEvaluation, module: str = "rlspec_envs
         from rlspec_envs.libero.profiles import get_profile
 
         replan_steps = get_profile(settings.profile).replan_steps
-    if settings.max_steps is not None:
-        options["max_episode_steps"] = settings.max_steps
     simulator = Simulator(env.suite, options, module)
     return Protocol(simulator, tuple(env.tasks) or tuple(simulator.tasks()), settings, replan_steps)
 

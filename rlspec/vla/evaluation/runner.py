@@ -28,7 +28,7 @@ class Runner:
     def __init__(self, settings: WorkerSettings, on_step: Callable[[], None] | None = None) -> None:
         self._settings = settings
         self._on_step = on_step
-        self._task: str | None = None
+        self._made: tuple[str, int | None] | None = None  # task and limit of the environment
         self._env: gymnasium.Env[Any, Any] | None = None
         self._described: dict[str, Any] = {}
         self._spec: ActorSpec | None = None
@@ -42,7 +42,7 @@ class Runner:
         Raises:
             UserError: The environment, the policy or their combination is not usable.
         """
-        env = self._environment(job.plan.task)
+        env = self._environment(job.plan.task, job.max_steps)
         actor, max_steps = self._choose_actor(job, env)
         plan = job.plan
         if plan.initial_state is not None and (count := self._described.get("initial_states")):
@@ -53,10 +53,10 @@ class Runner:
             film.save("success" if episode.success else episode.failure)
         return Done(episode, self._described, actor.describe(), self._remarks)
 
-    def _environment(self, task: str) -> gymnasium.Env[Any, Any]:
-        if self._env is None or task != self._task:
+    def _environment(self, task: str, max_steps: int | None) -> gymnasium.Env[Any, Any]:
+        if self._env is None or (task, max_steps) != self._made:
             self.close()
-            self._env, self._task = self._settings.simulator.make(task), task
+            self._env, self._made = self._settings.simulator.make(task, max_steps), (task, max_steps)
             self._described = self._env.unwrapped.describe()  # type: ignore[attr-defined]
             self._checked = False
         return self._env
@@ -72,7 +72,7 @@ class Runner:
             self._actor = None  # two policies at once might not fit
             self._actor, self._spec, self._checked = self._make_actor(job.actor), job.actor, False
         if not self._checked:
-            self._check(env)
+            self._check(env, job.plan.task)
         return self._actor, None
 
     def _make_actor(self, spec: ActorSpec) -> Actor:
@@ -83,14 +83,14 @@ class Runner:
         threads = self._settings.threads
         return load_policy(PolicySource(spec.path, spec.n_action_steps, spec.replan_steps, spec.device, threads))
 
-    def _check(self, env: gymnasium.Env[Any, Any]) -> None:
+    def _check(self, env: gymnasium.Env[Any, Any], task: str) -> None:
         from rlspec.vla.evaluation.policy_actor import PolicyActor
 
         if isinstance(self._actor, PolicyActor):
             assert self._spec is not None
             expected = expected_by(self._actor.config, self._actor.preprocessor, self._spec.training)
             if lines := contradictions(expected, env):
-                raise ConfigError("\n".join(f"{self._spec.path} in {self._task}: {line}" for line in lines))
+                raise ConfigError("\n".join(f"{self._spec.path} in {task}: {line}" for line in lines))
             self._remarks = tuple(remarks(expected, env))
         self._checked = True
 
@@ -98,4 +98,4 @@ class Runner:
         """Close the environment."""
         if self._env is not None:
             self._env.close()
-        self._env = self._task = None
+        self._env = self._made = None

@@ -45,16 +45,17 @@ class Simulator:
         """All tasks of the suite."""
         return list(importlib.import_module(self.module).list_tasks(self.suite))
 
-    def make(self, task: str) -> gymnasium.Env[Any, Any]:
-        """An environment.
+    def make(self, task: str, max_steps: int | None = None) -> gymnasium.Env[Any, Any]:
+        """An environment, with another limit of steps than its own where one is given.
 
         Raises:
             ConfigError: An option is wrong, or something that the environment needs is missing.
         """
         from rlspec_envs.errors import EnvironmentUnavailable
 
+        options = self.options if max_steps is None else {**self.options, "max_episode_steps": max_steps}
         try:
-            return importlib.import_module(self.module).make_env(self.suite, task, **self.options)
+            return importlib.import_module(self.module).make_env(self.suite, task, **options)
         except (ValueError, TypeError) as error:
             raise ConfigError(f"env: {self.suite}, task {task}: {_one_line(error)}") from error
         except EnvironmentUnavailable as error:

@@ -293,9 +293,11 @@ def test_the_replay_oracle_is_red_where_the_environment_was_altered(demonstratio
 
 
 def test_replay_is_an_actor_like_any_other(demonstrations: Path, tmp_path: Path) -> None:
-    settings = recipe(workers=1, replay=2)
+    settings = recipe(workers=1, replay=2, max_steps=2)  # a limit is the policy's; records are longer
     with evaluator(tmp_path, settings, dataset_root=demonstrations) as simulator:
         result = simulator.measure("replay", "replay", 0)
+        limited = simulator.measure("expert", "limited", 0, episodes=1)
+    assert limited.total.failures == {"timeout": 2} and limited.total.mean_steps == 2
     assert (result.total.successes, result.total.episodes) == (2, 2)
     assert [row["seed"] for row in rows(tmp_path / "evaluations/replay")] == [5, 6]
 

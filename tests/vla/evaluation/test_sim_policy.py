@@ -189,7 +189,7 @@ def test_a_profile_sets_what_is_null() -> None:
     assert (protocol.replan_steps, protocol.simulator.options) == (5, {"profile": "openpi"})
     assert protocol.stored_states
     longer = build_protocol(env, SimEvaluation(profile="lerobot", max_steps=9))
-    assert longer.simulator.options == {"profile": "lerobot", "max_episode_steps": 9}
+    assert longer.simulator.options == {"profile": "lerobot"} and longer.replan_steps == 10
     env.options["profile"] = "lerobot"
     with pytest.raises(ConfigError, match="evaluation.profile=openpi: env.options.profile is lerobot"):
         build_protocol(env, SimEvaluation(profile="openpi"))
