@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import platform
 from collections.abc import Sequence
 from dataclasses import asdict
@@ -57,7 +58,7 @@ def _check_cameras(cameras: Sequence[str]) -> tuple[str, ...]:
 
 
 def _image_size(value: int | Sequence[int]) -> tuple[int, int]:
-    size = (value, value) if isinstance(value, int) else tuple(value)
+    size = tuple(value) if isinstance(value, Sequence) else (value, value)
     if len(size) != 2 or not all(isinstance(side, int | np.integer) and 8 <= side <= MAX_RENDER for side in size):
         raise ValueError(f"image_size={value!r}: give pixels or (height, width), each from 8 to {MAX_RENDER}")
     return int(size[0]), int(size[1])
@@ -144,7 +145,7 @@ class FrankaEnv(gymnasium.Env[Observation, NDArray[np.float32]]):
         self.world = World(model, self._robot, substeps)
         self._appearance = Appearance(self.world)
         self.controller = controller(self.world)
-        self.action_space = self.controller.space
+        self.action_space = copy.deepcopy(self.controller.space)  # a space has a random state of its own
         _, down = self.world.kinematics.pose(np.array(HOME))
         self._down = quaternion_of(down)
         self.observation_space = spaces.Dict(

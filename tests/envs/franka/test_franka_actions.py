@@ -147,3 +147,13 @@ def test_actions_outside_the_space_act_like_its_border(scene: MakeScene) -> None
         env.step(np.array([size, 0, -size, 0, 0, 0, -1.0]))
         ends.append(env.world.data.qpos.copy())
     np.testing.assert_array_equal(*ends)
+
+
+@pytest.mark.parametrize("name", SPACES)
+def test_environments_sample_actions_independently(scene: MakeScene, name: str) -> None:
+    env, other = scene(action_space=name), scene("push", action_space=name)
+    env.action_space.seed(0)
+    first = env.action_space.sample()
+    env.action_space.seed(0)
+    other.action_space.seed(1)
+    np.testing.assert_array_equal(env.action_space.sample(), first)

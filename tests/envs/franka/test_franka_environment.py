@@ -242,6 +242,7 @@ def _colour_name(rgba: np.ndarray) -> str:
         ({"action_space": "eef"}, "action_space='eef'"),
         ({"image_size": 2}, "image_size=2"),
         ({"image_size": (64, 64, 3)}, "image_size="),
+        ({"image_size": 64.5}, "image_size=64.5"),
         ({"cameras": ["front"]}, "cameras="),
         ({"cameras": "wrist"}, "cameras='wrist'"),
         ({"randomise": "lots"}, "randomise='lots': choose one of none, default, strong"),
