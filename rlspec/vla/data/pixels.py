@@ -48,10 +48,22 @@ def _video_frames(root: Path, key: str, chosen: NDArray[np.int64]) -> Iterator[P
     """Frames of each file are counted in its order, which is that of the data set."""
     start = 0
     for path in sorted((root / "videos" / key).glob("*/*.mp4")):
-        for position, image in enumerate(read_film(path), start):
-            start = position + 1
-            if position in chosen:
-                yield image()
+        rate, frames = read_film_head(path)
+        wanted = chosen[(chosen >= start) & (chosen < start + frames)] - start
+        if len(wanted) == frames:
+            yield from (convert() for convert in read_film(path))
+        else:
+            yield from _seek_frames(path, wanted / rate)
+        start += frames
+
+
+def _seek_frames(path: Path, seconds: NDArray[np.float64]) -> Iterator[Pixels]:
+    """The key frame at or before each time: near enough for a sample, and the only one that need be decoded."""
+    with _opened(path) as container:
+        stream = container.streams.video[0]
+        for time in seconds:
+            container.seek(int(time / stream.time_base), stream=stream)
+            yield next(container.decode(stream)).to_ndarray(format="rgb24")
 
 
 def read_film(path: Path) -> Iterator[Callable[[], Any]]:
