@@ -190,10 +190,11 @@ def test_settings_that_cannot_work_are_refused(settings: dict[str, Any], words: 
 def test_features_that_are_missing_are_named() -> None:
     inputs, outputs = features(SIZE)
     state = {"observation.state": inputs["observation.state"]}
-    for settings, words in [
+    cases: list[tuple[dict[str, Any], str]] = [
         ({"input_features": state}, "needs a camera.*given: observation.state"),
         ({"output_features": {}}, "needs the output feature action; given: none"),
         ({"input_features": {key: inputs[key] for key in inputs if key not in state}}, "use_proprio=false"),
-    ]:
+    ]
+    for settings, words in cases:
         with pytest.raises(ConfigError, match=words):
             build("adapter", **settings)

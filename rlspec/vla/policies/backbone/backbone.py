@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -24,37 +24,43 @@ class Hidden(NamedTuple):
     mask: Tensor
 
 
+class Embedded(NamedTuple):
+    """What goes into the decoder: tokens (B, L, D), their mask (B, L), and arguments that only some decoders have."""
+
+    tokens: Tensor
+    mask: Tensor
+    extra: dict[str, Any]
+
+
 class Backbone(nn.Module):
-    """A vision tower, a projector and a decoder.
+    """Images and text become tokens, which go through a decoder together with action queries.
 
     Args:
-        vision_tower: images (N, 3, H, W) in [-1, 1] -> tokens (N, P, vision width).
-        language_model: a transformers decoder without its output layer.
-        multi_modal_projector: tokens to the decoder's width.
         positions: shape of the learnt positions that are added to image tokens, without their width.
+        width: of the decoder.
         bidirectional: whether images and text see each other freely.
     """
 
-    def __init__(
-        self, vision_tower: nn.Module, language_model: nn.Module, multi_modal_projector: nn.Module, *,
-        positions: tuple[int, ...], bidirectional: bool,
-    ) -> None:  # fmt: skip
+    decoder: nn.Module
+
+    def __init__(self, positions: tuple[int, ...], width: int, bidirectional: bool) -> None:
         super().__init__()
-        self.vision_tower = vision_tower
-        self.multi_modal_projector = multi_modal_projector
-        self.language_model = language_model
         self.bidirectional = bidirectional
-        self.pos_embed = nn.Parameter(0.02 * torch.randn(*positions, self.width))
+        self.pos_embed = nn.Parameter(0.02 * torch.randn(*positions, width))
 
     @property
     def width(self) -> int:
         """Of the hidden states."""
-        return int(self.language_model.config.hidden_size)  # type: ignore[union-attr, arg-type]
+        return int(self.decoder.config.hidden_size)  # type: ignore[union-attr, arg-type]
 
     @property
     def num_layers(self) -> int:
         """Layers that give hidden states."""
-        return int(self.language_model.config.num_hidden_layers)  # type: ignore[union-attr, arg-type]
+        return int(self.decoder.config.num_hidden_layers)  # type: ignore[union-attr, arg-type]
+
+    def embed(self, images: Tensor, ids: Tensor, mask: Tensor) -> Embedded:
+        """Tokens of images (B, cameras, 3, H, W) in [-1, 1] and of text ids (B, L) with their mask."""
+        raise NotImplementedError
 
     def forward(self, images: Tensor, ids: Tensor, mask: Tensor, queries: Tensor) -> Hidden:
         """Run images, text and queries through the decoder.
@@ -65,37 +71,45 @@ class Backbone(nn.Module):
             mask: (B, L), False where padded.
             queries: (Q, D).
         """
-        prefix, mask = self.embed(images, ids, mask)
+        prefix, mask, extra = self.embed(images, ids, mask)
         tokens = torch.cat([prefix, queries.to(prefix.dtype).expand(len(prefix), -1, -1)], 1)
-        allowed = attention_mask(mask, len(queries), self.bidirectional)
-        states = self.language_model(
+        states = self.decoder(
             inputs_embeds=tokens,
-            attention_mask=allowed,
+            attention_mask=attention_mask(mask, len(queries), self.bidirectional),
             position_ids=count_positions(mask, len(queries)),
             output_hidden_states=True,
             use_cache=False,
+            **extra,
         ).hidden_states[1:]
         length = mask.shape[1]
         return Hidden(tuple(each[:, :length] for each in states), tuple(each[:, length:] for each in states), mask)
-
-    def embed(self, images: Tensor, ids: Tensor, mask: Tensor) -> tuple[Tensor, Tensor]:
-        """Tokens of images and text (B, L, D) and their mask (B, L)."""
-        seen = self.multi_modal_projector(self.vision_tower(images.flatten(0, 1)))
-        seen = (seen.unflatten(0, images.shape[:2]) + self.pos_embed).flatten(1, 2)
-        text = self.language_model.get_input_embeddings()(ids)  # type: ignore[operator]
-        return torch.cat([seen, text.to(seen.dtype)], 1), torch.cat([mask.new_ones(seen.shape[:2]), mask], 1)
 
 
 class TinyBackbone(Backbone):
     """The backbone that is built in code: words are sums of bytes, and look at the images before the decoder."""
 
-    def embed(self, images: Tensor, ids: Tensor, mask: Tensor) -> tuple[Tensor, Tensor]:
-        """Tokens of images and words (B, L, D) and their mask (B, L)."""
+    def __init__(
+        self, vision_tower: nn.Module, language_model: nn.Module, multi_modal_projector: nn.Module, *,
+        positions: tuple[int, ...], width: int, bidirectional: bool,
+    ) -> None:  # fmt: skip
+        super().__init__(positions, width, bidirectional)
+        self.vision_tower = vision_tower
+        self.multi_modal_projector = multi_modal_projector
+        self.language_model = language_model
+
+    @property
+    def decoder(self) -> nn.Module:  # type: ignore[override]
+        """The language model."""
+        return self.language_model
+
+    def embed(self, images: Tensor, ids: Tensor, mask: Tensor) -> Embedded:
+        """As the parent."""
         cells = self.vision_tower(images.flatten(0, 1)).unflatten(0, images.shape[:2])
         words, mask = embed_words(self.language_model.get_input_embeddings(), ids, mask)  # type: ignore[operator]
         seen, words = self.multi_modal_projector(cells, words)
         seen = seen + self.pos_embed
-        return torch.cat([seen, words.to(seen.dtype)], 1), torch.cat([mask.new_ones(seen.shape[:2]), mask], 1)
+        tokens = torch.cat([seen, words.to(seen.dtype)], 1)
+        return Embedded(tokens, torch.cat([mask.new_ones(seen.shape[:2]), mask], 1), {})
 
 
 def attention_mask(mask: Tensor, queries: int, bidirectional: bool) -> Tensor:

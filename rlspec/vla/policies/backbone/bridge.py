@@ -51,7 +51,7 @@ class BridgeBlock(nn.Module):
         self.o_proj = nn.Linear(width, width)
         self.gating_factor = nn.Parameter(torch.full((1,), gate))
         self.norm2 = nn.LayerNorm(width)
-        self.mlp = Mlp(width, 4 * width)
+        self.mlp = Mlp(width, 4 * width, width)
         self.ada_ln = nn.Linear(width, 6 * width) if modulated else None
         if self.ada_ln is not None:
             nn.init.zeros_(self.ada_ln.weight)

@@ -2,20 +2,30 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 from torch import nn
 from transformers import AutoConfig, AutoModel
 
 from rlspec.vla.policies.backbone.backbone import Backbone, TinyBackbone
+from rlspec.vla.policies.backbone.pretrained import TowerBackbone, VisionLanguageBackbone
 from rlspec.vla.policies.backbone.settings import BackbonePolicyConfig
 from rlspec.vla.policies.backbone.text import VOCABULARY
 from rlspec.vla.policies.backbone.vision import ConvTower, WordResampler
 
 
 def build_backbone(config: BackbonePolicyConfig) -> Backbone:
-    """The tiny backbone, with random weights."""
-    backbone = _tiny(config)
+    """The backbone, with the parts frozen that are not trained; what comes from the hub is noted in the config."""
+    if config.size == "tiny":
+        backbone: Any = _tiny(config)
+    else:
+        whole = config.vlm_name or config.vlm_config
+        backbone = VisionLanguageBackbone(config) if whole else TowerBackbone(config)
+    if config.image_size is None:
+        config.image_size = int(getattr(backbone.vision_tower.config, "image_size", 224))
     freeze(backbone.vision_tower, config.train_vision)
-    freeze(backbone.language_model, config.train_language)
+    freeze(backbone.decoder, config.train_language)
+    assert isinstance(backbone, Backbone)
     return backbone
 
 
@@ -27,6 +37,7 @@ def freeze(module: nn.Module, train: bool) -> None:
 
 def _tiny(config: BackbonePolicyConfig) -> Backbone:
     width, cameras = config.width, len(config.image_features)
+    assert config.image_size is not None
     first, cells = config.vision_channels
     text = {
         "vocab_size": VOCABULARY,
@@ -37,6 +48,7 @@ def _tiny(config: BackbonePolicyConfig) -> Backbone:
         "num_key_value_heads": width // 32,
         "head_dim": 32,
         "max_position_embeddings": 1024,
+        "initializer_range": width**-0.5,  # 0.02 is for thousands of channels: here nothing would pass the layers
     }
     decoder = AutoModel.from_config(AutoConfig.for_model("qwen3", **text), attn_implementation="sdpa")
     nn.init.normal_(decoder.embed_tokens.weight, std=0.5)
@@ -45,5 +57,6 @@ def _tiny(config: BackbonePolicyConfig) -> Backbone:
         decoder,
         WordResampler(cells, width, width // 24, config.vision_slots, cameras),
         positions=(cameras * config.vision_slots,),
+        width=width,
         bidirectional=config.bidirectional is not False,
     )

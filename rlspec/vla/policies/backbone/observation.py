@@ -12,7 +12,7 @@ from rlspec.vla.policies.backbone.settings import BackbonePolicyConfig
 
 
 def read_images(batch: dict[str, Tensor], config: BackbonePolicyConfig) -> Tensor:
-    """Images of all cameras (B, cameras, 3, S, S) in [-1, 1], from uint8 or from floats in [0, 1].
+    """Normalised images of all cameras (B, cameras, 3, S, S), from uint8 or from floats in [0, 1].
 
     Raises:
         DataError: if a camera is missing.
@@ -25,13 +25,17 @@ def read_images(batch: dict[str, Tensor], config: BackbonePolicyConfig) -> Tenso
             f"camera {', '.join(missing)} is missing; the policy expects {', '.join(expected)} and got "
             f"{', '.join(given) or 'none'}; rename them with rename_map"
         )
-    return torch.stack([_prepare(batch[key], config.image_size) for key in expected], 1)
+    size = config.image_size
+    assert size is not None
+    images = torch.stack([_resize(batch[key], size) for key in expected], 1)
+    mean, std = (images.new_tensor(each)[:, None, None] for each in (config.image_mean, config.image_std))
+    return (images - mean) / std
 
 
-def _prepare(image: Tensor, size: int) -> Tensor:
+def _resize(image: Tensor, size: int) -> Tensor:
     if image.ndim == 5:  # LeRobot's axis of observation steps
         image = image[:, -1]
-    image = image.float() / 127.5 - 1 if image.dtype == torch.uint8 else image * 2 - 1
+    image = image.float() / 255 if image.dtype == torch.uint8 else image
     if image.shape[-2:] != (size, size):
         image = F.interpolate(image, (size, size), mode="bilinear", antialias=True, align_corners=False)
     return image

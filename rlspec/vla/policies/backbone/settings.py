@@ -28,7 +28,11 @@ class BackbonePolicyConfig(PreTrainedConfig):
         chunk_size: actions that one observation gives.
         n_action_steps: of these, how many are executed before the next observation.
         use_proprio: whether the head sees observation.state.
-        image_size: pixels per side that images are resized to; for "tiny" a multiple of 32.
+        image_size: pixels per side that images are resized to; for "tiny" a multiple of 32, by default 96, otherwise
+            what the vision tower's config says.
+        image_mean: per colour, subtracted from images in [0, 1]; SigLIP, SmolVLM, PaliGemma and Qwen3-VL have 0.5,
+            CLIP and DINOv2 their own.
+        image_std: per colour, divides.
         width: of the tiny language model.
         text_layers: of the tiny language model.
         vision_channels: of the tiny vision tower's first stage and of its cells.
@@ -59,7 +63,9 @@ class BackbonePolicyConfig(PreTrainedConfig):
     vision_config: dict[str, Any] | None = None
     text_config: dict[str, Any] | None = None
 
-    image_size: int = 96
+    image_size: int | None = None
+    image_mean: list[float] = field(default_factory=lambda: [0.5, 0.5, 0.5])
+    image_std: list[float] = field(default_factory=lambda: [0.5, 0.5, 0.5])
     width: int = 96
     text_layers: int = 2
     vision_slots: int = 16
@@ -101,6 +107,8 @@ class BackbonePolicyConfig(PreTrainedConfig):
             ConfigError: naming the setting and the remedy.
         """
         super().__post_init__()
+        if self.size == "tiny":
+            self.image_size = self.image_size or 96
         checks = {
             f"n_action_steps={self.n_action_steps} must be between 1 and chunk_size={self.chunk_size}": (
                 1 <= self.n_action_steps <= self.chunk_size
@@ -110,7 +118,7 @@ class BackbonePolicyConfig(PreTrainedConfig):
             ),
             f"size={self.size!r}; allowed: {', '.join(SIZES)}": self.size in SIZES,
             f"image_size={self.image_size} must be a multiple of 32 for size tiny": (
-                self.size != "tiny" or self.image_size % 32 == 0
+                self.image_size is None or self.size != "tiny" or self.image_size % 32 == 0
             ),
             f"head_width={self.head_width} must be a multiple of head_heads={self.head_heads}": (
                 self.head_width % self.head_heads == 0

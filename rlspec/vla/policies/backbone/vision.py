@@ -94,13 +94,13 @@ class WordResampler(nn.Module):
 class Mlp(nn.Module):
     """Two linear layers with GELU."""
 
-    def __init__(self, width: int, hidden: int) -> None:
+    def __init__(self, width: int, hidden: int, out: int) -> None:
         super().__init__()
         self.fc1 = nn.Linear(width, hidden)
-        self.fc2 = nn.Linear(hidden, width)
+        self.fc2 = nn.Linear(hidden, out)
 
     def forward(self, tokens: Tensor) -> Tensor:
-        """(..., width) to the same."""
+        """(..., width) to (..., out)."""
         return self.fc2(F.gelu(self.fc1(tokens)))
 
 

@@ -1,0 +1,153 @@
+"""Backbones of transformers, tiny and from dictionaries: no network, no weights."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from grounding import ACTIONS, CHUNK, features
+from transformers import AutoConfig, AutoModelForImageTextToText
+
+from rlspec.errors import ConfigError
+from rlspec.vla.policies.adapter.configuration_adapter import RlspecAdapterConfig
+from rlspec.vla.policies.adapter.modeling_adapter import RlspecAdapterPolicy
+from rlspec.vla.policies.backbone.pretrained import VisionLanguageBackbone, pixel_arguments
+
+VOCAB = 64
+TEXT = {
+    "vocab_size": VOCAB, "hidden_size": 32, "intermediate_size": 48, "num_hidden_layers": 2, "num_attention_heads": 2,
+    "num_key_value_heads": 1, "head_dim": 16, "pad_token_id": 0,
+}  # fmt: skip
+TOWER = {
+    "hidden_size": 32, "intermediate_size": 48, "num_hidden_layers": 2, "num_attention_heads": 2, "image_size": 32,
+    "patch_size": 8,
+}  # fmt: skip
+QWEN_TOWER = {
+    "depth": 2, "hidden_size": 32, "intermediate_size": 48, "num_heads": 2, "patch_size": 8, "out_hidden_size": 32,
+    "num_position_embeddings": 16, "deepstack_visual_indexes": [0],
+}  # fmt: skip
+ROPE = {"rope_type": "default", "rope_theta": 1e4, "mrope_section": [4, 2, 2], "mrope_interleaved": True}
+VLMS: dict[str, dict[str, Any]] = {
+    "smolvlm": {"text_config": {"model_type": "llama", **TEXT}, "vision_config": TOWER, "scale_factor": 2},
+    "llava": {
+        "text_config": {"model_type": "qwen3", **TEXT}, "vision_config": {"model_type": "siglip_vision_model", **TOWER},
+        "vision_feature_select_strategy": "full", "vision_feature_layer": -1,
+    },
+    "paligemma": {
+        "text_config": {"model_type": "gemma", **TEXT}, "vision_config": {"model_type": "siglip_vision_model", **TOWER},
+        "projection_dim": 32, "hidden_size": 32,
+    },
+    "qwen3_vl": {
+        "text_config": {**TEXT, "model_type": "qwen3_vl_text", "rope_parameters": ROPE}, "vision_config": QWEN_TOWER,
+    },
+}  # fmt: skip
+SOURCES: dict[str, dict[str, Any]] = {
+    **{name: {"vlm_config": {"model_type": name, **settings}} for name, settings in VLMS.items()},
+    **{
+        f"{tower}+qwen3": {
+            "vision_config": {"model_type": tower, **TOWER}, "text_config": {"model_type": "qwen3", **TEXT},
+        }
+        for tower in ("siglip_vision_model", "dinov2")
+    },
+}  # fmt: skip
+UNUSED = r"mask_token|vision_model\.(?:post_layernorm|head)|vision_tower\.(?:vision_model\.)?head|deepstack"
+
+
+def build(source: str, **settings: Any) -> RlspecAdapterPolicy:
+    torch.manual_seed(0)
+    inputs, outputs = features(40)
+    return RlspecAdapterPolicy(
+        RlspecAdapterConfig(
+            **{**SOURCES[source], "image_size": 32, **settings}, size="pretrained", input_features=inputs,
+            output_features=outputs, device="cpu", push_to_hub=False, head_width=32, head_heads=2,
+        )
+    )  # fmt: skip
+
+
+def batch(rows: int = 2) -> dict[str, torch.Tensor]:
+    generator = torch.Generator().manual_seed(1)
+    mask = torch.ones(rows, 6, dtype=torch.bool)
+    mask[0, 4:] = False
+    return {
+        "observation.images.external": torch.rand(rows, 3, 40, 40, generator=generator),
+        "observation.images.wrist": torch.rand(rows, 3, 40, 40, generator=generator),
+        "observation.state": torch.randn(rows, 3, generator=generator),
+        "observation.language.tokens": torch.randint(1, VOCAB - 2, (rows, 6), generator=generator),
+        "observation.language.attention_mask": mask,
+        "action": torch.randn(rows, CHUNK, ACTIONS, generator=generator),
+    }
+
+
+@pytest.mark.parametrize("source", SOURCES)
+def test_it_learns_sees_and_ignores_padding(source: str) -> None:
+    policy = build(source, gate_init=0.5)
+    given = batch()
+    policy(given)[0].backward()
+    silent = [name for name, param in policy.named_parameters() if param.grad is None or not param.grad.any()]
+    assert not [name for name in silent if not re.search(UNUSED, name)]
+    first = policy.predict_action_chunk(given)
+    padded = {**given, "observation.language.tokens": given["observation.language.tokens"].clone()}
+    padded["observation.language.tokens"][0, 4:] = 7
+    torch.testing.assert_close(policy.predict_action_chunk(padded), first)
+    for key in ("observation.images.wrist", "observation.language.tokens"):
+        other = {**given, key: given[key].roll(1, 0)}
+        assert not torch.allclose(policy.predict_action_chunk(other), first, atol=1e-5), key
+
+
+@pytest.mark.parametrize("source", ["smolvlm", "dinov2+qwen3"])
+def test_a_saved_policy_needs_nothing_but_its_folder(source: str, tmp_path: Path) -> None:
+    policy = build(source).eval()
+    policy.save_pretrained(tmp_path)
+    again = RlspecAdapterPolicy.from_pretrained(tmp_path)
+    assert torch.equal(again.predict_action_chunk(batch()), policy.predict_action_chunk(batch()))
+
+
+def test_a_folder_brings_its_weights_and_its_image_size(tmp_path: Path) -> None:
+    torch.manual_seed(3)
+    settings = dict(SOURCES["llava"]["vlm_config"])
+    model = AutoModelForImageTextToText.from_config(AutoConfig.for_model(settings.pop("model_type"), **settings))
+    model.save_pretrained(tmp_path)
+    SOURCES["folder"] = {"vlm_name": str(tmp_path)}
+    policy = build("folder", image_size=None)
+    del SOURCES["folder"]
+    backbone = policy.model.backbone
+    assert isinstance(backbone, VisionLanguageBackbone) and policy.config.image_size == 32
+    expected = model.model.language_model.layers[0].mlp.up_proj.weight
+    assert torch.equal(backbone.decoder.get_parameter("layers.0.mlp.up_proj.weight"), expected)
+    assert policy.config.vlm_config is not None and policy.config.vlm_config["model_type"] == "llava"
+
+
+def test_frozen_parts_get_no_gradient() -> None:
+    policy = build("smolvlm", train_vision=False)
+    frozen = {name.split(".")[3] for name, param in policy.named_parameters() if not param.requires_grad}
+    assert frozen == {"vision_model"}
+    policy(batch())[0].backward()
+    assert any(param.grad is not None for param in policy.model.backbone.decoder.parameters())
+
+
+def test_qwen_patches_come_in_windows_of_the_merger() -> None:
+    """Checked against the place that each pixel tells."""
+    config = AutoConfig.for_model("qwen3_vl", **VLMS["qwen3_vl"])
+    rows = torch.arange(32.0)[:, None].expand(32, 32)
+    image = torch.stack([rows, rows.T, rows * 0])[None]
+    given = pixel_arguments(image, config)
+    first = given["pixel_values"].reshape(16, 3, 2, 8, 8)[:, :2, 0, 0, 0]  # upper left corner of each patch
+    assert first[:6].tolist() == [[0, 0], [0, 8], [8, 0], [8, 8], [0, 16], [0, 24]]
+    assert given["image_grid_thw"].tolist() == [[1, 4, 4]]
+
+
+@pytest.mark.parametrize(
+    ("settings", "words"),
+    [
+        ({"vlm_name": "nowhere/nothing"}, "vlm_name='nowhere/nothing'"),
+        ({"vlm_config": {"model_type": "none"}}, "vlm_config: "),
+    ],
+)
+def test_a_model_that_does_not_exist_is_named(settings: dict[str, Any], words: str) -> None:
+    SOURCES["wrong"] = settings
+    with pytest.raises(ConfigError, match=f"rlspec_adapter: {words}"):
+        build("wrong")
+    del SOURCES["wrong"]
