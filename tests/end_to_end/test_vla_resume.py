@@ -103,7 +103,7 @@ def command(arguments: Sequence[str], processes: int = 1) -> list[str]:
     return [sys.executable, *launcher, "-c", RUNNER, folder, *arguments]
 
 
-def wait_for(condition: Callable[[], bool], seconds: float = 240.0) -> None:
+def wait_for(condition: Callable[[], bool], seconds: float = 600.0) -> None:
     deadline = time.monotonic() + seconds
     while not condition():
         assert time.monotonic() < deadline, "waited too long"
@@ -118,6 +118,7 @@ def recipe_file(folder: Path, *overrides: str) -> str:
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(900)  # loading LeRobot takes most of it
 @pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGINT])
 def test_a_run_that_a_signal_ended_goes_on_as_if_nothing_had_happened(number: signal.Signals, tmp_path: Path) -> None:
     overrides = ["training.steps=400", "checkpoints.every=1", "training.scheduler.type=constant_with_warmup"]
@@ -141,6 +142,7 @@ def test_a_run_that_a_signal_ended_goes_on_as_if_nothing_had_happened(number: si
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(900)  # loading LeRobot takes most of it
 def test_two_processes_train_on_the_whole_batch_and_resume_bit_for_bit(tmp_path: Path) -> None:
     def launch(*arguments: str) -> None:
         done = subprocess.run(command(arguments, processes=2), capture_output=True, text=True)

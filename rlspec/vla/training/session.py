@@ -77,7 +77,7 @@ def build_parts(
     loaded = load_policy(
         recipe.policy,
         samples,
-        device=str(accelerator.device),
+        device=accelerator.device.type,  # the current one of several; LeRobot knows no cpu:0
         seed=recipe.seed,
         resume=point.checkpoint if point else None,
     )
