@@ -161,7 +161,8 @@ class LiberoEnv(gymnasium.Env[dict[str, Any], np.ndarray]):
         return "out_of_bounds" if self._lowest_object() < self._floor else "timeout"
 
     def _lowest_object(self) -> float:
-        return min(float(self.simulation.body_position(name)[2]) for name in self.simulation.objects_of_interest)
+        heights = (float(self.simulation.body_position(name)[2]) for name in self.simulation.objects_of_interest)
+        return min(heights, default=np.inf)
 
     def _info(self, success: bool, predicate: bool, failure: str) -> dict[str, Any]:
         return {"is_success": success, "failure": failure, "goal_predicate": predicate} | self._episode
