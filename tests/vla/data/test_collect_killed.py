@@ -42,6 +42,7 @@ def wait_until_gone(group: int, seconds: float) -> None:
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(1500)
 def test_killed_and_continued_gives_the_same_as_one_worker(tmp_path: Path) -> None:
     try:
         choose_gl()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import json
+from collections import deque
 from collections.abc import Callable, Iterator
 from concurrent.futures import Executor
 from contextlib import contextmanager
@@ -76,6 +77,18 @@ def test_an_interrupted_collection_goes_on_and_gives_the_same(generate: Generate
     tried = len(record["episodes"]) + sum(sum(kinds.values()) for kinds in record["failures"].values())
     assert len(first) + len(second) == tried
     assert list(tmp_path.iterdir()) in ([tmp_path / "data"], [tmp_path / "data", tmp_path / ".data.work.lock"][::-1])
+
+
+def test_successes_are_handed_on_in_order_however_they_arrive() -> None:
+    task = workers.Progress(0, wanted=2, started=3)
+    waiting = deque((task, position) for position in range(2))
+    task.outcomes[2] = ""
+    assert list(workers._ready(waiting)) == []  # 0 and 1 may come before it
+    task.outcomes[0] = "dropped"
+    assert list(workers._ready(waiting)) == []
+    task.outcomes[1] = ""
+    assert list(workers._ready(waiting)) == [(0, 1), (0, 2)]
+    assert list(workers._ready(waiting)) == []
 
 
 def test_only_successes_are_kept_and_failures_counted(images: Path) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import statistics
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -20,6 +21,7 @@ from rlspec.vla.data.statistics import (
     repair_statistics,
     statistics_are_exact,
     statistics_fault,
+    vector_statistics,
 )
 
 LEVELS = {"q01": 0.01, "q10": 0.1, "q50": 0.5, "q90": 0.9, "q99": 0.99}
@@ -50,6 +52,19 @@ def test_collected_data_has_exact_statistics(kind: str, request: pytest.FixtureR
             assert found.shape == (3, 1, 1)
             assert np.allclose(found.reshape(3), values, atol=tolerance), name
     assert statistics_are_exact(root)
+
+
+def test_quantiles_lie_between_frames() -> None:
+    """By the sorted numbers, with linear interpolation."""
+    values = np.random.default_rng(1).normal(size=(38, 2)).astype(np.float32)
+    found = vector_statistics(values)
+    for column in range(2):
+        ordered = sorted(float(value) for value in values[:, column])
+        for name, level in LEVELS.items():
+            below, share = divmod(37 * level, 1)
+            between = ordered[int(below)] * (1 - share) + ordered[int(below) + 1] * share
+            assert found[name][column] == pytest.approx(between, abs=1e-9), name
+        assert found["std"][column] == pytest.approx(statistics.pstdev(ordered))
 
 
 def test_pixels_are_counted_exactly() -> None:
