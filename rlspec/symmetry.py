@@ -187,7 +187,7 @@ def build_meta_policy(name: str, settings: Mapping[str, str]) -> nn.Module:
         from lerobot.policies.factory import make_policy_config
 
         if name in OURS:
-            import rlspec.vla  # noqa: F401  # registers them
+            import rlspec.vla.policies  # noqa: F401  # registers them
     except ImportError as error:
         raise ConfigError(f"policy={name} needs LeRobot: install the extra vla ({error})") from error
     try:

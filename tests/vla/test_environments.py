@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
@@ -118,3 +120,9 @@ def test_processes_start_with_the_first_episode() -> None:
     lazy = make_vector(lambda: EvaluationView(Counted()), 2, True)
     assert Counted.made == 1 and lazy.num_envs == 2
     assert isinstance(make_vector(Counted, 1, True), gymnasium.vector.SyncVectorEnv)
+
+
+def test_workers_that_only_simulate_import_no_lerobot() -> None:
+    code = "import sys, rlspec.vla; assert not {'torch', 'lerobot'} & sys.modules.keys(); rlspec.vla.nothing"
+    result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert result.stderr.splitlines()[-1] == "AttributeError: module 'rlspec.vla' has no attribute 'nothing'"

@@ -178,6 +178,7 @@ def test_lerobots_checkpoints_are_fine_tuned_with_adapters(
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(900)  # each worker imports LeRobot
 def test_evaluation_in_worker_processes(tmp_path: Path, lerobot: Callable[..., None]) -> None:
     from lerobot.configs import FeatureType, PolicyFeature
     from lerobot.policies.factory import make_pre_post_processors
