@@ -11,11 +11,11 @@ from rlspec.vla.policies.backbone.text import embed_words
 
 
 class Hidden(NamedTuple):
-    """Hidden states behind each layer.
+    """Hidden states before the first layer and behind each.
 
     Attributes:
-        task: of images and text, one (B, L, D) per layer.
-        queries: of the action queries, one (B, Q, D) per layer.
+        task: of images and text, one (B, L, D) for each.
+        queries: of the action queries, one (B, Q, D) for each.
         mask: (B, L), False where padded.
     """
 
@@ -80,7 +80,7 @@ class Backbone(nn.Module):
             output_hidden_states=True,
             use_cache=False,
             **extra,
-        ).hidden_states[1:]
+        ).hidden_states
         length = mask.shape[1]
         return Hidden(tuple(each[:, :length] for each in states), tuple(each[:, length:] for each in states), mask)
 

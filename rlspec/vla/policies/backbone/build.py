@@ -53,7 +53,7 @@ def _tiny(config: BackbonePolicyConfig) -> Backbone:
     decoder = AutoModel.from_config(AutoConfig.for_model("qwen3", **text), attn_implementation="sdpa")
     nn.init.normal_(decoder.embed_tokens.weight, std=0.5)
     return TinyBackbone(
-        ConvTower(config.image_size, (first, cells)),
+        ConvTower(config.image_size, (first, cells), config.vision_norm),
         decoder,
         WordResampler(cells, width, width // 24, config.vision_slots, cameras),
         positions=(cameras * config.vision_slots,),

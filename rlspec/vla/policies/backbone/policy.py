@@ -10,7 +10,7 @@ from lerobot.policies.pretrained import PreTrainedPolicy
 from lerobot.utils.constants import ACTION, OBS_STATE
 from torch import Tensor, nn
 
-from rlspec.errors import DataError
+from rlspec.errors import ConfigError, DataError
 from rlspec.vla.policies.backbone.backbone import Hidden
 from rlspec.vla.policies.backbone.bridge import BridgeBlock, Context
 from rlspec.vla.policies.backbone.build import build_backbone
@@ -23,6 +23,7 @@ class BridgedHead(nn.Module):
 
     def __init__(self, config: BackbonePolicyConfig, layers: list[int], context_width: int, modulated: bool) -> None:
         super().__init__()
+        assert config.gate_init is not None
         self.layers = layers
         self.action_tokens = nn.Parameter(0.5 * torch.randn(config.chunk_size, config.head_width))
         self.blocks = nn.ModuleList(
@@ -35,9 +36,9 @@ class BridgedHead(nn.Module):
         """Keys and values of every block; proprio (B, 1, D)."""
         contexts = []
         for block, layer in zip(self.blocks, self.layers, strict=True):
-            queries = hidden.queries[layer - 1]
+            queries = hidden.queries[layer]
             adapter = queries if proprio is None else torch.cat([queries, proprio.to(queries.dtype)], 1)
-            contexts.append(block.read(hidden.task[layer - 1], hidden.mask, adapter))  # type: ignore[operator]
+            contexts.append(block.read(hidden.task[layer], hidden.mask, adapter))  # type: ignore[operator]
         return contexts
 
     def run(self, tokens: Tensor, contexts: list[Context], condition: Tensor | None = None) -> Tensor:
@@ -73,6 +74,11 @@ class BridgedModel(nn.Module):
             ProprioProjector(state.shape[0], width) if config.use_proprio and state is not None else None
         )
         self.layers = config.bridge_layers or list(range(1, self.backbone.num_layers + 1))
+        if min(self.layers) < 0 or max(self.layers) > self.backbone.num_layers:
+            raise ConfigError(
+                f"{config.type}: bridge_layers={self.layers} must lie between 0 and {self.backbone.num_layers}, the "
+                "layers of the language model"
+            )
 
     def encode(self, images: Tensor, ids: Tensor, mask: Tensor, state: Tensor | None) -> tuple[Hidden, Tensor | None]:
         """Hidden states of the backbone, and the token of proprioception."""

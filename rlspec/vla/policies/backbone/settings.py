@@ -36,14 +36,18 @@ class BackbonePolicyConfig(PreTrainedConfig):
         width: of the tiny language model.
         text_layers: of the tiny language model.
         vision_channels: of the tiny vision tower's first stage and of its cells.
+        vision_norm: of the tiny vision tower, over each image: "layer" of all channels together, "instance" of each by
+            itself, which lifts small things out of an even background.
         vision_slots: image tokens per camera that the tiny language model sees, besides what its words found.
         bidirectional: whether images and text see each other freely; None: for "tiny" only. Pretrained language models
             expect causal masks.
         num_queries: action queries in the language model.
-        bridge_layers: layers whose hidden states the head reads, one block each, from 1; None: all.
+        bridge_layers: layers whose hidden states the head reads, one block each; 0 is what goes into the first; None:
+            all behind the first.
         head_width: of the head's tokens.
         head_heads: attention heads of the head.
-        gate_init: initial gating factor of what the head reads from images and text.
+        gate_init: initial gating factor of what the head reads from images and text; None: 1 for "tiny", which has to
+            learn to see through it, 0 for a backbone that already can.
         max_text_length: bytes or tokens of the instruction.
         tokenizer_padding_side: "right" or "left".
         train_vision: whether the vision tower is trained.
@@ -69,13 +73,14 @@ class BackbonePolicyConfig(PreTrainedConfig):
     width: int = 96
     text_layers: int = 2
     vision_slots: int = 16
+    vision_norm: str = "layer"
     vision_channels: list[int] = field(default_factory=lambda: [24, 48])
     bidirectional: bool | None = None
     num_queries: int = 8
     bridge_layers: list[int] | None = None
     head_width: int = 128
     head_heads: int = 4
-    gate_init: float = 0.0
+    gate_init: float | None = None
     max_text_length: int = 96
     tokenizer_padding_side: str = "right"
 
@@ -91,7 +96,7 @@ class BackbonePolicyConfig(PreTrainedConfig):
         }
     )
 
-    optimizer_lr: float = 1e-3
+    optimizer_lr: float = 2e-3
     optimizer_weight_decay: float = 1e-4
     optimizer_grad_clip_norm: float = 10.0
     optimizer_rule: str = "muon"
@@ -109,6 +114,8 @@ class BackbonePolicyConfig(PreTrainedConfig):
         super().__post_init__()
         if self.size == "tiny":
             self.image_size = self.image_size or 96
+        if self.gate_init is None:
+            self.gate_init = 1.0 if self.size == "tiny" else 0.0
         checks = {
             f"n_action_steps={self.n_action_steps} must be between 1 and chunk_size={self.chunk_size}": (
                 1 <= self.n_action_steps <= self.chunk_size
@@ -124,6 +131,7 @@ class BackbonePolicyConfig(PreTrainedConfig):
                 self.head_width % self.head_heads == 0
             ),
             f"dtype={self.dtype!r}; allowed: float32, bfloat16": self.dtype in ("float32", "bfloat16"),
+            f"vision_norm={self.vision_norm!r}; allowed: layer, instance": self.vision_norm in ("layer", "instance"),
             f"tokenizer_padding_side={self.tokenizer_padding_side!r}; allowed: right, left": (
                 self.tokenizer_padding_side in ("right", "left")
             ),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from functools import partial
 
 import torch
 from torch import Tensor, nn
@@ -20,17 +21,19 @@ class ConvTower(nn.Module):
     Args:
         image_size: pixels per side, a multiple of 32.
         channels: of the first stage and of the cells.
+        norm: over each image, "layer" of all channels together or "instance" of each by itself.
     """
 
-    def __init__(self, image_size: int, channels: tuple[int, int]) -> None:
+    def __init__(self, image_size: int, channels: tuple[int, int], norm: str = "layer") -> None:
         super().__init__()
         stride = image_size // 32
         first, width = channels
         self.hidden_size = width
+        group = partial(_group_norm, norm == "instance")
         self.stem = nn.Sequential(
-            nn.Conv2d(3, first, 2 * stride + 1, stride, stride), nn.GroupNorm(1, first), nn.GELU(),
-            nn.Conv2d(first, width, 3, 2, 1), nn.GroupNorm(1, width), nn.GELU(),
-            nn.Conv2d(width, width, 3, 1, 1), nn.GroupNorm(1, width), nn.GELU(),
+            nn.Conv2d(3, first, 2 * stride + 1, stride, stride), group(first), nn.GELU(),
+            nn.Conv2d(first, width, 3, 2, 1), group(width), nn.GELU(),
+            nn.Conv2d(width, width, 3, 1, 1), group(width), nn.GELU(),
         )  # fmt: skip
         self.pos_embed = nn.Parameter(grid_positions(GRID, width))
 
@@ -38,6 +41,10 @@ class ConvTower(nn.Module):
         """Cells (N, 256, width) of images (N, 3, image_size, image_size) in [-1, 1]."""
         cells = self.stem(images.contiguous(memory_format=torch.channels_last))
         return cells.flatten(2).transpose(1, 2) + self.pos_embed
+
+
+def _group_norm(each: bool, channels: int) -> nn.GroupNorm:
+    return nn.GroupNorm(channels if each else 1, channels)
 
 
 class WordResampler(nn.Module):
