@@ -7,6 +7,7 @@ import json
 import threading
 import time
 from collections.abc import Callable, Iterator
+from itertools import pairwise
 from multiprocessing import Pipe
 from pathlib import Path
 from types import SimpleNamespace
@@ -165,9 +166,11 @@ def test_a_worker_keeps_to_its_task_as_long_as_there_is_work_in_it() -> None:
         return Done(episode(job.plan.task, 0), {})
 
     pool = ThreadPool(answer)
-    pool.run(jobs_of(*"aaaabbbb"), lambda job, done: None)
+    pool.run(jobs_of(*"abcabcabcabc"), lambda job, done: None)
     pool.close()
-    assert sorted(order.values()) == [["a"] * 4, ["b"] * 4]
+    switches = sum(one != other for tasks in order.values() for one, other in pairwise(tasks))
+    assert sum(map(len, order.values())) == 12
+    assert switches <= 2  # the third task, for one worker or for both
 
 
 def test_an_option_that_the_environment_refuses_is_one_line(tmp_path: Path) -> None:

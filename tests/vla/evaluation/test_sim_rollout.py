@@ -191,6 +191,7 @@ def test_a_film_has_a_frame_for_every_observation_with_both_cameras(kind: Any, t
             assert clip.size == (384, 192)
     else:
         with av.open(str(path)) as clip:
+            assert clip.streams.video[0].average_rate == 10
             frames = [frame.to_ndarray(format="rgb24") for frame in clip.decode(video=0)]
         assert len(frames) == 10 and frames[0].shape == (192, 384, 3)
         # The right camera is 20 brighter, and every frame 5 brighter than the last one.
