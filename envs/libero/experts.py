@@ -152,7 +152,7 @@ class LiberoExpert:
         return self._grasp.position, CLOSE
 
     def _lift(self) -> tuple[np.ndarray, float]:
-        return np.array([*self._grasp.position[:2], self._scene.eef[2] + 0.03]), CLOSE
+        return np.array([*self._grasp.position[:2], self._scene.eef[2] + 0.015]), CLOSE
 
     def _carry(self) -> tuple[np.ndarray, float]:
         scene = self._scene

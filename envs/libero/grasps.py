@@ -19,6 +19,8 @@ PAD_TOP, PAD_PRESS = 0.012, 0.003
 RIM_DEPTH = 0.018
 RIM_VARIANTS = ((0.012, 0.018), (0.024, 0.018), (0.0, 0.012), (0.012, 0.012), (0.024, 0.012))
 """Where a bowl stands in a narrow place: how far (m) inside the rim the gripper is centred, and how deep it goes."""
+EASY_REACH = 0.70
+"""Horizontal distance (m) from the shoulder up to which the arm is never stretched."""
 YAWS = np.linspace(-np.pi / 2, np.pi / 2, 24, endpoint=False)
 
 _FINGERS = np.concatenate(
@@ -41,33 +43,46 @@ class Grasp:
     """Points of the open gripper that would be inside something."""
 
 
-def plan_grasps(
-    geometry: CollisionGeometry, body: int, ignored: np.ndarray, current_yaw: float, shoulder: np.ndarray
-) -> list[Grasp]:
-    """Grasps of `body`, best first: free of collisions, narrow side between the fingers, little turning, near.
+@dataclass(frozen=True)
+class Situation:
+    """What a grasp has to suit besides the object.
 
-    Args:
-        geometry: The scene.
-        body: The object's body id.
-        ignored: Geoms that are no obstacles (the robot's).
-        current_yaw: Present angle of the line between the fingers, rad.
+    Attributes:
+        robot_geoms: Geoms that are no obstacles.
+        yaw: Present angle of the line between the fingers, rad.
         shoulder: Position (3,) in m of the robot's shoulder.
+        way: From the object to where it shall go (3,) in m: the gripper has to reach that place too.
     """
+
+    robot_geoms: np.ndarray
+    yaw: float
+    shoulder: np.ndarray
+    way: np.ndarray
+
+    def cost(self, grasp: Grasp) -> float:
+        """Turning, and how far the arm is stretched at the grasp or at the goal."""
+        turn = abs(wrap_half_turn(grasp.yaw - self.yaw))
+        places = (grasp.position, grasp.position + self.way)
+        reach = max(float(np.linalg.norm(place[:2] - self.shoulder[:2])) for place in places)
+        return 0.3 * turn + 20.0 * max(reach - EASY_REACH, 0.0)
+
+
+def plan_grasps(geometry: CollisionGeometry, body: int, situation: Situation) -> list[Grasp]:
+    """Grasps of `body`, best first: free of collisions, narrow side between the fingers, little turning, near."""
     geoms = geometry.geoms_below(body)
     points = geometry.vertices(geoms)
 
-    def rated(grasp: Grasp, obstacles_ignored: np.ndarray) -> Grasp:
-        turn = abs(wrap_half_turn(grasp.yaw - current_yaw))
-        reach = float(np.linalg.norm(grasp.position[:2] - shoulder[:2]))
-        blocked = geometry.overlaps(gripper_points(grasp), obstacles_ignored, margin=0.003)
-        return replace(grasp, cost=grasp.cost + 0.3 * turn + 5.0 * reach + blocked, blocked=blocked)
+    def rated(grasp: Grasp, ignored: np.ndarray) -> Grasp:
+        blocked = geometry.overlaps(gripper_points(grasp), ignored, margin=0.003)
+        return replace(grasp, cost=grasp.cost + situation.cost(grasp) + blocked, blocked=blocked)
 
     across = [replace(grasp, cost=grasp.cost + 2.0 * _overhang(geometry, geoms, grasp)) for grasp in _across(points)]
-    grasps = [rated(grasp, np.concatenate([ignored, geoms])) for grasp in across]
+    grasps = [rated(grasp, np.concatenate([situation.robot_geoms, geoms])) for grasp in across]
     if not grasps:
-        grasps = [rated(grasp, ignored) for grasp in _on_rim(points)]
-        if all(grasp.blocked for grasp in grasps):
-            grasps += [rated(grasp, ignored) for variant in RIM_VARIANTS for grasp in _on_rim(points, *variant)]
+        grasps = [rated(grasp, situation.robot_geoms) for grasp in _on_rim(points)]
+    if all(grasp.blocked for grasp in grasps) and not across:
+        variants = [grasp for variant in RIM_VARIANTS for grasp in _on_rim(points, *variant)]
+        grasps += [rated(grasp, situation.robot_geoms) for grasp in variants]
     return sorted(grasps, key=lambda grasp: grasp.cost)
 
 

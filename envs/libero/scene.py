@@ -8,14 +8,14 @@ import mujoco
 import numpy as np
 from rlspec_envs.libero.environment import LiberoEnv
 from rlspec_envs.libero.geometry import CollisionGeometry
-from rlspec_envs.libero.grasps import Grasp, plan_grasps, wrap_half_turn
+from rlspec_envs.libero.grasps import Grasp, Situation, plan_grasps, wrap_half_turn
 
 POSITION_SCALE, ROTATION_SCALE = 0.05, 0.5
 """What an action of 1 means to LIBERO's controller: m and rad."""
 POSITION_GAIN, ROTATION_GAIN = 2.0, 1.5
 CLEARANCE = 0.025
 """Air (m) between a moving gripper or object and what it passes over."""
-MAX_REACH = 0.68
+MAX_REACH = 0.67
 """Distance (m) of the wrist from the shoulder with the elbow still bent; an arm that is stretched gets stuck."""
 SHOULDER_HEIGHT, WRIST_HEIGHT, WRIST_OFFSET = 0.333, 0.21, 0.088
 """Of the Panda's shoulder above its base, of the wrist above the gripper, of the gripper before the wrist (m)."""
@@ -91,7 +91,8 @@ class PickPlaceScene:
     def plan(self) -> list[Grasp]:
         """Grasps of the object, best first."""
         yaw = float(np.arctan2(self._rotation[1, 0], self._rotation[0, 0]))
-        return plan_grasps(self._geometry, self._body, self._robot_geoms, yaw, self._shoulder)
+        situation = Situation(self._robot_geoms, yaw, self._shoulder, self.goal - self.object_position)
+        return plan_grasps(self._geometry, self._body, situation)
 
     def distance_xy(self, point: np.ndarray) -> float:
         """Horizontal distance (m) of the gripper from `point`."""

@@ -6,11 +6,12 @@ import mujoco
 import numpy as np
 import pytest
 from rlspec_envs.libero.geometry import CollisionGeometry, grid
-from rlspec_envs.libero.grasps import MAX_WIDTH, Grasp, gripper_points, plan_grasps, wrap_half_turn
+from rlspec_envs.libero.grasps import MAX_WIDTH, Grasp, Situation, gripper_points, plan_grasps, wrap_half_turn
 from rlspec_envs.libero.thinning import thin_visual_meshes
 
 NOTHING = np.array([], dtype=int)
 SHOULDER = np.array([-0.6, 0.0, 0.3])
+ALONE = Situation(NOTHING, 0.0, SHOULDER, np.zeros(3))
 
 
 def scene(bodies: str) -> tuple[CollisionGeometry, mujoco.MjModel]:
@@ -55,7 +56,7 @@ def test_vertices_and_overlaps_agree_with_a_rotated_box() -> None:
 
 def test_a_box_is_grasped_across_its_narrow_side_off_the_table() -> None:
     geometry, model = scene(box("thing", "0 0 0.009", "0.04 0.02 0.009", yaw=0.4))
-    best = plan_grasps(geometry, model.body("thing").id, NOTHING, 0.0, SHOULDER)[0]
+    best = plan_grasps(geometry, model.body("thing").id, ALONE)[0]
     assert abs(wrap_half_turn(best.yaw - (0.4 + np.pi / 2))) < np.pi / 24
     np.testing.assert_allclose(best.position[:2], [0, 0], atol=0.002)
     assert 0.005 < best.position[2] < 0.013 and best.width < 0.05
@@ -64,16 +65,16 @@ def test_a_box_is_grasped_across_its_narrow_side_off_the_table() -> None:
 def test_a_neighbour_turns_the_gripper() -> None:
     can = "<body name='thing' pos='0 0 0.04'><freejoint/><geom type='box' size='0.02 0.02 0.04'/></body>"
     free, model = scene(can)
-    alone = plan_grasps(free, model.body("thing").id, NOTHING, 0.0, SHOULDER)[0]
+    alone = plan_grasps(free, model.body("thing").id, ALONE)[0]
     assert abs(wrap_half_turn(alone.yaw)) < 0.1 and alone.blocked == 0
     crowded, model = scene(can + box("wall", "0.06 0 0.05", "0.01 0.05 0.05"))
-    beside = plan_grasps(crowded, model.body("thing").id, NOTHING, 0.0, SHOULDER)[0]
+    beside = plan_grasps(crowded, model.body("thing").id, ALONE)[0]
     assert abs(wrap_half_turn(beside.yaw - np.pi / 2)) < 0.3 and beside.blocked == 0
 
 
 def test_a_bowl_is_grasped_at_its_rim_where_it_is_free() -> None:
     geometry, model = scene(bowl() + box("wall", "-0.09 0 0.05", "0.01 0.2 0.05"))
-    grasps = plan_grasps(geometry, model.body("bowl").id, NOTHING, 0.0, SHOULDER)
+    grasps = plan_grasps(geometry, model.body("bowl").id, ALONE)
     best = grasps[0]
     assert best.blocked == 0 and best.width == 0.0
     assert np.linalg.norm(best.position[:2]) == pytest.approx(0.052, abs=0.005)
@@ -82,9 +83,16 @@ def test_a_bowl_is_grasped_at_its_rim_where_it_is_free() -> None:
     assert abs(wrap_half_turn(best.yaw - float(radial))) < 0.05, "one finger inside, one outside"
 
 
+def test_a_rim_is_grasped_where_the_arm_also_reaches_the_goal() -> None:
+    geometry, model = scene(bowl())
+    behind = Situation(NOTHING, 0.0, np.array([0.0, -0.6, 0.3]), np.array([0.0, 0.13, 0.0]))
+    best = plan_grasps(geometry, model.body("bowl").id, behind)[0]
+    assert best.position[1] < -0.02, "on the robot's side of the bowl"
+
+
 def test_an_object_too_wide_for_the_gripper_is_never_grasped_across() -> None:
     geometry, model = scene(box("thing", "0 0 0.02", "0.05 0.05 0.02"))
-    for grasp in plan_grasps(geometry, model.body("thing").id, NOTHING, 0.0, SHOULDER):
+    for grasp in plan_grasps(geometry, model.body("thing").id, ALONE):
         assert grasp.width <= MAX_WIDTH
 
 
