@@ -121,6 +121,9 @@ _COLUMNS = (
 )
 
 
+_KINDS = ("attention", "mlp", "lora", "vision:", "connector:", "language:", "action:")  # of roles, or of modality:role
+
+
 def format_step(row: Mapping[str, Any], total: int) -> str:
     """`step  12/60  reward 0.531  ...  update/lr attention 0.200 mlp 0.198  gated 25%`."""
     width = len(str(total))
@@ -132,8 +135,8 @@ def format_step(row: Mapping[str, Any], total: int) -> str:
 
 def _optimizer_parts(row: Mapping[str, Any]) -> list[str]:
     parts = []
-    sizes = {kind: _mean_over_roles(row, kind, "update_rms") for kind in ("attention", "mlp", "lora")}
-    shown = [f"{kind} {value:.3f}" for kind, value in sizes.items() if value is not None]
+    sizes = {kind: _mean_over_roles(row, kind, "update_rms") for kind in _KINDS}
+    shown = [f"{kind.rstrip(':')} {value:.3f}" for kind, value in sizes.items() if value is not None]
     if shown:
         parts.append("update/lr " + " ".join(shown))
     if (gated := _mean_over_roles(row, "", "gated_share")) is not None:

@@ -7,7 +7,10 @@ from importlib import metadata
 
 from rlspec import __version__
 
-_LIBRARIES = ("torch", "transformers", "trl", "peft", "accelerate", "math-verify")
+_LIBRARIES = (
+    *("torch", "transformers", "trl", "peft", "accelerate", "math-verify"),
+    *("lerobot", "gymnasium", "mujoco", "robosuite", "hf-libero"),
+)
 
 
 def library_versions() -> dict[str, str]:

@@ -192,7 +192,8 @@ class FrankaEnv(gymnasium.Env[Observation, NDArray[np.float32]]):
         if options:
             raise ValueError(f"options {sorted(options)}: Franka scenes have no stored initial states, give a seed")
         ranges = RANDOMISATIONS[self.randomise]
-        self.world.reset(ranges.home * self.np_random.uniform(-1, 1, JOINTS))
+        jitter = ranges.home * self.np_random.uniform(-1, 1, JOINTS)
+        self.world.reset(jitter, ranges.start * self.np_random.uniform(-1, 1, 3))
         self._task.arrange(self.world, ranges, self.np_random)
         self._appearance.vary(ranges, self.np_random)
         mujoco.mj_forward(self.world.model, self.world.data)

@@ -16,6 +16,8 @@ class Randomisation:
     Attributes:
         object_yaw: Turn of objects about the vertical, from alignment with the resting hand, radians.
         home: Each joint of the starting pose, radians.
+        start: Each coordinate of the hand at the start, metres. From a single starting pose an imitator learns to read
+            the goal off the way that the arm has come, and not off the image.
         colour: Each RGB channel of objects, 0 to 1.
         table_colour: Each RGB channel of table and wall, 0 to 1.
         light: Brightness as a share of itself.
@@ -26,6 +28,7 @@ class Randomisation:
 
     object_yaw: float = 0.0
     home: float = 0.0
+    start: float = 0.0
     colour: float = 0.0
     table_colour: float = 0.0
     light: float = 0.0
@@ -39,6 +42,7 @@ RANDOMISATIONS: dict[str, Randomisation] = {
     "default": Randomisation(
         object_yaw=0.35,
         home=0.02,
+        start=0.08,
         colour=0.04,
         table_colour=0.04,
         light=0.1,
@@ -49,6 +53,7 @@ RANDOMISATIONS: dict[str, Randomisation] = {
     "strong": Randomisation(
         object_yaw=0.785,
         home=0.06,
+        start=0.1,
         colour=0.1,
         table_colour=0.2,
         light=0.4,

@@ -110,7 +110,7 @@ def build_model(
     add_objects(spec)
     model = spec.compile()
     if arm != "primitive":
-        from rlspec_envs.libero.thinning import thin_visual_meshes
+        from rlspec_envs.thinning import thin_visual_meshes
 
         thin_visual_meshes(model)  # a third of the rendering time, hardly a different pixel
     return model

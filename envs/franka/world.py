@@ -93,10 +93,18 @@ class World:
         """Colour a geom, RGB from 0 to 1."""
         self.model.geom(geom).rgba[:3] = np.clip(rgb, 0.0, 1.0)
 
-    def reset(self, jitter: Array) -> None:
-        """Bring the arm home (plus `jitter`, (7,) radians) with an open hand; objects go where the model has them."""
+    def reset(self, jitter: Array, offset: Array) -> None:
+        """Bring the arm near home with an open hand; objects go where the model has them.
+
+        Args:
+            jitter: Added to the home pose, (7,) radians.
+            offset: By how much the hand is then moved without being turned, (3,) metres.
+        """
         mujoco.mj_resetData(self.model, self.data)
         start = np.clip(np.array(HOME) + jitter, self.robot.low, self.robot.high)
+        position, rotation = self.kinematics.pose(start)
+        if offset.any():
+            start = self.kinematics.solve(start, position + offset, rotation, iterations=10)
         self.data.qpos[:JOINTS] = start
         self.data.qpos[JOINTS : JOINTS + 2] = FINGER_STROKE
         self.command(start, 0.0)

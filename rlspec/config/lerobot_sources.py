@@ -43,7 +43,8 @@ def transform_fields() -> dict[str, Knob]:
 def _policy_files() -> tuple[Path, ...]:
     lerobot = package_folder("lerobot", _EXTRA)
     ours = package_folder("rlspec") / "vla" / "policies"
-    found = [*lerobot.glob("policies/*/configuration_*.py"), *ours.glob("*/configuration_*.py"), *ours.glob("*/settings.py")]
+    patterns = ((lerobot, "policies/*/configuration_*.py"), (ours, "*/configuration_*.py"), (ours, "*/settings.py"))
+    found = [path for folder, pattern in patterns for path in folder.glob(pattern)]
     return (lerobot / "configs" / "policies.py", *sorted(found))
 
 

@@ -187,7 +187,7 @@ def symmetry_map(
     found = [next((entry for entry in patterns if re.search(entry.pattern, name)), None) for name, _, _ in trainable]
     named = [override is not None and override.rule is not None for override in found]
     claims = [claim(*entry, fallback) for entry, fallback in zip(trainable, named, strict=True)]
-    said = parse_roles(roles, {entry.modality for entry in claims})
+    said = parse_roles(roles, {each.modality for each in claims if each.role.partition(".")[0] in SPECTRAL_ROLES})
     specs = [
         replace(_spec(name, param, entry, rule, _said(entry, said, override), split), settings=settings or {})
         for (name, param, _), entry, override in zip(trainable, claims, found, strict=True)

@@ -25,9 +25,7 @@ from lerobot.optim.optimizers import OptimizerConfig
 from torch import Tensor, nn
 
 from rlspec.errors import ConfigError
-from rlspec.optim import SpectralOptimizer, build_optimizer, symmetry_map
-from rlspec.optim.families import ROLE_PRESETS
-from rlspec.optim.symmetry import SPECTRAL_ROLES
+from rlspec.optim import SpectralOptimizer, build_optimizer
 from rlspec.optim.table import render_text
 from rlspec.vla.ignored import refuse_ignored_settings
 
@@ -107,21 +105,11 @@ class SpectralOptimizerConfig(OptimizerConfig):
         settings |= settings.pop("options")
         del settings["grad_clip_norm"]
         model = _find_model(params)
-        settings["roles"] = self._roles_of(model)
         optimizer = build_optimizer(model, **settings)
         optimizer.register_state_dict_post_hook(_detach_lists)
         assert optimizer.symmetry is not None
         logger.info("Symmetry map:\n%s", render_text(optimizer.symmetry))
         return optimizer
-
-    def _roles_of(self, model: nn.Module) -> dict[str, Any] | str | None:
-        """A preset without the parts of which nothing is trained but adapters, vectors and embeddings."""
-        if not isinstance(self.roles, str) or self.roles not in ROLE_PRESETS:
-            return self.roles
-        named = [{"pattern": entry["pattern"], "rule": "adamw"} for entry in self.overrides if "rule" in entry]
-        found = symmetry_map(model, rule="adamw", overrides=named)
-        parts = {spec.modality for spec in found if spec.role.partition(".")[0] in SPECTRAL_ROLES}
-        return {key: value for key, value in ROLE_PRESETS[self.roles].items() if key in parts}
 
 
 def _numbers(value: Any, key: str = "") -> Any:
