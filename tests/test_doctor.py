@@ -107,6 +107,16 @@ def test_a_check_that_dies_is_a_finding(monkeypatch: pytest.MonkeyPatch) -> None
     assert "code -11: Segmentation fault" in finding.detail
 
 
+@pytest.mark.parametrize(("name", "status"), [("renderer", "fail"), ("torch", "warn")])
+def test_a_check_that_hangs_is_a_finding(monkeypatch: pytest.MonkeyPatch, name: str, status: str) -> None:
+    def hang(command: list[str], **options: Any) -> None:
+        raise subprocess.TimeoutExpired(command, options["timeout"])
+
+    monkeypatch.setattr(doctor.subprocess, "run", hang)
+    finding = doctor._probe(name)
+    assert (finding.status, "no answer within 60 s" in finding.detail) == (status, True)
+
+
 def test_an_unknown_argument_is_one_line(capsys: pytest.CaptureFixture[str]) -> None:
     assert doctor.main(["--jason"]) == 2
     assert capsys.readouterr().err == "--jason: unknown argument; allowed: --json\n"
