@@ -198,3 +198,19 @@ def test_features_that_are_missing_are_named() -> None:
     for settings, words in cases:
         with pytest.raises(ConfigError, match=words):
             build("adapter", **settings)
+
+
+@pytest.mark.parametrize(("kind", "steps"), [("adapter", 40), ("flow", 70)])
+def test_eight_samples_are_learnt_by_heart(kind: str, steps: int, prepare: Prepare) -> None:
+    policy = build(kind, **({"time_samples": 4} if kind == "flow" else {}))
+    policy.train()
+    batch = prepare(*range(8))
+    optimizer = policy.config.get_optimizer_preset().build(policy.get_optim_params())
+    for step in range(steps):
+        for group in optimizer.param_groups:
+            group["lr"] = 4e-3 * (1 - step / steps)
+        optimizer.zero_grad()
+        policy(batch)[0].backward()
+        optimizer.step()
+    error = (policy.predict_action_chunk(batch) - batch["action"]).abs().mean().item()
+    assert error < 0.5 * batch["action"].abs().mean().item()
