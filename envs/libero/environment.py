@@ -14,7 +14,7 @@ from rlspec_envs.libero.profiles import get_profile
 from rlspec_envs.libero.renderer import CAMERAS, LiberoRenderer
 from rlspec_envs.libero.simulation import CONTROL_HZ, LiberoSimulation
 from rlspec_envs.libero.tasks import get_task, load_initial_states
-from rlspec_envs.libero.thinning import thin_visual_meshes
+from rlspec_envs.thinning import thin_visual_meshes
 
 ACTION_SIZE = 7
 SUCCESS_CONDITIONS = ("predicate", "released")

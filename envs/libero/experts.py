@@ -98,8 +98,8 @@ class LiberoExpert:
 
     def _leave_close(self) -> str:
         scene = self._scene
-        missed = scene.opening < 0.004 or (scene.opening < 0.07 and scene.fingers_still and not scene.holding)
-        if missed:
+        at_rest = scene.opening < 0.07 and scene.fingers_still and scene.object_still
+        if scene.opening < 0.004 or (at_rest and not scene.holding):
             return self._retry()
         return "lift" if scene.fingers_still and scene.holding else "close"
 

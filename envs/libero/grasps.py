@@ -19,6 +19,8 @@ PAD_TOP, PAD_PRESS = 0.012, 0.003
 RIM_DEPTH = 0.018
 RIM_VARIANTS = ((0.012, 0.018), (0.024, 0.018), (0.0, 0.012), (0.012, 0.012), (0.024, 0.012))
 """Where a bowl stands in a narrow place: how far (m) inside the rim the gripper is centred, and how deep it goes."""
+WRIST_RANGE = 2.2
+"""Angle (rad) to which the last joint is turned; it ends at 2.9, and the other joints turn the gripper as well."""
 EASY_REACH = 0.70
 """Horizontal distance (m) from the shoulder up to which the arm is never stretched."""
 YAWS = np.linspace(-np.pi / 2, np.pi / 2, 24, endpoint=False)
@@ -32,7 +34,10 @@ _GRIPPER = np.concatenate([_FINGERS, _PALM])
 
 @dataclass(frozen=True)
 class Grasp:
-    """Grasp point (3,) in m, and the angle (rad) of the line between the fingers in the horizontal plane."""
+    """Grasp point (3,) in m, and the angle (rad) of the line between the fingers in the horizontal plane.
+
+    In a planned grasp the angle has a direction: half a turn more is the same line, but not the same wrist.
+    """
 
     position: np.ndarray
     yaw: float
@@ -50,18 +55,20 @@ class Situation:
     Attributes:
         robot_geoms: Geoms that are no obstacles.
         yaw: Present angle of the line between the fingers, rad.
+        wrist: Present angle of the last joint, rad.
         shoulder: Position (3,) in m of the robot's shoulder.
         way: From the object to where it shall go (3,) in m: the gripper has to reach that place too.
     """
 
     robot_geoms: np.ndarray
     yaw: float
+    wrist: float
     shoulder: np.ndarray
     way: np.ndarray
 
     def cost(self, grasp: Grasp) -> float:
         """Turning, and how far the arm is stretched at the grasp or at the goal."""
-        turn = abs(wrap_half_turn(grasp.yaw - self.yaw))
+        turn = abs(grasp.yaw - self.yaw)
         places = (grasp.position, grasp.position + self.way)
         reach = max(float(np.linalg.norm(place[:2] - self.shoulder[:2])) for place in places)
         return 0.3 * turn + 20.0 * max(reach - EASY_REACH, 0.0)
@@ -74,6 +81,8 @@ def plan_grasps(geometry: CollisionGeometry, body: int, situation: Situation) ->
 
     def rated(grasp: Grasp, ignored: np.ndarray) -> Grasp:
         blocked = geometry.overlaps(gripper_points(grasp), ignored, margin=0.003)
+        turn = wrist_turn(grasp.yaw, situation.yaw, situation.wrist)
+        grasp = replace(grasp, yaw=situation.yaw + turn)
         return replace(grasp, cost=grasp.cost + situation.cost(grasp) + blocked, blocked=blocked)
 
     across = [replace(grasp, cost=grasp.cost + 2.0 * _overhang(geometry, geoms, grasp)) for grasp in _across(points)]
@@ -89,6 +98,16 @@ def plan_grasps(geometry: CollisionGeometry, body: int, situation: Situation) ->
 def wrap_half_turn(angle: float) -> float:
     """The angle modulo pi (fingers are interchangeable), in [-pi/2, pi/2)."""
     return float((angle + np.pi / 2) % np.pi - np.pi / 2)
+
+
+def wrist_turn(target: float, yaw: float, wrist: float) -> float:
+    """The least turn (rad) from `yaw` to the finger line `target` that keeps the last joint, now at `wrist`, in range.
+
+    The gripper points down, so the joint turns against the yaw; half a turn more or less gives the same finger line.
+    """
+    turn = wrap_half_turn(target - yaw)
+    turns = (turn, turn - np.pi, turn + np.pi)
+    return min(turns, key=lambda turn: abs(turn) + 10.0 * max(abs(wrist - turn) - WRIST_RANGE, 0.0))
 
 
 def gripper_points(grasp: Grasp) -> np.ndarray:

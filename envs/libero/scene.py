@@ -8,7 +8,7 @@ import mujoco
 import numpy as np
 from rlspec_envs.libero.environment import LiberoEnv
 from rlspec_envs.libero.geometry import CollisionGeometry
-from rlspec_envs.libero.grasps import Grasp, Situation, plan_grasps, wrap_half_turn
+from rlspec_envs.libero.grasps import Grasp, Situation, plan_grasps
 
 POSITION_SCALE, ROTATION_SCALE = 0.05, 0.5
 """What an action of 1 means to LIBERO's controller: m and rad."""
@@ -51,6 +51,7 @@ class PickPlaceScene:
         self._shoulder = np.array(self._data.xpos[base]) + np.array([0.0, 0.0, SHOULDER_HEIGHT])
         self._robot_geoms = self._geometry.geoms_below(base)
         self._site = int(robot.eef_site_id)
+        self._wrist_joint = robot._ref_joint_pos_indexes[-1]
         self._finger_joints = list(robot._ref_gripper_joint_pos_indexes)
         self._finger_dofs = list(robot._ref_gripper_joint_vel_indexes)
         self._fingers = [
@@ -67,6 +68,8 @@ class PickPlaceScene:
         mujoco.mj_objectVelocity(self._model, data, mujoco.mjtObj.mjOBJ_SITE, self._site, velocity, 0)
         self.velocity = velocity[3:]
         self.speed = float(np.linalg.norm(self.velocity))
+        self.yaw = float(np.arctan2(self._rotation[1, 0], self._rotation[0, 0]))
+        self.wrist = float(data.qpos[self._wrist_joint])
         self.opening = float(np.abs(data.qpos[self._finger_joints]).sum())
         self.fingers_still = bool(np.abs(data.qvel[self._finger_dofs]).max() < 0.01)
         self.object_position = np.array(data.xpos[self._body])
@@ -90,8 +93,8 @@ class PickPlaceScene:
 
     def plan(self) -> list[Grasp]:
         """Grasps of the object, best first."""
-        yaw = float(np.arctan2(self._rotation[1, 0], self._rotation[0, 0]))
-        situation = Situation(self._robot_geoms, yaw, self._shoulder, self.goal - self.object_position)
+        way = self.goal - self.object_position
+        situation = Situation(self._robot_geoms, self.yaw, self.wrist, self._shoulder, way)
         return plan_grasps(self._geometry, self._body, situation)
 
     def distance_xy(self, point: np.ndarray) -> float:
@@ -100,7 +103,7 @@ class PickPlaceScene:
 
     def yaw_error(self, yaw: float) -> float:
         """Turn (rad) that brings the line between the fingers to `yaw`."""
-        return wrap_half_turn(yaw - float(np.arctan2(self._rotation[1, 0], self._rotation[0, 0])))
+        return float((yaw - self.yaw + np.pi) % (2 * np.pi) - np.pi)
 
     @property
     def goal(self) -> np.ndarray:
@@ -143,8 +146,8 @@ class PickPlaceScene:
 
     def action_towards(self, position: np.ndarray, yaw: float, gripper: float) -> np.ndarray:
         """Action (7,) float32 towards a gripper position (m) and finger line `yaw` (rad), pointing down."""
-        fingers = np.array([np.cos(yaw), np.sin(yaw), 0.0])
-        fingers *= 1.0 if fingers @ self._rotation[:, 0] >= 0 else -1.0
+        ahead = self.yaw + np.clip(self.yaw_error(yaw), -1.0, 1.0)  # half a turn would have no direction
+        fingers = np.array([np.cos(ahead), np.sin(ahead), 0.0])
         down = np.array([0.0, 0.0, -1.0])
         target = np.stack([fingers, np.cross(down, fingers), down], axis=1)
         error = np.zeros(9)

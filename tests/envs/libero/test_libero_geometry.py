@@ -6,12 +6,21 @@ import mujoco
 import numpy as np
 import pytest
 from rlspec_envs.libero.geometry import CollisionGeometry, grid
-from rlspec_envs.libero.grasps import MAX_WIDTH, Grasp, Situation, gripper_points, plan_grasps, wrap_half_turn
-from rlspec_envs.libero.thinning import thin_visual_meshes
+from rlspec_envs.libero.grasps import (
+    MAX_WIDTH,
+    WRIST_RANGE,
+    Grasp,
+    Situation,
+    gripper_points,
+    plan_grasps,
+    wrap_half_turn,
+    wrist_turn,
+)
+from rlspec_envs.thinning import thin_visual_meshes
 
 NOTHING = np.array([], dtype=int)
 SHOULDER = np.array([-0.6, 0.0, 0.3])
-ALONE = Situation(NOTHING, 0.0, SHOULDER, np.zeros(3))
+ALONE = Situation(NOTHING, 0.0, 0.0, SHOULDER, np.zeros(3))
 
 
 def scene(bodies: str) -> tuple[CollisionGeometry, mujoco.MjModel]:
@@ -85,7 +94,7 @@ def test_a_bowl_is_grasped_at_its_rim_where_it_is_free() -> None:
 
 def test_a_rim_is_grasped_where_the_arm_also_reaches_the_goal() -> None:
     geometry, model = scene(bowl())
-    behind = Situation(NOTHING, 0.0, np.array([0.0, -0.6, 0.3]), np.array([0.0, 0.13, 0.0]))
+    behind = Situation(NOTHING, 0.0, 0.0, np.array([0.0, -0.6, 0.3]), np.array([0.0, 0.13, 0.0]))
     best = plan_grasps(geometry, model.body("bowl").id, behind)[0]
     assert best.position[1] < -0.02, "on the robot's side of the bowl"
 
@@ -94,6 +103,15 @@ def test_an_object_too_wide_for_the_gripper_is_never_grasped_across() -> None:
     geometry, model = scene(box("thing", "0 0 0.02", "0.05 0.05 0.02"))
     for grasp in plan_grasps(geometry, model.body("thing").id, ALONE):
         assert grasp.width <= MAX_WIDTH
+
+
+@pytest.mark.parametrize("wrist", [-2.0, 0.0, 0.8, 2.5])
+@pytest.mark.parametrize("target", np.linspace(-1.5, 1.5, 7))
+def test_turns_spare_the_wrist(target: float, wrist: float) -> None:
+    turn = wrist_turn(target, 1.57, wrist)
+    assert abs(wrap_half_turn(1.57 + turn - target)) < 1e-9, "the same line between the fingers"
+    assert abs(wrist - turn) <= WRIST_RANGE + np.pi / 10
+    assert abs(turn) <= np.pi / 2 or abs(wrist - wrap_half_turn(turn)) > WRIST_RANGE, "no turn that is not needed"
 
 
 def test_gripper_points_turn_with_the_grasp() -> None:
