@@ -65,6 +65,7 @@ class WordResampler(nn.Module):
         super().__init__()
         self.num_heads, self.slots = num_heads, slots
         self.probe = nn.Parameter(torch.randn(slots, width))
+        self.temperature = nn.Parameter(torch.full((1,), 4.0))
         self.norm = nn.LayerNorm(width)
         self.q_proj = nn.Linear(width, width)
         self.k_proj = nn.Linear(cells, width)
@@ -85,6 +86,9 @@ class WordResampler(nn.Module):
         looking = torch.cat([self.probe.to(words.dtype).expand(len(words), -1, -1), words], 1)
         query = self._heads(self.q_proj(self.norm(looking)))[:, None]
         key, value = self._heads(self.k_proj(cells)), self._heads(self.v_proj(cells))
+        # Of unit length, times a temperature: from the start every query prefers some cells; plain products are flat.
+        query = F.rms_norm(query, query.shape[-1:]) * self.temperature
+        key = F.rms_norm(key, key.shape[-1:])
         query = query.expand(-1, key.shape[1], -1, -1, -1)
         mixed = F.scaled_dot_product_attention(query.flatten(0, 1), key.flatten(0, 1), value.flatten(0, 1))
         found = self.o_proj(mixed.transpose(1, 2).flatten(2)).unflatten(0, cells.shape[:2])
