@@ -8,7 +8,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from importlib import metadata
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 from rlspec.checkpoint import write_json_atomically
 from rlspec.versions import library_versions
@@ -80,23 +80,29 @@ def conduct(
     if missing:
         journal.rewrite(episodes)  # in the order of the plan, however they arrived
     _film(campaign, episodes, limit, pool, warn)
-    context = {
-        "checkpoint": campaign.checkpoint,
-        "settings": protocol.identity(campaign.spec),
-        "n_action_steps": (journal.observed.get("policy") or {}).get("n_action_steps"),
-        "max_steps": (journal.observed.get("environment") or {}).get("max_episode_steps"),
-        "renderer": (journal.observed.get("environment") or {}).get("gl"),
-        "environment": journal.observed.get("environment"),
-        "policy": journal.observed.get("policy"),
-        "versions": versions(),
-        "seconds": round(time.monotonic() - started, 1),
-        "workers": protocol.settings.workers,
-        "cpu_count": os.cpu_count(),
-    }
+    context = _context(campaign, protocol, journal.observed, seconds=round(time.monotonic() - started, 1))
     suite = protocol.simulator.suite
     result = summarize(campaign.label, campaign.step, suite, episodes, context, campaign.folder)
     write_json_atomically(campaign.folder / METRICS, result.to_json())
     return result
+
+
+def _context(campaign: Campaign, protocol: Protocol, observed: dict[str, Any], *, seconds: float) -> dict[str, Any]:
+    """What has to be known before a rate may be compared with another."""
+    environment, policy = observed.get("environment") or {}, observed.get("policy") or {}
+    return {
+        "checkpoint": campaign.checkpoint,
+        "settings": protocol.identity(campaign.spec),
+        "n_action_steps": policy.get("n_action_steps"),
+        "max_steps": environment.get("max_episode_steps"),
+        "renderer": environment.get("gl"),
+        "environment": environment or None,
+        "policy": policy or None,
+        "versions": versions(),
+        "seconds": seconds,
+        "workers": protocol.settings.workers,
+        "cpu_count": os.cpu_count(),
+    }
 
 
 def versions() -> dict[str, str]:

@@ -61,19 +61,10 @@ def rollout(
             failure = str(info.get("failure") or TIMEOUT)
         if on_step is not None:
             on_step()
-    return Episode(
-        task=plan.task,
-        index=plan.index,
-        seed=plan.seed,
-        initial_state=plan.initial_state,
-        steps=steps,
-        success=success,
-        failure=failure,
-        sim_seconds=round(steps / env.unwrapped.control_hz, 3),  # type: ignore[attr-defined]
-        wall_seconds=round(time.monotonic() - started, 3),
-        images=rendered.count,
-        note=actor.note(),
-    )
+    simulated = steps / env.unwrapped.control_hz  # type: ignore[attr-defined]
+    seconds = (round(simulated, 3), round(time.monotonic() - started, 3))
+    start = (plan.task, plan.index, plan.seed, plan.initial_state)
+    return Episode(*start, steps, success, failure, *seconds, rendered.count, actor.note())
 
 
 def _begin(env: gymnasium.Env[Any, Any], actor: Actor, plan: EpisodePlan, rendered: _Rendering) -> Observation:
