@@ -151,7 +151,7 @@ def test_a_stopped_process_is_killed_from_outside(misbehaving: GraderPool) -> No
         os.killpg(group, signal.SIGSTOP)
     start = time.perf_counter()
     verdicts = misbehaving.grade_answers([("1", "1")])
-    assert time.perf_counter() - start < 1.0
+    assert time.perf_counter() - start < 5.0  # and not for ever
     assert verdicts[0] == Verdict(None, "grader_error", "1", 0)  # not the answer's fault
     for group in misbehaving.worker_pids:
         os.killpg(group, signal.SIGCONT)

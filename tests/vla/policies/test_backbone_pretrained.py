@@ -146,7 +146,10 @@ def test_qwen_patches_come_in_windows_of_the_merger() -> None:
         ({"vlm_config": {"model_type": "none"}}, "vlm_config: "),
     ],
 )
-def test_a_model_that_does_not_exist_is_named(settings: dict[str, Any], words: str) -> None:
+def test_a_model_that_does_not_exist_is_named(
+    settings: dict[str, Any], words: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)  # or it asks the network for a minute
     SOURCES["wrong"] = settings
     with pytest.raises(ConfigError, match=f"rlspec_adapter: {words}"):
         build("wrong")
