@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from statistics import fmean
 from typing import Any
 
 import matplotlib
@@ -11,6 +12,9 @@ import matplotlib
 matplotlib.use("Agg")
 import matplotlib.pyplot as plt
 from matplotlib.axes import Axes
+
+MOST_ROLES = 16  # lines that one can still tell apart
+MATRIX_KINDS = ("attention", "mlp", "linear", "conv", "output", "embed")
 
 Rows = Sequence[Mapping[str, Any]]
 
@@ -69,8 +73,21 @@ def _accuracy(rows: Rows) -> Series:
 
 
 def _per_role(rows: Rows, metric: str) -> Series:
+    """Each role by itself; of many, as policies with several parts have, the mean over those of one kind."""
     keys = sorted({key for row in rows for key in row if key.startswith("optim/") and key.endswith(f"/{metric}")})
-    return {key.split("/")[1]: values for key in keys if (values := _values(rows, key))}
+    series = {key.split("/")[1]: values for key in keys if (values := _values(rows, key))}
+    return series if len(series) <= MOST_ROLES else _by_kind(series)
+
+
+def _by_kind(series: Series) -> Series:
+    """`action:attention.q` and `.k` become `action:attention`; roles of vectors (norms, biases, ...) are left out."""
+    kinds: dict[str, dict[int, list[float]]] = {}
+    for role, points in series.items():
+        kind = role.partition(".")[0]
+        if kind.rpartition(":")[2] in MATRIX_KINDS:
+            for step, value in points:
+                kinds.setdefault(kind, {}).setdefault(step, []).append(value)
+    return {kind: [(step, fmean(values)) for step, values in steps.items()] for kind, steps in kinds.items()}
 
 
 _PANELS: tuple[tuple[str, Any, bool], ...] = (

@@ -66,6 +66,16 @@ def test_success_is_drawn_in_the_order_of_steps(figures: list[Figure], tmp_path:
     assert lines == {"all tasks": [[10, 0.25], [20, 0.5]], "push": [[10, 0.0], [20, 0.25]]}
 
 
+def test_many_roles_are_drawn_by_kind(figures: list[Figure], tmp_path: Path) -> None:
+    letters = [f"optim/action:attention.{letter}/update_rms" for letter in "abcdefghijklmnop"]
+    rows = [{"step": 1, **{key: 0.1 for key in letters}, letters[0]: 1.7, "optim/action:norm/update_rms": 9.0}]
+    plot_curves(rows, tmp_path / "curves.png", title="many")
+    (axis,) = (each for each in figures[0].axes if each.get_title().startswith("update RMS"))
+    (line,) = axis.get_lines()
+    assert line.get_label() == "action:attention"
+    assert list(line.get_ydata()) == pytest.approx([0.2])  # (1.7 + 15 x 0.1) / 16
+
+
 def test_nothing_logged_is_no_picture(tmp_path: Path) -> None:
     plot_curves([], tmp_path / "curves.png", title="empty")
     assert not (tmp_path / "curves.png").exists()
