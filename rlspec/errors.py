@@ -19,3 +19,11 @@ class DataError(UserError, ValueError):
 
 class CheckpointError(UserError):
     """A checkpoint is missing, incomplete, foreign, or does not match the recipe."""
+
+
+class RobotError(UserError):
+    """A robot is absent, locked, of the wrong model, or refuses; nothing moves."""
+
+
+class ServerError(UserError):
+    """A policy server cannot be reached, refuses, or broke the protocol."""

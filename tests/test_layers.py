@@ -18,6 +18,7 @@ FOLDERS = {"rlspec": "rlspec", "rlspec_envs": "envs", "rlspec_recipes": "recipes
 RANKS = {
     "rlspec": 0,
     "errors": 0,
+    "actions": 1,
     "config": 1,
     "optim": 1,
     "checkpoint": 1,
@@ -25,11 +26,13 @@ RANKS = {
     "entry": 1,
     "statistics": 1,
     "versions": 1,
+    "wire": 1,
     "run_directory": 2,
     "runtime": 3,
     "inspect": 3,
     "rlvr": 4,
     "vla": 4,
+    "serving": 4,
     "deploy": 4,
 }
 ENTRY = 5

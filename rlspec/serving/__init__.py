@@ -1,0 +1,1 @@
+"""A policy behind a socket: sessions, batches, limits."""

@@ -1,0 +1,1 @@
+"""DROID-format data: read, generated, and converted into LeRobotDataset v3."""
