@@ -34,9 +34,9 @@ class Reference:
     def __init__(self, limits: Profile, joints: ArrayLike, velocities: ArrayLike) -> None:
         """Start at a measured state, without acceleration."""
         self.limits = limits
-        self.joints = np.array(joints, dtype=np.float64)
-        self.velocities = np.array(velocities, dtype=np.float64)
-        self.accelerations = np.zeros(7)
+        self.joints: Array = np.array(joints, dtype=np.float64)
+        self.velocities: Array = np.array(velocities, dtype=np.float64)
+        self.accelerations: Array = np.zeros(7)
 
     def follow_position(self, target: ArrayLike, period: float) -> None:
         """Advance by `period` seconds towards rest at `target`, (7,) rad."""
@@ -89,7 +89,8 @@ def stopping_distance(velocity: Array, acceleration: Array, limits: Profile) -> 
     """Radians that a joint still moves when it comes to rest as fast as the limits of acceleration and jerk allow.
 
     Args:
-        velocity, acceleration: (..., 7).
+        velocity: (..., 7) rad/s.
+        acceleration: (..., 7) rad/s^2.
         limits: Of the motion.
     """
     jerk, most = limits.jerk, limits.acceleration

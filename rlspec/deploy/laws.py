@@ -174,10 +174,12 @@ def predict(
     else:
         assert profile is not None, "a jerk-limited law needs the robot's limits"
         advance = _reference_step(gains, profile)
-    q, dq = np.array(start, dtype=np.float64), np.zeros(7)
+    q: Array = np.array(start, dtype=np.float64)
+    dq: Array = np.zeros(7)
     ticks = round(steps * CONTROL_RATE / control_hz)
     joints, velocities = np.empty((ticks, 7)), np.empty((ticks, 7))
-    sent, target = -1, (q.copy(), np.zeros(7))
+    sent = -1
+    target: tuple[Array, Array] = (q.copy(), dq.copy())
     for tick in range(ticks):
         if (due := int(tick * control_hz / CONTROL_RATE)) != sent:
             sent = due
@@ -193,7 +195,7 @@ Step = Callable[[Array, Array, Array, Array], tuple[Array, Array]]
 
 def _impedance_step(law: Impedance, plant: Plant) -> Step:
     """One millisecond of M ddq = tau - damping dq - friction, with the change of torque limited as in the driver."""
-    torque = np.zeros(7)
+    torque: Array = np.zeros(7)
     period = 1.0 / CONTROL_RATE
 
     def advance(q: Array, dq: Array, target: Array, _: Array) -> tuple[Array, Array]:
@@ -212,7 +214,7 @@ def _impedance_step(law: Impedance, plant: Plant) -> Step:
 
 def _slide(q: Array, inertia: Array, momentum: Array, impulse: Array, period: float) -> tuple[Array, Array]:
     """Velocity after dry friction: argmin of v'Mv/2 - p'v + impulse |v|, by Gauss-Seidel over the joints."""
-    speed = np.linalg.solve(inertia, momentum)
+    speed: Array = np.asarray(np.linalg.solve(inertia, momentum), dtype=np.float64)
     if np.any(impulse > 0):
         for _ in range(12):
             for joint in range(7):
