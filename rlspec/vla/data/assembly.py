@@ -6,14 +6,14 @@ import logging
 import tempfile
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
-from rlspec.vla.data.recording import VIDEO, Episode
+from rlspec.vla.data.recording import ACTION, EXECUTED, STATE, VIDEO, Episode
 from rlspec.vla.data.statistics import (
     image_statistics,
     numeric_statistics,
@@ -21,7 +21,6 @@ from rlspec.vla.data.statistics import (
     write_statistics,
 )
 
-STATE, ACTION, EXECUTED = "observation.state", "action", "executed_action"
 IMAGES = "observation.images."
 _NAMES = {
     ("state", "delta_eef", 8): ["x", "y", "z", "axis_angle_x", "axis_angle_y", "axis_angle_z", "finger_1", "finger_2"],
@@ -60,6 +59,28 @@ def _vector(kind: str, size: int, action_space: str) -> dict[str, Any]:
     family = "joint" if action_space.startswith("joint") else action_space
     names = _NAMES.get((kind, family, size)) or [f"{kind}_{index}" for index in range(size)]
     return {"dtype": "float32", "shape": (size,), "names": names}
+
+
+class Recorded(Protocol):
+    """An episode that can be written: `Episode` is one.
+
+    Attributes:
+        pictures: camera -> T PNG files, or one MP4 file.
+        histograms: camera -> (3, 256) how often each channel has each value, over all frames.
+    """
+
+    pictures: dict[str, list[bytes]]
+    histograms: dict[str, NDArray[np.int64]]
+
+    def __len__(self) -> int:
+        """Number of frames."""
+
+    @property
+    def instruction(self) -> str:
+        """What the robot was told."""
+
+    def columns(self) -> Mapping[str, NDArray[Any]]:
+        """Feature -> (T, d) numbers."""
 
 
 class RowWriter:
@@ -149,14 +170,14 @@ class DatasetBuilder:
         )
         self._rows = RowWriter(self._dataset.meta)
 
-    def add(self, episode: Episode) -> None:
-        """Append an episode."""
+    def add(self, episode: Recorded, instruction: str | None = None) -> None:
+        """Append an episode, told by another instruction than its own where one is given."""
         meta = self._dataset.meta
         index, length = meta.total_episodes, len(episode)
-        instruction = episode.plan.instruction
+        instruction = episode.instruction if instruction is None else instruction
         meta.save_episode_tasks([instruction])
         buffer: dict[str, Any] = {
-            **self._columns(episode),
+            **self._numbers(episode),
             "frame_index": np.arange(length),
             "timestamp": np.arange(length) / meta.fps,
             "index": np.arange(meta.total_frames, meta.total_frames + length),
@@ -177,15 +198,11 @@ class DatasetBuilder:
         meta.save_episode(index, length, [instruction], statistics, place)
         self._frames += length
 
-    def _columns(self, episode: Episode) -> dict[str, NDArray[Any]]:
-        plan = episode.plan
-        columns = {STATE: plan.states[:-1], ACTION: plan.labels}
-        if EXECUTED in self._dataset.features:
-            columns[EXECUTED] = plan.executed
-        return columns
+    def _numbers(self, episode: Recorded) -> dict[str, NDArray[Any]]:
+        return {key: values for key, values in episode.columns().items() if key in self._dataset.features}
 
     @staticmethod
-    def _pictures(episode: Episode) -> dict[str, list[dict[str, Any]]]:
+    def _pictures(episode: Recorded) -> dict[str, list[dict[str, Any]]]:
         return {
             f"{IMAGES}{camera}": [
                 {"bytes": picture, "path": f"frame-{number:06d}.png"} for number, picture in enumerate(pictures)

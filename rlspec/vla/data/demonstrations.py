@@ -7,8 +7,6 @@ so it is the same for any number of workers and interruptions.
 
 from __future__ import annotations
 
-import errno
-import fcntl
 import hashlib
 import json
 import os
@@ -16,7 +14,6 @@ import shutil
 import time
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -26,6 +23,7 @@ from rlspec.display import Display
 from rlspec.errors import ConfigError, DataError
 from rlspec.versions import library_versions
 from rlspec.vla.data.files import RECORD
+from rlspec.vla.data.output import first_difference, locked, read_settings, writing
 from rlspec.vla.data.recording import Disturbance
 from rlspec.vla.data.staging import Staging
 from rlspec.vla.data.workers import Job, Pool, Progress, run_attempts
@@ -97,7 +95,7 @@ def collect(env: EnvSpec, settings: Demonstrations, out: Path, display: Display,
     """
     matters = what_matters(env, settings)
     work = out.with_name(f".{out.name}.work")
-    with _writing(out), _locked(work, display):
+    with writing(out, "what was collected"), locked(work, display, "demonstrations"):
         if _is_done(out, matters):
             display.line(f"demonstrations: {out} is complete")
         else:
@@ -111,38 +109,23 @@ def _is_done(out: Path, matters: Mapping[str, Any]) -> bool:
     """Raises DataError where the folder holds anything but these demonstrations."""
     if not out.exists() or (out.is_dir() and not any(out.iterdir())):
         return False
-    record = _read(out / RECORD)
+    record = read_settings(out / RECORD)
     if record is None:
         raise DataError(f"{out} exists and holds no demonstrations of rlspec; choose another folder, or remove it")
-    if different := _first_difference(record.get("settings", {}), matters):
+    if different := first_difference(record.get("settings", {}), matters):
         raise DataError(f"{out} holds demonstrations with another {different}; choose another folder, or remove it")
     return True
 
 
 def _prepare(work: Path, matters: Mapping[str, Any]) -> None:
-    stored = _read(work / "settings.json")
-    if stored is not None and (different := _first_difference(stored, matters)):
+    stored = read_settings(work / "settings.json")
+    if stored is not None and (different := first_difference(stored, matters)):
         raise DataError(
             f"{work} holds unfinished demonstrations with another {different}; finish them with those settings, "
             "remove the folder, or choose another"
         )
     (work / "episodes").mkdir(parents=True, exist_ok=True)
     write_json_atomically(work / "settings.json", dict(matters))
-
-
-def _first_difference(stored: Mapping[str, Any], wanted: Mapping[str, Any]) -> str | None:
-    for key in wanted:
-        if stored.get(key) != wanted[key]:
-            return f"{key} ({json.dumps(stored.get(key))} instead of {json.dumps(wanted[key])})"
-    return None
-
-
-def _read(path: Path) -> dict[str, Any] | None:
-    try:
-        content: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
-    except (FileNotFoundError, NotADirectoryError, ValueError):
-        return None
-    return content
 
 
 def _generate(
@@ -262,29 +245,3 @@ class _Reporter:
         done = sum(len(progress.successes) for progress in self.tasks)
         listed = ", ".join(f"{kind} {count}" for kind, count in sorted(kinds.items()))
         return f"{done} of {done + self._failed()} attempts succeeded" + (f" ({listed})" if listed else "")
-
-
-@contextmanager
-def _writing(out: Path) -> Iterator[None]:
-    """Errors of the file system as one line."""
-    try:
-        out.parent.mkdir(parents=True, exist_ok=True)
-        yield
-    except OSError as error:
-        full = error.errno in (errno.ENOSPC, errno.EDQUOT)
-        if full or error.errno in (errno.EACCES, errno.EROFS, errno.EPERM, errno.ENOTDIR, errno.EEXIST):
-            reason = "the disk is full; free space" if full else f"cannot be written ({error.strerror}); mend that"
-            raise DataError(f"{out}: {reason}, or choose another folder; what was collected is kept") from error
-        raise
-
-
-@contextmanager
-def _locked(work: Path, display: Display) -> Iterator[None]:
-    """One process at a time; the lock ends with the process that holds it, however it ends."""
-    with work.with_name(f"{work.name}.lock").open("w") as file:
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            display.line("demonstrations: another process is writing these; waiting for it")
-            fcntl.flock(file, fcntl.LOCK_EX)
-        yield

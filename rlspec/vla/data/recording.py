@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 
 from rlspec.errors import DataError
 
+STATE, ACTION, EXECUTED = "observation.state", "action", "executed_action"
 PNG_LEVEL = 3  # of pictures of 96 pixels: smaller and quicker than 1, half the time of 6
 _STREAM = 0x0D15  # keeps the disturbance apart from other generators with the same seed
 
@@ -84,6 +85,16 @@ class Episode:
 
     def __len__(self) -> int:
         return len(self.plan.labels)
+
+    @property
+    def instruction(self) -> str:
+        """What the robot was told."""
+        return self.plan.instruction
+
+    def columns(self) -> dict[str, Floats]:
+        """Feature -> (T, d) numbers."""
+        plan = self.plan
+        return {STATE: plan.states[:-1], ACTION: plan.labels, EXECUTED: plan.executed}
 
 
 def plan_episode(env: Any, expert: Expert, seed: int, disturbance: Disturbance) -> Plan:
@@ -219,15 +230,37 @@ VIDEO: dict[str, Any] = {
 
 
 def encode_mp4(images: Pixels, fps: int) -> bytes:
-    """(T, H, W, 3) images as an MP4 file: H.264, the quickest of LeRobot's codecs on a CPU by far."""
-    import av
+    """(T, H, W, 3) images as an MP4 file."""
+    film = FilmEncoder(fps)
+    for image in images:
+        film.add(image)
+    return film.finish()
 
-    buffer = io.BytesIO()
-    with av.open(buffer, "w", format="mp4") as output:
+
+class FilmEncoder:
+    """An MP4 file in memory, image by image: H.264, the quickest of LeRobot's codecs on a CPU by far."""
+
+    def __init__(self, fps: int) -> None:
+        import av
+
+        self._buffer = io.BytesIO()
+        self._file = av.open(self._buffer, "w", format="mp4")
         options = {name: str(VIDEO[name]) for name in ("g", "crf", "preset")} | {"threads": "1"}
-        stream = output.add_stream(VIDEO["vcodec"], fps, options=options)
-        stream.pix_fmt, stream.height, stream.width = VIDEO["pix_fmt"], *images.shape[1:3]
-        for image in images:
-            output.mux(stream.encode(av.VideoFrame.from_ndarray(image, format="rgb24")))
-        output.mux(stream.encode())
-    return buffer.getvalue()
+        self._stream: Any = self._file.add_stream(VIDEO["vcodec"], fps, options=options)
+        self._stream.pix_fmt = VIDEO["pix_fmt"]
+        self._is_empty = True
+
+    def add(self, image: Pixels) -> None:
+        """Append a (H, W, 3) image; height and width are even."""
+        import av
+
+        if self._is_empty:
+            self._stream.height, self._stream.width = image.shape[:2]
+            self._is_empty = False
+        self._file.mux(self._stream.encode(av.VideoFrame.from_ndarray(image, format="rgb24")))
+
+    def finish(self) -> bytes:
+        """The file's content."""
+        self._file.mux(self._stream.encode())
+        self._file.close()
+        return self._buffer.getvalue()

@@ -9,10 +9,13 @@ import io
 import json
 import os
 import zipfile
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from rlspec.vla.data.recording import Episode, Plan
 
@@ -45,7 +48,7 @@ class Staging:
 
     def save_failure(self, task: int, attempt: int, kind: str) -> None:
         """Keep the kind of a failure."""
-        _write(self.failure(task, attempt), kind.encode())
+        write_whole(self.failure(task, attempt), kind.encode())
 
     def save(self, task: int, attempt: int, episode: Episode) -> None:
         """Keep a successful episode."""
@@ -57,35 +60,56 @@ class Staging:
             "shapes": episode.shapes,
             "environment": episode.environment,
         }
-        arrays: dict[str, np.ndarray] = {
-            "about": _bytes(json.dumps(about).encode()),
-            "states": plan.states,
-            "labels": plan.labels,
-            "executed": plan.executed,
-        }
-        for camera, pictures in episode.pictures.items():
-            arrays[f"sizes/{camera}"] = np.array([len(picture) for picture in pictures])
-            arrays[f"pictures/{camera}"] = _bytes(b"".join(pictures))
-            arrays[f"histogram/{camera}"] = episode.histograms[camera]
-        buffer = io.BytesIO()
-        np.savez(buffer, **arrays)  # type: ignore[arg-type]
-        _write(self.success(task, attempt), buffer.getvalue())
+        arrays = {"states": plan.states, "labels": plan.labels, "executed": plan.executed}
+        write_archive(self.success(task, attempt), about, arrays, episode.pictures, episode.histograms)
 
     def load(self, task: int, attempt: int) -> Episode:
         """Read a successful episode."""
-        with np.load(self.success(task, attempt)) as stored:
-            arrays = dict(stored)
-        about = json.loads(arrays["about"].tobytes())
+        about, arrays, pictures, histograms = read_archive(self.success(task, attempt))
         shapes = {camera: tuple(shape) for camera, shape in about.pop("shapes").items()}
         environment = about.pop("environment")
-        plan = Plan(**about, states=arrays["states"], labels=arrays["labels"], executed=arrays["executed"], failure="")
-        return Episode(
-            plan,
-            shapes,
-            {camera: _cut(arrays[f"pictures/{camera}"], arrays[f"sizes/{camera}"]) for camera in shapes},
-            {camera: arrays[f"histogram/{camera}"] for camera in shapes},
-            environment,
-        )
+        plan = Plan(**about, **arrays, failure="")
+        return Episode(plan, shapes, pictures, histograms, environment)
+
+
+Arrays = dict[str, NDArray[Any]]
+
+
+def write_archive(
+    path: Path,
+    about: Mapping[str, Any],
+    arrays: Mapping[str, NDArray[Any]],
+    pictures: Mapping[str, list[bytes]],
+    histograms: Mapping[str, NDArray[np.int64]],
+) -> None:
+    """Keep an episode in one file, whole or not at all.
+
+    Args:
+        path: of the file.
+        about: plain values.
+        arrays: numbers; names without a slash.
+        pictures: camera -> files in memory.
+        histograms: camera -> counts of values.
+    """
+    content: Arrays = {"about": _bytes(json.dumps(about).encode()), **arrays}
+    for camera, files in pictures.items():
+        content[f"sizes/{camera}"] = np.array([len(file) for file in files])
+        content[f"pictures/{camera}"] = _bytes(b"".join(files))
+        content[f"histogram/{camera}"] = histograms[camera]
+    buffer = io.BytesIO()
+    np.savez(buffer, **content)  # type: ignore[arg-type]
+    write_whole(path, buffer.getvalue())
+
+
+def read_archive(path: Path) -> tuple[dict[str, Any], Arrays, dict[str, list[bytes]], Arrays]:
+    """What `write_archive` was given."""
+    with np.load(path) as stored:
+        content = dict(stored)
+    about = json.loads(content.pop("about").tobytes())
+    cameras = [name.removeprefix("sizes/") for name in content if name.startswith("sizes/")]
+    pictures = {camera: _cut(content[f"pictures/{camera}"], content[f"sizes/{camera}"]) for camera in cameras}
+    histograms = {camera: content[f"histogram/{camera}"] for camera in cameras}
+    return about, {name: values for name, values in content.items() if "/" not in name}, pictures, histograms
 
 
 def _bytes(content: bytes) -> np.ndarray:
@@ -97,7 +121,8 @@ def _cut(content: np.ndarray, sizes: np.ndarray) -> list[bytes]:
     return [content[end - size : end].tobytes() for end, size in zip(ends, sizes, strict=True)]
 
 
-def _write(path: Path, content: bytes) -> None:
+def write_whole(path: Path, content: bytes) -> None:
+    """Write a file that is there whole or not at all."""
     staging = path.with_name(f".{path.name}.{os.getpid()}")
     staging.write_bytes(content)
     os.replace(staging, path)

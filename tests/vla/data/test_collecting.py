@@ -197,9 +197,9 @@ def test_a_full_disk_is_one_line_and_nothing_is_lost(
         written.append(path)
         original(path, data)
 
-    original = staging._write
+    original = staging.write_whole
     with monkeypatch.context() as patch:
-        patch.setattr(staging, "_write", write)
+        patch.setattr(staging, "write_whole", write)
         with pytest.raises(
             DataError, match="the disk is full; free space, or choose another folder; what was"
         ) as error:
