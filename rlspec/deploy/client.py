@@ -100,11 +100,13 @@ class PolicyClient:
         connection = self._open()
         try:
             metadata = self._metadata_of(connection)
+            # Bounds every send as well: a server that hangs stops reading, and its buffers fill.
+            connection.socket.settimeout(self.timeout_s)
+        except OSError as error:
+            raise ServerError(f"{self.url}: the session was lost: {_line(error)}") from error
         except BaseException:
             _drop(connection)
             raise
-        # Bounds every send as well: a server that hangs stops reading, and its buffers fill.
-        connection.socket.settimeout(self.timeout_s)
         self._connection, self._metadata = connection, metadata
         return metadata
 

@@ -101,10 +101,10 @@ def test_the_token_goes_into_the_header() -> None:
     def script(connection: ServerConnection) -> None:
         assert connection.request is not None
         headers.append(connection.request.headers["Authorization"])
-        connection.send(msgpack.packb(METADATA))
+        answering(openpi)(connection)
 
-    with server(script) as url:
-        PolicyClient(url, token="secret", timeout_s=10).connect()
+    with server(script) as url, PolicyClient(url, token="secret", timeout_s=10) as client:
+        client.infer(OBSERVATION)
     assert headers == ["Bearer secret"]
 
 
@@ -192,7 +192,10 @@ def test_a_server_must_introduce_itself(first: Any, message: str) -> None:
 
 
 def test_a_server_that_says_nothing_is_given_up() -> None:
-    with server(lambda connection: connection.recv()) as url, pytest.raises(ServerError, match="within 200 ms"):
+    def mute(connection: ServerConnection) -> None:
+        connection.recv()
+
+    with server(mute) as url, pytest.raises(ServerError, match="within 200 ms"):
         PolicyClient(url, timeout_s=0.2).connect()
 
 
