@@ -1,0 +1,76 @@
+"""A privileged policy for the simulated robot: the scripted expert of its task, in chunks of actions."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from rlspec.deploy.robots.mujoco import MujocoRobot
+from rlspec.errors import ConfigError
+
+SPACES = ("joint_velocity", "joint_position", "delta_eef")
+
+
+class MujocoExpert:
+    """Looks at the simulation's state instead of pictures, and imagines the rest of a chunk in a copy of the world.
+
+    The first action of a chunk is what the expert does now; the later ones are what it would do if the world went on
+    as its physics under the connected law predicts, which it does while nothing disturbs it.
+
+    Args:
+        robot: Connected before the first `infer`.
+        action_space: One of `SPACES`.
+        horizon: Actions in a chunk.
+        control_hz: Rate at which the actions will be executed.
+    """
+
+    def __init__(
+        self, robot: MujocoRobot, action_space: str = "joint_velocity", horizon: int = 8, control_hz: float = 15.0
+    ) -> None:
+        if action_space not in SPACES:
+            raise ConfigError(f"action_space={action_space}: the expert acts in {', '.join(SPACES)}")
+        if horizon < 1:
+            raise ConfigError(f"horizon={horizon}: give a whole number from 1")
+        self.robot, self.action_space, self.horizon, self.control_hz = robot, action_space, horizon, control_hz
+
+    @property
+    def metadata(self) -> dict[str, Any]:
+        """What a server would say of it."""
+        return {
+            "rlspec": {
+                "action_space": self.action_space,
+                "control_hz": self.control_hz,
+                "execution_law": "stiff_position",
+                "horizon": self.horizon,
+                "n_action_steps": self.horizon,
+                "cameras": {},
+                "state": 8,
+                "model": "scripted expert",
+                "prompt_required": False,
+            }
+        }
+
+    def reset(self) -> None:
+        """Nothing to forget: the expert looks at the state alone."""
+
+    def infer(self, observation: dict[str, Any] | None = None) -> NDArray[np.float64]:
+        """Return (horizon, actions) for the world as it is now; the observation is not looked at."""
+        from rlspec_envs.franka.control import CONTROLLERS
+
+        actions = []
+        with self.robot.imagined() as (world, imagination):
+            controller = CONTROLLERS[self.action_space](world)
+            controller.reset()
+            for step in range(self.horizon):
+                motion = self.robot.plan()
+                action = np.asarray(controller.towards(motion.position, motion.rotation, motion.close), np.float64)
+                actions.append(action)
+                if step + 1 < self.horizon:
+                    joints, closure = controller.command(action)
+                    imagination.move(joints, closure, 1.0 / self.control_hz)
+        return np.stack(actions)
+
+    def close(self) -> None:
+        """Nothing to free."""
