@@ -1,4 +1,7 @@
-"""Generate demonstrations: `python -m rlspec.collect env=NAME episodes=N out=DIR`, as a LeRobotDataset v3."""
+"""Generate demonstrations: `python -m rlspec.collect env=NAME episodes=N out=DIR`, as a LeRobotDataset v3.
+
+Or with format=droid_raw as raw DROID recordings, folder by folder, as a DROID workstation leaves them.
+"""
 
 from __future__ import annotations
 
@@ -12,11 +15,12 @@ from rlspec.entry import run_command
 from rlspec.errors import ConfigError
 
 if TYPE_CHECKING:
-    from rlspec.config.vla_schema import Demonstrations, Env
+    from rlspec.config.vla_schema import Demonstrations, Env, Recordings
 
 USAGE = """\
 usage: python -m rlspec.collect env=NAME [task=NAME[,NAME]] [episodes=N] [out=DIR] [seed=N] [workers=N]
                                 [noise=X] [noise_share=X] [video=true|false] [env.KEY=VALUE ...]
+       python -m rlspec.collect format=droid_raw [env=franka_droid] [failures=X] [lab=NAME] [key=value ...]
 
   The environment's scripted expert demonstrates its tasks; successes become a LeRobotDataset v3 (images, state, action,
   exact statistics). The same command goes on with what was stopped, and finds what is complete.
@@ -31,9 +35,15 @@ usage: python -m rlspec.collect env=NAME [task=NAME[,NAME]] [episodes=N] [out=DI
   noise_share=X   share of the steps that are disturbed (default 0.3)
   video=true      MP4 (H.264) instead of images
   env.KEY=VALUE   options of the environment, for example env.image_size=128
+
+  format=droid_raw  raw DROID recordings of the Franka instead (trajectory.h5, metadata, MP4 of three cameras, three
+                    instructions each), for python -m rlspec.convert source=droid_raw; without video=, and with
+  failures=X        failed episodes besides, as a share of the successful ones (default 0)
+  lab=NAME          the laboratory's name in folders and ids (default SIM)
 """
-_SETTINGS = ("episodes", "seed", "workers", "noise", "noise_share", "video")
-_KEYS = ("env", "task", "out", *_SETTINGS)
+_COMMON = ("episodes", "seed", "workers", "noise", "noise_share")
+_OWN = {"lerobot": ("video",), "droid_raw": ("failures", "lab")}  # settings of one format
+_KEYS = ("format", "env", "task", "out", *_COMMON, *_OWN["lerobot"], *_OWN["droid_raw"])
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -43,22 +53,46 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def _collect(arguments: Sequence[str]) -> int:
     env, settings, out = parse(arguments)
+    from rlspec.config.vla_schema import Recordings
     from rlspec.display import Display
+
+    folder = Path("checkpoints/data")
+    if isinstance(settings, Recordings):
+        from rlspec.vla.droid.generator import default_recordings_name, generate_recordings
+
+        generate_recordings(env, settings, out or folder / default_recordings_name(env, settings), Display())
+        return 0
     from rlspec.vla.data.demonstrations import collect, default_name
 
-    collect(env, settings, out or Path("checkpoints/data") / default_name(env, settings), Display())
+    collect(env, settings, out or folder / default_name(env, settings), Display())
     return 0
 
 
-def parse(arguments: Sequence[str]) -> tuple[Env, Demonstrations, Path | None]:
-    """Environment, settings and folder (None: the default one).
+def parse(arguments: Sequence[str]) -> tuple[Env, Demonstrations | Recordings, Path | None]:
+    """Environment, settings (their type says the format) and folder (None: the default one).
 
     Raises:
         ConfigError: An unknown key, name or value, with the nearest one.
     """
     given, options = _split(arguments)
+    kind = _format(given)
+    if kind == "droid_raw":
+        given.setdefault("env", "franka_droid")
     env = _environment(given, options)
-    return env, _settings({key: given[key] for key in _SETTINGS if key in given}), _folder(given.get("out"))
+    names = (*_COMMON, *_OWN[kind])
+    return env, _settings({key: given[key] for key in names if key in given}, kind), _folder(given.get("out"))
+
+
+def _format(given: dict[str, str]) -> str:
+    from rlspec.config.paths import nearest
+
+    kind = given.get("format", "lerobot")
+    if kind not in _OWN:
+        raise ConfigError(f"format={kind}: unknown; {nearest(kind, _OWN)}")
+    for other, keys in _OWN.items():
+        if other != kind and (foreign := next((key for key in keys if key in given), None)):
+            raise ConfigError(f"{foreign}={given[foreign]}: only with format={other}; leave it out")
+    return kind
 
 
 def _split(arguments: Sequence[str]) -> tuple[dict[str, str], dict[str, Any]]:
@@ -105,16 +139,17 @@ def _environment(given: dict[str, str], options: dict[str, Any]) -> Env:
     return env
 
 
-def _settings(given: dict[str, str]) -> Demonstrations:
+def _settings(given: dict[str, str], kind: str) -> Demonstrations | Recordings:
     from pydantic import ValidationError
 
     from rlspec.config.messages import explain, join_lines
-    from rlspec.config.vla_schema import Demonstrations
+    from rlspec.config.vla_schema import Demonstrations, Recordings
 
+    schema = Recordings if kind == "droid_raw" else Demonstrations
     try:
-        return Demonstrations.model_validate({key: _typed(value) for key, value in given.items()})
+        return schema.model_validate({key: _typed(value) for key, value in given.items()})
     except ValidationError as error:
-        raise ConfigError(join_lines(explain(error, Demonstrations))) from None
+        raise ConfigError(join_lines(explain(error, schema))) from None
 
 
 def _folder(text: str | None) -> Path | None:

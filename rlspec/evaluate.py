@@ -41,7 +41,7 @@ _SIMULATOR = ("env=", "policy=", "task=", "dataset=", "env.", *(f"{name}=" for n
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Entry point; returns the exit code: 0, 2 for a mistake of the user, 130 after Ctrl-C."""
+    """Entry point; returns the exit code: 0, 1 where a replay fails, 2 for a mistake of the user, 130 after Ctrl-C."""
     return run_command(argv, lambda: USAGE, _evaluate)
 
 

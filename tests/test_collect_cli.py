@@ -15,7 +15,7 @@ from rlspec import collect
 @pytest.mark.parametrize(
     ("arguments", "line"),
     [
-        ("episodes=3", "env: required; add env=NAME; allowed: franka, franka_pick_place, "),
+        ("episodes=3", "env: required; add env=NAME; allowed: franka, franka_droid, "),
         ("env=franka_pick_plase", "env=franka_pick_plase: unknown; did you mean franka_pick_place?"),
         ("env=franka task=pik_place", "task=pik_place: franka has no such task; did you mean pick_place?"),
         ("env=franka task=push,pul", "task=pul: franka has no such task"),
@@ -25,6 +25,11 @@ from rlspec import collect
         ("env=franka noise=-1e-1", "noise=-0.1: must be a number >= 0"),
         ("env=franka video=maybe", "video=maybe: must be true or false"),
         ("env=franka out=", "out=: no folder; write out=DIR, or leave it out"),
+        ("format=droid episodes=3", "format=droid: unknown; did you mean droid_raw? allowed: droid_raw, lerobot"),
+        ("format=droid_raw video=true", "video=true: only with format=lerobot; leave it out"),
+        ("env=franka failures=0.1", "failures=0.1: only with format=droid_raw; leave it out"),
+        ("format=droid_raw failures=-1", "failures=-1: must be a number >= 0"),
+        ("format=droid_raw lab=a/b", "lab=a/b: must be text"),
         ("env=franka fast", "'fast' is no setting: write key=value, for example episodes=200"),
     ],
 )
@@ -49,7 +54,8 @@ def test_a_mistake_costs_no_imports() -> None:
 def test_usage(capsys: pytest.CaptureFixture[str]) -> None:
     assert collect.main([]) == 0
     usage = capsys.readouterr().out
-    assert all(f"{key}=" in usage for key in ("env", "task", "episodes", "out", "seed", "workers", "noise", "video"))
+    keys = ("env", "task", "episodes", "out", "seed", "workers", "noise", "video", "format", "failures", "lab")
+    assert all(f"{key}=" in usage for key in keys)
 
 
 def test_settings_arrive(tmp_path: Path) -> None:
@@ -60,3 +66,9 @@ def test_settings_arrive(tmp_path: Path) -> None:
     found: dict[str, Any] = settings.model_dump()
     expected = {"episodes": 7, "seed": 3, "workers": 4, "noise": 0.1, "noise_share": 0.5, "video": True}
     assert found == expected
+
+
+def test_recordings_have_settings_and_an_environment_of_their_own() -> None:
+    env, settings, out = collect.parse(["format=droid_raw", "episodes=3", "failures=0.1", "lab=X", "env.image_size=32"])
+    assert (env.name, env.options["action_space"], env.options["image_size"]) == ("franka_droid", "joint_velocity", 32)
+    assert (type(settings).__name__, settings.episodes, out) == ("Recordings", 3, None)

@@ -18,6 +18,7 @@ from rlspec_envs.franka.control import CONTROLLERS, Controller
 from rlspec_envs.franka.randomisation import RANDOMISATIONS, Appearance
 from rlspec_envs.franka.robots import FINGER_STROKE, HOME, JOINTS, ROBOTS
 from rlspec_envs.franka.rotations import continuous_axis_angle, quaternion_of
+from rlspec_envs.franka.scene import CAMERAS as SCENE_CAMERAS
 from rlspec_envs.franka.scene import MAX_RENDER, build_model
 from rlspec_envs.franka.tasks import TASKS
 from rlspec_envs.franka.tasks.base import Motion, check_count
@@ -52,8 +53,10 @@ def _gl() -> str:
 
 
 def _check_cameras(cameras: Sequence[str]) -> tuple[str, ...]:
-    if isinstance(cameras, str) or not cameras or len(set(cameras)) != len(cameras) or set(cameras) - set(CAMERAS):
-        raise ValueError(f"cameras={cameras!r}: give a list of one or two of {', '.join(CAMERAS)}")
+    known = not isinstance(cameras, str) and cameras and not set(cameras) - set(SCENE_CAMERAS)
+    if not known or len({SCENE_CAMERAS[name] for name in cameras}) != len(cameras):
+        allowed = "external, wrist, external_2, or by DROID's names exterior_1_left, wrist_left, exterior_2_left"
+        raise ValueError(f"cameras={cameras!r}: give a list of some of {allowed}, each camera once")
     return tuple(cameras)
 
 
@@ -80,7 +83,8 @@ class FrankaEnv(gymnasium.Env[Observation, NDArray[np.float32]]):
         action_space: "delta_eef", "joint_velocity" or "joint_position".
         control_hz: Control steps per second; None for the action space's own (20, 15, 15).
         image_size: Pixels, or (height, width).
-        cameras: Some of "external", "wrist".
+        cameras: Some of "external", "wrist", "external_2"; or by DROID's names "exterior_1_left", "wrist_left",
+            "exterior_2_left", under which they are then observed.
         randomise: "none", "default" or "strong", see `Randomisation`.
         time_limit: Control steps per episode; `gymnasium.make(..., max_episode_steps=...)` goes before it.
         render_mode: "rgb_array" or "human".
@@ -141,7 +145,8 @@ class FrankaEnv(gymnasium.Env[Observation, NDArray[np.float32]]):
     def _make_world(self, controller: type[Controller]) -> None:
         period = 1.0 / self.control_hz
         substeps = max(1, round(period / _PHYSICS_STEP))
-        model = build_model(self._robot, self.arm, period / substeps, self._task.build)
+        second = any(SCENE_CAMERAS[name] == "external_2" for name in self.cameras)
+        model = build_model(self._robot, self.arm, period / substeps, self._task.build, second_camera=second)
         self.world = World(model, self._robot, substeps)
         self._appearance = Appearance(self.world)
         self.controller = controller(self.world)
@@ -245,7 +250,9 @@ class FrankaEnv(gymnasium.Env[Observation, NDArray[np.float32]]):
         if self.render_observations:
             mujoco.mj_camlight(self.world.model, self.world.data)
             renderer = self._renderer(self.image_size)
-            observation["pixels"] = {name: renderer.render(self.world.data, name) for name in self.cameras}
+            observation["pixels"] = {
+                name: renderer.render(self.world.data, SCENE_CAMERAS[name]) for name in self.cameras
+            }
         return observation
 
     def _state(self) -> NDArray[np.float32]:

@@ -22,8 +22,8 @@ class Randomisation:
         table_colour: Each RGB channel of table and wall, 0 to 1.
         light: Brightness as a share of itself.
         light_direction: Each component of the light's direction (its vertical one is 1).
-        camera_position: Each coordinate of the external camera, metres.
-        camera_rotation: The external camera about each axis, radians.
+        camera_position: Each coordinate of an external camera, metres.
+        camera_rotation: An external camera about each axis, radians.
     """
 
     object_yaw: float = 0.0
@@ -70,13 +70,13 @@ class Appearance:
     def __init__(self, world: World) -> None:
         self._world = world
         model = world.model
-        self._external = model.camera("external").id
-        self._camera = model.cam_pos[self._external].copy(), model.cam_quat[self._external].copy()
+        external = [i for i in range(model.ncam) if model.camera(i).name.startswith("external")]
+        self._cameras = {i: (model.cam_pos[i].copy(), model.cam_quat[i].copy()) for i in sorted(external)}
         self._light = model.light_diffuse[0].copy(), model.light_dir[0].copy()
         self._surfaces = {name: model.geom(name).rgba[:3].copy() for name in ("table", "wall")}
 
     def vary(self, ranges: Randomisation, rng: np.random.Generator) -> None:
-        """Draw table, light and camera anew; the number of draws does not depend on the ranges."""
+        """Draw table, light and cameras anew; the number of draws does not depend on the ranges."""
         model = self._world.model
         for name, colour in self._surfaces.items():
             self._world.paint(name, colour + ranges.table_colour * rng.uniform(-1, 1, 3))
@@ -84,8 +84,8 @@ class Appearance:
         model.light_diffuse[0] = np.clip(diffuse * (1 + ranges.light * rng.uniform(-1, 1)), 0.0, 1.0)
         model.light_dir[0] = direction + ranges.light_direction * np.append(rng.uniform(-1, 1, 2), 0.0)
         model.light_dir[0] /= np.linalg.norm(model.light_dir[0])
-        position, quaternion = self._camera
-        model.cam_pos[self._external] = position + ranges.camera_position * rng.uniform(-1, 1, 3)
-        turned = quaternion.copy()
-        mujoco.mju_quatIntegrate(turned, ranges.camera_rotation * rng.uniform(-1, 1, 3), 1.0)
-        model.cam_quat[self._external] = turned
+        for camera, (position, quaternion) in self._cameras.items():
+            model.cam_pos[camera] = position + ranges.camera_position * rng.uniform(-1, 1, 3)
+            turned = quaternion.copy()
+            mujoco.mju_quatIntegrate(turned, ranges.camera_rotation * rng.uniform(-1, 1, 3), 1.0)
+            model.cam_quat[camera] = turned

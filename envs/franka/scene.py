@@ -17,8 +17,17 @@ TABLE = {"x": (-0.3, 1.1), "y": (-0.7, 0.7)}
 MAX_RENDER = 1024
 """Largest side of a picture, pixels."""
 
+CAMERAS: dict[str, str] = {
+    **{name: name for name in ("external", "wrist", "external_2")},
+    "exterior_1_left": "external",
+    "exterior_2_left": "external_2",
+    "wrist_left": "wrist",
+}
+"""Camera by any of its names, the last three DROID's -> camera of the model."""
+
 _WRIST_FOVY, _EXTERNAL_FOVY = 80.0, 44.0
 _EXTERNAL_EYE, _EXTERNAL_AIM = (1.12, 0.30, 0.62), (0.44, 0.0, 0.165)
+_EXTERNAL_2_EYE, _EXTERNAL_2_AIM = (0.72, -0.74, 0.66), (0.44, 0.0, 0.09)
 _WRIST_EYE, _WRIST_AIM = (0.07, 0.0, 0.035), (0.012, 0.0, 0.14)
 
 
@@ -77,8 +86,18 @@ def _add_surroundings(spec: mujoco.MjSpec) -> None:
     )
 
 
+def _add_external_camera(spec: mujoco.MjSpec, name: str, eye: Sequence[float], aim: Sequence[float]) -> None:
+    quat = look_at(eye, aim, up=(0, 0, 1))
+    spec.worldbody.add_camera(name=name, pos=list(eye), quat=quat, fovy=_EXTERNAL_FOVY)
+
+
 def build_model(
-    robot: Robot, arm: str, timestep: float, add_objects: Callable[[mujoco.MjSpec], None]
+    robot: Robot,
+    arm: str,
+    timestep: float,
+    add_objects: Callable[[mujoco.MjSpec], None],
+    *,
+    second_camera: bool = False,
 ) -> mujoco.MjModel:
     """Compile the scene.
 
@@ -87,6 +106,7 @@ def build_model(
         arm: "primitive", "meshes" or "menagerie": what the arm looks like (contacts do not depend on it).
         timestep: Physics step, seconds.
         add_objects: Adds a task's objects.
+        second_camera: Add the camera `external_2`, on the other side of the table.
 
     Raises:
         EnvironmentUnavailable: The meshes asked for are not installed.
@@ -101,12 +121,9 @@ def build_model(
         name="wrist", pos=list(_WRIST_EYE), quat=look_at(_WRIST_EYE, _WRIST_AIM, up=(1, 0, 0)), fovy=_WRIST_FOVY
     )
     _add_surroundings(spec)
-    spec.worldbody.add_camera(
-        name="external",
-        pos=list(_EXTERNAL_EYE),
-        quat=look_at(_EXTERNAL_EYE, _EXTERNAL_AIM, up=(0, 0, 1)),
-        fovy=_EXTERNAL_FOVY,
-    )
+    _add_external_camera(spec, "external", _EXTERNAL_EYE, _EXTERNAL_AIM)
+    if second_camera:
+        _add_external_camera(spec, "external_2", _EXTERNAL_2_EYE, _EXTERNAL_2_AIM)
     add_objects(spec)
     model = spec.compile()
     if arm != "primitive":

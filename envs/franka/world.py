@@ -11,6 +11,7 @@ from rlspec_envs.franka.arm import ARM_JOINTS, FINGER_JOINTS, TCP_SITE
 from rlspec_envs.franka.kinematics import Kinematics
 from rlspec_envs.franka.robots import FINGER_STROKE, HOME, JOINTS, Robot
 from rlspec_envs.franka.rotations import Array, yaw_quaternion
+from rlspec_envs.physics import relay_warnings
 
 
 class World:
@@ -23,6 +24,7 @@ class World:
     """
 
     def __init__(self, model: mujoco.MjModel, robot: Robot, substeps: int) -> None:
+        relay_warnings()
         self.model = model
         self.data = mujoco.MjData(model)
         self.robot = robot

@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 from rlspec_envs.libero.bootstrap import import_libero
 from rlspec_envs.libero.tasks import LiberoTask
+from rlspec_envs.physics import relay_warnings
 
 CONTROL_HZ = 20
 OBSERVED = ("robot0_eef_pos", "robot0_eef_quat", "robot0_gripper_qpos")
@@ -24,6 +25,7 @@ class LiberoSimulation:
 
     def __init__(self, task: LiberoTask) -> None:
         import_libero()
+        relay_warnings()
         import robosuite
         from libero.libero.envs import TASK_MAPPING
         from libero.libero.envs.bddl_utils import get_problem_info

@@ -33,8 +33,20 @@ class Demonstrations(Section):
     video: bool = False  # MP4 instead of images
 
 
+class Recordings(Section):
+    """Raw DROID recordings of the scripted expert, generated once, converted and kept."""
+
+    episodes: int = Field(200, ge=1)  # successful ones, per task
+    failures: float = Field(0.0, ge=0, le=10)  # failed ones besides, as a share of those
+    noise: float = Field(0.0, ge=0)  # as in Demonstrations: the recorded action is the expert's
+    noise_share: float = Field(0.3, ge=0, le=1)
+    seed: int = Field(0, ge=0, lt=SEEDS)  # of the first episode
+    workers: int = Field(2, ge=1)
+    lab: str = Field("SIM", pattern=r"^[A-Za-z0-9_-]+$")  # the laboratory's name in folders and ids
+
+
 class Dataset(Section):
-    """A LeRobotDataset v3: from the hub, from a folder, or demonstrations."""
+    """A LeRobotDataset v3: from the hub, from a folder, demonstrations, or converted recordings."""
 
     name: str
     repo_id: str | None = None
@@ -42,6 +54,8 @@ class Dataset(Section):
     revision: str | None = None
     episodes: list[int] | None = None  # train on these alone
     demonstrations: Demonstrations | None = None
+    recordings: Recordings | None = None
+    cameras: list[str] = []  # of recordings, those that are converted; empty: all three
     rename: dict[str, str] = {}  # feature of the data set -> feature of the policy and the environment
     in_memory: bool = False  # decode every frame once
     video_backend: str = "pyav"

@@ -6,7 +6,6 @@ import os
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from importlib import metadata
 from pathlib import Path
 from typing import Any, Literal
 
@@ -20,7 +19,6 @@ from rlspec.vla.evaluation.results import METRICS, Journal, SimResult, summarize
 
 PROGRESS_SECONDS = 20.0
 VIDEOS = "videos"
-_LIBRARIES = ("lerobot", "gymnasium", "mujoco", "hf-libero", "robosuite")
 
 
 @dataclass(frozen=True)
@@ -98,22 +96,11 @@ def _context(campaign: Campaign, protocol: Protocol, observed: dict[str, Any], *
         "renderer": environment.get("gl"),
         "environment": environment or None,
         "policy": policy or None,
-        "versions": versions(),
+        "versions": library_versions(),
         "seconds": seconds,
         "workers": protocol.settings.workers,
         "cpu_count": os.cpu_count(),
     }
-
-
-def versions() -> dict[str, str]:
-    """Name -> version of everything that decides a result, without importing it."""
-    found = library_versions()
-    for name in _LIBRARIES:
-        try:
-            found[name] = metadata.version(name)
-        except metadata.PackageNotFoundError:
-            continue
-    return found
 
 
 def _keep_observed(journal: Journal, done: Done, warn: Callable[[str], None]) -> None:

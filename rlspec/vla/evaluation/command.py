@@ -10,12 +10,13 @@ from rlspec.display import Display
 from rlspec.run_directory import RunDirectory
 from rlspec.vla.evaluation.campaign import VIDEOS
 from rlspec.vla.evaluation.evaluator import SimEvaluator
+from rlspec.vla.evaluation.protocol import REPLAY
 from rlspec.vla.evaluation.records import dataset_folder
 from rlspec.vla.evaluation.results import EPISODES, METRICS
 
 
 def measure(recipe: VlaRecipe, *, what: str, out: Path, trained: VlaRecipe | None, dataset: Path | None) -> int:
-    """Measure and show; returns the exit code.
+    """Measure and show; returns the exit code: 1 where demonstrations were replayed and not all succeeded again.
 
     Args:
         recipe: Its sections `env`, `evaluation` and `device` count.
@@ -41,6 +42,9 @@ def measure(recipe: VlaRecipe, *, what: str, out: Path, trained: VlaRecipe | Non
     display.line(f"episodes  {out / EPISODES}")
     if (out / VIDEOS).is_dir():
         display.line(f"videos    {out / VIDEOS}")
+    if what == REPLAY and result.success_rate < 1.0:
+        display.warn(f"replay: not all demonstrations of {root} succeed again; the environment is not that of the data")
+        return 1
     return 0
 
 

@@ -1,0 +1,180 @@
+"""Writes one raw DROID episode folder: trajectory.h5, metadata_<uuid>.json and an MP4 per camera.
+
+Names, shapes and units are those of the DROID release (droid-dataset/droid): pose = position and extrinsic xyz Euler
+angles, milliseconds since 1970 in `timestamp`, paths in the metadata relative to the laboratory's folder. The only
+additions are the metadata's key `rlspec` (seed, simulator, execution law) and that poses are those of the tool centre
+point between the fingers, where DROID has the robot's flange.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from rlspec.vla.droid.schema import CAMERAS, CONTROL_HZ, RAW_CAMERAS
+from rlspec.vla.droid.simulated import Recording
+
+SERIALS = {"exterior_1_left": "31000001", "exterior_2_left": "31000002", "wrist_left": "31000003"}
+ROBOT_SERIAL = "simulated-franka"
+LAW = "stiff_position"
+_VERSION = "1.3"  # of the recording software whose files these are like
+_EPOCH = datetime(2025, 1, 6, 9, 0, 0)
+_BETWEEN = timedelta(minutes=2)
+
+
+@dataclass(frozen=True)
+class EpisodeName:
+    """Where and when an episode was recorded.
+
+    Attributes:
+        lab: of the laboratory.
+        number: among all episodes of the recordings; decides the time.
+        success: whether its operator was content.
+    """
+
+    lab: str
+    number: int
+    success: bool
+
+    @property
+    def time(self) -> datetime:
+        """When it began, in a calendar of its own."""
+        return _EPOCH + self.number * _BETWEEN
+
+    @property
+    def timestamp(self) -> str:
+        """As in a uuid."""
+        return self.time.strftime("%Y-%m-%d-%Hh-%Mm-%Ss")
+
+    @property
+    def uuid(self) -> str:
+        """`<lab>+<collector>+<timestamp>`."""
+        return f"{self.lab}+{self.user_id}+{self.timestamp}"
+
+    @property
+    def user_id(self) -> str:
+        """Eight characters."""
+        return hashlib.sha256(self.lab.encode()).hexdigest()[:8]
+
+    @property
+    def folder(self) -> str:
+        """Relative to the laboratory's folder."""
+        day = self.time.strftime("%Y-%m-%d")
+        return f"{'success' if self.success else 'failure'}/{day}/{self.time.ctime().replace(' ', '_')}"
+
+
+def write_episode(folder: Path, name: EpisodeName, recording: Recording, about: dict[str, Any]) -> None:
+    """Write all files of an episode; the metadata last.
+
+    Args:
+        folder: exists and is empty.
+        name: decides the paths in the metadata.
+        recording: what was recorded.
+        about: goes into the metadata's key `rlspec`.
+    """
+    from rlspec.vla.data.recording import encode_mp4
+
+    films = folder / "recordings" / "MP4"
+    films.mkdir(parents=True)
+    for camera, pictures in recording.pictures.items():
+        (films / f"{SERIALS[camera]}.mp4").write_bytes(encode_mp4(pictures, round(CONTROL_HZ)))
+    _write_trajectory(folder / "trajectory.h5", name, recording)
+    metadata = _metadata(name, recording) | {"rlspec": {**about, "execution_law": LAW, "pose_frame": "tcp"}}
+    text = json.dumps(metadata, indent=2, ensure_ascii=False)
+    (folder / f"metadata_{name.uuid}.json").write_text(text + "\n", encoding="utf-8")
+
+
+def _metadata(name: EpisodeName, recording: Recording) -> dict[str, Any]:
+    raw = {RAW_CAMERAS[camera]: camera for camera in CAMERAS}
+    paths = {short: f"{name.folder}/recordings/MP4/{SERIALS[camera]}.mp4" for short, camera in raw.items()}
+    extrinsics = {short: recording.extrinsics[camera][0].tolist() for short, camera in raw.items()}
+    left, right = ("ext1", "ext2") if extrinsics["ext1"][1] > extrinsics["ext2"][1] else ("ext2", "ext1")
+    return {
+        "uuid": name.uuid,
+        "lab": name.lab,
+        "user": "scripted expert",
+        "user_id": name.user_id,
+        "date": name.time.strftime("%Y-%m-%d"),
+        "timestamp": name.timestamp,
+        "hdf5_path": f"{name.folder}/trajectory.h5",
+        "building": "simulation",
+        "scene_id": 0,
+        "success": name.success,
+        "robot_serial": ROBOT_SERIAL,
+        "r2d2_version": _VERSION,
+        "current_task": recording.plan.instruction,
+        "trajectory_length": len(recording.plan.labels),
+        **{f"{short}_cam_serial": SERIALS[camera] for short, camera in raw.items()},
+        **{f"{short}_cam_extrinsics": pose for short, pose in extrinsics.items()},
+        **{f"{short}_mp4_path": path for short, path in paths.items()},
+        "left_mp4_path": paths[left],
+        "right_mp4_path": paths[right],
+    }
+
+
+def _write_trajectory(path: Path, name: EpisodeName, recording: Recording) -> None:
+    import h5py
+
+    arrays = recording.arrays | _times(name, recording) | _controller(name, recording) | _cameras(recording)
+    attributes = {
+        "building": "simulation",
+        "scene_id": 0,
+        "user": "scripted expert",
+        "current_task": recording.plan.instruction,
+        "failure": not name.success,
+        "success": name.success,
+        "robot_serial_number": ROBOT_SERIAL,
+        "time": name.time.ctime().replace(" ", "_"),
+        "version_number": float(_VERSION),
+    }
+    with h5py.File(path, "w", track_order=False) as file:
+        for key in sorted(arrays):
+            file.create_dataset(key, data=arrays[key])
+        file.attrs.update(attributes)
+
+
+def _times(name: EpisodeName, recording: Recording) -> dict[str, NDArray[Any]]:
+    """A clock that keeps the rate to the millisecond."""
+    steps, start = len(recording.plan.labels), int((name.time - datetime(1970, 1, 1)).total_seconds() * 1000)
+    begun = start + np.rint(np.arange(steps) * 1000.0 / CONTROL_HZ).astype(np.int64)
+    group = "observation/timestamp/"
+    control = {"step_start": 0, "policy_start": 12, "sleep_start": 20, "control_start": 60, "step_end": 65}
+    camera = {"read_start": 2, "frame_received": 5, "estimated_capture": -25, "read_end": 10}
+    times: dict[str, NDArray[Any]] = {f"{group}control/{key}": begun + ms for key, ms in control.items()}
+    for serial in SERIALS.values():
+        times |= {f"{group}cameras/{serial}_{key}": begun + ms for key, ms in camera.items()}
+    times |= {f"{group}robot_state/{key}": begun + ms for key, ms in {"read_start": 0, "read_end": 2}.items()}
+    times[f"{group}robot_state/robot_timestamp_seconds"] = begun // 1000
+    times[f"{group}robot_state/robot_timestamp_nanos"] = begun % 1000 * 1_000_000
+    times[f"{group}skip_action"] = np.arange(steps) < recording.plan.idle
+    return times
+
+
+def _controller(name: EpisodeName, recording: Recording) -> dict[str, NDArray[Any]]:
+    """The operator's buttons: success or failure is pressed with the last step."""
+    steps = np.arange(len(recording.plan.labels))
+    last = steps == len(steps) - 1
+    group = "observation/controller_info/"
+    return {
+        f"{group}controller_on": np.ones(len(steps), bool),
+        f"{group}movement_enabled": steps >= recording.plan.idle,
+        f"{group}success": last & name.success,
+        f"{group}failure": last & (not name.success),
+    }
+
+
+def _cameras(recording: Recording) -> dict[str, NDArray[Any]]:
+    steps = len(recording.plan.labels)
+    arrays: dict[str, NDArray[Any]] = {}
+    for camera, serial in SERIALS.items():
+        kind = 0 if camera == "wrist_left" else 1
+        arrays[f"observation/camera_type/{serial}"] = np.full(steps, kind, np.int64)
+        arrays[f"observation/camera_extrinsics/{serial}_left"] = recording.extrinsics[camera]
+    return arrays
