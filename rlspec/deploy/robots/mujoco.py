@@ -92,7 +92,7 @@ class MujocoRobot:
         self.task, self.seed, self.model, self.options = task, seed, model, options
         self.faults = Faults()
         self.clock = SimulatedClock(self)
-        self.real_time = real_time
+        self.real_time, self.law = real_time, ""
         self._camera_settings = (_named(cameras) if images else {}, image_size, camera_hz)
         self._lock = threading.RLock()
         self._mode: Mode = "disconnected"
@@ -121,7 +121,7 @@ class MujocoRobot:
             self._cameras = Cameras(self._world.model, names, size, rate)
             self.limits = self._obeyed_limits()
             self._reflexes = Reflexes(self.faults, self.limits.velocity)
-            self._read_only, self._connected = read_only, True
+            self.law, self._read_only, self._connected = law, read_only, True
             self._offset = 0.0
             self._expires = np.inf
             self._wall = time.monotonic()
@@ -328,14 +328,14 @@ class MujocoRobot:
         return self._cameras.draw(shots)
 
     def command(self, command: Command) -> None:
-        """Move towards a target until it expires; ignored during a reflex, refused when connected to read only."""
+        """Move towards a target until it expires; refused in a reflex, and when connected to read only."""
         with self._lock:
             self._require()
             if self._read_only:
                 raise RobotError("robot=mujoco: connected to read only; nothing moves")
             self._catch_up()
             if self._mode == "reflex":
-                return
+                raise RobotError(f"robot=mujoco: {self._error}; recover first")
             self._drive.target, self._drive.brake = np.array(command.joints, dtype=np.float64), None
             self._expires = self._now() + command.expires
             self._mode = "moving"

@@ -42,7 +42,7 @@ class MujocoExpert:
             "rlspec": {
                 "action_space": self.action_space,
                 "control_hz": self.control_hz,
-                "execution_law": "stiff_position",
+                "execution_law": self.robot.law,  # it is at home under any
                 "horizon": self.horizon,
                 "n_action_steps": self.horizon,
                 "cameras": {},
