@@ -1,0 +1,118 @@
+"""Policies without a model, to try a robot's side: hold, zeros and replay. They need neither torch nor a GPU."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from rlspec.actions import ACTION_SPACES
+from rlspec.errors import ConfigError, DataError
+from rlspec.serving.policy import Observation, PolicySpec
+
+BUILT_IN = ("hold", "zeros", "replay")
+_MAX_BATCH = 1024
+_RELATIVE = ("joint_velocity", "cartesian_velocity", "delta_eef")
+
+
+class HoldPolicy:
+    """Stay where the robot is: the present joints, or no velocity; the gripper as it is."""
+
+    def __init__(self, spec: PolicySpec) -> None:
+        """Keep the spec.
+
+        Raises:
+            ConfigError: The action space is cartesian_position: there is no pose in an observation.
+        """
+        if spec.action_space not in ("joint_position", *_RELATIVE):
+            raise ConfigError(f"policy=hold: cannot act in {spec.action_space}; choose action_space=joint_position")
+        self.spec = spec
+        self.max_batch = _MAX_BATCH
+
+    def infer(self, observations: Sequence[Observation]) -> list[NDArray[np.float32]]:
+        """See `BatchPolicy`."""
+        return [np.tile(self._action(each.state), (self.spec.horizon, 1)) for each in observations]
+
+    def _action(self, state: NDArray[np.float64]) -> NDArray[np.float32]:
+        space = ACTION_SPACES[self.spec.action_space]
+        action = np.zeros(space.size, np.float32)
+        if space.name == "joint_position":
+            action[:7] = state[:7]
+        opened, closed = space.gripper
+        action[-1] = opened + (closed - opened) * np.clip(state[-1], 0.0, 1.0)
+        return action
+
+    def forget(self, session: int) -> None:
+        """Nothing is remembered."""
+
+
+class ZerosPolicy:
+    """All numbers zero."""
+
+    def __init__(self, spec: PolicySpec) -> None:
+        self.spec = spec
+        self.max_batch = _MAX_BATCH
+
+    def infer(self, observations: Sequence[Observation]) -> list[NDArray[np.float32]]:
+        """See `BatchPolicy`."""
+        shape = (self.spec.horizon, ACTION_SPACES[self.spec.action_space].size)
+        return [np.zeros(shape, np.float32) for _ in observations]
+
+    def forget(self, session: int) -> None:
+        """Nothing is remembered."""
+
+
+class ReplayPolicy:
+    """Recorded actions from the first to the last, for each session anew; then the last one for ever."""
+
+    def __init__(self, spec: PolicySpec, actions: NDArray[np.float32]) -> None:
+        self.spec = spec
+        self.max_batch = _MAX_BATCH
+        self._actions = actions
+        self._places: dict[int, int] = {}
+
+    def infer(self, observations: Sequence[Observation]) -> list[NDArray[np.float32]]:
+        """See `BatchPolicy`."""
+        return [self._next(each.session) for each in observations]
+
+    def _next(self, session: int) -> NDArray[np.float32]:
+        place = self._places.get(session, 0)
+        self._places[session] = place + self.spec.n_action_steps
+        indices = np.minimum(np.arange(place, place + self.spec.horizon), len(self._actions) - 1)
+        chunk = self._actions[indices]
+        if self.spec.action_space in _RELATIVE:
+            chunk[np.arange(place, place + self.spec.horizon) >= len(self._actions), :-1] = 0.0  # stay there
+        return chunk
+
+    def forget(self, session: int) -> None:
+        """Begin with the first action again."""
+        self._places.pop(session, None)
+
+
+def load_actions(path: Path, action_space: str) -> NDArray[np.float32]:
+    """Recorded actions (N, numbers of an action): .npy, .npz with `actions`, or a tick log (.jsonl) with `requested`.
+
+    Raises:
+        DataError: The file is missing, broken, or has other numbers.
+    """
+    width = ACTION_SPACES[action_space].size
+    try:
+        actions = np.asarray(_read(path), np.float32)
+    except (OSError, ValueError, KeyError, TypeError, EOFError) as error:
+        raise DataError(f"policy=replay:{path}: cannot be read: {' '.join(str(error).split())[:200]}") from error
+    if actions.ndim != 2 or not len(actions) or actions.shape[1] != width or not np.isfinite(actions).all():
+        raise DataError(
+            f"policy=replay:{path}: actions of shape {actions.shape}; {action_space} wants finite (N, {width})"
+        )
+    return actions
+
+
+def _read(path: Path) -> object:
+    if path.suffix == ".jsonl":
+        rows = [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines() if line.strip()]
+        return [row["requested"] for row in rows if row.get("requested") is not None]
+    content = np.load(path, allow_pickle=False)
+    return content["actions"] if isinstance(content, np.lib.npyio.NpzFile) else content

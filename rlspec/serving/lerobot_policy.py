@@ -1,0 +1,160 @@
+"""A LeRobot policy with its processors behind `BatchPolicy`. torch is imported when the first request is computed."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from rlspec.actions import ACTION_SPACES
+from rlspec.errors import ConfigError
+from rlspec.serving.pictures import resize_with_pad
+from rlspec.serving.policy import IMAGES, STATE, Observation, PolicySpec
+
+_EMPTY_CAMERA = "empty_camera"  # pictures that a policy makes up itself
+_WITHOUT_LANGUAGE = ("act", "diffusion", "vqbet", "tdmpc")
+_HORIZONS = ("chunk_size", "horizon", "action_chunk_size")
+_MAX_BATCH = 64
+
+
+@dataclass(frozen=True)
+class Meaning:
+    """What a policy's folder, or the command line, says about its actions.
+
+    Attributes:
+        model: Words for the policy.
+        action_space, control_hz, execution_law: See `PolicySpec`.
+        wire_keys: Camera -> key of messages, where it is not the usual one.
+        n_action_steps: None: the policy's own number.
+        prompt: Instruction for requests without one.
+        norm_stats_sha256: Of the statistics.
+    """
+
+    model: str
+    action_space: str
+    control_hz: float
+    execution_law: str
+    wire_keys: Mapping[str, str]
+    n_action_steps: int | None = None
+    prompt: str | None = None
+    norm_stats_sha256: str | None = None
+
+
+def read_spec(config: Any, meaning: Meaning) -> PolicySpec:
+    """What a policy wants and gives, from its LeRobot config.
+
+    Raises:
+        ConfigError: It cannot be served: it keeps past observations, wants what robots do not send, or has
+            another number of actions than its action space.
+    """
+    if getattr(config, "n_obs_steps", 1) > 1:
+        raise ConfigError(f"{meaning.model}: policies that keep past observations (n_obs_steps > 1) cannot be served")
+    cameras, state = _inputs(config, meaning.model)
+    unknown = sorted(set(meaning.wire_keys) - set(cameras))
+    if unknown:
+        names = ", ".join(cameras) or "none"
+        raise ConfigError(f"camera.{unknown[0]}: {meaning.model} has no such camera; its cameras: {names}")
+    _check_actions(config, meaning)
+    horizon = next((int(size) for name in _HORIZONS if (size := getattr(config, name, None))), 1)
+    steps = meaning.n_action_steps or int(getattr(config, "n_action_steps", None) or horizon)
+    if not 1 <= steps <= horizon:
+        raise ConfigError(f"n_action_steps={steps}: {meaning.model} predicts {horizon} actions; choose 1 to {horizon}")
+    return PolicySpec(
+        model=meaning.model,
+        action_space=meaning.action_space,
+        control_hz=meaning.control_hz,
+        execution_law=meaning.execution_law,
+        horizon=horizon,
+        n_action_steps=steps,
+        cameras=cameras,
+        wire_keys=dict(meaning.wire_keys),
+        state=state,
+        prompt_required=config.type not in _WITHOUT_LANGUAGE,
+        prompt=meaning.prompt,
+        norm_stats_sha256=meaning.norm_stats_sha256,
+    )
+
+
+def _inputs(config: Any, model: str) -> tuple[dict[str, tuple[int, int]], int]:
+    """Cameras with their sizes, and the numbers of the state."""
+    cameras, state = {}, 0
+    for key, feature in config.input_features.items():
+        if key == STATE:
+            state = int(feature.shape[0])
+        elif key.startswith(f"{IMAGES}."):
+            name = key.removeprefix(f"{IMAGES}.")
+            if _EMPTY_CAMERA not in name:
+                cameras[name] = (int(feature.shape[-2]), int(feature.shape[-1]))
+        else:
+            raise ConfigError(
+                f"{model}: wants {key}, which robots do not send; only {IMAGES}.NAME and {STATE} are served"
+            )
+    return cameras, state
+
+
+def _check_actions(config: Any, meaning: Meaning) -> None:
+    feature = (config.output_features or {}).get("action")
+    wanted = ACTION_SPACES[meaning.action_space].size
+    found = None if feature is None else int(feature.shape[0])
+    if found != wanted:
+        raise ConfigError(
+            f"action_space={meaning.action_space}: has {wanted} numbers, and {meaning.model} gives {found}; "
+            "choose the one it was trained with"
+        )
+
+
+class LeRobotPolicy:
+    """preprocessor -> predict_action_chunk -> postprocessor, for several observations at once."""
+
+    def __init__(self, policy: Any, preprocessor: Any, postprocessor: Any, spec: PolicySpec) -> None:
+        """Take a loaded policy.
+
+        Args:
+            policy: A PreTrainedPolicy, or PEFT's wrapper of one, in evaluation mode.
+            preprocessor: LeRobot's pipeline for observations.
+            postprocessor: LeRobot's pipeline for actions.
+            spec: From `read_spec`.
+        """
+        self.spec = spec
+        self.max_batch = _MAX_BATCH
+        self._policy = policy
+        self._preprocessor = preprocessor
+        self._postprocessor = postprocessor
+
+    def infer(self, observations: Sequence[Observation]) -> list[NDArray[np.float32]]:
+        """See `BatchPolicy`."""
+        import torch
+
+        with torch.inference_mode():
+            batch = self._preprocessor(self._batch(observations))
+            chunk = self._policy.predict_action_chunk(batch)
+            # As a batch of single actions, which is what postprocessors are made for.
+            actions = self._postprocessor(chunk.flatten(0, 1)).reshape(*chunk.shape[:2], -1)
+            values: NDArray[np.float32] = actions.float().cpu().numpy()
+        return list(values[:, : self.spec.horizon])
+
+    def forget(self, session: int) -> None:
+        """Chunks are predicted from one observation each: nothing is remembered."""
+
+    def warm_up(self) -> None:
+        """Answer a made-up observation: the first request must not pay for what is set up lazily."""
+        images: dict[str, NDArray[np.uint8]] = {
+            name: np.zeros((*size, 3), np.uint8) for name, size in self.spec.cameras.items()
+        }
+        self.infer([Observation(images, np.zeros(self.spec.state), self.spec.prompt or "wait", session=0)])
+
+    def _batch(self, observations: Sequence[Observation]) -> dict[str, Any]:
+        """In LeRobot's form: images float32 (B, 3, H, W) in [0, 1], state float32 (B, n), a list of instructions."""
+        import torch
+
+        batch: dict[str, Any] = {"task": [each.prompt for each in observations]}
+        for name, size in self.spec.cameras.items():
+            pixels = np.stack([resize_with_pad(each.images[name], *size) for each in observations])
+            batch[f"{IMAGES}.{name}"] = torch.from_numpy(pixels).permute(0, 3, 1, 2).contiguous().float().div_(255)
+        if self.spec.state:
+            states = np.stack([each.state for each in observations])
+            batch[STATE] = torch.from_numpy(states).float()
+        return batch

@@ -1,0 +1,104 @@
+"""Messages of openpi's, RoboArena's and LeRobot's naming -> checked observations."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from rlspec.serving.policy import DROID_STATE, EXTERIOR, IMAGES, STATE, Observation, PolicySpec
+
+JOINTS, GRIPPER, FLAT_STATE = "observation/joint_position", "observation/gripper_position", "observation/state"
+PROMPTS = ("prompt", "task")
+MAX_PROMPT = 2000  # characters
+MAX_SIDE = 4096  # of a picture, pixels
+_ROBOARENA = "observation/exterior_image_{}_left"
+
+
+class RequestError(ValueError):
+    """A request that the policy cannot answer; names the key, what came and what is wanted."""
+
+
+def read_observation(message: Mapping[str, Any], spec: PolicySpec, session: int) -> Observation:
+    """Check a request and take from it what the policy wants; keys that it does not want are passed over.
+
+    Raises:
+        RequestError: A camera, the state or the instruction is missing or of another form.
+    """
+    images = {name: _image(message, _camera_keys(message, spec, name)) for name in spec.cameras}
+    return Observation(images, _state(message, spec), _prompt(message, spec), session)
+
+
+def _camera_keys(message: Mapping[str, Any], spec: PolicySpec, camera: str) -> tuple[str, str]:
+    """Keys under which a camera's picture may come.
+
+    RoboArena counts exterior cameras from 0, openpi from 1: a message with number 0 is RoboArena's.
+    """
+    key = spec.wire_key(camera)
+    if _ROBOARENA.format(0) in message and EXTERIOR.fullmatch(key):
+        key = _ROBOARENA.format(spec.exterior_cameras().index(camera))
+    return key, f"{IMAGES}.{camera}"
+
+
+def _image(message: Mapping[str, Any], keys: tuple[str, str]) -> NDArray[np.uint8]:
+    key = next((key for key in keys if key in message), None)
+    if key is None:
+        raise RequestError(f"{keys[0]}: missing; the policy wants this camera, and got {_names(message)}")
+    image = message[key]
+    wanted = "wanted uint8 (height, width, 3)"
+    if not isinstance(image, np.ndarray):
+        raise RequestError(f"{key}: got {type(image).__name__}; {wanted}")
+    if image.dtype != np.uint8 or image.ndim != 3 or image.shape[2] != 3:
+        raise RequestError(f"{key}: got {image.dtype} {image.shape}; {wanted}")
+    if not all(1 <= side <= MAX_SIDE for side in image.shape[:2]):
+        raise RequestError(f"{key}: got {image.shape}; {wanted}, sides of 1 to {MAX_SIDE} pixels")
+    return image
+
+
+def _state(message: Mapping[str, Any], spec: PolicySpec) -> NDArray[np.float64]:
+    if spec.state == 0:
+        return np.zeros(0)
+    whole = next((key for key in (STATE, FLAT_STATE) if key in message), None)
+    if whole is not None:
+        return _vector(message, whole, spec.state)
+    if spec.state != DROID_STATE:
+        raise RequestError(f"{FLAT_STATE}: missing; the policy wants {spec.state} numbers, and got {_names(message)}")
+    return np.concatenate([_vector(message, JOINTS, 7), _vector(message, GRIPPER, 1)])
+
+
+def _vector(message: Mapping[str, Any], key: str, size: int) -> NDArray[np.float64]:
+    if key not in message:
+        raise RequestError(f"{key}: missing; wanted {size} numbers, and got {_names(message)}")
+    value = message[key]
+    if isinstance(value, list) and not all(type(number) in (int, float) for number in value):
+        raise RequestError(f"{key}: got a list of other things than numbers; wanted {size} numbers")
+    array = np.asarray(value)
+    if array.dtype.kind not in "fiu" or array.shape not in {(size,), () if size == 1 else (size,)}:
+        raise RequestError(f"{key}: got {array.dtype} {array.shape}; wanted numbers ({size},)")
+    numbers = array.astype(np.float64).reshape(size)
+    if not np.isfinite(numbers).all():
+        raise RequestError(f"{key}: got NaN or infinity; wanted {size} finite numbers")
+    return numbers
+
+
+def _prompt(message: Mapping[str, Any], spec: PolicySpec) -> str:
+    key = next((key for key in PROMPTS if key in message), PROMPTS[0])
+    prompt = message.get(key, spec.prompt)
+    if isinstance(prompt, np.ndarray) and prompt.dtype.kind == "U" and prompt.size == 1:
+        prompt = prompt.item()
+    if prompt is None and not spec.prompt_required:
+        return ""
+    if not isinstance(prompt, str) or (spec.prompt_required and not prompt.strip()):
+        got = "nothing" if prompt is None else "an empty text" if isinstance(prompt, str) else type(prompt).__name__
+        raise RequestError(f"{key}: got {got}; wanted the instruction, for example 'pick up the cube'")
+    if len(prompt) > MAX_PROMPT:
+        raise RequestError(f"{key}: got {len(prompt)} characters; wanted at most {MAX_PROMPT}")
+    return prompt
+
+
+def _names(message: Mapping[str, Any]) -> str:
+    """Keys of a message, as far as they go on a line."""
+    text = ", ".join(ascii(key)[1:-1] for key in list(message)[:20])
+    return text[:300] or "nothing"
