@@ -1,0 +1,195 @@
+"""From settings to the parts of a loop: robot, policy, and the checks that they belong together."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+from rlspec.actions import ACTION_SPACES
+from rlspec.deploy.client import PolicyClient
+from rlspec.deploy.interfaces import Clock, Robot
+from rlspec.deploy.limits import LIMITS, RobotLimits
+from rlspec.deploy.observe import match_cameras
+from rlspec.deploy.policies import Contract, Expert, HoldPolicy, Policy, RemotePolicy, WavePolicy, read_contract
+from rlspec.deploy.schedule import SCHEDULERS, Scheduler, Timing
+from rlspec.deploy.settings import Settings
+from rlspec.deploy.workers import LockstepWorker, ThreadWorker, Worker
+from rlspec.errors import ConfigError, RobotError
+
+_SIZE = re.compile(r"synthetic(?:@(\d+)x(\d+)x(\d+))?")
+
+
+def make_robot(settings: Settings) -> Robot:
+    """The robot that the settings name, not connected. Imports its driver.
+
+    Raises:
+        ConfigError: An option that it does not have.
+        RobotError: Its driver is not installed.
+    """
+    robot = settings.robot
+    if settings.effective_mode == "dry_run":
+        return make_dry_run(settings)
+    try:
+        if robot.driver == "mujoco":
+            from rlspec.deploy.robots.mujoco import MujocoRobot
+
+            simulation: Any = MujocoRobot(**{"model": robot.model, **robot.options})  # type: ignore[arg-type]
+            return simulation
+        if robot.driver == "franky_sim":
+            from rlspec.deploy.robots.franky_sim import FrankySimRobot
+
+            return FrankySimRobot(host=robot.host, **robot.options)  # type: ignore[arg-type]
+        from rlspec.deploy.robots.franky import FrankyRobot, FrankySettings
+
+        assert robot.host is not None  # the schema says so
+        treatment = FrankySettings(**robot.options)  # type: ignore[arg-type]
+        model = "fer" if robot.model == "fer" else "fr3"  # the driver finds out the FR3's system version itself
+        return FrankyRobot(robot.host, model, name=robot.name, cameras=robot.cameras, settings=treatment)
+    except TypeError as error:
+        raise ConfigError(f"robot.options of robot={robot.name}: {error}") from None
+
+
+def make_dry_run(settings: Settings, clock: Clock | None = None) -> Robot:
+    """A robot without a connection, that stands for the one of the settings."""
+    from rlspec.deploy.robots.dry_run import DryRunRobot
+
+    named = settings.robot.cameras or dict.fromkeys(("exterior_1_left", "wrist_left"), "synthetic")
+    cameras = {}
+    for camera, source in named.items():
+        size = _SIZE.fullmatch(source)
+        width, height, rate = map(int, size.groups()) if size and size[1] else (320, 180, 30)
+        cameras[camera] = (height, width, float(rate))
+    return DryRunRobot(LIMITS[settings.robot.model], cameras, clock, name=settings.robot.name)
+
+
+@contextmanager
+def open_policy(settings: Settings, robot: Robot, law: str) -> Iterator[Policy]:
+    """The policy that the settings name, ready to be asked; what was started for it ends with the context.
+
+    Raises:
+        ServerError: There is no server, or it does not start.
+    """
+    with ExitStack() as stack:
+        policy = _make_policy(settings, robot, law, stack)
+        stack.callback(policy.close)
+        yield policy
+
+
+def _make_policy(settings: Settings, robot: Robot, law: str, stack: ExitStack) -> Policy:
+    url, token = settings.server, settings.token
+    if settings.checkpoint is not None:
+        from rlspec.deploy.local_server import LocalServer
+
+        server = stack.enter_context(LocalServer(settings.checkpoint))
+        url, token = server.url, server.token
+    if url is not None:
+        return RemotePolicy(PolicyClient(url, token=token, timeout_s=settings.inference.deadline))
+    if settings.policy == "expert" and robot.name == "mujoco":
+        from rlspec.deploy.robots.mujoco_expert import MujocoExpert
+
+        horizon = settings.schedule.n_action_steps or 8
+        return Expert(MujocoExpert(robot, settings.action_space or "joint_velocity", horizon, settings.rate or 15.0))  # type: ignore[arg-type]
+    space = settings.action_space or "joint_position"
+    rate = settings.rate or ACTION_SPACES[space].control_hz
+    if settings.policy == "expert":
+        return WavePolicy(robot.clock, space, rate, law=law)
+    return HoldPolicy(space, rate, law=law)
+
+
+def camera_names(settings: Settings, robot: Robot) -> list[str]:
+    """Cameras of a robot, known before it is connected."""
+    return list(getattr(robot, "camera_shapes", None) or settings.robot.cameras)
+
+
+@dataclass(frozen=True)
+class Agreement:
+    """What policy, robot and user agree on, and what they should be warned of."""
+
+    contract: Contract
+    law: str
+    cameras: dict[str, str]
+    warnings: tuple[str, ...] = ()
+
+
+def agree(settings: Settings, policy: Policy, robot: Robot) -> Agreement:
+    """Check that policy, robot and settings belong together.
+
+    Raises:
+        ConfigError: They do not.
+    """
+    where = settings.server or settings.checkpoint or f"policy={settings.policy}"
+    contract = read_contract(policy.metadata, where, action_space=settings.action_space, rate=settings.rate)
+    law = choose_law(settings)
+    if law not in robot.laws:
+        raise ConfigError(f"law={law}: robot={robot.name} runs {', '.join(robot.laws)}")
+    if contract.prompt_required and not settings.prompt:
+        raise ConfigError(f'prompt: {where} wants an instruction; add prompt="..."')
+    steps = settings.schedule.n_action_steps or contract.n_action_steps
+    if contract.horizon and steps > contract.horizon:
+        raise ConfigError(f"n_action_steps={steps}: {where} predicts {contract.horizon} actions; take at most that")
+    cameras = match_cameras(contract.cameras, camera_names(settings, robot), settings.robot.camera_keys)
+    warnings = []
+    if contract.law and contract.law != law:
+        text = (
+            f"law={law}, but {where} was trained on motion by {contract.law}: the same action moves the arm otherwise"
+        )
+        warnings.append(text)
+    if settings.schedule.name == "ensemble" and contract.horizon == 1:
+        warnings.append("scheduler=ensemble: the policy predicts one action at a time; there is nothing to average")
+    return Agreement(contract, law, cameras, tuple(warnings))
+
+
+def choose_law(settings: Settings) -> str:
+    """What the user says, or else the robot's recipe."""
+    return settings.law or settings.robot.law
+
+
+def connect(settings: Settings, robot: Robot, law: str, control_hz: float) -> RobotLimits:
+    """Connect and return the limits that hold.
+
+    Raises:
+        RobotError: It refuses, or obeys other limits than the settings' model.
+    """
+    limits = robot.connect(law, control_hz, read_only=settings.effective_mode == "shadow")
+    if limits.model.partition("_")[0] != settings.robot.model.partition("_")[0]:
+        said = f"robot.model={settings.robot.model}, but the robot obeys the limits of {limits.model}"
+        raise RobotError(f"{said}: set robot.model={limits.model} if that is the arm that you mean")
+    return limits
+
+
+def make_scheduler(settings: Settings, contract: Contract, *, lockstep: bool) -> Scheduler:
+    """The chunk scheduler."""
+    schedule = settings.schedule
+    timing = Timing(
+        period=1.0 / contract.control_hz,
+        n_action_steps=schedule.n_action_steps or contract.n_action_steps,
+        stale=schedule.stale,
+        overlap=schedule.overlap,
+        margin=0 if lockstep else schedule.margin,
+        decay=schedule.decay,
+        blend=schedule.blend,
+    )
+    angles = (3, 4, 5) if contract.action_space == "cartesian_position" else ()
+    return SCHEDULERS[schedule.name](timing, ACTION_SPACES[contract.action_space].size, angles=angles)
+
+
+def make_worker(robot: Robot, name: str, latency: float = 0.0) -> Worker:
+    """A thread, or for a robot whose clock stands still between ticks lockstep with it."""
+    if in_lockstep(robot):
+        return LockstepWorker(robot.clock, latency if name == "inference" else 0.0)
+    return ThreadWorker(name)
+
+
+def in_lockstep(robot: Robot) -> bool:
+    """Whether time advances only while the loop sleeps."""
+    return robot.name == "mujoco" and not getattr(robot, "real_time", False)
+
+
+def versions() -> dict[str, Any]:
+    """For the log's header."""
+    from rlspec.versions import library_versions
+
+    return library_versions()

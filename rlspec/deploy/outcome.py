@@ -1,0 +1,95 @@
+"""What a deployment came to: counted while it runs, shown in lines."""
+
+from __future__ import annotations
+
+from collections import Counter
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+import numpy as np
+
+from rlspec.errors import INTERRUPTED
+
+End = Literal["time", "success", "fault", "user"]
+_CODES: dict[End, int] = {"time": 0, "success": 0, "fault": 1, "user": INTERRUPTED}
+
+
+@dataclass
+class Outcome:
+    """Counts of a run.
+
+    Attributes:
+        end: Why it ended: its time was over, its task was done, a fault, or the user.
+        reason: In words.
+        ticks: Of the loop; `missed` ticks were too late to happen.
+        fresh: Ticks that carried out an action of the policy.
+        holds, stops: Ticks that held the last target; how often the robot was stopped for want of actions or pictures.
+        recoveries: Reflexes that were acknowledged.
+        changed: Reason -> ticks in which the safety filter changed or refused the action.
+        late: Seconds of lateness of each tick.
+        inference_ms: Of each answer.
+        standstill: Seconds from the decision to end until the robot stood; None: it was not seen to.
+        rescued: Where lines of the log lie that did not fit on its disk.
+    """
+
+    end: End = "time"
+    reason: str = ""
+    ticks: int = 0
+    missed: int = 0
+    fresh: int = 0
+    holds: int = 0
+    stops: int = 0
+    recoveries: int = 0
+    changed: Counter[str] = field(default_factory=Counter)
+    late: list[float] = field(default_factory=list)
+    inference_ms: list[float] = field(default_factory=list)
+    standstill: float | None = None
+    rescued: str = ""
+
+    @property
+    def exit_code(self) -> int:
+        """0 as planned, 1 a fault, 130 the user's stop."""
+        return _CODES[self.end]
+
+    def footer(self) -> dict[str, Any]:
+        """The log's last line."""
+        return {
+            "outcome": self.end,
+            "reason": self.reason,
+            "exit_code": self.exit_code,
+            "ticks": self.ticks,
+            "missed_ticks": self.missed,
+            "fresh": self.fresh,
+            "holds": self.holds,
+            "stops": self.stops,
+            "recoveries": self.recoveries,
+            "changed": dict(self.changed),
+            "late_ms": _percentiles([1e3 * value for value in self.late]),
+            "inference_ms": _percentiles(self.inference_ms),
+            "standstill_s": self.standstill,
+        }
+
+    def lines(self) -> list[str]:
+        """For the terminal."""
+        asked, late = _percentiles(self.inference_ms), _percentiles([1e3 * value for value in self.late])
+        share = sum(self.changed.values()) / max(self.fresh, 1)
+        changed = ", ".join(
+            f"{reason} {count / max(self.fresh, 1):.1%}" for reason, count in self.changed.most_common()
+        )
+        stand = "" if self.standstill is None else f", at rest {1000 * self.standstill:.0f} ms later"
+        lines = [
+            f"{self.end}: {self.reason}{stand}",
+            f"ticks      {self.ticks} ({self.fresh} with an action, {self.holds} held, {self.missed} missed), "
+            f"{self.stops} stops, {self.recoveries} recoveries",
+            f"lateness   p50 {late['p50']:.2f} ms, p99 {late['p99']:.2f} ms, max {late['max']:.2f} ms",
+            f"inference  p50 {asked['p50']:.1f} ms, p99 {asked['p99']:.1f} ms, {len(self.inference_ms)} answers",
+            f"changed by the safety filter: {changed if share else 'nothing'}",
+        ]
+        return lines + ([f"the log's last lines did not fit on its disk: {self.rescued}"] if self.rescued else [])
+
+
+def _percentiles(values: list[float]) -> dict[str, float]:
+    return {
+        name: float(np.percentile(values, percent)) if values else 0.0
+        for name, percent in (("p50", 50), ("p99", 99), ("max", 100))
+    }

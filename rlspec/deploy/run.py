@@ -1,0 +1,250 @@
+"""One deployment from settings to outcome: checks, confirmation, warm-up, the loop, the summary."""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Callable
+from contextlib import ExitStack
+from datetime import datetime
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from rlspec.actions import ACTION_SPACES
+from rlspec.deploy.asker import Asker
+from rlspec.deploy.build import (
+    Agreement,
+    agree,
+    choose_law,
+    connect,
+    in_lockstep,
+    make_robot,
+    make_scheduler,
+    make_worker,
+    open_policy,
+    versions,
+)
+from rlspec.deploy.estop import EStop
+from rlspec.deploy.gate import Gate
+from rlspec.deploy.gripper import GripperDrive, GripperLane
+from rlspec.deploy.interfaces import Robot
+from rlspec.deploy.limits import RobotLimits
+from rlspec.deploy.loop import Log, Loop, Parts
+from rlspec.deploy.observe import observation
+from rlspec.deploy.outcome import Outcome
+from rlspec.deploy.policies import Policy
+from rlspec.deploy.safety import SafetyFilter
+from rlspec.deploy.settings import Settings
+from rlspec.deploy.status import StatusLine
+from rlspec.deploy.targets import Targets
+from rlspec.deploy.ticklog import TickLog
+from rlspec.deploy.watchdog import Supervisor
+from rlspec.deploy.workers import Worker
+from rlspec.display import Display
+from rlspec.errors import ConfigError, RobotError
+
+_PRIORITY = 20  # of SCHED_FIFO: above everything ordinary, below the kernel's own threads
+_CAMERA_PATIENCE = 5.0  # seconds until every camera must have delivered
+
+
+def deploy(settings: Settings, display: Display) -> Outcome:
+    """Run one deployment.
+
+    Raises:
+        UserError: It cannot begin; nothing has moved.
+    """
+    with ExitStack() as stack:
+        robot = make_robot(settings)
+        stack.callback(robot.close)
+        law = choose_law(settings)
+        policy = stack.enter_context(open_policy(settings, robot, law))
+        agreement = agree(settings, policy, robot)
+        for warning in agreement.warnings:
+            display.warn(warning)
+        limits = connect(settings, robot, law, agreement.contract.control_hz)
+        if settings.effective_mode == "real":
+            confirm(settings, robot, limits, agreement, display)
+        return _run(settings, robot, policy, agreement, limits, display, stack)
+
+
+def _run(
+    settings: Settings,
+    robot: Robot,
+    policy: Policy,
+    agreement: Agreement,
+    limits: RobotLimits,
+    display: Display,
+    stack: ExitStack,
+) -> Outcome:
+    """Everything is connected: warm up, run, sum up."""
+    folder = output_folder(settings)
+    gate = Gate(robot, muted=settings.effective_mode == "shadow")
+    estop = EStop(gate, Path(settings.estop_file or folder / "ESTOP"), keyboard=True, signals=True)
+    stack.callback(estop.close)
+    log = TickLog(folder / "ticks.jsonl", header(settings, robot, policy, agreement, limits))
+    outcome = Outcome("fault", "it did not begin")
+    try:
+        loop = assemble(settings, robot, policy, agreement, limits, gate, log)
+        outcome = loop.outcome
+        estop.start()
+        _warm_up(loop, settings, agreement, policy, display)
+        supervisor = loop.parts.supervisor
+        if supervisor is not None:
+            supervisor.start()
+            stack.callback(supervisor.close)
+        if settings.realtime:
+            _raise_priority(display)
+        display.line(
+            f"{robot.name} runs at {agreement.contract.control_hz:g} Hz; stop: space, q, Ctrl-C; log: {folder}"
+        )
+        status = StatusLine(loop, display)
+        status.start()
+        try:
+            loop.run()
+        finally:
+            status.close()
+    except BaseException as error:
+        outcome.end, outcome.reason = "fault", f"{type(error).__name__}: {error}"
+        raise
+    finally:
+        outcome.rescued = log.close(outcome.footer())
+    for line in outcome.lines():
+        display.line(line)
+    return outcome
+
+
+def assemble(
+    settings: Settings,
+    robot: Robot,
+    policy: Policy,
+    agreement: Agreement,
+    limits: RobotLimits,
+    gate: Gate,
+    log: Log,
+    *,
+    new_worker: Callable[[str], Worker] | None = None,
+) -> Loop:
+    """A loop from what is connected; `new_worker` makes the threads."""
+    contract, lockstep = agreement.contract, in_lockstep(robot)
+    new_worker = new_worker or (lambda name: make_worker(robot, name, settings.inference.latency))
+    prompt = settings.prompt or str(getattr(robot, "instruction", ""))
+    scheduler = make_scheduler(settings, contract, lockstep=lockstep)
+    hand = GripperDrive(GripperLane(settings.gripper), gate.grip, new_worker("gripper"))
+    hand.lane.reset(robot.read().closure)
+    parts = Parts(
+        robot=robot,
+        gate=gate,
+        scheduler=scheduler,
+        asker=Asker(policy, contract, scheduler, new_worker("inference"), agreement.cameras, prompt),
+        targets=Targets(contract.action_space, limits),
+        safety=SafetyFilter(limits, settings.safety, contract.control_hz),
+        gripper=hand,
+        recovery=new_worker("recovery"),
+        log=log,
+        watchdog=settings.watchdog,
+        control_hz=contract.control_hz,
+        seconds=settings.seconds,
+        cameras=agreement.cameras,
+        muted=settings.effective_mode == "shadow",
+        share=slow_start(settings),
+        done=lambda: bool(getattr(robot, "success", False)),
+        supervisor=None if lockstep else Supervisor(robot.clock, settings.watchdog.late, gate.halt),
+    )
+    return Loop(parts)
+
+
+def slow_start(settings: Settings) -> Any:
+    """Share of the velocity limits by seconds since the first action."""
+    real = settings.effective_mode == "real"
+    seconds = settings.slow_start.seconds if settings.slow_start.seconds is not None else (3.0 if real else 0.0)
+    least = settings.slow_start.share
+    return lambda elapsed: 1.0 if elapsed >= seconds else least + (1 - least) * elapsed / seconds
+
+
+def _warm_up(loop: Loop, settings: Settings, agreement: Agreement, policy: Policy, display: Display) -> None:
+    """Wait for the cameras and ask the policy a few times: the first answers are late (compilation, caches)."""
+    parts, contract = loop.parts, agreement.contract
+    clock = parts.robot.clock
+    end = clock.now() + _CAMERA_PATIENCE
+    while missing := set(agreement.cameras.values()) - set(parts.robot.frames()):
+        if clock.now() > end:
+            raise RobotError(f"camera {min(missing)} delivers nothing; check its cable and `robot.cameras`")
+        clock.sleep_until(clock.now() + 0.05)
+    if settings.policy is not None:
+        return
+    for number in range(settings.inference.warmup):
+        state, frames = parts.robot.read(), parts.robot.frames()
+        seen = observation(state, frames, agreement.cameras, contract.cameras, settings.prompt)
+        reply = policy.infer(seen)
+        if number == settings.inference.warmup - 1:
+            display.line(
+                f"the policy answers within {reply.round_trip_ms:.0f} ms, {len(reply.actions)} actions at a time"
+            )
+            if not in_lockstep(parts.robot):
+                parts.scheduler.expect(reply.round_trip_ms / 1000)
+
+
+def confirm(settings: Settings, robot: Robot, limits: RobotLimits, agreement: Agreement, display: Display) -> None:
+    """Show what will hold and have the user type the robot's name.
+
+    Raises:
+        ConfigError: They do not, or there is nobody to ask.
+    """
+    show = lambda values: " ".join(f"{value:+.2f}" for value in np.asarray(values))  # noqa: E731
+    safety = settings.safety
+    display.heading(f"{robot.name} at {settings.robot.host} will move")
+    display.line(f"  limits     {limits.model}: {limits.source}")
+    display.line(f"  joints     from {show(limits.low + safety.joint_margin)} rad")
+    display.line(f"             to   {show(limits.high - safety.joint_margin)} rad")
+    display.line(f"  velocity   {show(limits.velocity * safety.velocity_share)} rad/s")
+    display.line(f"  workspace  from {show(safety.workspace_low)} to {show(safety.workspace_high)} m")
+    display.line(f"  law        {agreement.law}; actions: {agreement.contract.action_space}")
+    display.line(f"  stop       space, q, Ctrl-C, or `touch {settings.estop_file or 'OUT/ESTOP'}`; hold the user stop")
+    if settings.yes:
+        return
+    if not sys.stdin.isatty():
+        raise ConfigError(f"robot={robot.name}: nobody can confirm here; run it on a terminal, or add yes=true")
+    sys.stdout.write(f"type {robot.name} to start: ")
+    sys.stdout.flush()
+    if sys.stdin.readline().strip() != robot.name:
+        raise ConfigError("not confirmed; nothing has moved")
+
+
+def header(
+    settings: Settings, robot: Robot, policy: Policy, agreement: Agreement, limits: RobotLimits
+) -> dict[str, Any]:
+    """The log's first line."""
+    contract = agreement.contract
+    told = settings.model_dump(exclude={"token"})
+    return {
+        "robot": robot.name,
+        "mode": settings.effective_mode,
+        "action_space": contract.action_space,
+        "action_names": list(ACTION_SPACES[contract.action_space].names),
+        "law": agreement.law,
+        "control_hz": contract.control_hz,
+        "horizon": contract.horizon,
+        "prompt": settings.prompt or str(getattr(robot, "instruction", "")),
+        "limits": vars(limits),
+        "metadata": policy.metadata,
+        "versions": versions(),
+        "settings": told,
+        "started": datetime.now().astimezone().isoformat(),
+    }
+
+
+def output_folder(settings: Settings) -> Path:
+    """Where the log goes."""
+    if settings.out is not None:
+        return Path(settings.out).expanduser()
+    stamp = datetime.now().strftime("%Y%m%d-%H%M%S")
+    return Path("checkpoints/deploy") / f"{settings.robot.name}-{stamp}"
+
+
+def _raise_priority(display: Display) -> None:
+    try:
+        os.sched_setscheduler(0, os.SCHED_FIFO, os.sched_param(_PRIORITY))
+    except OSError as error:
+        display.warn(f"realtime=true: {error.strerror}; allow rtprio in /etc/security/limits.d, or leave it out")
