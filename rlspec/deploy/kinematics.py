@@ -28,7 +28,6 @@ _OFFSETS = (
 )
 _QUARTERS = (0, -1, 1, 1, -1, 1, 1)
 _FLANGE = 0.107
-_HAND_YAW = -math.pi / 4
 _TCP = 0.1034
 _HAND_WIDTH, _HAND_HEIGHT = 0.1, 0.066  # half width along y and depth along z of the Franka hand's body
 
@@ -39,56 +38,64 @@ _DAMPING = 0.05
 _HOMING = 0.1  # share of the way home that the redundant direction goes per solution
 
 
-def _frames(q: Array) -> tuple[list[tuple[Array, Array, Array]], list[Array]]:
-    """Axes (x, y, z) and origins, each (..., 3), of the seven joint frames."""
+def _link(offset: tuple[float, float, float], quarter: int) -> Array:
+    link = np.eye(4)
+    link[:3, 3] = offset
+    if quarter:
+        link[1:3, 1:3] = [[0.0, -quarter], [quarter, 0.0]]
+    return link
+
+
+_LINKS = np.stack([_link(offset, quarter) for offset, quarter in zip(_OFFSETS, _QUARTERS, strict=True)])
+_TOOL = _link((0.0, 0.0, _FLANGE + _TCP), 0)
+_TOOL[:2, :2] = math.sqrt(0.5) * np.array([[1.0, 1.0], [-1.0, 1.0]])  # the hand is turned by -45 degrees
+_SIDE = _HAND_WIDTH * _TOOL[:3, 1]
+_ON_JOINT_4 = np.array([[0.0, 0.0, 0.0, 1.0], [-0.0825, 0.0, 0.0, 1.0]]).T
+_MIDDLE = np.array([0.0, 0.0, _FLANGE + _HAND_HEIGHT])
+_ON_JOINT_7 = np.vstack(
+    [
+        np.array([np.zeros(3), [0.0, 0.0, _FLANGE], _MIDDLE + _SIDE, _MIDDLE - _SIDE, [0.0, 0.0, _FLANGE + _TCP]]).T,
+        np.ones(5),
+    ]
+)
+
+
+def _frames(q: Array) -> list[Array]:
+    """Frames of the seven joints, (..., 4, 4) each."""
     cos, sin = np.cos(q)[..., None], np.sin(q)[..., None]
-    x, y, z = (np.broadcast_to(axis, (*q.shape[:-1], 3)) for axis in np.eye(3))
-    origin = np.zeros((*q.shape[:-1], 3))
-    axes, origins = [], []
-    for i, (offset, quarter) in enumerate(zip(_OFFSETS, _QUARTERS, strict=True)):
-        for distance, axis in zip(offset, (x, y, z), strict=True):
-            if distance:
-                origin = origin + distance * axis
-        if quarter > 0:
-            y, z = z, -y
-        elif quarter < 0:
-            y, z = -z, y
-        c, s = cos[..., i, :], sin[..., i, :]
-        x, y = c * x + s * y, c * y - s * x
-        axes.append((x, y, z))
-        origins.append(origin)
-    return axes, origins
+    x, y = _LINKS[:, :, 0], _LINKS[:, :, 1]
+    turned = np.empty((*q.shape, 4, 4))
+    turned[...] = _LINKS
+    turned[..., 0] = cos * x + sin * y
+    turned[..., 1] = cos * y - sin * x
+    frame = turned[..., 0, :, :]
+    frames = [frame]
+    for i in range(1, 7):
+        frame = frame @ turned[..., i, :, :]
+        frames.append(frame)
+    return frames
 
 
 def points(q: Array) -> Array:
-    """Positions of `POINTS`, (..., 8, 3) metres, for joint angles (..., 7)."""
-    axes, origins = _frames(q)
-    x, y, z = axes[6]
-    flange = origins[6] + _FLANGE * z
-    middle = flange + _HAND_HEIGHT * z
-    side = (_HAND_WIDTH * math.sin(-_HAND_YAW)) * x + (_HAND_WIDTH * math.cos(_HAND_YAW)) * y
-    elbow_back = origins[3] - 0.0825 * axes[3][0]
-    tip = flange + _TCP * z
-    listed = (origins[3], elbow_back, origins[4], origins[6], flange, middle + side, middle - side, tip)
-    return np.stack(listed, axis=-2)
+    """Positions of `POINTS`, (..., 3, 8) metres (a column each), for joint angles (..., 7)."""
+    frames = _frames(q)
+    elbow = frames[3][..., :3, :] @ _ON_JOINT_4
+    hand = frames[6][..., :3, :] @ _ON_JOINT_7
+    return np.concatenate([elbow, frames[4][..., :3, 3:], hand], axis=-1)
 
 
 def forward(q: Array) -> tuple[Array, Array]:
     """Tool centre point: position (..., 3) in metres and rotation (..., 3, 3) for joint angles (..., 7)."""
-    axes, origins = _frames(q)
-    x, y, z = axes[6]
-    cos, sin = math.cos(_HAND_YAW), math.sin(_HAND_YAW)
-    rotation = np.stack([cos * x + sin * y, cos * y - sin * x, z], axis=-1)
-    return origins[6] + (_FLANGE + _TCP) * z, rotation
+    tool = _frames(q)[6] @ _TOOL
+    return tool[..., :3, 3], tool[..., :3, :3]
 
 
 def jacobian(q: Array) -> Array:
     """Of the tool centre point, (6, 7) for joint angles (7,): metres, then radians in the base frame, per radian."""
-    axes, origins = _frames(q)
-    tip = origins[6] + (_FLANGE + _TCP) * axes[6][2]
-    turning = np.stack([axis[2] for axis in axes])
-    arms = tip - np.stack(origins)
-    return np.concatenate([np.cross(turning, arms), turning], axis=1).T
+    frames = np.stack(_frames(q))
+    tip = (frames[6] @ _TOOL)[:3, 3]
+    turning = frames[:, :3, 2]
+    return np.concatenate([np.cross(turning, tip - frames[:, :3, 3]), turning], axis=1).T
 
 
 def rotation_matrix(vector: Array) -> Array:

@@ -84,7 +84,7 @@ def test_points_are_mujocos(simulated: tuple[mujoco.MjModel, Kinematics]) -> Non
             "hand_right": hand.xpos + turned @ [0, -0.1, 0.066],
             "tcp": data.site("tcp").xpos,
         }
-        np.testing.assert_allclose(found, [expected[name] for name in POINTS], atol=1e-9)
+        np.testing.assert_allclose(found.T, [expected[name] for name in POINTS], atol=1e-9)
 
 
 def test_forward_is_the_descriptions() -> None:

@@ -1,0 +1,144 @@
+"""Changes a joint target as little as sensible until the arm may go there."""
+
+from __future__ import annotations
+
+import numpy as np
+from numpy.typing import NDArray
+
+from rlspec.deploy.bounds import Bounds
+from rlspec.deploy.braking import Motion, admissible, in_box, outside
+
+Array = NDArray[np.float64]
+
+POSITION = "joint_position"
+VELOCITY = "joint_velocity"
+SLEW = "slew"
+ACCELERATION = "joint_acceleration"
+JERK = "joint_jerk"
+BRAKING = "braking"
+WORKSPACE = "workspace"
+"""Why a target was changed. BRAKING: the arm could not have braked in time, or is faster than the FR3's envelope."""
+
+_PARTS, _BOX_PARTS = 12, 8  # of the way that are tried at once
+_ROUNDS = 2
+_NUDGE = 1e-5  # radians, for slopes
+_CLEARANCE = 1e-3  # metres that a target slides inside of a wall
+
+
+def limit(motion: Motion, plan: Array, wanted: Array, bounds: Bounds) -> tuple[Array, Array, tuple[str, ...]]:
+    """Find the target nearest to the wanted one, in the order of the limits, from which the arm can brake.
+
+    Args:
+        motion: Of the targets so far.
+        plan: A braking that keeps all limits, (N, 7), from `motion`; its first target is the last resort.
+        wanted: (7,) radians.
+        bounds: Of the targets.
+
+    Returns:
+        The target, the braking from it (N, 7), and why it was changed.
+    """
+    kept, sequence = admissible(motion, wanted, bounds)
+    allowed = bool(kept.all())
+    if allowed and in_box(_from(motion, sequence), bounds):
+        return wanted, sequence[1:], ()
+    target, reasons = (wanted, []) if allowed else _joint_limits(motion, wanted, bounds)
+    target = _along_walls(motion, target, bounds, reasons)
+    kept, sequence = admissible(motion, target, bounds)
+    if not kept.all():
+        sequence = _braking_in_time(motion, plan, target, bounds)
+        reasons.append(BRAKING)
+    if not in_box(_from(motion, sequence), bounds):
+        sequence = _into_box(motion, plan, sequence[0], bounds)
+        reasons.append(WORKSPACE)
+    return sequence[0], sequence[1:], tuple(dict.fromkeys(reasons))
+
+
+def _from(motion: Motion, sequence: Array) -> Array:
+    """A sequence (N, ..., 7) with the target before it."""
+    return np.concatenate([np.broadcast_to(motion.x, sequence[:1].shape), sequence])
+
+
+def _joint_limits(motion: Motion, wanted: Array, bounds: Bounds) -> tuple[Array, list[str]]:
+    """Clip positions; shorten the step as a whole, so that its direction stays; bound accelerations and jerks."""
+    reasons = []
+    target = np.clip(wanted, np.minimum(bounds.low, motion.x), np.maximum(bounds.high, motion.x))
+    if np.any(target != wanted):
+        reasons.append(POSITION)
+    v = (target - motion.x) / bounds.period
+    excess = np.abs(v) / bounds.velocity
+    worst = int(np.argmax(excess))
+    if excess[worst] > 1.0:
+        v = v / excess[worst]
+        reasons.append(SLEW if bounds.slewed[worst] else VELOCITY)
+    a = (v - motion.v) / bounds.period
+    bounded = np.clip(a, -bounds.acceleration, bounds.acceleration)
+    if np.any(bounded != a):
+        reasons.append(ACCELERATION)
+    if bounds.smooth:
+        a, bounded = bounded, np.clip(bounded, motion.a - bounds.change, motion.a + bounds.change)
+        if np.any(bounded != a):
+            reasons.append(JERK)
+    if ACCELERATION in reasons or JERK in reasons:
+        v = motion.v + bounds.period * bounded
+    # A target that none of them changes keeps its bits.
+    moved = bounds.period * v + motion.x
+    return np.where(np.abs(moved - target) > 1e-12, moved, target), reasons
+
+
+def _along_walls(motion: Motion, target: Array, bounds: Bounds, reasons: list[str]) -> Array:
+    """Take out of a target that leaves the box what leads out of it, so that the arm slides along a wall."""
+    rows = np.concatenate([[motion.x, target], target + _NUDGE * np.eye(7)])
+    depths = outside(rows, bounds).reshape(9, -1)
+    excess = depths[1] - np.maximum(depths[0], -_CLEARANCE)
+    out = (depths[1] > 0.0) & (excess > 0.0)
+    if not out.any():
+        return target
+    reasons.append(WORKSPACE)
+    slopes = (depths[2:, out] - depths[1, out]).T / _NUDGE
+    return target - np.linalg.pinv(slopes, rcond=1e-3) @ excess[out]
+
+
+def _last_resort(plan: Array) -> Array:
+    """The braking that is known, as a sequence of a target and what follows it."""
+    return plan if len(plan) > 1 else np.concatenate([plan, plan])
+
+
+def _braking_in_time(motion: Motion, plan: Array, target: Array, bounds: Bounds) -> Array:
+    """Go back, joint by joint, towards the last resort as far as needed; returns the target and its braking."""
+    resort, chosen = plan[0], _last_resort(plan)
+    best: Array = np.zeros(7)
+    step = 1.0
+    parts, joints = np.arange(_PARTS + 1)[:, None], np.arange(7)
+    for _ in range(_ROUNDS):
+        step /= _PARTS
+        shares = np.minimum(best + step * parts, 1.0)
+        candidates: Array = resort + shares * (target - resort)
+        kept, sequences = admissible(motion, candidates, bounds)
+        last = np.where(kept, parts, -1).max(axis=0)
+        picked = np.maximum(last, 0)
+        best = np.where(last >= 0, shares[picked, joints], best)
+        chosen = _merge(chosen, sequences[:, picked, joints], last >= 0)
+    return chosen
+
+
+def _merge(old: Array, new: Array, take: NDArray[np.bool_]) -> Array:
+    """Sequences (N, 7) of which the columns `take` come from `new`; the shorter one stands at its end."""
+    length = max(len(old), len(new))
+    longer = [np.concatenate([rows, np.repeat(rows[-1:], length - len(rows), axis=0)]) for rows in (old, new)]
+    return np.where(take, longer[1], longer[0])
+
+
+def _into_box(motion: Motion, plan: Array, target: Array, bounds: Bounds) -> Array:
+    """Go back with all joints together towards the last resort as far as needed; returns the target and its braking."""
+    resort, chosen = plan[0], _last_resort(plan)
+    best, step = 0.0, 1.0
+    for _ in range(_ROUNDS):
+        step /= _BOX_PARTS
+        shares = best + step * np.arange(_BOX_PARTS)
+        kept, sequences = admissible(motion, resort + shares[:, None] * (target - resort), bounds)
+        inside = kept.all(axis=-1) & in_box(_from(motion, sequences), bounds)
+        if not inside.any():
+            break
+        last = int(np.flatnonzero(inside)[-1])
+        best, chosen = float(shares[last]), sequences[:, last]
+    return chosen
