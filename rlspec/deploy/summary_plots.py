@@ -96,13 +96,20 @@ def _stretches(values: list[str]) -> Iterable[tuple[str, int, int]]:
 def _draw_gripper(axis: Axes, log: RunLog) -> None:
     time, requested = log.time, _requested_closure(log)
     axis.plot(time, requested, ".", ms=5, color="tab:red", label="requested")
-    axis.step(time, log.column("closure_sent"), where="post", color="tab:blue", lw=1.2, ls="--", label="sent")
+    axis.step(time, _carried(log.column("closure_sent")), where="post", color="tab:blue", lw=1.2, ls="--", label="sent")
     axis.plot(time, log.column("state", "closure"), color="black", lw=1.4, label="measured")
     _shade(axis, log)
     axis.set_title("gripper, 0 open to 1 closed", fontsize=9)
     axis.set_ylim(-0.1, 1.1)
     axis.margins(x=0)
     axis.legend(fontsize=8, ncols=3)
+
+
+def _carried(values: np.ndarray) -> np.ndarray:
+    """Each gap filled with the value before it: a hand keeps its command."""
+    known = np.where(np.isfinite(values), np.arange(len(values)), -1)
+    last = np.maximum.accumulate(known)
+    return np.where(last >= 0, values[last], np.nan)
 
 
 def _requested_closure(log: RunLog) -> np.ndarray:

@@ -13,6 +13,7 @@ from rlspec.deploy.robots.mujoco import MujocoRobot
 from rlspec.deploy.robots.mujoco_expert import MujocoExpert
 
 HZ = 15.0
+EXPIRES = 0.3
 STEP = 0.12  # radians per tick that the pretended filter lets through
 
 
@@ -43,7 +44,7 @@ def record(
             },
             **dict.fromkeys(("inference_ms", "action_age_ms", "chunk", "index", "requested", "target", "sent")),
             "observation_age_ms": 4.0,
-            "closure_sent": closure_sent,
+            "closure_sent": None,
             "reasons": [],
             "phase": "start" if tick == 0 else "hold" if 20 <= tick < 23 else "run",
             "event": "no fresh action" if tick == 20 else "",
@@ -55,15 +56,16 @@ def record(
             action = chunk.pop(0)
             target = state.joints + 0.2 * action[:7]
             sent = state.joints + np.clip(target - state.joints, -STEP, STEP)
-            closure_sent = float(action[7] > 0.5)
+            changed, closure_sent = float(action[7] > 0.5) != closure_sent, float(action[7] > 0.5)
             line |= {
                 **{"requested": action.tolist(), "target": target.tolist(), "chunk": tick // 4, "index": tick % 4},
                 **{"action_age_ms": 1000 * (tick % 4) / HZ, "inference_ms": 30.0 + tick // 4},
-                **{"closure_sent": closure_sent, "reasons": [] if (sent == target).all() else ["slew"]},
+                **{"closure_sent": closure_sent if changed else None},
+                **{"reasons": [] if (sent == target).all() else ["slew"]},
             }
         if sent is not None:
             line["sent"] = sent.tolist()
-            robot.command(Command(sent, np.zeros(7), 0.3))
+            robot.command(Command(sent, np.zeros(7), EXPIRES))
             robot.grip(closure_sent)
         lines.append(line)
         if images:
@@ -72,7 +74,11 @@ def record(
     footer = {"outcome": "success" if robot.success else "time", "reason": "60 ticks <done>", "exit_code": 0}
     header = {
         **{"robot": "mujoco", "mode": "sim", "action_space": "joint_velocity", "law": law, "control_hz": HZ},
-        **{"model": "fr3", "task": "pick_place", "seed": seed, "prompt": robot.instruction, "versions": {"a": "1"}},
+        **{"prompt": robot.instruction, "versions": {"a": "1"}},
+        "settings": {
+            "robot": {"model": "fr3", "options": {"task": "pick_place", "seed": seed}},
+            "safety": {"expires": EXPIRES},
+        },
     }
     robot.close()
     write(folder, [{"header": header}, *lines, {"footer": footer}])
