@@ -149,12 +149,14 @@ class DatasetBuilder:
     """
 
     def __init__(self, root: Path, *, fps: int, features: Mapping[str, Any], robot_type: str, video: bool) -> None:
+        import av
         from datasets.utils.logging import disable_progress_bar
         from lerobot.configs import RGBEncoderConfig
         from lerobot.datasets.lerobot_dataset import LeRobotDataset
 
         disable_progress_bar()
         logging.getLogger("libav").setLevel(logging.ERROR)
+        av.logging.set_libav_level(av.logging.FATAL)  # LeRobot hands messages back to stderr; errors are raised
         self.root, self.video = root, video
         self._histograms: dict[str, NDArray[np.int64]] = {}
         self._frames = 0

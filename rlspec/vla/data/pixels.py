@@ -66,14 +66,39 @@ def _seek_frames(path: Path, seconds: NDArray[np.float64]) -> Iterator[Pixels]:
             yield next(container.decode(stream)).to_ndarray(format="rgb24")
 
 
-def read_film(path: Path) -> Iterator[Callable[[], Any]]:
+def read_film(path: Path, *, strict: bool = False) -> Iterator[Callable[[], Any]]:
     """The frames of a video as functions that convert them to (H, W, 3).
+
+    Args:
+        path: of the file.
+        strict: a damaged picture is an error; else the decoder may hide it.
 
     Raises:
         DataError: The file cannot be decoded.
     """
-    with _opened(path) as container:
+    with _opened(path, strict=strict) as container:
         for frame in container.decode(container.streams.video[0]):
+            yield partial(frame.to_ndarray, format="rgb24")
+
+
+def read_film_part(path: Path, start: float, length: int) -> Iterator[Callable[[], Any]]:
+    """At most `length` frames from `start` seconds on, as a strict `read_film` gives them.
+
+    Raises:
+        DataError: The file cannot be decoded.
+    """
+    with _opened(path, strict=True) as container:
+        stream = container.streams.video[0]
+        half = 0.5 / float(stream.average_rate or 1e3)
+        if start > half:
+            container.seek(int((start + half) / stream.time_base), stream=stream)
+        left = length
+        for frame in container.decode(stream):
+            if frame.time is not None and frame.time < start - half:
+                continue
+            if left == 0:
+                return
+            left -= 1
             yield partial(frame.to_ndarray, format="rgb24")
 
 
@@ -90,11 +115,14 @@ def read_film_head(path: Path) -> tuple[float, int]:
 
 
 @contextmanager
-def _opened(path: Path) -> Iterator[Any]:
+def _opened(path: Path, *, strict: bool = False) -> Iterator[Any]:
     import av
 
     try:
         with av.open(str(path)) as container:
+            if strict:
+                container.streams.video[0].codec_context.options = {"err_detect": "explode"}
             yield container
     except (av.error.FFmpegError, IndexError, OSError) as error:
-        raise DataError(f"{path}: cannot be decoded ({first_line(error)}); restore the file") from None
+        reason = getattr(error, "strerror", None) or first_line(error)  # without the path, which is there already
+        raise DataError(f"{path}: cannot be decoded ({reason}); restore the file") from None

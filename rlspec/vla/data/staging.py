@@ -68,7 +68,7 @@ class Staging:
         about, arrays, pictures, histograms = read_archive(self.success(task, attempt))
         shapes = {camera: tuple(shape) for camera, shape in about.pop("shapes").items()}
         environment = about.pop("environment")
-        plan = Plan(**about, **arrays, failure="")
+        plan = Plan(**about, states=arrays["states"], labels=arrays["labels"], executed=arrays["executed"], failure="")
         return Episode(plan, shapes, pictures, histograms, environment)
 
 

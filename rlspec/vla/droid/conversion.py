@@ -1,0 +1,303 @@
+"""DROID-format recordings into a LeRobotDataset v3.
+
+As with demonstrations, a folder beside the data set (`.NAME.work`) holds finished episodes while workers convert, so
+that a run that is stopped or killed goes on; the data set is assembled in the order of the source and put in place by
+one rename. It is the same for any number of workers and interruptions.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import time
+from collections import Counter, deque
+from collections.abc import Generator, Iterator, Mapping, Sequence
+from concurrent.futures import Executor, Future
+from concurrent.futures.process import BrokenProcessPool
+from pathlib import Path
+from typing import Any
+
+from rlspec.actions import ACTION_SPACES
+from rlspec.checkpoint import write_json_atomically
+from rlspec.display import Display
+from rlspec.errors import DataError
+from rlspec.versions import library_versions
+from rlspec.vla.data.files import INFO, RECORD, read_json
+from rlspec.vla.data.output import first_difference, locked, read_settings, writing
+from rlspec.vla.data.staging import write_whole
+from rlspec.vla.data.workers import Pool, process_pool
+from rlspec.vla.droid.episodes import Item
+from rlspec.vla.droid.schema import CONTROL_HZ, STATE_NAMES
+from rlspec.vla.droid.settings import ConvertSettings
+from rlspec.vla.droid.writing import ConvertedEpisode, ConvertJob, Outcome, StagedEpisodes, convert_item, open_source
+
+REFUSED = "meta/refused.jsonl"
+_FORMAT = 1  # of the settings that decide what is in a data set
+_SECONDS = 5.0  # between two lines of progress
+_AHEAD = 2  # recordings under way per worker
+
+Refusal = dict[str, str]
+
+
+def convert(settings: ConvertSettings, display: Display, *, pool: Pool | None = None) -> Path:
+    """Convert recordings, go on with it, or find it done.
+
+    Args:
+        settings: What to convert and how.
+        display: Shows progress and the summary.
+        pool: Makes the executor; None: processes.
+
+    Returns:
+        The data set's folder.
+
+    Raises:
+        DataError: No episode can be used, or the folder holds something else or cannot be written.
+    """
+    out = settings.out
+    matters = {"format": _FORMAT, **settings.what_matters()}
+    work = out.with_name(f".{out.name}.work")
+    with writing(out, "what was converted"), locked(work, display, "convert"):
+        if _is_done(out, matters):
+            display.line(f"convert: {out} is complete")
+        else:
+            _prepare(work, matters)
+            _Conversion(settings, matters, work, display).run(pool)
+        shutil.rmtree(work, ignore_errors=True)
+    return out
+
+
+def _is_done(out: Path, matters: Mapping[str, Any]) -> bool:
+    if not out.exists() or (out.is_dir() and not any(out.iterdir())):
+        return False
+    record = read_settings(out / RECORD)
+    if record is None or "settings" not in record:
+        raise DataError(f"{out} exists and holds no converted data set; choose another folder, or remove it")
+    if different := first_difference(record["settings"], matters):
+        raise DataError(f"{out} was converted with another {different}; choose another folder, or remove it")
+    return True
+
+
+def _prepare(work: Path, matters: Mapping[str, Any]) -> None:
+    stored = read_settings(work / "settings.json")
+    if stored is not None and (different := first_difference(stored, matters)):
+        raise DataError(
+            f"{work} holds an unfinished conversion with another {different}; finish it with those settings, "
+            "remove the folder, or choose another"
+        )
+    (work / "episodes").mkdir(parents=True, exist_ok=True)
+    write_json_atomically(work / "settings.json", dict(matters))
+
+
+def output_rate(settings: ConvertSettings) -> int:
+    """Frames per second of the data set.
+
+    Raises:
+        DataError: It is no whole number, which LeRobot wants.
+    """
+    rate = settings.fps or settings.source_fps
+    if rate is None:
+        rate = read_json(settings.path / INFO)["fps"] if settings.source == "lerobot" else CONTROL_HZ
+    if round(rate) != rate:
+        raise DataError(f"path={settings.path}: {rate:g} frames per second, LeRobot wants a whole number; add fps=")
+    return round(rate)
+
+
+class _Conversion:
+    def __init__(self, settings: ConvertSettings, matters: Mapping[str, Any], work: Path, display: Display) -> None:
+        self.settings, self.matters, self.work, self.display = settings, matters, work, display
+        self.staged = StagedEpisodes(work / "episodes")
+        self.refused: list[Refusal] = []
+        self.episodes: list[dict[str, Any]] = []
+        self.recordings = 0  # that were used
+        self._builder: Any = None
+        self._first: dict[str, Any] = {}
+
+    def run(self, pool: Pool | None) -> None:
+        """Convert all and put the data set in place."""
+        started, settings = time.monotonic(), self.settings
+        items = open_source(settings).items()
+        job = ConvertJob(settings, output_rate(settings), self.staged.folder)
+        self.display.line(
+            f"convert: {len(items)} recordings of {settings.path} ({settings.source}), into {settings.out}"
+        )
+        finished = self.work / "dataset"
+        shutil.rmtree(finished, ignore_errors=True)
+        progress = _Progress(len(items), self.display)
+        outcomes = _outcomes(items, job, self.staged, pool)
+        for item, outcome in outcomes:
+            self._take(item, outcome, finished, job.rate)
+            progress.show(self.recordings, len(self.refused))
+            if self.recordings == settings.limit:
+                break
+        outcomes.close()
+        self._finish(finished, job.rate)
+        if settings.out.exists():
+            settings.out.rmdir()
+        os.replace(finished, settings.out)
+        self._summarise(time.monotonic() - started)
+
+    def _take(self, item: Item, outcome: Outcome, root: Path, rate: int) -> None:
+        """Append what a recording became, or note why it did not."""
+        if outcome.kind:
+            self._refuse(item, outcome.kind, outcome.reason)
+            return
+        for part in range(outcome.parts):
+            episode = self.staged.load(item, part)
+            if not part and (other := self._other(episode)):
+                self._refuse(item, *other)
+                return
+            if self._builder is None:
+                self._builder, self._first = self._open(root, rate, episode), dict(episode.about)
+            for instruction in episode.instructions:
+                self._builder.add(episode, instruction)
+                self.episodes.append({**episode.about, "task": instruction, "frames": len(episode)})
+        self.recordings += 1
+
+    def _refuse(self, item: Item, kind: str, reason: str) -> None:
+        self.refused.append({"source": item.identity, "kind": kind, "reason": reason})
+
+    def _other(self, episode: ConvertedEpisode) -> tuple[str, str] | None:
+        """Actions mean something else where another law executed them, or another robot did."""
+        for key, kind, name in (("execution_law", "other_law", "law"), ("robot", "other_robot", "robot")):
+            first, given = self._first.get(key, episode.about[key]), episode.about[key]
+            if first != given:
+                return kind, f"its {name} is {given}, that of the recordings before is {first}; convert them apart"
+        return None
+
+    def _open(self, root: Path, rate: int, episode: ConvertedEpisode) -> Any:
+        from rlspec.vla.data.assembly import DatasetBuilder
+
+        return DatasetBuilder(
+            root,
+            fps=rate,
+            features=features_of(self.settings),
+            robot_type=episode.about["robot"],
+            video=self.settings.video,
+        )
+
+    def _finish(self, root: Path, rate: int) -> None:
+        if self._builder is None:
+            self._fail()
+        self._builder.finish()
+        space = ACTION_SPACES[self.settings.action_space]
+        record = {
+            "suite": "droid",
+            "action_space": space.name,
+            "units": list(space.units),
+            "control_hz": float(rate),
+            "execution_law": self._first["execution_law"],
+            "robot": self._first["robot"],
+            "pose_frame": self._first["pose_frame"],
+            "source": {"format": self.settings.source, "path": str(self.settings.path)},
+            "cameras": list(self.settings.cameras),
+            "settings": dict(self.matters),
+            "refused": dict(sorted(Counter(each["kind"] for each in self.refused).items())),
+            "versions": library_versions(),
+            "episodes": self.episodes,
+        }
+        self._write_refused(root / REFUSED)
+        write_json_atomically(root / RECORD, record)
+
+    def _write_refused(self, path: Path) -> None:
+        write_whole(path, "".join(f"{json.dumps(each)}\n" for each in self.refused).encode())
+
+    def _fail(self) -> None:
+        path = self.work / Path(REFUSED).name
+        self._write_refused(path)
+        first = self.refused[0]
+        raise DataError(
+            f"path={self.settings.path}: none of {len(self.refused)} recordings can be used ({self._kinds()}); the "
+            f"first, {first['source']}: {first['reason']}; all are in {path}"
+        )
+
+    def _kinds(self) -> str:
+        counts = Counter(each["kind"] for each in self.refused)
+        return ", ".join(f"{kind} {count}" for kind, count in counts.most_common())
+
+    def _summarise(self, seconds: float) -> None:
+        frames = sum(each["frames"] for each in self.episodes)
+        size = sum(path.stat().st_size for path in self.settings.out.rglob("*") if path.is_file()) / 1e6
+        self.display.line(
+            f"convert: {len(self.episodes)} episodes of {self.recordings} recordings, {frames} frames, {size:.1f} MB "
+            f"in {seconds:.0f} s"
+        )
+        if rescaled := sum(each["rescaled"] for each in self.episodes):
+            share = rescaled / frames
+            self.display.warn(f"{rescaled} actions ({share:.1%}) were beyond the largest step and were shortened")
+        if self.refused:
+            self.display.warn(f"{len(self.refused)} refused ({self._kinds()}):")
+            for each in self.refused[:10]:
+                self.display.line(f"  {each['source']}: {each['reason']}")
+            self.display.line(f"  all are in {self.settings.out / REFUSED}")
+
+
+def features_of(settings: ConvertSettings) -> dict[str, dict[str, Any]]:
+    """The features of the data set, as LeRobot declares them."""
+    names = ACTION_SPACES[settings.action_space].names
+    features: dict[str, dict[str, Any]] = {
+        f"observation.images.{camera}": {
+            "dtype": "video" if settings.video else "image",
+            "shape": (*settings.image_size, 3),
+            "names": ["height", "width", "channels"],
+        }
+        for camera in settings.cameras
+    }
+    features["observation.state"] = {"dtype": "float32", "shape": (len(STATE_NAMES),), "names": list(STATE_NAMES)}
+    features["action"] = {"dtype": "float32", "shape": (len(names),), "names": list(names)}
+    return features
+
+
+def _outcomes(
+    items: Sequence[Item], job: ConvertJob, staged: StagedEpisodes, pool: Pool | None
+) -> Generator[tuple[Item, Outcome]]:
+    """What becomes of every recording, in order; a few are under way ahead of the one that is waited for."""
+    known = {item: outcome for item in items if (outcome := staged.outcome(item)) is not None}
+    if len(known) == len(items):
+        yield from known.items()
+        return
+    with (pool or process_pool)(job.settings.workers) as executor:
+        yield from _converted(items, known, job, executor)
+
+
+def _converted(
+    items: Sequence[Item], known: Mapping[Item, Outcome], job: ConvertJob, executor: Executor
+) -> Iterator[tuple[Item, Outcome]]:
+    waiting: deque[tuple[Item, Outcome | Future[Outcome]]] = deque()
+    left = iter(items)
+    while True:
+        while len(waiting) < _AHEAD * job.settings.workers and (item := next(left, None)) is not None:
+            waiting.append((item, known.get(item) or executor.submit(convert_item, job, item)))
+        if not waiting:
+            return
+        item, outcome = waiting.popleft()
+        yield item, outcome if isinstance(outcome, Outcome) else _result(outcome, item)
+
+
+def _result(future: Future[Outcome], item: Item) -> Outcome:
+    try:
+        return future.result()
+    except BrokenProcessPool:
+        raise DataError(
+            f"a worker process died at or near {item.identity} (out of memory, or a damaged video?); use fewer "
+            "workers; the same command goes on"
+        ) from None
+
+
+class _Progress:
+    """A line every few seconds."""
+
+    def __init__(self, total: int, display: Display) -> None:
+        self._total, self._display = total, display
+        self._started = self._shown = time.monotonic()
+
+    def show(self, used: int, refused: int) -> None:
+        now = time.monotonic()
+        if now - self._shown < _SECONDS:
+            return
+        self._shown, done = now, used + refused
+        speed = done / (now - self._started)
+        left = (self._total - done) / speed
+        self._display.line(
+            f"convert: {done}/{self._total}  refused {refused}  {speed:.2f} per second  about {left:.0f} s left"
+        )

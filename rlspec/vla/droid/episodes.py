@@ -1,0 +1,188 @@
+"""One recorded episode as every reader gives it, and why it may be refused. Imports neither torch nor LeRobot."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+from rlspec.errors import DataError
+from rlspec.vla.data.recording import Pixels
+
+Numbers = NDArray[np.float64]
+Frame = Callable[[], Pixels]  # decodes one image, (H, W, 3), when it is wanted
+
+ARM_SIZES = {"joint_position": 7, "joint_velocity": 7, "cartesian_position": 6, "cartesian_velocity": 6}
+STATE_SIZES = {"joint_position": 7, "gripper_position": 1, "cartesian_position": 6}
+_RATE_TOLERANCE = 0.2  # of the interval between two frames; DROID's own loop takes a little longer than 1/15 s
+
+
+class Refused(Exception):
+    """An episode cannot be used.
+
+    Attributes:
+        kind: One word of `KINDS`.
+        reason: In words, with numbers and names.
+    """
+
+    def __init__(self, kind: str, reason: str) -> None:
+        super().__init__(kind, reason)  # both, or it could not be sent by a worker
+        assert kind in KINDS, kind
+        self.kind, self.reason = kind, reason
+
+
+KINDS = (
+    "missing_camera",
+    "missing_file",
+    "missing_key",
+    "corrupt_file",
+    "corrupt_video",
+    "length_mismatch",
+    "wrong_rate",
+    "not_finite",
+    "empty",
+    "idle",
+    "no_instruction",
+    "not_successful",
+    "other_law",
+    "other_robot",
+)
+
+
+@dataclass
+class Recording:
+    """One episode; images are read camera by camera, frame by frame.
+
+    Attributes:
+        identity: Path or number within the source, the same in every run.
+        state: Name of `STATE_SIZES` -> (T, d), as far as there are.
+        actions: Name of an action space, or "gripper_position" -> (T, d), as far as there are.
+        instructions: What the robot was told, in the order of the annotators.
+        success: None where the recording does not say.
+        rate: Frames per second, by convention of the source.
+        frames: Camera -> its T frames, in order; raises `Refused`.
+        times: (T,) seconds by the recording's own clock, where it has one.
+        enabled: (T,) whether the operator's commands reached the robot, where it says so.
+        robot: Of what kind.
+        law: Execution law, where the recording names it.
+        pose_frame: Whose pose `cartesian_position` is, in the robot's base frame: DROID's are the flange's.
+        place: Where it is from, as far as it says.
+    """
+
+    identity: str
+    state: dict[str, Numbers]
+    actions: dict[str, Numbers]
+    instructions: tuple[str, ...]
+    success: bool | None
+    rate: float
+    frames: Callable[[str], Iterator[Frame]]
+    times: Numbers | None = None
+    enabled: NDArray[np.bool_] | None = None
+    robot: str = "franka"
+    law: str | None = None
+    pose_frame: str = "flange"
+    place: str = ""
+
+    def __len__(self) -> int:
+        return len(self.state["joint_position"])
+
+
+@dataclass(frozen=True)
+class Item:
+    """Where an episode is; small, and can be sent to a worker.
+
+    Attributes:
+        identity: As in `Recording`.
+        place: What its reader needs: a path, an offset, a number.
+    """
+
+    identity: str
+    place: tuple[str | int, ...] = ()
+
+
+class Source(Protocol):
+    """A set of recordings."""
+
+    def items(self) -> list[Item]:
+        """All episodes, in a fixed order.
+
+        Raises:
+            DataError: There are none.
+        """
+
+    def read(self, item: Item) -> Recording:
+        """One episode.
+
+        Raises:
+            Refused: It cannot be used.
+        """
+
+
+def needed_numbers(action_space: str) -> tuple[tuple[str, ...], tuple[str, ...]]:
+    """Names of states and of actions without which an action space cannot be had."""
+    if action_space == "delta_eef":
+        return ("joint_position", "gripper_position", "cartesian_position"), ("gripper_position",)
+    state: tuple[str, ...] = ("joint_position", "gripper_position")
+    if action_space == "cartesian_velocity":
+        state += ("cartesian_position",)
+    return state, (action_space, "gripper_position")
+
+
+def check_recording(recording: Recording, action_space: str) -> None:
+    """Refuse an episode whose numbers cannot be used.
+
+    Raises:
+        Refused: A number is missing or not finite, lengths differ, the rate is another, or there is nothing.
+    """
+    _check_numbers(recording, action_space)
+    if recording.times is not None:
+        _check_rate(recording.times, recording.rate)
+
+
+def _check_numbers(recording: Recording, action_space: str) -> None:
+    states, actions = needed_numbers(action_space)
+    length = None
+    for kind, names, values in (("state", states, recording.state), ("action", actions, recording.actions)):
+        for name in names:
+            if name not in values:
+                raise Refused("missing_key", f"no {kind} {name}, which action_space={action_space} needs")
+    for kind, values in (("state", recording.state), ("action", recording.actions)):
+        for name, numbers in values.items():
+            size = (STATE_SIZES if kind == "state" else {**ARM_SIZES, "gripper_position": 1})[name]
+            if numbers.ndim != 2 or numbers.shape[1] != size:
+                raise Refused("missing_key", f"{kind} {name} has the shape {numbers.shape}, (frames, {size}) wanted")
+            length = len(numbers) if length is None else length
+            if len(numbers) != length:
+                raise Refused("length_mismatch", f"{kind} {name} has {len(numbers)} frames, others have {length}")
+            bad = np.flatnonzero(~np.isfinite(numbers).all(axis=1))
+            if len(bad):
+                raise Refused("not_finite", f"{kind} {name} is not finite in {len(bad)} frames, first in {bad[0]}")
+    if not length:
+        raise Refused("empty", "no frames")
+
+
+def _check_rate(times: Numbers, rate: float) -> None:
+    if len(times) < 2:
+        return
+    intervals = np.diff(times)
+    if not np.isfinite(intervals).all() or (intervals <= 0).any():
+        raise Refused("wrong_rate", "timestamps do not increase")
+    interval = float(np.median(intervals))
+    if not math.isclose(interval * rate, 1.0, abs_tol=_RATE_TOLERANCE):
+        raise Refused(
+            "wrong_rate",
+            f"recorded at {1 / interval:.3g} Hz by its timestamps, {rate:g} expected; give source_fps=",
+        )
+
+
+def frames_of_film(film: Iterator[Frame], path: Path, name: str) -> Iterator[Frame]:
+    """The frames of a video at a path, with what is wrong with it as a refusal that calls it by its name."""
+    try:
+        yield from film
+    except DataError as error:
+        raise Refused("corrupt_video", f"{name}: {str(error).removeprefix(f'{path}: ')}") from None

@@ -1,0 +1,205 @@
+"""Raw DROID episodes: folders with trajectory.h5, metadata_<uuid>.json and recordings/MP4/<serial>.mp4.
+
+The layout is that of droid-dataset/droid; instructions come from a file of its own, as in DROID's release.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from rlspec.errors import DataError
+from rlspec.vla.data.files import first_line, read_json
+from rlspec.vla.data.pixels import read_film, read_film_head
+from rlspec.vla.droid.episodes import ARM_SIZES, STATE_SIZES, Frame, Item, Numbers, Recording, Refused, frames_of_film
+from rlspec.vla.droid.schema import CONTROL_HZ, RAW_CAMERAS
+from rlspec.vla.droid.settings import ConvertSettings
+
+TRAJECTORY = "trajectory.h5"
+_STATE_KEYS = {"joint_position": "joint_positions", "gripper_position": "gripper_position"}  # others keep their names
+_CLOCKS = ("control/step_start", "robot_state/read_start")  # of observation/timestamp, in milliseconds
+_ROBOTS = ("panda", "fr3")
+_WRIST_TYPE = 0  # of observation/camera_type
+_INSTRUCTIONS = (  # of annotations, and of metadata that holds them itself
+    ("language_instruction1", "language_instruction_1", "language_instruction"),
+    ("language_instruction2", "language_instruction_2"),
+    ("language_instruction3", "language_instruction_3"),
+)
+
+
+class RawSource:
+    """All raw episodes below a folder."""
+
+    def __init__(self, settings: ConvertSettings) -> None:
+        self._root = settings.path
+        self._rate = settings.source_fps or CONTROL_HZ
+        self._annotations = _read_annotations(settings)
+
+    def items(self) -> list[Item]:
+        """Folders that hold a trajectory.
+
+        Raises:
+            DataError: There are none.
+        """
+        folders = sorted(path.parent for path in self._root.rglob(TRAJECTORY))
+        if not folders:
+            raise DataError(f"path={self._root}: no {TRAJECTORY} in it or below; correct path=")
+        return [Item(folder.relative_to(self._root).as_posix()) for folder in folders]
+
+    def read(self, item: Item) -> Recording:
+        """One episode.
+
+        Raises:
+            Refused: It cannot be used.
+        """
+        folder = self._root / item.identity
+        metadata = _read_metadata(folder)
+        content = _read_trajectory(folder / TRAJECTORY)
+        state = _numbers(content, "observation/robot_state", STATE_SIZES, _STATE_KEYS)
+        if "joint_position" not in state:
+            raise Refused("missing_key", f"{TRAJECTORY} has no observation/robot_state/joint_positions")
+        own: dict[str, Any] = metadata.get("rlspec") or {}  # of recordings that rlspec has generated
+        enabled = content.get("observation/controller_info/movement_enabled")
+        return Recording(
+            identity=item.identity,
+            state=state,
+            actions=_numbers(content, "action", {**ARM_SIZES, "gripper_position": 1}, {}),
+            instructions=self._instructions(metadata),
+            success=_success(metadata, folder),
+            rate=self._rate,
+            frames=partial(_frames, folder, _serials(metadata, content), len(state["joint_position"])),
+            times=_times(content),
+            enabled=None if enabled is None else enabled.astype(bool).reshape(-1),
+            robot=_robot(metadata),
+            law=own.get("execution_law"),
+            pose_frame=str(own.get("pose_frame", "flange")),
+            place=str(folder),
+        )
+
+    def _instructions(self, metadata: Mapping[str, Any]) -> tuple[str, ...]:
+        for texts in (self._annotations.get(str(metadata["uuid"]), {}), metadata):
+            found = [next((texts[key] for key in keys if texts.get(key)), "") for keys in _INSTRUCTIONS]
+            if any(found):
+                return tuple(map(str, found))
+        return (str(metadata.get("current_task") or ""),)
+
+
+def _read_annotations(settings: ConvertSettings) -> dict[str, Any]:
+    """The file that was given, or DROID's own in the recordings' folder."""
+    path = settings.annotations or next(iter(sorted(settings.path.glob("aggregated-annotations-*.json"))), None)
+    if path is None:
+        return {}
+    annotations = read_json(path)
+    if not all(isinstance(each, dict) for each in annotations.values()):
+        raise DataError(f"annotations={path}: uuid -> language_instruction1, ... is wanted; correct the file")
+    return annotations
+
+
+def _read_metadata(folder: Path) -> dict[str, Any]:
+    path = next(iter(sorted(folder.glob("metadata_*.json"))), None)
+    if path is None:
+        raise Refused("missing_file", "no metadata_*.json")
+    try:
+        metadata = read_json(path)
+    except DataError:
+        raise Refused("corrupt_file", f"{path.name} cannot be read") from None
+    if not isinstance(metadata, dict):
+        raise Refused("corrupt_file", f"{path.name} holds no names and values")
+    metadata.setdefault("uuid", path.stem.removeprefix("metadata_"))
+    return metadata
+
+
+def _read_trajectory(path: Path) -> dict[str, Any]:
+    """All arrays of the file, which holds no images, by their path."""
+    import h5py
+
+    content: dict[str, Any] = {}
+
+    def keep(name: str, each: Any) -> None:
+        if isinstance(each, h5py.Dataset) and not name.startswith("observation/videos"):
+            content[name] = each[()]
+
+    try:
+        with h5py.File(path, "r") as file:
+            file.visititems(keep)
+    except (OSError, RuntimeError, KeyError) as error:
+        raise Refused("corrupt_file", f"{path.name} cannot be read ({first_line(error)})") from None
+    return content
+
+
+def _numbers(
+    content: Mapping[str, Any], group: str, sizes: Mapping[str, int], keys: Mapping[str, str]
+) -> dict[str, Numbers]:
+    """(T, d) of each name that is there; a (T,) array is a column."""
+    found: dict[str, Numbers] = {}
+    for name, size in sizes.items():
+        values = content.get(f"{group}/{keys.get(name, name)}")
+        if values is not None:
+            if np.ndim(values) == 0 or not np.issubdtype(values.dtype, np.number):
+                raise Refused("missing_key", f"{group}/{keys.get(name, name)} holds no numbers per frame")
+            column = size == 1 and values.ndim == 1
+            found[name] = (values[:, None] if column else values).astype(np.float64)
+    return found
+
+
+def _times(content: Mapping[str, Any]) -> Numbers | None:
+    """Seconds."""
+    for clock in _CLOCKS:
+        values = content.get(f"observation/timestamp/{clock}")
+        if values is not None:
+            times: Numbers = values.astype(np.float64).reshape(-1) / 1000
+            return times
+    return None
+
+
+def _success(metadata: Mapping[str, Any], folder: Path) -> bool | None:
+    if isinstance(metadata.get("success"), bool):
+        return bool(metadata["success"])
+    named = {"success": True, "failure": False}
+    return next((named[part] for part in reversed(folder.parts) if part in named), None)
+
+
+def _robot(metadata: Mapping[str, Any]) -> str:
+    """`panda-295341-1325480` is a Panda."""
+    serial = str(metadata.get("robot_serial") or "").lower()
+    return next((name for name in _ROBOTS if name in serial), "franka")
+
+
+def _serials(metadata: Mapping[str, Any], content: Mapping[str, Any]) -> dict[str, list[str]]:
+    """Camera -> names that its video may have; by the metadata, else by the cameras' types."""
+    serials: dict[str, list[str]] = {}
+    for camera, raw in RAW_CAMERAS.items():
+        path = metadata.get(f"{raw}_mp4_path")
+        names = [metadata.get(f"{raw}_cam_serial"), Path(str(path)).stem if path else None]
+        serials[camera] = list(dict.fromkeys(str(name) for name in names if name))
+    if not any(serials.values()):
+        group = "observation/camera_type/"
+        types = {name.removeprefix(group): int(np.ravel(v)[0]) for name, v in content.items() if name.startswith(group)}
+        wrist = sorted(name for name, kind in types.items() if kind == _WRIST_TYPE)
+        exterior = sorted(name for name, kind in types.items() if kind != _WRIST_TYPE)
+        serials = {
+            camera: names[:1] for camera, names in zip(RAW_CAMERAS, (exterior[:1], exterior[1:], wrist), strict=True)
+        }
+    return serials
+
+
+def _frames(folder: Path, serials: Mapping[str, list[str]], length: int, camera: str) -> Iterator[Frame]:
+    names = serials[camera]
+    if not names:
+        raise Refused("missing_camera", f"the metadata names no {RAW_CAMERAS[camera]} camera")
+    paths = [folder / "recordings" / "MP4" / f"{name}.mp4" for name in names]
+    path = next((path for path in paths if path.is_file()), None)
+    if path is None:
+        raise Refused("missing_camera", f"{RAW_CAMERAS[camera]}: no recordings/MP4/{names[0]}.mp4")
+    place = f"recordings/MP4/{path.name}"
+    try:
+        _, frames = read_film_head(path)
+    except DataError as error:
+        raise Refused("corrupt_video", f"{place}: {str(error).removeprefix(f'{path}: ')}") from None
+    if frames != length:
+        raise Refused("length_mismatch", f"{place} has {frames} frames, {TRAJECTORY} has {length}")
+    yield from frames_of_film(read_film(path, strict=True), path, place)

@@ -1,0 +1,328 @@
+"""Raw DROID folders: what is in them arrives, and what is broken is refused by name."""
+
+from __future__ import annotations
+
+import io
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import h5py
+import numpy as np
+import pyarrow.parquet as pq
+import pytest
+from droid_fixtures import PLAIN, RAW, SIZE, RawEpisode, change, read_record, refusals, run, write_film, write_raw
+from numpy.typing import NDArray
+from PIL import Image
+from scipy.spatial.transform import Rotation
+
+from rlspec.actions import ACTION_SPACES
+from rlspec.errors import DataError
+from rlspec.vla.data.checking import check_dataset
+from rlspec.vla.data.statistics import statistics_are_exact
+from rlspec.vla.droid.schema import RECORD_KEYS
+
+
+def read_rows(root: Path) -> dict[str, NDArray[Any]]:
+    """All numbers, by pyarrow alone."""
+    table = pq.read_table(sorted((root / "data").rglob("*.parquet")))
+    return {name: np.array(table.column(name).to_pylist()) for name in table.column_names if "images" not in name}
+
+
+def read_pictures(root: Path, camera: str) -> NDArray[np.uint8]:
+    column = pq.read_table(sorted((root / "data").rglob("*.parquet"))).column(f"observation.images.{camera}")
+    return np.stack([np.array(Image.open(io.BytesIO(each["bytes"]))) for each in column.to_pylist()])
+
+
+@pytest.fixture(scope="module")
+def raw(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, list[RawEpisode]]:
+    """Two successes and a failure; read only."""
+    root = tmp_path_factory.mktemp("raw") / "lab"
+    names = ("success/a", "success/deep/b", "failure/c")
+    return root, [
+        write_raw(root / name, 12 + seed, seed=seed, success="success" in name) for seed, name in enumerate(names)
+    ]
+
+
+Raw = tuple[Path, list[RawEpisode]]
+
+
+def test_every_number_and_pixel_arrives(raw: Raw, tmp_path: Path) -> None:
+    root, (first, second, _) = raw
+    out = run("droid_raw", root, tmp_path / "out", *PLAIN)
+    rows = read_rows(out)
+    arrays = {name: np.concatenate([first.arrays[name], second.arrays[name]]) for name in first.arrays}
+    assert np.array_equal(
+        rows["observation.state"][:, :7], arrays["observation/robot_state/joint_positions"].astype("f4")
+    )
+    assert np.array_equal(
+        rows["observation.state"][:, 7], arrays["observation/robot_state/gripper_position"].astype("f4")
+    )
+    assert np.array_equal(rows["action"][:, :7], arrays["action/joint_velocity"].astype("f4"))
+    assert np.array_equal(rows["action"][:, 7], arrays["action/gripper_position"].astype("f4"))
+    assert np.array_equal(rows["episode_index"], [0] * 12 + [1] * 13)
+    for camera, name in RAW.items():
+        films = np.concatenate([first.films[name], second.films[name]])
+        assert np.array_equal(read_pictures(out, camera), films)
+    report = check_dataset(out)
+    assert (report.episodes, report.frames, report.fps, report.tasks) == (2, 25, 15, 2)
+    assert statistics_are_exact(out)
+
+
+def test_the_record_says_what_the_numbers_mean(raw: Raw, tmp_path: Path) -> None:
+    record = read_record(run("droid_raw", raw[0], tmp_path / "out", *PLAIN))
+    assert set(RECORD_KEYS) <= record.keys()
+    assert (record["suite"], record["action_space"], record["control_hz"]) == ("droid", "joint_velocity", 15.0)
+    assert record["units"] == ["unitless"] * 7 + ["closure"]
+    assert (record["execution_law"], record["robot"], record["pose_frame"]) == ("droid_hybrid", "panda", "flange")
+    assert [(each["source"], each["task"], each["success"], each["frames"]) for each in record["episodes"]] == [
+        ("success/a", "put cup 0 down", True, 12),
+        ("success/deep/b", "put cup 1 down", True, 13),
+    ]
+
+
+def test_failures_are_left_out_unless_wanted(raw: Raw, tmp_path: Path) -> None:
+    only = run("droid_raw", raw[0], tmp_path / "only", *PLAIN)
+    assert refusals(only) == {"failure/c": ("not_successful", "a failure, left out by success=only")}
+    every = run("droid_raw", raw[0], tmp_path / "all", *PLAIN, "success=all")
+    assert [each["success"] for each in read_record(every)["episodes"]] == [False, True, True]
+    assert refusals(every) == {}
+
+
+@pytest.mark.parametrize("space", ["joint_position", "cartesian_velocity", "cartesian_position"])
+def test_recorded_action_spaces(raw: Raw, tmp_path: Path, space: str) -> None:
+    out = run("droid_raw", raw[0], tmp_path / "out", *PLAIN, f"action_space={space}", "cameras=wrist_left", "limit=1")
+    arrays = raw[1][0].arrays
+    expected = np.column_stack([arrays[f"action/{space}"], arrays["action/gripper_position"]])
+    assert np.array_equal(read_rows(out)["action"], expected.astype("f4"))
+    info = json.loads((out / "meta" / "info.json").read_text())
+    assert info["features"]["action"]["names"] == list(ACTION_SPACES[space].names)
+    assert [name for name in info["features"] if "images" in name] == ["observation.images.wrist_left"]
+
+
+def test_delta_eef_is_the_measured_motion_of_the_hand(raw: Raw, tmp_path: Path) -> None:
+    out = run("droid_raw", raw[0], tmp_path / "out", *PLAIN, "action_space=delta_eef", "limit=1")
+    arrays = raw[1][0].arrays
+    poses, expected = arrays["observation/robot_state/cartesian_position"], []
+    for now, after in zip(poses[:-1], poses[1:], strict=True):
+        turn = Rotation.from_euler("xyz", after[3:]) * Rotation.from_euler("xyz", now[3:]).inv()
+        expected.append([*((after[:3] - now[:3]) / 0.05), *(turn.as_rotvec() / 0.5)])
+    action = read_rows(out)["action"]
+    assert np.allclose(action[:-1, :6], expected, atol=1e-6)
+    assert np.array_equal(action[-1, :6], np.zeros(6))
+    assert np.allclose(action[:, 6], 2 * arrays["action/gripper_position"] - 1, atol=1e-6)
+
+
+def test_bgr_recordings_become_rgb(raw: Raw, tmp_path: Path) -> None:
+    out = run("droid_raw", raw[0], tmp_path / "out", *PLAIN, "bgr=true", "limit=1")
+    assert np.array_equal(read_pictures(out, "wrist_left"), raw[1][0].films["wrist"][..., [2, 1, 0]])
+
+
+def test_other_sizes_keep_their_proportions(raw: Raw, tmp_path: Path) -> None:
+    out = run("droid_raw", raw[0], tmp_path / "out", "video=false", "image_size=40x40", "limit=1")
+    pictures, film = read_pictures(out, "wrist_left"), raw[1][0].films["wrist"]
+    height = round(SIZE[0] * 40 / SIZE[1])
+    top = (40 - height) // 2
+    assert not pictures[:, :top].any()
+    assert not pictures[:, top + height :].any()
+    expected = np.array(Image.fromarray(film[3]).resize((40, height), Image.Resampling.BICUBIC))
+    assert np.array_equal(pictures[3, top : top + height], expected)
+
+
+def test_videos_show_what_was_recorded(raw: Raw, tmp_path: Path) -> None:
+    out = run("droid_raw", raw[0], tmp_path / "out", "image_size=32x48")
+    from droid_fixtures import read_film_frames
+
+    film = read_film_frames(out / "videos/observation.images.wrist_left/chunk-000/file-000.mp4")
+    expected = np.concatenate([each.films["wrist"] for each in raw[1][:2]])
+    assert film.shape == expected.shape
+    # H.264 keeps colour at half the resolution, so edges of blocks differ.
+    assert np.abs(film.astype(int) - expected).mean() < 12
+    wrong = np.abs(film.astype(int) - np.roll(expected, 1, axis=0)).mean()
+    assert wrong > 40
+    assert check_dataset(out).frames == 25
+
+
+ANNOTATED = {
+    "language_instruction1": "lift it",
+    "language_instruction2": "raise it",
+    "language_instruction3": "raise it",
+}
+
+
+def test_instructions_of_annotators_go_before_the_task(raw: Raw, tmp_path: Path) -> None:
+    uuids = [json.loads(next(each.folder.glob("*.json")).read_text())["uuid"] for each in raw[1]]
+    file = tmp_path / "texts.json"
+    file.write_text(json.dumps({uuids[0]: ANNOTATED}))
+
+    def tasks(choice: str) -> list[str]:
+        out = run("droid_raw", raw[0], tmp_path / choice, *PLAIN, f"annotations={file}", f"instruction={choice}")
+        return [each["task"] for each in read_record(out)["episodes"]]
+
+    assert tasks("first") == ["lift it", "put cup 1 down"]
+    assert tasks("all") == ["lift it", "raise it", "put cup 1 down"]
+    assert check_dataset(tmp_path / "all").frames == 12 + 12 + 13
+    assert tasks("1") == ["raise it"]
+    assert refusals(tmp_path / "1")["success/deep/b"] == (
+        "no_instruction",
+        "it has 1 instructions, none with the index 1",
+    )
+
+
+def without_camera(episode: RawEpisode) -> None:
+    (episode.folder / "recordings/MP4/222.mp4").unlink()
+
+
+def cut_film(episode: RawEpisode) -> None:
+    path = episode.folder / "recordings/MP4/333.mp4"
+    write_film(path, episode.films["wrist"][:-2])
+
+
+def break_film(episode: RawEpisode) -> None:
+    path = episode.folder / "recordings/MP4/111.mp4"
+    path.write_bytes(path.read_bytes()[:200])
+
+
+def scramble_film(episode: RawEpisode) -> None:
+    """The index is whole, the pictures are not."""
+    path = episode.folder / "recordings/MP4/111.mp4"
+    content = bytearray(path.read_bytes())
+    start = content.index(b"mdat") + 1200
+    content[start : start + 6000] = bytes(6000)
+    path.write_bytes(content)
+
+
+def damage_pictures(episode: RawEpisode) -> None:
+    """A decoder hides it: it gives 20 frames without a word."""
+    path = episode.folder / "recordings/MP4/111.mp4"
+    content = bytearray(path.read_bytes())
+    for start in range(content.index(b"mdat") + 1000, content.index(b"moov") - 100, 700):
+        content[start : start + 40] = bytes(40)
+    path.write_bytes(content)
+
+
+def not_a_number(episode: RawEpisode) -> None:
+    values = episode.arrays["action/joint_velocity"].copy()
+    values[4, 2] = np.nan
+    change(episode, "action/joint_velocity", values)
+
+
+def shorter_action(episode: RawEpisode) -> None:
+    change(episode, "action/joint_velocity", episode.arrays["action/joint_velocity"][:-1])
+
+
+def without_key(episode: RawEpisode) -> None:
+    change(episode, "action/gripper_position", None)
+
+
+def slow_clock(episode: RawEpisode) -> None:
+    change(episode, "observation/timestamp/control/step_start", np.arange(20) * 100 + 5_000)
+
+
+def backward_clock(episode: RawEpisode) -> None:
+    change(episode, "observation/timestamp/control/step_start", 5_000 - np.arange(20) * 66)
+
+
+def broken_h5(episode: RawEpisode) -> None:
+    (episode.folder / "trajectory.h5").write_bytes(b"\x89HDF\r\n\x1a\n and then nothing")
+
+
+def no_frames(episode: RawEpisode) -> None:
+    with h5py.File(episode.folder / "trajectory.h5", "w") as file:
+        for name, values in episode.arrays.items():
+            file[name] = values[:0]
+
+
+def no_metadata(episode: RawEpisode) -> None:
+    next(episode.folder.glob("metadata_*.json")).unlink()
+
+
+def broken_metadata(episode: RawEpisode) -> None:
+    next(episode.folder.glob("metadata_*.json")).write_text("{")
+
+
+BROKEN: list[tuple[Callable[[RawEpisode], None], str, str]] = [
+    (without_camera, "missing_camera", "ext2: no recordings/MP4/222.mp4"),
+    (cut_film, "length_mismatch", "recordings/MP4/333.mp4 has 18 frames, trajectory.h5 has 20"),
+    (break_film, "corrupt_video", "recordings/MP4/111.mp4: cannot be decoded"),
+    (scramble_film, "corrupt_video", "recordings/MP4/111.mp4"),
+    (damage_pictures, "corrupt_video", "recordings/MP4/111.mp4: cannot be decoded"),
+    (not_a_number, "not_finite", "action joint_velocity is not finite in 1 frames, first in 4"),
+    (shorter_action, "length_mismatch", "action joint_velocity has 19 frames, others have 20"),
+    (without_key, "missing_key", "no action gripper_position, which action_space=joint_velocity needs"),
+    (slow_clock, "wrong_rate", "recorded at 10 Hz by its timestamps, 15 expected; give source_fps="),
+    (backward_clock, "wrong_rate", "timestamps do not increase"),
+    (broken_h5, "corrupt_file", "trajectory.h5 cannot be read"),
+    (no_frames, "empty", "no frames"),
+    (no_metadata, "missing_file", "no metadata_*.json"),
+    (broken_metadata, "corrupt_file", "cannot be read"),
+]
+
+
+def test_what_is_broken_is_refused_by_name_and_stops_nothing(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    root = tmp_path / "raw"
+    write_raw(root / "good", seed=99)
+    for number, (damage, _, _) in enumerate(BROKEN):
+        damage(write_raw(root / damage.__name__, seed=number))
+    write_raw(root / "nothing_to_do", current_task="", seed=50)
+    write_raw(root / "other_law", rlspec={"execution_law": "ruckig"}, seed=51)
+    write_raw(root / "other_robot", robot_serial="fr3-7", seed=52)
+    from rlspec.display import Display
+
+    out = run("droid_raw", root, tmp_path / "out", *PLAIN, display=Display("plain"))
+    refused = refusals(out)
+    for damage, kind, reason in BROKEN:
+        assert refused[damage.__name__][0] == kind, damage.__name__
+        assert reason in refused[damage.__name__][1]
+    assert refused["nothing_to_do"][0] == "no_instruction"
+    assert refused["other_law"][0] == "other_law"
+    assert refused["other_robot"][0] == "other_robot"
+    assert [each["source"] for each in read_record(out)["episodes"]] == ["good"]
+    assert all("\n" not in reason and str(tmp_path) not in reason for _, reason in refused.values())
+    shown = capsys.readouterr().out
+    assert f"WARNING: {len(BROKEN) + 3} refused (" in shown
+    assert "corrupt_video 3" in shown
+
+
+def test_a_rate_of_its_own_is_accepted_when_it_is_given(tmp_path: Path) -> None:
+    slow_clock(write_raw(tmp_path / "raw" / "slow"))
+    out = run("droid_raw", tmp_path / "raw", tmp_path / "out", *PLAIN, "source_fps=10")
+    assert check_dataset(out).fps == 10
+
+
+def test_no_usable_episode_is_an_error_with_the_first_reason(tmp_path: Path) -> None:
+    without_camera(write_raw(tmp_path / "raw" / "one"))
+    with pytest.raises(
+        DataError, match="none of 1 recordings can be used .missing_camera 1.; the first, one: ext2"
+    ) as error:
+        run("droid_raw", tmp_path / "raw", tmp_path / "out", *PLAIN)
+    assert "\n" not in str(error.value)
+    assert not (tmp_path / "out").exists()
+
+
+def test_mended_recordings_are_looked_at_again(tmp_path: Path) -> None:
+    broken = write_raw(tmp_path / "raw" / "one")
+    film = broken.folder / "recordings/MP4/222.mp4"
+    content = film.read_bytes()
+    film.unlink()
+    with pytest.raises(DataError, match="missing_camera"):
+        run("droid_raw", tmp_path / "raw", tmp_path / "out", *PLAIN)
+    film.write_bytes(content)
+    assert check_dataset(run("droid_raw", tmp_path / "raw", tmp_path / "out", *PLAIN)).episodes == 1
+
+
+def test_cameras_without_serials_are_found_by_their_types(tmp_path: Path) -> None:
+    nameless = dict.fromkeys(("ext1_cam_serial", "ext2_cam_serial", "wrist_cam_serial"))
+    episode = write_raw(tmp_path / "raw" / "one", **nameless)
+    out = run("droid_raw", tmp_path / "raw", tmp_path / "out", *PLAIN)
+    for camera, name in RAW.items():
+        assert np.array_equal(read_pictures(out, camera), episode.films[name])
+
+
+def test_an_empty_folder_is_one_line(tmp_path: Path) -> None:
+    (tmp_path / "raw").mkdir()
+    with pytest.raises(DataError, match=r"no trajectory.h5 in it or below; correct path="):
+        run("droid_raw", tmp_path / "raw", tmp_path / "out")
