@@ -17,7 +17,7 @@ usage: python -m rlspec.deploy robot=NAME (server=ws://HOST:PORT | checkpoint=DI
 
   robot=NAME          franka_fr3, franka_panda (host=IP), franka_sim, mujoco (task=NAME seed=N), dry_run
   server=URL          a running `python -m rlspec.serve`, or openpi's or RoboArena's server (add action_space=NAME)
-  token=TEXT          what that server wants
+  token=TEXT          what that server wants (or in the variable RLSPEC_TOKEN)
   checkpoint=DIR      starts a server of our own for it on this machine
   policy=NAME         hold; expert: the scripted one of mujoco, slow waves in dry_run
   mode=NAME           dry_run: no connection. shadow: connected to read only, shows what it would send.
@@ -33,7 +33,7 @@ usage: python -m rlspec.deploy robot=NAME (server=ws://HOST:PORT | checkpoint=DI
   estop_file=FILE     default OUT/ESTOP
   realtime=true       SCHED_FIFO for the loop, where the system permits it
   safety.KEY          joint_margin, workspace_low, workspace_high, velocity_share, acceleration_share, max_step, ...
-  watchdog.KEY        stop_after, give_up, camera, late, recoveries, window
+  watchdog.KEY        stop_after, give_up, camera, heartbeat, late, recoveries, window
   gripper.KEY         binary, close_above, open_below, dwell, interval, deadband, timeout
   slow_start.KEY      share, seconds
   inference.KEY       deadline, latency, warmup

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
@@ -9,11 +10,19 @@ from dataclasses import dataclass
 from typing import Any
 
 from rlspec.actions import ACTION_SPACES
-from rlspec.deploy.client import PolicyClient
 from rlspec.deploy.interfaces import Clock, Robot
 from rlspec.deploy.limits import LIMITS, RobotLimits
 from rlspec.deploy.observe import match_cameras
-from rlspec.deploy.policies import Contract, Expert, HoldPolicy, Policy, RemotePolicy, WavePolicy, read_contract
+from rlspec.deploy.policies import (
+    Contract,
+    Expert,
+    HoldPolicy,
+    Policy,
+    RemotePolicy,
+    WatchedClient,
+    WavePolicy,
+    read_contract,
+)
 from rlspec.deploy.schedule import SCHEDULERS, Scheduler, Timing
 from rlspec.deploy.settings import Settings
 from rlspec.deploy.workers import LockstepWorker, ThreadWorker, Worker
@@ -79,14 +88,15 @@ def open_policy(settings: Settings, robot: Robot, law: str) -> Iterator[Policy]:
 
 
 def _make_policy(settings: Settings, robot: Robot, law: str, stack: ExitStack) -> Policy:
-    url, token = settings.server, settings.token
+    url, token = settings.server, settings.token or os.environ.get("RLSPEC_TOKEN")
     if settings.checkpoint is not None:
         from rlspec.deploy.local_server import LocalServer
 
         server = stack.enter_context(LocalServer(settings.checkpoint))
         url, token = server.url, server.token
     if url is not None:
-        return RemotePolicy(PolicyClient(url, token=token, timeout_s=settings.inference.deadline))
+        client = WatchedClient(url, token=token, timeout_s=settings.inference.deadline)
+        return RemotePolicy(client, None if in_lockstep(robot) else settings.watchdog.heartbeat)
     if settings.policy == "expert" and robot.name == "mujoco":
         from rlspec.deploy.robots.mujoco_expert import MujocoExpert
 

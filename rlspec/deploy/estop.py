@@ -103,5 +103,5 @@ class EStop:
         """Whether the terminal is still there."""
         typed = os.read(sys.stdin.fileno(), 16).decode(errors="ignore")
         if set(typed) & set(KEYS):
-            self._gate.latch(f"e-stop: key {typed[0]!r}")
+            self._gate.latch(f"e-stop: key {next(key for key in typed if key in KEYS)!r}")
         return bool(typed)

@@ -194,8 +194,8 @@ class Loop:
         stalled = stalled_camera(frames, self.parts.cameras, now, self.parts.watchdog.camera)
         if stalled and self._moving:
             self._interrupt(stalled)
-        if self._moving and not self.parts.asker.policy.alive() and not self.parts.asker.waiting:
-            self._interrupt(self.parts.asker.error or "the policy is gone")
+        if self._moving and not self.parts.asker.waiting and (trouble := self.parts.asker.policy.trouble()):
+            self._interrupt(trouble)
         self._events += self.parts.asker.exchange(state, None if stalled else frames, now)
         ready = not stalled and (self._moving or self._stands(state))
         line = self._move(state, self.parts.scheduler.next(now) if ready else None, late, now)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 import re
 from collections.abc import Sequence
 from typing import Any, Literal
@@ -210,9 +209,10 @@ def _assign(tree: dict[str, Any], key: str, value: str) -> None:
     path = key.split(".")
     if key.startswith("robot.camera_keys."):
         path = ["robot", "camera_keys", key.removeprefix("robot.camera_keys.")]
-    if not all(path) or path[0] not in Settings.model_fields:
-        close = difflib.get_close_matches(key, _SHORT, n=1, cutoff=0.6)
-        raise ConfigError(f"{key}={value}: unknown key; did you mean {close[0]}?" if close else _unknown(key, value))
+    if path[0] not in Settings.model_fields:
+        raise ConfigError(f"{key}={value}: unknown key; {nearest(key, (*Settings.model_fields, *_SHORT))}")
+    if not all(path):
+        raise ConfigError(_unknown(key, value))
     if path[0] == "robot" and len(path) == 2 and path[1] not in RobotSettings.model_fields:
         path = ["robot", "options", path[1]]
     node: Any = tree

@@ -28,6 +28,8 @@ class WatchdogSettings(Section):
         stop_after: Age of the last fresh action at which the robot is stopped (at least two ticks).
         give_up: Age of the last fresh action at which the run ends.
         camera: Age of the newest picture of a camera that the policy needs at which the robot is stopped.
+        heartbeat: Seconds within which the policy server must answer a ping while it has nothing else to do; later, the
+            robot is stopped and the plan forgotten. Raise it on a slow network; null: no pings.
         late: Lateness of a tick after which plans are thrown away.
         recoveries: Reflexes and errors that are acknowledged within `window` seconds; one more ends the run.
         window: See `recoveries`.
@@ -36,6 +38,7 @@ class WatchdogSettings(Section):
     stop_after: float = Field(0.2, gt=0)
     give_up: float = Field(5.0, gt=0)
     camera: float = Field(0.15, gt=0)
+    heartbeat: float | None = Field(0.1, gt=0)
     late: float = Field(0.2, gt=0)
     recoveries: int = Field(3, ge=0)
     window: float = Field(60.0, gt=0)

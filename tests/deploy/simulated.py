@@ -110,8 +110,8 @@ class Sweep:
         actions = np.concatenate([joints + ahead * direction, np.zeros((self.horizon, 1))], 1)
         return Reply(self.spoil(actions), 1.0, 1.0)
 
-    def alive(self) -> bool:
-        return not self.killed
+    def trouble(self) -> str:
+        return "ws://robot: the session is lost" if self.killed else ""
 
     def close(self) -> None:
         pass
