@@ -1,0 +1,216 @@
+"""`python -m rlspec.deploy`: mistakes are one line, a run is a log and a summary, and nothing heavy is imported."""
+
+from __future__ import annotations
+
+import json
+import os
+import pty
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from rlspec.deploy.__main__ import USAGE, main
+from rlspec.deploy.policies import read_contract
+from rlspec.deploy.settings import list_robots, load_robot, parse, validate
+from rlspec.errors import ConfigError
+
+ROBOTS = ["dry_run", "franka_fr3", "franka_panda", "franka_sim", "mujoco"]
+DRY = "robot=dry_run policy=hold"
+
+
+@pytest.mark.parametrize(
+    ("arguments", "line"),
+    [
+        ("policy=hold", "robot: required; add robot=NAME; allowed: dry_run, franka_fr3,"),
+        ("robot=franka_fr policy=hold", "robot=franka_fr: unknown; did you mean franka_fr3?"),
+        ("robot=dry_run", "no policy: give one of server=ws://HOST:PORT, checkpoint=DIR, policy=expert|hold"),
+        (f"{DRY} server=ws://a:1", "server and policy exclude each other"),
+        (f"{DRY} second=3", "second=3: unknown key; did you mean seconds?"),
+        (f"{DRY} watchdog..stop=1", "watchdog..stop=1: unknown key;"),
+        (f"{DRY} seconds=0", "seconds=0: must be a number > 0"),
+        (f"{DRY} seconds=soon", "seconds=soon: must be a number > 0"),
+        (f"{DRY} hos=1.2.3.4", "hos=1.2.3.4: unknown key; did you mean host?"),
+        (f"{DRY} schedule=rtc", "schedule=rtc: must be a mapping"),
+        (f"{DRY} scheduler=open", "schedule.name=open: must be open_loop, ensemble, rtc"),
+        (f"{DRY} watchdog.stop=1", "watchdog.stop=1: unknown key; did you mean stop_after?"),
+        (f"{DRY} safety.joint_margin=2", "safety.joint_margin=2: must be a number >= 0 and <= 0.5"),
+        (f"{DRY} gripper.binary=maybe", "gripper.binary=maybe: must be true or false"),
+        (f"{DRY} mode=real", "mode=real: robot=dry_run is simulated"),
+        (f"{DRY} mode=shadow", "mode=shadow: robot=dry_run connects to nothing"),
+        (f"{DRY} go", "'go' is no setting: write key=value"),
+        (f"{DRY} action_space=joints", "action_space=joints: must be joint_position, joint_velocity,"),
+        (f"{DRY} action_space=cartesian_position", "policy=hold: it holds joints or speeds"),
+        (f"{DRY} schedule.n_action_steps=99", "n_action_steps=99: policy=hold predicts 8 actions"),
+        ("robot=franka_fr3 policy=hold", "robot=franka_fr3: no address; add host=IP"),
+        ("robot=franka_fr3 policy=hold host=1.2.3.4 mode=sim", "mode=sim: robot=franka_fr3 is real"),
+        ("robot=franka_fr3 policy=expert host=1.2.3.4", "policy=expert: not for robot=franka_fr3"),
+        ("robot=mujoco policy=hold law=ruckig", "law=ruckig: robot=mujoco runs "),
+        ("robot=mujoco policy=hold task=pick_plase", "robot=mujoco: "),
+        (
+            "robot=mujoco policy=hold robot.colour=red",
+            "robot=mujoco: task 'pick_place': got an unexpected keyword argument 'colour'",
+        ),
+        ("robot=dry_run server=ws://127.0.0.1:9", "ws://127.0.0.1:9: cannot connect"),
+        ("robot=dry_run checkpoint=nowhere", "the policy server does not serve after "),
+    ],
+)
+def test_mistakes_are_one_line(arguments: str, line: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main([*arguments.split(), f"out={tmp_path}/run"]) == 2
+    printed = capsys.readouterr()
+    assert printed.err.startswith(line)
+    assert printed.err.count("\n") == 1
+    assert not (tmp_path / "run").exists()
+
+
+def test_usage(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main([]) == 0
+    assert capsys.readouterr().out == USAGE
+    assert all(robot in USAGE for robot in ROBOTS)
+
+
+def test_every_robot_of_the_recipes_is_valid() -> None:
+    assert list_robots() == ROBOTS
+    for robot in ROBOTS:
+        settings = validate({"robot": load_robot(robot), "policy": "hold", "mode": "dry_run"})
+        assert settings.robot.name == robot
+
+
+def test_settings_arrive() -> None:
+    given = (
+        "robot=franka_fr3 host=10.0.0.2 server=ws://a:1 scheduler=rtc schedule.blend=2 rate=1e1 "
+        "safety.workspace_low=[-0.1,-0.2,0] robot.camera_keys.observation/a.b=wrist_left watchdog.heartbeat=null "
+        "robot.cameras.wrist_left=realsense:012 robot.force_threshold=20.0 token=123 frames=true"
+    )
+    settings = parse([*given.split(), "prompt=put = away: [x]"])
+    assert (settings.robot.host, settings.schedule.name, settings.schedule.blend) == ("10.0.0.2", "rtc", 2)
+    assert (settings.rate, settings.token, settings.prompt) == (10.0, "123", "put = away: [x]")
+    assert settings.safety.workspace_low == [-0.1, -0.2, 0]
+    assert settings.robot.camera_keys == {"observation/a.b": "wrist_left"}
+    assert settings.robot.cameras == {"wrist_left": "realsense:012"}
+    assert settings.robot.options == {"force_threshold": 20.0}
+    assert settings.watchdog.heartbeat is None
+    assert settings.effective_mode == "real"
+
+
+def contract(ours: dict[str, Any] | None, **given: Any) -> Any:
+    metadata = {} if ours is None else {"rlspec": ours}
+    return read_contract(metadata, "ws://a:1", **{"action_space": None, "rate": None, **given})
+
+
+def test_contract() -> None:
+    ours = {"action_space": "joint_velocity", "control_hz": 15.0, "horizon": 16, "n_action_steps": 8, "cameras": {}}
+    assert (contract(ours).action_space, contract(ours).control_hz, contract(ours).cameras) == (
+        "joint_velocity",
+        15,
+        {},
+    )
+    with pytest.raises(ConfigError, match="action_space=delta_eef: ws://a:1 acts in joint_velocity"):
+        contract(ours, action_space="delta_eef")
+    with pytest.raises(ConfigError, match="rate=20: ws://a:1 was trained at 15 Hz"):
+        contract(ours, rate=20.0)
+    with pytest.raises(ConfigError, match="does not say what its actions mean: add action_space="):
+        contract(None)
+    openpi = contract(None, action_space="joint_velocity")
+    assert openpi.control_hz == 15
+    assert openpi.cameras["observation/wrist_image_left"] == (224, 224)
+
+
+def lines_of(folder: Path) -> list[dict[str, Any]]:
+    return [json.loads(line) for line in (folder / "ticks.jsonl").read_text().splitlines()]
+
+
+def test_dry_run(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["robot=dry_run", "policy=expert", "seconds=1.2", f"out={tmp_path}"]) == 0
+    printed = capsys.readouterr().out
+    assert "time: 1.2 s are over" in printed
+    assert "lateness   p50" in printed
+    header, *ticks, footer = lines_of(tmp_path)
+    assert header["header"]["robot"] == "dry_run"
+    assert header["header"]["control_hz"] == 15
+    assert len(header["header"]["limits"]["low"]) == 7
+    assert footer["footer"]["outcome"] == "time"
+    assert footer["footer"]["ticks"] == len(ticks)
+    keys = {"tick", "time", "wall", "state", "observation_age_ms", "inference_ms", "action_age_ms", "chunk", "index"}
+    keys |= {"requested", "target", "sent", "closure_sent", "reasons", "phase", "event", "late_ms"}
+    assert all(keys <= set(tick) for tick in ticks)
+    assert set(ticks[5]["state"]) >= {"joints", "velocities", "closure", "mode"}
+    assert len(ticks[5]["requested"]) == 8
+    assert len(ticks[5]["sent"]) == 7
+    assert {"run", "stop"} <= {tick["phase"] for tick in ticks}
+
+
+def test_a_real_robot_is_not_started_unasked(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The confirmation, on a robot that stands for the real one."""
+    from rlspec.deploy import run
+    from rlspec.deploy.build import make_dry_run
+    from rlspec.display import Display
+
+    monkeypatch.setattr(run, "make_robot", make_dry_run)
+    settings = parse(["robot=franka_fr3", "host=1.2.3.4", "policy=hold", f"out={tmp_path}/run"])
+    monkeypatch.setattr("sys.stdin", open(os.devnull))  # noqa: SIM115
+    with pytest.raises(ConfigError, match="nobody can confirm here; run it on a terminal, or add yes=true"):
+        run.deploy(settings, Display(quiet=True))
+    assert not (tmp_path / "run").exists()
+    willing = settings.model_copy(update={"yes": True, "seconds": 0.2})
+    assert run.deploy(willing, Display(quiet=True)).exit_code == 0
+
+
+def start(tmp_path: Path, *arguments: str, stdin: int | None = None) -> subprocess.Popen[str]:
+    process = subprocess.Popen(
+        [sys.executable, "-m", "rlspec.deploy", "robot=dry_run", "policy=expert", f"out={tmp_path}/run", *arguments],
+        stdin=stdin if stdin is not None else subprocess.DEVNULL,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+    )
+    assert process.stdout is not None
+    for line in process.stdout:
+        if line.startswith("run "):
+            return process
+    raise AssertionError("it did not run")
+
+
+def test_ctrl_c(tmp_path: Path) -> None:
+    process = start(tmp_path, "seconds=60")
+    process.send_signal(signal.SIGINT)
+    out, _ = process.communicate(timeout=30)
+    assert process.returncode == 130
+    assert "user: e-stop: signal SIGINT" in out
+    assert lines_of(tmp_path / "run")[-1]["footer"]["exit_code"] == 130
+
+
+def test_space_on_the_terminal(tmp_path: Path) -> None:
+    terminal, theirs = pty.openpty()
+    process = start(tmp_path, "seconds=60", stdin=theirs)
+    os.write(terminal, b" ")
+    out, _ = process.communicate(timeout=30)
+    os.close(terminal)
+    os.close(theirs)
+    assert process.returncode == 130
+    assert "e-stop: key ' '" in out
+
+
+def test_sigkill_leaves_a_readable_log(tmp_path: Path) -> None:
+    process = start(tmp_path, "seconds=60")
+    time.sleep(0.5)
+    process.kill()
+    process.wait()
+    header, *ticks = lines_of(tmp_path / "run")
+    assert "header" in header
+    assert [tick["tick"] for tick in ticks] == list(range(ticks[-1]["tick"] + 1))
+    assert len(ticks) > 14
+
+
+def test_import_is_light() -> None:
+    code = (
+        "import sys, time; start = time.perf_counter(); import rlspec.deploy.__main__, rlspec.deploy.run\n"
+        "names = ('torch', 'lerobot', 'gymnasium', 'pandas', 'franky', 'mujoco', 'matplotlib', 'transformers')\n"
+        "print([name for name in names if name in sys.modules])"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout == "[]\n"
