@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 import os
 import sys
@@ -203,7 +202,8 @@ def _trained(given: Mapping[str, str], cameras: Mapping[str, str]) -> BatchPolic
     from rlspec.vla.evaluation.policy_actor import PolicySource, load_policy
 
     actor = load_policy(PolicySource(folder, device=device, threads=threads))
-    meaning = replace(meaning, model=f"{actor.config.type} {meaning.model}", norm_stats_sha256=hash_statistics(folder))
+    digest = meaning.norm_stats_sha256 or hash_statistics(folder)
+    meaning = replace(meaning, model=f"{actor.config.type} {meaning.model}", norm_stats_sha256=digest)
     policy = LeRobotPolicy(actor.policy, actor.preprocessor, actor.postprocessor, read_spec(actor.config, meaning))
     try:
         policy.warm_up()
@@ -260,9 +260,19 @@ def read_meaning(folder: str, given: Mapping[str, str], cameras: Mapping[str, st
         control_hz=_rate(said["control_hz"]),
         execution_law=_known_law(said["execution_law"]),
         wire_keys=cameras,
+        sizes=_camera_sizes(record.get("cameras")),
+        norm_stats_sha256=record.get("norm_stats_sha256"),
         n_action_steps=None if steps is None else _count("n_action_steps", steps, 1000),
         prompt=given.get("prompt"),
     )
+
+
+def _camera_sizes(cameras: Any) -> dict[str, tuple[int, int]]:
+    """Camera -> (height, width) of the data that a policy was trained on."""
+    from rlspec.serving.policy import IMAGES
+
+    sizes = cameras if isinstance(cameras, dict) else {}
+    return {key.removeprefix(f"{IMAGES}."): (int(size[0]), int(size[1])) for key, size in sizes.items()}
 
 
 def _read_record(path: Path) -> dict[str, Any]:
@@ -279,19 +289,11 @@ def _read_record(path: Path) -> dict[str, Any]:
 
 def hash_statistics(folder: str) -> str | None:
     """SHA-256 of the numbers that a saved policy normalises by; None where its folder does not say."""
-    import numpy as np
-
+    from rlspec.vla.data.facts import plain_statistics, statistics_hash
     from rlspec.vla.data.preflight import checkpoint_statistics
 
     statistics = checkpoint_statistics(folder) if Path(folder).is_dir() else None
-    if statistics is None:
-        return None
-    digest = hashlib.sha256()
-    for feature, kinds in sorted(statistics.items()):
-        for kind, values in sorted(kinds.items()):
-            digest.update(f"{feature}.{kind}:".encode())
-            digest.update(np.asarray(values, np.float32).tobytes())
-    return digest.hexdigest()
+    return None if statistics is None else statistics_hash(plain_statistics(statistics))
 
 
 def _known_space(name: str) -> str:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
@@ -28,6 +28,7 @@ class Meaning:
         model: Words for the policy.
         action_space, control_hz, execution_law: See `PolicySpec`.
         wire_keys: Camera -> key of messages, where it is not the usual one.
+        sizes: Camera -> (height, width) of the training data, where they are known.
         n_action_steps: None: the policy's own number.
         prompt: Instruction for requests without one.
         norm_stats_sha256: Of the statistics.
@@ -38,6 +39,7 @@ class Meaning:
     control_hz: float
     execution_law: str
     wire_keys: Mapping[str, str]
+    sizes: Mapping[str, tuple[int, int]] = field(default_factory=dict)
     n_action_steps: int | None = None
     prompt: str | None = None
     norm_stats_sha256: str | None = None
@@ -69,7 +71,7 @@ def read_spec(config: Any, meaning: Meaning) -> PolicySpec:
         execution_law=meaning.execution_law,
         horizon=horizon,
         n_action_steps=steps,
-        cameras=cameras,
+        cameras={name: meaning.sizes.get(name, size) for name, size in cameras.items()},
         wire_keys=dict(meaning.wire_keys),
         state=state,
         prompt_required=config.type not in _WITHOUT_LANGUAGE,

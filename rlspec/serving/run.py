@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import signal
 import sys
 import time
@@ -27,9 +28,10 @@ def serve_policy(policy: BatchPolicy, settings: ServerSettings) -> int:
 
 
 def write_log(line: str) -> None:
-    """A line with the time on stdout."""
-    sys.stdout.write(f"{time.strftime('%H:%M:%S')} {line}\n")
-    sys.stdout.flush()
+    """A line with the time on stdout. Who started the server may have gone away since."""
+    with contextlib.suppress(BrokenPipeError):
+        sys.stdout.write(f"{time.strftime('%H:%M:%S')} {line}\n")
+        sys.stdout.flush()
 
 
 async def _serve(policy: BatchPolicy, settings: ServerSettings, log: Callable[[str], None]) -> int:

@@ -1,0 +1,153 @@
+"""LeRobot policies behind the server: what they want, what they get, and batches."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import numpy as np
+import pytest
+from serving_cases import SPEC
+
+from rlspec.errors import ConfigError
+from rlspec.serving.lerobot_policy import LeRobotPolicy, Meaning, read_spec
+from rlspec.serving.policy import Observation
+
+MEANING = Meaning("tiny", "joint_velocity", 15.0, "droid_hybrid", {})
+
+
+def feature(*shape: int) -> SimpleNamespace:
+    return SimpleNamespace(shape=shape)
+
+
+def config(**changes: Any) -> SimpleNamespace:
+    inputs = {
+        "observation.images.exterior_1_left": feature(3, 180, 320),
+        "observation.images.wrist_left": feature(3, 90, 160),
+        "observation.images.empty_camera_0": feature(3, 90, 160),
+        "observation.state": feature(8),
+    }
+    fields = {
+        "type": "smolvla",
+        "input_features": inputs,
+        "output_features": {"action": feature(8)},
+        "chunk_size": 50,
+        "n_action_steps": 20,
+        "n_obs_steps": 1,
+    }
+    return SimpleNamespace(**{**fields, **changes})
+
+
+def test_a_spec_is_read_from_the_policys_config() -> None:
+    spec = read_spec(config(), MEANING)
+    assert spec.cameras == {"exterior_1_left": (180, 320), "wrist_left": (90, 160)}
+    assert (spec.state, spec.horizon, spec.n_action_steps, spec.prompt_required) == (8, 50, 20, True)
+    assert read_spec(config(), replace(MEANING, n_action_steps=5)).n_action_steps == 5
+    assert read_spec(config(), replace(MEANING, sizes={"wrist_left": (180, 320)})).cameras["wrist_left"] == (180, 320)
+    assert not read_spec(config(type="act"), MEANING).prompt_required
+    assert read_spec(config(input_features={}), MEANING).state == 0
+
+
+@pytest.mark.parametrize(
+    ("changes", "meaning", "words"),
+    [
+        ({"n_obs_steps": 2}, {}, "past observations"),
+        ({"input_features": {"observation.environment_state": feature(4)}}, {}, "wants observation.environment_state"),
+        ({"output_features": {"action": feature(7)}}, {}, "joint_velocity: has 8 numbers, and tiny gives 7"),
+        ({"output_features": {}}, {}, "gives None"),
+        ({}, {"n_action_steps": 51}, "choose 1 to 50"),
+        ({}, {"wire_keys": {"front": "observation/image"}}, "no such camera; its cameras: exterior_1_left, wrist_left"),
+    ],
+)
+def test_policies_that_cannot_be_served_are_refused(changes: Any, meaning: Any, words: str) -> None:
+    with pytest.raises(ConfigError, match=words):
+        read_spec(config(**changes), replace(MEANING, **meaning))
+
+
+def tiny() -> tuple[LeRobotPolicy, list[Any]]:
+    """Actions that depend on every input: mean of each picture, state, length of the instruction."""
+    import torch
+
+    seen: list[Any] = []
+
+    class Policy:
+        def predict_action_chunk(self, batch: dict[str, Any]) -> Any:
+            seen.append(batch)
+            pictures = sum(batch[f"observation.images.{name}"].mean((1, 2, 3)) for name in spec.cameras)
+            words = torch.tensor([float(len(task)) for task in batch["task"]])
+            chunk = batch["observation.state"][:, None] + (pictures + words)[:, None, None]
+            return chunk + torch.arange(10.0)[None, :, None]
+
+    def postprocessor(actions: Any) -> Any:
+        assert actions.ndim == 2
+        return actions * 2
+
+    spec = replace(SPEC, cameras={"exterior_1_left": (18, 32), "wrist_left": (18, 32)})
+    return LeRobotPolicy(Policy(), lambda batch: batch, postprocessor, spec), seen
+
+
+def observation(seed: int, height: int = 18, width: int = 32) -> Observation:
+    generator = np.random.default_rng(seed)
+    images = {
+        name: generator.integers(0, 256, (height, width, 3), np.uint8) for name in ("exterior_1_left", "wrist_left")
+    }
+    return Observation(images, generator.normal(size=8), "x" * seed, seed)
+
+
+def test_a_batch_gives_what_each_gives_alone() -> None:
+    policy, _ = tiny()
+    asked = [observation(1), observation(2, 40, 30), observation(3)]
+    together = policy.infer(asked)
+    for one, actions in zip(asked, together, strict=True):
+        assert actions.dtype == np.float32
+        assert actions.shape == (10, 8)
+        np.testing.assert_array_equal(policy.infer([one])[0], actions)
+
+
+def test_observations_come_in_lerobots_form() -> None:
+    policy, seen = tiny()
+    one = observation(4)
+    (actions,) = policy.infer([one])
+    batch = seen[0]
+    pixels = batch["observation.images.wrist_left"]
+    assert str(pixels.dtype) == str(batch["observation.state"].dtype) == "torch.float32"
+    np.testing.assert_allclose(pixels[0].numpy(), one.images["wrist_left"].transpose(2, 0, 1) / 255, rtol=1e-6)
+    assert batch["task"] == ["xxxx"]
+    means = sum(image.mean() / 255 for image in one.images.values())
+    np.testing.assert_allclose(actions, 2 * (one.state + means + 4 + np.arange(10)[:, None]), rtol=1e-4)
+
+
+def test_warming_up_asks_once() -> None:
+    policy, seen = tiny()
+    policy.warm_up()
+    assert seen[0]["observation.images.wrist_left"].shape == (1, 3, 18, 32)
+
+
+@pytest.mark.slow
+def test_a_trained_policy_is_served_alone_and_in_batches(tmp_path: Path) -> None:
+    """A real LeRobot policy with real processors, through the command's own path."""
+    from tiny_checkpoint import write_policy
+
+    from rlspec.serve import build_policy
+
+    write_policy(tmp_path)
+    given = {"checkpoint": str(tmp_path), "control_hz": "15", "execution_law": "droid_hybrid"}
+    policy = build_policy({**given, "action_space": "joint_velocity", "device": "cpu", "threads": "1"}, {})
+    assert policy.spec.norm_stats_sha256 is not None
+    generator = np.random.default_rng(0)
+    asked = [
+        Observation(
+            {name: generator.integers(0, 256, (*size, 3), np.uint8) for name, size in policy.spec.cameras.items()},
+            generator.normal(size=8),
+            prompt,
+            number,
+        )
+        for number, prompt in enumerate(("pick", "put the cube in the bowl", "push"))
+    ]
+    together = policy.infer(asked)
+    for one, actions in zip(asked, together, strict=True):
+        np.testing.assert_allclose(policy.infer([one])[0], actions, atol=1e-5)
+        assert actions.shape == (policy.spec.horizon, 8)
+    assert not np.allclose(together[0], together[1])
