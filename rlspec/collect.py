@@ -5,6 +5,7 @@ Or with format=droid_raw as raw DROID recordings, folder by folder, as a DROID w
 
 from __future__ import annotations
 
+import json
 import re
 import sys
 from collections.abc import Sequence
@@ -39,10 +40,11 @@ usage: python -m rlspec.collect env=NAME [task=NAME[,NAME]] [episodes=N] [out=DI
   format=droid_raw  raw DROID recordings of the Franka instead (trajectory.h5, metadata, MP4 of three cameras, three
                     instructions each), for python -m rlspec.convert source=droid_raw; without video=, and with
   failures=X        failed episodes besides, as a share of the successful ones (default 0)
+  idle_steps=[A,B]  fewest and most steps before the operator moves the robot (default [4,12])
   lab=NAME          the laboratory's name in folders and ids (default SIM)
 """
 _COMMON = ("episodes", "seed", "workers", "noise", "noise_share")
-_OWN = {"lerobot": ("video",), "droid_raw": ("failures", "lab")}  # settings of one format
+_OWN = {"lerobot": ("video",), "droid_raw": ("failures", "lab", "idle_steps")}  # settings of one format
 _KEYS = ("format", "env", "task", "out", *_COMMON, *_OWN["lerobot"], *_OWN["droid_raw"])
 
 
@@ -147,7 +149,8 @@ def _settings(given: dict[str, str], kind: str) -> Demonstrations | Recordings:
 
     schema = Recordings if kind == "droid_raw" else Demonstrations
     try:
-        return schema.model_validate({key: _typed(value) for key, value in given.items()})
+        # Through JSON, where a list may become a tuple although the schema is strict.
+        return schema.model_validate_json(json.dumps({key: _typed(value) for key, value in given.items()}))
     except ValidationError as error:
         raise ConfigError(join_lines(explain(error, schema))) from None
 

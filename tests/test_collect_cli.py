@@ -29,6 +29,7 @@ from rlspec import collect
         ("format=droid_raw video=true", "video=true: only with format=lerobot; leave it out"),
         ("env=franka failures=0.1", "failures=0.1: only with format=droid_raw; leave it out"),
         ("format=droid_raw failures=-1", "failures=-1: must be a number >= 0"),
+        ("format=droid_raw idle_steps=3", "idle_steps=3: must be a list of 2, each a whole number"),
         ("format=droid_raw lab=a/b", "lab=a/b: must be text"),
         ("env=franka fast", "'fast' is no setting: write key=value, for example episodes=200"),
     ],

@@ -112,7 +112,8 @@ def resolve(parsed: Arguments) -> dict[str, Any]:
     if is_recipe_file(parsed.recipe):
         values = _compose(_PRIMARY, assignments, _read_resolved(parsed))
     else:
-        values = _compose(parsed.recipe, [f"{group}={name}" for group, name in parsed.groups.items()] + assignments)
+        chosen = [f"~{group}" if name == "null" else f"{group}={name}" for group, name in parsed.groups.items()]
+        values = _compose(parsed.recipe, chosen + assignments)
     if values.get("algorithm") == "sft":
         _drop_rollout_knobs(values, parsed)
     return values
@@ -135,7 +136,8 @@ def _drop_rollout_knobs(values: dict[str, Any], parsed: Arguments) -> None:
 
 def _only(chosen: Mapping[str, str], groups: Sequence[str]) -> dict[str, Any]:
     """A primary config that consists of some group options."""
-    return {"defaults": [{group: chosen.get(group)} for group in groups]}
+    names = {group: name for group, name in chosen.items() if name != "null"}
+    return {"defaults": [{group: names.get(group)} for group in groups]}
 
 
 def _read_resolved(parsed: Arguments) -> dict[str, Any]:
@@ -157,7 +159,7 @@ def _read_resolved(parsed: Arguments) -> dict[str, Any]:
     if groups:
         chosen = _compose(_PRIMARY, [], _only(groups, groups_of(parsed.algorithm)))
         for section in ("model", "data", "env", "dataset", "policy"):
-            if "name" in chosen.get(section, {}):
+            if "name" in chosen.get(section, {}) or groups.get(section) == "null":
                 values.pop(section, None)
         if "model" in groups and isinstance(values.get("evaluation"), dict):
             values["evaluation"].pop("max_new_tokens", None)  # came with the old profile

@@ -16,7 +16,7 @@ from rlspec.config.lerobot_sources import (
 )
 from rlspec.config.paths import nearest, show
 from rlspec.config.sources import Knob
-from rlspec.config.vla_schema import VlaRecipe
+from rlspec.config.vla_schema import Env, VlaRecipe
 
 Lines = Iterator[str]
 
@@ -48,7 +48,11 @@ def broken_vla_rules(recipe: VlaRecipe) -> list[str]:
 
 def missing_values(recipe: VlaRecipe) -> Lines:
     """`???` in a recipe's file stands for what the command line must give."""
-    places = (("policy.path", recipe.policy.path), ("dataset.repo_id", recipe.dataset.repo_id))
+    places = (
+        ("policy.path", recipe.policy.path),
+        ("dataset.repo_id", recipe.dataset.repo_id),
+        ("dataset.root", recipe.dataset.root),
+    )
     for key, value in places:
         if value == "???" and not (key == "dataset.repo_id" and recipe.dataset.root):
             yield f"{key}: required; add {key}=..."
@@ -77,6 +81,8 @@ def policy_options(recipe: VlaRecipe) -> Lines:
             yield f"{key}={show(value)}: LeRobot's preset is not used; set optim.* or training.scheduler"
         else:
             yield from _check_field(key, name, value, fields)
+    if policy.norm_stats == "checkpoint" and policy.path is None:
+        yield "policy.norm_stats=checkpoint: there is no checkpoint; add policy.path, or set null"
     if policy.lora is not None and policy.path is None:
         yield "policy.lora: only for pretrained weights, which adapters correct; add policy.path"
 
@@ -116,14 +122,30 @@ def augmentation(recipe: VlaRecipe) -> Lines:
 def data_source(recipe: VlaRecipe) -> Lines:
     """Data comes from one place."""
     data = recipe.dataset
-    if data.demonstrations is None and data.repo_id is None and data.root is None:
+    generated = {"demonstrations": data.demonstrations, "recordings": data.recordings}
+    given = [name for name, section in generated.items() if section is not None]
+    if not given and data.repo_id is None and data.root is None:
         yield "dataset.repo_id: required; a hub id, or dataset.root=FOLDER, or dataset=demonstrations"
-    if data.demonstrations is not None and data.repo_id is not None:
-        yield f"dataset.repo_id={data.repo_id}: not together with dataset.demonstrations"
-    if data.demonstrations is not None and recipe.env is None:
-        yield "env: required; demonstrations are generated in it"
+    if len(given) > 1:
+        yield "dataset.recordings: not together with dataset.demonstrations; set one of them null"
+    for name in given:
+        if data.repo_id is not None:
+            yield f"dataset.repo_id={data.repo_id}: not together with dataset.{name}"
+        if recipe.env is None:
+            yield f"env: required; {name} are generated in it"
+    if data.recordings is not None and recipe.env is not None:
+        yield from _recordings(recipe.env)
     if data.episodes == []:
         yield "dataset.episodes=[]: must be null or name at least one episode"
+
+
+def _recordings(env: Env) -> Lines:
+    """DROID's robots are Frankas that take joint velocities."""
+    space = env.options.get("action_space")
+    if env.suite != "franka":
+        yield f"env.suite={show(env.suite)}: recordings are of the Franka; use env=franka_droid"
+    elif space != "joint_velocity":
+        yield f"env.options.action_space={show(space)}: recordings have joint_velocity; use env=franka_droid"
 
 
 def simulator(recipe: VlaRecipe) -> Lines:

@@ -40,6 +40,7 @@ class Recordings(Section):
     failures: float = Field(0.0, ge=0, le=10)  # failed ones besides, as a share of those
     noise: float = Field(0.0, ge=0)  # as in Demonstrations: the recorded action is the expert's
     noise_share: float = Field(0.3, ge=0, le=1)
+    idle_steps: tuple[int, int] = (4, 12)  # fewest and most before the operator moves the robot
     seed: int = Field(0, ge=0, lt=SEEDS)  # of the first episode
     workers: int = Field(2, ge=1)
     lab: str = Field("SIM", pattern=r"^[A-Za-z0-9_-]+$")  # the laboratory's name in folders and ids
@@ -55,7 +56,7 @@ class Dataset(Section):
     episodes: list[int] | None = None  # train on these alone
     demonstrations: Demonstrations | None = None
     recordings: Recordings | None = None
-    cameras: list[str] = []  # of recordings, those that are converted; empty: all three
+    cameras: list[str] | None = None  # of recordings, those that are converted; null: all three
     rename: dict[str, str] = {}  # feature of the data set -> feature of the policy and the environment
     in_memory: bool = False  # decode every frame once
     video_backend: str = "pyav"
@@ -75,6 +76,7 @@ class Policy(Section):
     name: str
     type: str  # LeRobot's name of the policy
     path: str | None = None  # hub id or local folder; None: built from its config
+    norm_stats: str | None = None  # null: of the data; "checkpoint": of `path`; or openpi's norm_stats.json
     options: dict[str, Any] = {}  # fields of the policy's config by LeRobot's names
     lora: Lora | None = None
     freeze: list[Freeze] = []

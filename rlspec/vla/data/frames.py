@@ -15,27 +15,29 @@ import psutil
 import torch
 from lerobot.datasets.lerobot_dataset import LeRobotDataset
 from torch import Tensor
+from torch.nn import functional as F
 
 from rlspec.errors import DataError
 
 Batch = dict[str, Any]  # name -> tensor; "task" -> list of str
+Size = tuple[int, int]  # height and width
 _SHARE = 0.8  # of the free memory that frames may take
 
 
-def memory_estimate(dataset: LeRobotDataset) -> int:
-    """Bytes that the decoded pictures take."""
-    keys = dataset.meta.camera_keys
-    pixels = sum(int(np.prod(dataset.meta.features[key]["shape"])) for key in keys)
+def memory_estimate(dataset: LeRobotDataset, image_size: Size | None = None) -> int:
+    """Bytes that the decoded pictures take, in their own size or in another one."""
+    shapes = [dataset.meta.features[key]["shape"] for key in dataset.meta.camera_keys]
+    pixels = sum(int(np.prod(image_size or shape[:2])) * shape[2] for shape in shapes)
     return pixels * len(dataset)
 
 
-def check_memory(dataset: LeRobotDataset) -> str:
+def check_memory(dataset: LeRobotDataset, image_size: Size | None = None) -> str:
     """One line about the memory that the frames take.
 
     Raises:
         DataError: They do not fit.
     """
-    needed, free = memory_estimate(dataset), psutil.virtual_memory().available
+    needed, free = memory_estimate(dataset, image_size), psutil.virtual_memory().available
     text = f"{len(dataset)} frames take {needed / 1e9:.2f} GB of memory"
     if needed > _SHARE * free:
         raise DataError(
@@ -54,17 +56,18 @@ class FrameStore:
         episodes: (N,) episode of each frame.
     """
 
-    def __init__(self, dataset: LeRobotDataset, *, decoders: int = 2) -> None:
+    def __init__(self, dataset: LeRobotDataset, *, decoders: int = 2, image_size: Size | None = None) -> None:
         """Decode all frames.
 
         Args:
             dataset: as `open_dataset` gives it; its image transforms are not applied.
             decoders: threads.
+            image_size: pictures are kept in this size, to which the policy would resize them; None: in their own.
 
         Raises:
             DataError: The frames do not fit into memory.
         """
-        check_memory(dataset)
+        check_memory(dataset, image_size)
         self.meta = dataset.meta
         names = getattr(dataset, "renamed", {})
         deltas = dataset.reader.delta_indices or {}
@@ -78,7 +81,8 @@ class FrameStore:
         self.episodes = self._columns["episode_index"].numpy()
         with ThreadPoolExecutor(decoders) as pool:
             self._frames = {
-                names.get(key, key): _pictures(dataset, rows, key, pool) for key in dataset.reader._meta.camera_keys
+                names.get(key, key): _pictures(dataset, rows, key, pool, image_size)
+                for key in dataset.reader._meta.camera_keys
             }
         self._set_bounds()
         self._tasks = list(self.meta.tasks.sort_values("task_index").index)
@@ -140,10 +144,12 @@ def _column(column: Any, dtype: str) -> Tensor:
     return torch.tensor(values, dtype=getattr(torch, dtype))
 
 
-def _pictures(dataset: LeRobotDataset, rows: Any, key: str, pool: ThreadPoolExecutor) -> Tensor:
+def _pictures(
+    dataset: LeRobotDataset, rows: Any, key: str, pool: ThreadPoolExecutor, image_size: Size | None
+) -> Tensor:
     """All frames of a camera, (N, 3, H, W) uint8."""
     height, width, channels = dataset.reader._meta.features[key]["shape"]
-    frames = torch.empty((len(rows), channels, height, width), dtype=torch.uint8)
+    frames = torch.empty((len(rows), channels, *(image_size or (height, width))), dtype=torch.uint8)
     if key in dataset.reader._meta.video_keys:
         _decode_videos(dataset, rows, key, frames, pool)
     else:
@@ -152,11 +158,21 @@ def _pictures(dataset: LeRobotDataset, rows: Any, key: str, pool: ThreadPoolExec
     return frames
 
 
+def resized(images: Tensor, size: tuple[int, int]) -> Tensor:
+    """(..., 3, H, W) uint8 pictures in another size, as policies resize them but for the rounding."""
+    if tuple(images.shape[-2:]) == tuple(size):
+        return images
+    batch = images.reshape(-1, *images.shape[-3:]).float()
+    small = F.interpolate(batch, size, mode="bilinear", antialias=True, align_corners=False)
+    return small.round_().clamp_(0, 255).to(torch.uint8).reshape(*images.shape[:-2], *size)
+
+
 def _decode(picture: Mapping[str, Any], target: Tensor) -> None:
     from PIL import Image
 
     with Image.open(io.BytesIO(picture["bytes"])) as image:
-        target.copy_(torch.from_numpy(np.array(image.convert("RGB"))).permute(2, 0, 1))
+        pixels = torch.from_numpy(np.array(image.convert("RGB"))).permute(2, 0, 1)
+        target.copy_(resized(pixels, (target.shape[-2], target.shape[-1])))
 
 
 def _decode_videos(dataset: LeRobotDataset, rows: Any, key: str, frames: Tensor, pool: ThreadPoolExecutor) -> None:
@@ -168,12 +184,13 @@ def _decode_videos(dataset: LeRobotDataset, rows: Any, key: str, frames: Tensor,
     def decode(episode: int) -> None:
         chosen = np.flatnonzero(episodes == episode)
         start = meta.episodes[int(episode)][f"videos/{key}/from_timestamp"]
-        frames[torch.from_numpy(chosen)] = decode_video_frames(
+        film = decode_video_frames(
             dataset.root / meta.get_video_file_path(int(episode), key),
             [start + float(time) for time in times[chosen]],
             dataset.tolerance_s,
             dataset._video_backend,
             return_uint8=True,
         )
+        frames[torch.from_numpy(chosen)] = resized(film, (frames.shape[-2], frames.shape[-1]))
 
     list(pool.map(decode, np.unique(episodes)))

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,14 +14,9 @@ from rlspec.config.messages import join_lines
 from rlspec.config.paths import nearest
 from rlspec.config.vla_schema import Env
 from rlspec.errors import DataError
-from rlspec.vla.data.files import RECORD, read_columns
-
-IMAGES, STATE, ACTION = "observation.images.", "observation.state", "action"
-_FACTOR = 10.0  # ratio of spreads that means other units
-_CONSTANT = 1e-5  # standard deviation below which a number says nothing
-_OUTSIDE = 0.2  # share of numbers outside of a checkpoint's q01..q99 that is worth a line
-
-Stats = Mapping[str, Mapping[str, Any]]
+from rlspec.vla.data.comparison import Finding, compare_facts, compare_statistics, near_constant, units
+from rlspec.vla.data.facts import ACTION, IMAGES, SIMULATED_LAW, STATE, Stats, read_record
+from rlspec.vla.data.files import read_columns
 
 
 @dataclass(frozen=True)
@@ -79,14 +73,16 @@ def preflight(
     *,
     policy: Any | None = None,
     checkpoint: Stats | None = None,
+    facts: Mapping[str, Any] | None = None,
     env: EnvFacts | None = None,
 ) -> list[str]:
-    """Compare data, policy and environment.
+    """Compare data, policy, checkpoint and environment.
 
     Args:
         meta: of the opened data set, under the names that the policy knows.
         policy: a LeRobot policy's config; None, or one without features: it is built after the data.
-        checkpoint: statistics that a pretrained policy normalises by; None: it takes the data's.
+        checkpoint: statistics that the policy was pretrained with; None: there are none.
+        facts: what `facts.read_facts` says of a pretrained policy.
         env: what `EnvFacts.of(env)` says; None: nothing is simulated.
 
     Returns:
@@ -97,36 +93,42 @@ def preflight(
     """
     faults: list[str] = []
     notes: list[str] = []
-    record = _record(meta.root)
-    for is_fault, line in _all(meta, policy, checkpoint, env, record):
+    record = read_record(meta.root)
+    for is_fault, line in _all(meta, policy, env, record):
+        (faults if is_fault else notes).append(line)
+    for is_fault, line in numbers(meta, policy, checkpoint, facts or {}):
         (faults if is_fault else notes).append(line)
     if faults:
         raise DataError(join_lines(faults))
     return list(dict.fromkeys(notes))
 
 
-Finding = tuple[bool, str]  # whether it stops the run, and the line
-
-
-def _all(
-    meta: Any, policy: Any, checkpoint: Stats | None, env: EnvFacts | None, record: Mapping[str, Any]
-) -> Iterator[Finding]:
+def _all(meta: Any, policy: Any, env: EnvFacts | None, record: Mapping[str, Any]) -> Iterator[Finding]:
     if policy is not None:
         yield from _policy_features(meta, policy)
     if env is not None:
         yield from _cameras(meta, env, policy)
         yield from _rates(meta, env, record)
         yield from _action_space(meta, env, record)
+
+
+def numbers(meta: Any, policy: Any, checkpoint: Stats | None, facts: Mapping[str, Any]) -> Iterator[Finding]:
+    """What the statistics say: units, normalisation, and the comparison with a checkpoint."""
+    stats, record = meta.stats or {}, read_record(meta.root)
+    names = (meta.features.get(STATE) or {}).get("names")
+    yield from units(stats, record.get("action_space"), list(names) if isinstance(names, list | tuple) else None)
+    modes = getattr(policy, "normalization_mapping", None) or facts.get("normalization") or {}
+    plain = {kind: str(getattr(mode, "value", mode)) for kind, mode in modes.items()}
+    yield from near_constant(stats, stats, plain)
+    yield from compare_facts({"control_hz": getattr(meta, "fps", None), **record}, facts)
     if checkpoint is not None:
-        yield from compare_statistics(meta, checkpoint)
+        in_files = {new: old for old, new in getattr(meta, "renamed", {}).items()}
 
+        def columns(name: str) -> NDArray[Any]:
+            key = in_files.get(name, name)
+            return read_columns(Path(meta.root), [key])[key]
 
-def _record(root: Path | str) -> dict[str, Any]:
-    path = Path(root) / RECORD
-    if not path.is_file():
-        return {}
-    content: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
-    return content
+        yield from compare_statistics(stats, checkpoint, columns)
 
 
 def _policy_features(meta: Any, policy: Any) -> Iterator[Finding]:
@@ -221,7 +223,8 @@ def _action_space(meta: Any, env: EnvFacts, record: Mapping[str, Any]) -> Iterat
     elif there != env.action_space:
         line = f"action space: {there} in the data, {env.action_space} in the environment"
         yield True, f"{line}; set env.options.action_space={there}"
-    if record.get("suite", env.suite) != env.suite:
+    simulated = record.get("execution_law") == SIMULATED_LAW  # recordings of the simulation, in a robot's format
+    if record.get("suite", env.suite) != env.suite and not simulated:
         yield False, f"suite: the data is from {record['suite']}, the environment is {env.suite}"
     yield from _action_range(meta, env)
 
@@ -240,63 +243,6 @@ def _action_range(meta: Any, env: EnvFacts) -> Iterator[Finding]:
                 f"{env.low[index]:.3g}..{env.high[index]:.3g}"
             ),
         )
-
-
-def compare_statistics(meta: Any, checkpoint: Stats) -> Iterator[Finding]:
-    """Whether the numbers of the data look like those that a pretrained policy normalises by."""
-    for name in (STATE, ACTION):
-        if name not in checkpoint or name not in (meta.stats or {}):
-            continue
-        ours, theirs = _spread(meta.stats[name]), _spread(checkpoint[name])
-        if ours is None or theirs is None or ours[1].shape != theirs[1].shape:
-            continue
-        yield from _spreads(name, ours, theirs)
-        yield from _outside(name, meta, checkpoint[name])
-
-
-def _spread(stats: Mapping[str, Any]) -> tuple[NDArray[Any], NDArray[Any]] | None:
-    """(centre, standard deviation), each (d,)."""
-    if "mean" not in stats or "std" not in stats:
-        return None
-    return np.asarray(stats["mean"], np.float64).reshape(-1), np.asarray(stats["std"], np.float64).reshape(-1)
-
-
-def _spreads(
-    name: str, ours: tuple[NDArray[Any], NDArray[Any]], theirs: tuple[NDArray[Any], NDArray[Any]]
-) -> Iterator[Finding]:
-    for index, (mine, other) in enumerate(zip(ours[1], theirs[1], strict=True)):
-        place = f"{name}[{index}]"
-        if mine < _CONSTANT <= other:
-            yield False, f"{place}: constant in the data, not in the checkpoint's"
-        elif other < _CONSTANT <= mine:
-            yield (
-                True,
-                (
-                    f"{place}: constant in the checkpoint's data, so any other value explodes when normalised; "
-                    "set policy.path=null, or take data of the same robot"
-                ),
-            )
-        elif mine >= _CONSTANT and not 1 / _FACTOR < mine / other < _FACTOR:
-            yield (
-                True,
-                (
-                    f"{place}: spreads {mine / other:.3g} times as far as in the checkpoint's data; convert the units "
-                    "(degrees or radians, millimetres or metres), or train from policy.path=null"
-                ),
-            )
-
-
-def _outside(name: str, meta: Any, stats: Mapping[str, Any]) -> Iterator[Finding]:
-    """Share of the numbers outside of the checkpoint's q01..q99; 2% would be as expected."""
-    if "q01" not in stats or "q99" not in stats:
-        return
-    key = {new: old for old, new in getattr(meta, "renamed", {}).items()}.get(name, name)
-    values = read_columns(Path(meta.root), [key])[key]
-    low, high = (np.asarray(stats[level], np.float64).reshape(-1) for level in ("q01", "q99"))
-    slack = 1e-3 * np.maximum(high - low, 1e-6)
-    shares = ((values < low - slack) | (values > high + slack)).mean(axis=0)
-    for index in np.flatnonzero(shares > _OUTSIDE):
-        yield False, f"{name}[{index}]: {shares[index]:.0%} of the data lie outside of the checkpoint's q01..q99"
 
 
 def checkpoint_statistics(folder: Path | str) -> dict[str, dict[str, Any]] | None:

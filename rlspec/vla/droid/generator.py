@@ -71,6 +71,7 @@ class RawJob:
 
     options: Mapping[str, Any]
     disturbance: Disturbance
+    idle_steps: tuple[int, int]
     lab: str
     out: Path
 
@@ -94,6 +95,9 @@ def recording_settings(env: EnvSpec, settings: Recordings) -> dict[str, Any]:
     """All that decides what is recorded; the number of workers does not."""
     import rlspec_envs
 
+    fewest, most = settings.idle_steps
+    if not 0 <= fewest <= most:
+        raise ConfigError(f"idle_steps=[{fewest},{most}]: must be the fewest and the most, from 0")
     if env.suite != "franka":
         raise ConfigError(f"format=droid_raw: records the Franka, not {env.suite}; use env={DEFAULT_ENV}")
     chosen = settings.model_dump(mode="json", exclude={"workers"})
@@ -162,7 +166,8 @@ def plan_slots(matters: Mapping[str, Any]) -> list[Slot]:
 
 
 def _record_all(matters: Mapping[str, Any], workers: int, out: Path, display: Display, pool: Pool) -> None:
-    job = RawJob(matters["options"], Disturbance(matters["noise"], matters["noise_share"]), matters["lab"], out)
+    disturbance, idle = Disturbance(matters["noise"], matters["noise_share"]), matters["idle_steps"]
+    job = RawJob(matters["options"], disturbance, (idle[0], idle[1]), matters["lab"], out)
     slots = plan_slots(matters)
     missing = [slot for slot in slots if not job.folder(slot).is_dir()]
     display.line(f"recordings: {len(slots)} episodes of {', '.join(matters['tasks'])}, into {out}")
@@ -207,7 +212,8 @@ def record_slot(job: RawJob, slot: Slot) -> None:
     env, expert = _environment(job, slot.task)
     failures = []
     for attempt in range(_PATIENCE):
-        plan = simulated.plan_episode(env, expert, slot.seed + attempt * slot.stride, job.disturbance)
+        seed = slot.seed + attempt * slot.stride
+        plan = simulated.plan_episode(env, expert, seed, job.disturbance, job.idle_steps)
         if not plan.failure:
             break
         failures.append(plan.failure)

@@ -22,7 +22,6 @@ from rlspec.vla.droid.schema import CAMERAS, CONTROL_HZ, RAW_CAMERAS
 from rlspec.vla.droid.simulated import Recording
 
 SERIALS = {"exterior_1_left": "31000001", "exterior_2_left": "31000002", "wrist_left": "31000003"}
-ROBOT_SERIAL = "simulated-franka"
 LAW = "stiff_position"
 _VERSION = "1.3"  # of the recording software whose files these are like
 _EPOCH = datetime(2025, 1, 6, 9, 0, 0)
@@ -107,7 +106,7 @@ def _metadata(name: EpisodeName, recording: Recording) -> dict[str, Any]:
         "building": "simulation",
         "scene_id": 0,
         "success": name.success,
-        "robot_serial": ROBOT_SERIAL,
+        "robot_serial": _robot(recording),
         "r2d2_version": _VERSION,
         "current_task": recording.plan.instruction,
         "trajectory_length": len(recording.plan.labels),
@@ -117,6 +116,11 @@ def _metadata(name: EpisodeName, recording: Recording) -> dict[str, Any]:
         "left_mp4_path": paths[left],
         "right_mp4_path": paths[right],
     }
+
+
+def _robot(recording: Recording) -> str:
+    """In place of a serial number, which in DROID begins with the arm's model."""
+    return f"{recording.environment['robot']}-simulated"
 
 
 def _write_trajectory(path: Path, name: EpisodeName, recording: Recording) -> None:
@@ -130,7 +134,7 @@ def _write_trajectory(path: Path, name: EpisodeName, recording: Recording) -> No
         "current_task": recording.plan.instruction,
         "failure": not name.success,
         "success": name.success,
-        "robot_serial_number": ROBOT_SERIAL,
+        "robot_serial_number": _robot(recording),
         "time": name.time.ctime().replace(" ", "_"),
         "version_number": float(_VERSION),
     }

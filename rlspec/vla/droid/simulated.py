@@ -19,7 +19,6 @@ from rlspec.vla.data.recording import Disturbance, Expert, disturb
 from rlspec.vla.droid.schema import CAMERAS
 
 SPACE = "joint_velocity"
-IDLE_STEPS = (4, 12)  # fewest and most, before the operator moves the robot
 KEPT_OF_FAILURE = (0.3, 0.7)  # share of a path after which an operator gives up
 MAX_GRIPPER_STEP = 0.25  # share of the gripper's way for one unit of its velocity (droid, RobotIKSolver)
 _STREAM = 0xD201D  # keeps these draws apart from other generators with the same seed
@@ -86,11 +85,21 @@ def check_environment(env: Any) -> None:
     assert simulator.cameras == CAMERAS, "the generator asks for these"
 
 
-def plan_episode(env: Any, expert: Expert, seed: int, disturbance: Disturbance) -> Plan:
-    """Stand idle for a moment, then run the expert, without rendering."""
+def plan_episode(
+    env: Any, expert: Expert, seed: int, disturbance: Disturbance, idle_steps: Sequence[int] = (0, 0)
+) -> Plan:
+    """Stand idle for a moment, then run the expert, without rendering.
+
+    Args:
+        env: an environment of `rlspec_envs`.
+        expert: bound to it.
+        seed: of the reset and of all that is drawn here.
+        disturbance: of executed actions; the gripper is left alone.
+        idle_steps: fewest and most, before the operator moves the robot.
+    """
     env.unwrapped.render_observations = False
     rng = np.random.default_rng([_STREAM, seed])
-    idle = int(rng.integers(IDLE_STEPS[0], IDLE_STEPS[1] + 1))
+    idle = int(rng.integers(idle_steps[0], idle_steps[1] + 1))
     observation, _ = env.reset(seed=seed)
     expert.reset()
     labels: list[NDArray[np.float32]] = []

@@ -17,6 +17,7 @@ from rlspec.errors import ConfigError, DataError
 from rlspec.vla.data.demonstrations import RECORD, demonstrations_root
 from rlspec.vla.data.episodes import load_episode_actions
 from rlspec.vla.data.statistics import read_columns
+from rlspec.vla.droid.prepared import recordings_root
 from rlspec.vla.evaluation.checks import Training
 from rlspec.vla.evaluation.episodes import EpisodePlan
 from rlspec.vla.evaluation.observation import STATE
@@ -61,12 +62,17 @@ def dataset_folder(recipe: Any) -> Path | None:
         return None
     if recipe.dataset.demonstrations is not None and recipe.env is not None:
         return demonstrations_root(recipe)
+    if recipe.dataset.recordings is not None and recipe.env is not None:
+        return recordings_root(recipe)
     return resolve_path(recipe.dataset.root) if recipe.dataset.root else None
 
 
 def has_starts(root: Path) -> bool:
-    """Whether the data set says how its episodes began, so that they can be replayed."""
-    return (root / RECORD).is_file()
+    """Whether the data set says how its episodes began, so that they can be replayed; converted ones do not."""
+    if not (root / RECORD).is_file():
+        return False
+    episodes = read_starts(root).get("episodes") or []
+    return bool(episodes) and all("seed" in episode for episode in episodes)
 
 
 def read_starts(root: Path) -> dict[str, Any]:
@@ -92,6 +98,10 @@ def plan_replays(root: Path, suite: str, tasks: list[str], per_task: int) -> lis
         ConfigError: It was made in another suite.
     """
     content = read_starts(root)
+    if not has_starts(root):
+        raise DataError(
+            f"dataset={root}: it does not say how its episodes began; replays need a data set of rlspec.collect"
+        )
     if content["suite"] != suite:
         raise ConfigError(f"dataset={root}: demonstrations of {content['suite']}, the environment is of {suite}")
     plans: list[EpisodePlan] = []
@@ -106,7 +116,7 @@ def plan_replays(root: Path, suite: str, tasks: list[str], per_task: int) -> lis
 
 def training_of(root: Path) -> Training:
     """Rate and action space of a data set, as far as it says."""
-    if has_starts(root):
+    if (root / RECORD).is_file():
         content = read_starts(root)
         return Training(content.get("control_hz"), content.get("action_space"))
     info = root / "meta" / "info.json"

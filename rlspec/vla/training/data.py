@@ -11,6 +11,7 @@ from accelerate import PartialState
 from numpy.typing import NDArray
 from torch.utils.data import default_collate
 
+from rlspec.config.paths import resolve_path
 from rlspec.config.vla_schema import VlaRecipe
 from rlspec.display import Display
 from rlspec.vla.training.policy import policy_config
@@ -40,7 +41,7 @@ class Items:
 
 
 def open_samples(recipe: VlaRecipe, display: Display) -> Samples:
-    """Generate the demonstrations that are wanted and missing, compare with policy and simulator, and open the data.
+    """Generate the data that is wanted and missing, compare it with policy and simulator, and open it.
 
     Raises:
         DataError: It cannot be generated or read, or does not agree with the policy or the simulator.
@@ -48,26 +49,65 @@ def open_samples(recipe: VlaRecipe, display: Display) -> Samples:
     """
     from rlspec.vla.data.frames import FrameStore
     from rlspec.vla.data.opening import open_dataset, policy_delta_indices
-    from rlspec.vla.data.preflight import preflight, read_env_facts
 
     config = policy_config(recipe.policy, device="cpu")
-    root = _demonstrations(recipe, display)
+    root = _generated(recipe, display)
+    if root is None:
+        _check_foreign(recipe, display)
     dataset = open_dataset(recipe.dataset, root=root)
-    for note in preflight(dataset.meta, policy=config, env=read_env_facts(recipe.env) if recipe.env else None):
+    for note in _preflight(recipe, config, dataset.meta):
         display.warn(note)
     deltas = policy_delta_indices(config, dataset.meta.features)
     dataset = open_dataset(recipe.dataset, root=root, delta_indices=deltas)
-    return FrameStore(dataset) if recipe.dataset.in_memory else Items(dataset)
+    if not recipe.dataset.in_memory:
+        return Items(dataset)
+    return FrameStore(dataset, image_size=first_size(config))
 
 
-def _demonstrations(recipe: VlaRecipe, display: Display) -> Path | None:
-    """The folder of generated demonstrations; the main process generates them while the others wait."""
+def first_size(config: Any) -> tuple[int, int] | None:
+    """The size to which a policy of ours resizes pictures before anything else; frames are kept in it."""
+    size = config.image_size if config.type in ("rlspec_adapter", "rlspec_flow") else None
+    return None if size is None else (size, size)
+
+
+def _preflight(recipe: VlaRecipe, config: Any, meta: Any) -> list[str]:
+    """Compare the data with policy, checkpoint and simulator."""
+    from rlspec.vla.data.facts import read_facts
+    from rlspec.vla.data.preflight import checkpoint_statistics, preflight, read_env_facts
+
+    folder = resolve_path(recipe.policy.path) if recipe.policy.path else None
+    local = folder is not None and folder.is_dir()
+    return preflight(
+        meta,
+        policy=config,
+        checkpoint=checkpoint_statistics(folder) if folder is not None and local else None,
+        facts=read_facts(folder) if folder is not None and local else None,
+        env=read_env_facts(recipe.env) if recipe.env else None,
+    )
+
+
+def _check_foreign(recipe: VlaRecipe, display: Display) -> None:
+    """Look for faults in a folder that we have not generated; what is on the hub is checked when it is here."""
+    from rlspec.vla.data.checking import check_dataset
+    from rlspec.vla.data.files import INFO
+
+    if recipe.dataset.root is None:
+        return
+    root = Path(recipe.dataset.root).expanduser()
+    if recipe.dataset.repo_id is None or (root / INFO).is_file():
+        display.line(f"checked {root}: {check_dataset(root).describe()}")
+
+
+def _generated(recipe: VlaRecipe, display: Display) -> Path | None:
+    """The folder of generated data; the main process generates it while the others wait."""
     from rlspec.vla.data.demonstrations import collect, demonstrations_root
+    from rlspec.vla.droid.prepared import prepare_recordings
 
-    settings = recipe.dataset.demonstrations
-    if settings is None or recipe.env is None:
+    section = recipe.dataset
+    if recipe.env is None or (section.demonstrations is None and section.recordings is None):
         return None
-    root = demonstrations_root(recipe)
     with PartialState().main_process_first():
-        collect(recipe.env, settings, root, display)
-    return root
+        if section.recordings is not None:
+            return prepare_recordings(recipe, display)
+        assert section.demonstrations is not None
+        return collect(recipe.env, section.demonstrations, demonstrations_root(recipe), display)

@@ -6,7 +6,7 @@ import contextlib
 import io
 import logging
 from collections.abc import Iterator
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Any, get_type_hints
 
@@ -22,6 +22,8 @@ from rlspec.config.paths import resolve_path
 from rlspec.config.schema import Lora
 from rlspec.config.vla_schema import Policy
 from rlspec.errors import ConfigError, UserError
+from rlspec.vla.data.facts import ACTION, STATE, describe_policy, write_facts
+from rlspec.vla.data.norm_stats import read_norm_stats
 from rlspec.vla.training.order import INITIAL, derive_seed, seed_all
 from rlspec.vla.training.samples import Samples
 
@@ -39,20 +41,22 @@ class LoadedPolicy:
         preprocessor: LeRobot's pipeline for observations and targets.
         postprocessor: LeRobot's pipeline for actions.
         source: path or hub id that the recipe starts from, as its config says it.
+        facts: what rlspec.json says besides the step, see `rlspec.vla.data.facts`.
     """
 
     policy: nn.Module
     preprocessor: Any
     postprocessor: Any
     source: str | None
+    facts: dict[str, Any] = field(default_factory=dict)
 
     @property
     def config(self) -> Any:
         """LeRobot's config of the policy."""
         return self.policy.config
 
-    def save(self, folder: Path) -> None:
-        """Write the policy and its processors in LeRobot's format."""
+    def save(self, folder: Path, *, step: int) -> None:
+        """Write the policy and its processors in LeRobot's format, and rlspec.json."""
         config, resumed = self.config, self.config.pretrained_path
         config.pretrained_path = self.source
         try:
@@ -62,6 +66,7 @@ class LoadedPolicy:
             config.pretrained_path = resumed
         self.preprocessor.save_pretrained(str(folder))
         self.postprocessor.save_pretrained(str(folder))
+        write_facts(folder, self.facts, step=step)
 
 
 def register_policies() -> None:
@@ -70,12 +75,15 @@ def register_policies() -> None:
         load_plugin(name)
 
 
-def load_policy(settings: Policy, samples: Samples, *, device: str, seed: int, resume: Path | None) -> LoadedPolicy:
+def load_policy(
+    settings: Policy, samples: Samples, *, device: str, seed: int, resume: Path | None, dataset: str = ""
+) -> LoadedPolicy:
     """The policy that a recipe starts from, or its state in a checkpoint.
 
     Args:
         settings: the recipe's section.
         samples: for features and statistics.
+        dataset: name of the data, for rlspec.json.
         device: that it is put on.
         seed: of the run.
         resume: folder of the checkpoint.
@@ -90,10 +98,17 @@ def load_policy(settings: Policy, samples: Samples, *, device: str, seed: int, r
         policy: Any = make_policy(config, ds_meta=samples.meta)
         if settings.lora is not None and resume is None:
             policy = add_adapters(policy, settings.lora)
-        processors = _processors(config, samples, device, fresh=resume is None)
+        stats = None if resume is not None else statistics_for(settings, samples)
+        processors = _processors(config, stats, device)
     config._runtime_dataset_meta = None  # LeRobot leaves the data set there
     policy.train()
-    return LoadedPolicy(policy, *processors, source)
+    facts = describe_policy(config, samples.meta, normalised_by(processors[0]), dataset=dataset)
+    return LoadedPolicy(policy, *processors, source, facts)
+
+
+def normalised_by(preprocessor: Any) -> dict[str, dict[str, Any]]:
+    """The statistics in a preprocessor; empty where it does not normalise."""
+    return next((step._tensor_stats for step in preprocessor.steps if hasattr(step, "_tensor_stats")), {})
 
 
 def policy_config(settings: Policy, *, device: str) -> PreTrainedConfig:
@@ -158,14 +173,30 @@ def add_adapters(policy: PreTrainedPolicy, lora: Lora) -> nn.Module:
     return policy.wrap_with_peft(peft_config=config)
 
 
-def _processors(config: PreTrainedConfig, samples: Samples, device: str, *, fresh: bool) -> tuple[Any, Any]:
-    """The policy's own, with the data's statistics; those of a checkpoint keep the statistics in it."""
+def statistics_for(settings: Policy, samples: Samples) -> dict[str, Any] | None:
+    """What a new policy normalises by; None: what its checkpoint does.
+
+    Raises:
+        DataError: The file that the recipe names cannot be read, or has fewer numbers than the data.
+    """
+    stats = samples.meta.stats
+    if settings.norm_stats is None:
+        return dict(stats)
+    if settings.norm_stats == "checkpoint":
+        return None
+    sizes = {name: int(samples.meta.features[name]["shape"][0]) for name in (STATE, ACTION)}
+    # min and max stay those of the data: openpi's file has none.
+    found = read_norm_stats(resolve_path(settings.norm_stats), sizes)
+    return {**stats, **{name: {**stats[name], **values} for name, values in found.items()}}
+
+
+def _processors(config: PreTrainedConfig, stats: dict[str, Any] | None, device: str) -> tuple[Any, Any]:
+    """The policy's own, with these statistics; None: those of its checkpoint."""
     if config.pretrained_path is None:
-        return make_pre_post_processors(config, dataset_stats=samples.meta.stats)
-    stats = {"stats": samples.meta.stats} if fresh else {}
-    modes = {"norm_map": config.normalization_mapping, **stats}
+        return make_pre_post_processors(config, dataset_stats=stats)
+    modes = {"norm_map": config.normalization_mapping, **({} if stats is None else {"stats": stats})}
     every = {**(config.input_features or {}), **(config.output_features or {})}
-    return make_pre_post_processors(
+    processors = make_pre_post_processors(
         config,
         pretrained_path=str(config.pretrained_path),
         preprocessor_overrides={
@@ -174,6 +205,24 @@ def _processors(config: PreTrainedConfig, samples: Samples, device: str, *, fres
         },
         postprocessor_overrides={"unnormalizer_processor": {"features": config.output_features, **modes}},
     )
+    if stats is None:
+        _check_normalised(config, processors[0])
+    return processors
+
+
+def _check_normalised(config: PreTrainedConfig, preprocessor: Any) -> None:
+    """LeRobot leaves numbers without statistics as they are, silently."""
+    found = normalised_by(preprocessor)
+    sizes = {**(config.input_features or {}), **(config.output_features or {})}
+    for name in (STATE, ACTION):
+        given = next(iter(found.get(name, {}).values()), None)
+        if name in sizes and (given is None or len(given) < sizes[name].shape[0]):
+            have = "none" if given is None else f"{len(given)} numbers"
+            wanted = sizes[name].shape[0]
+            raise ConfigError(
+                f"policy.norm_stats=checkpoint: {config.pretrained_path} has statistics of {have} for {name}, the data "
+                f"has {wanted}; set policy.norm_stats=null"
+            )
 
 
 @contextlib.contextmanager

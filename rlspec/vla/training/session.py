@@ -80,6 +80,7 @@ def build_parts(
         device=accelerator.device.type,  # the current one of several; LeRobot knows no cpu:0
         seed=recipe.seed,
         resume=point.checkpoint if point else None,
+        dataset=recipe.dataset.name,
     )
     freezing, optimizer = _optimizer(recipe, loaded.policy)
     _show_symmetry(optimizer, run, display, main=accelerator.is_main_process)

@@ -4,6 +4,7 @@
   config.json, model.safetensors               of the policy (its averaged weights where there are any), or of its
   adapter_config.json, adapter_model...        adapters: what PreTrainedPolicy.from_pretrained and lerobot-eval read
   policy_preprocessor*, policy_postprocessor*  LeRobot's pipelines with the statistics
+  rlspec.json                                  action space, rate, law, horizon, cameras: see rlspec.vla.data.facts
   training_state.pt                            optimizer, schedule, averages, raw weights, sums of the next log line
   recipe.yaml, symmetry.md, .json, manifest.json
 """
@@ -61,10 +62,10 @@ class TrainingState:
     def save_policy(self, folder: Path) -> None:
         """Write what is evaluated and kept: the averaged weights where there are any."""
         if self.ema is None:
-            self.loaded.save(folder)
+            self.loaded.save(folder, step=self.step)
             return
         with self.ema.applied():
-            self.loaded.save(folder)
+            self.loaded.save(folder, step=self.step)
 
     def save(self, folder: Path) -> None:
         """Write the policy and all else that `restore` needs."""

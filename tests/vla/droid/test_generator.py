@@ -303,6 +303,12 @@ def test_what_is_complete_is_found_and_other_settings_are_refused(
         generate(tmp_path / "photos")
 
 
+@pytest.mark.parametrize("steps", [(3, 2), (-1, 2)])
+def test_idle_steps_that_are_no_range_are_refused(generate: Generate, tmp_path: Path, steps: tuple[int, int]) -> None:
+    with pytest.raises(ConfigError, match="idle_steps=.*fewest and the most"):
+        generate(tmp_path / "out", idle_steps=steps)
+
+
 def test_another_action_space_is_refused(tmp_path: Path) -> None:
     settings, display = Recordings(episodes=1, workers=1), Display("plain", quiet=True)
     with pytest.raises(ConfigError, match="wants the Franka with joint_velocity, .*env=franka_droid"):

@@ -1,0 +1,60 @@
+"""openpi's norm_stats.json: mean, std, q01 and q99 of `state` and `actions`."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from rlspec.checkpoint import write_json_atomically
+from rlspec.errors import DataError
+from rlspec.vla.data.facts import ACTION, STATE, Stats
+
+KINDS = ("mean", "std", "q01", "q99")
+_NAMES = {STATE: "state", ACTION: "actions"}
+
+
+def write_norm_stats(path: Path, stats: Stats) -> None:
+    """Write the statistics of state and action as openpi reads them.
+
+    Raises:
+        DataError: One is missing.
+    """
+    content = {}
+    for ours, theirs in _NAMES.items():
+        if missing := [kind for kind in KINDS if kind not in stats.get(ours, {})]:
+            raise DataError(f"{ours}: no {missing[0]} in the statistics; repair them with python -m rlspec.stats --fix")
+        content[theirs] = {kind: np.asarray(stats[ours][kind], np.float64).reshape(-1).tolist() for kind in KINDS}
+    write_json_atomically(path, {"norm_stats": content})
+
+
+def read_norm_stats(path: Path, sizes: dict[str, int] | None = None) -> dict[str, dict[str, NDArray[np.float64]]]:
+    """Statistics of state and action from openpi's file.
+
+    Args:
+        path: the file.
+        sizes: feature -> numbers that are wanted; openpi pads vectors to the model's size.
+
+    Raises:
+        DataError: The file cannot be read, or has fewer numbers.
+    """
+    try:
+        content: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+        given = content.get("norm_stats", content)
+        found: dict[str, dict[str, NDArray[np.float64]]] = {
+            ours: {kind: np.asarray(given[theirs][kind], np.float64).reshape(-1) for kind in KINDS}
+            for ours, theirs in _NAMES.items()
+        }
+    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+        raise DataError(f"{path}: no norm_stats.json of openpi ({type(error).__name__}: {error}); correct it") from None
+    for name, size in (sizes or {}).items():
+        for kind, values in found.get(name, {}).items():
+            if len(values) < size:
+                raise DataError(
+                    f"{path}: {name} has {len(values)} numbers, the data has {size}; take that robot's file"
+                )
+            found[name][kind] = values[:size]
+    return found
