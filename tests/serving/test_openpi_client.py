@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import subprocess
 import sys
 import venv
@@ -49,7 +50,8 @@ def python(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("openpi")
     venv.create(folder, with_pip=True)
     interpreter = folder / "bin" / "python"
-    command = [interpreter, "-m", "pip", "install", "--quiet", f"openpi-client=={VERSION}"]
+    packages = (f"openpi-client=={VERSION}", "typing_extensions")  # it imports the second and does not ask for it
+    command = [interpreter, "-m", "pip", "install", "--quiet", *packages]
     done = subprocess.run(command, capture_output=True, text=True, timeout=900)
     if done.returncode:
         last = next((line for line in reversed(done.stderr.splitlines()) if line.strip()), "no reason given")
@@ -61,8 +63,6 @@ def python(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.mark.timeout(1200)
 @pytest.mark.skipif(sys.platform == "win32", reason="venv has another layout")
 def test_openpis_own_client_is_served(python: Path) -> None:
-    import json
-
     policy = Echo(WITH_CAMERAS)
     with serving(policy, token="a long secret") as server:
         command = [python, "-c", PROGRAM, server.url, "a long secret"]
