@@ -43,25 +43,28 @@ def stand(joints: Array) -> Motion:
     return Motion(joints, np.zeros(7), np.zeros(7))
 
 
-def brake(x: Array, v: Array, a: Array, bounds: Bounds) -> tuple[Array, Array, Flags]:
-    """Brake to a stop, each joint by itself.
+def brake(x: Array, v: Array, a: Array, bounds: Bounds, together: bool = False) -> tuple[Array, Array, Flags]:
+    """Brake to a stop.
 
     Args:
         x: (..., 7) radians.
         v: (..., 7) rad/s.
         a: (..., 7) rad/s^2.
         bounds: Of the targets.
+        together: All joints come to rest in the same tick, on a straight line in joint space; otherwise each as soon as
+            it can. (Where the jerk limit binds, always the latter.)
 
     Returns:
         Positions and velocities of the N >= 1 ticks until standstill, (N, ..., 7); whether it comes to rest, (..., 7).
     """
     if bounds.smooth:
         return _brake_smoothly(x, v, a, bounds)
-    speed = np.abs(v)
-    less = bounds.acceleration * bounds.period
-    ticks = max(1, int(np.ceil((speed / less).max())))
+    needed = np.abs(v) / (bounds.acceleration * bounds.period)
+    ticks = max(1, int(np.ceil(needed.max())))
     steps = np.arange(1, ticks + 1).reshape(-1, *(1,) * x.ndim)
-    velocities = np.copysign(np.maximum(speed - steps * less, 0.0), v)
+    if together:
+        needed = np.broadcast_to(needed.max(axis=-1, keepdims=True), needed.shape)
+    velocities = v * np.maximum(1.0 - steps / np.maximum(needed, 1e-9), 0.0)
     return x + bounds.period * np.cumsum(velocities, axis=0), velocities, np.ones(x.shape, dtype=np.bool_)
 
 
@@ -69,7 +72,7 @@ def _brake_smoothly(x: Array, v: Array, a: Array, bounds: Bounds) -> tuple[Array
     """Brake with bounded jerk: the largest deceleration from which it can still fall to zero with the velocity."""
     positions, velocities = [], []
     for _ in range(bounds.longest_stop):
-        wanted = np.copysign(_releasable(np.abs(v) / bounds.period, bounds.change), -v)
+        wanted = np.copysign(releasable(np.abs(v) / bounds.period, bounds.change), -v)
         wanted = np.clip(wanted, -bounds.acceleration, bounds.acceleration)
         a = np.clip(wanted, a - bounds.change, a + bounds.change)
         v = v + bounds.period * a
@@ -82,7 +85,7 @@ def _brake_smoothly(x: Array, v: Array, a: Array, bounds: Bounds) -> tuple[Array
     return np.stack(positions), np.stack(velocities), still
 
 
-def _releasable(total: Array, change: Array) -> Array:
+def releasable(total: Array, change: Array) -> Array:
     """First s of the falling series s, s - change, s - 2 change, ... > 0 whose sum is `total`."""
     further = np.maximum(np.ceil((np.sqrt(1.0 + 8.0 * total / change) - 3.0) / 2.0), 0.0)
     return (total + change * further * (further + 1.0) / 2.0) / (further + 1.0)
@@ -102,13 +105,14 @@ def within(x: Array, v: Array, bounds: Bounds) -> Flags:
     return kept & (np.abs(v) <= np.maximum(highest, 0.0))
 
 
-def admissible(motion: Motion, x: Array, bounds: Bounds) -> tuple[Flags, Array]:
+def admissible(motion: Motion, x: Array, bounds: Bounds, together: bool = False) -> tuple[Flags, Array]:
     """Whether targets keep the joints' limits now and while braking from them.
 
     Args:
         motion: Before the target.
         x: Candidates, (..., 7).
         bounds: Of the targets.
+        together: See `brake`.
 
     Returns:
         Per joint, (..., 7), and the candidates with the braking that follows them, (1 + N, ..., 7).
@@ -121,7 +125,7 @@ def admissible(motion: Motion, x: Array, bounds: Bounds) -> tuple[Flags, Array]:
     # A wild candidate is not worth the many ticks that it would take to stop it.
     slow = np.minimum(np.maximum(v, -bounds.velocity), bounds.velocity)
     mild = np.minimum(np.maximum(a, -bounds.acceleration), bounds.acceleration) if bounds.smooth else a
-    positions, velocities, still = brake(x, slow, mild, bounds)
+    positions, velocities, still = brake(x, slow, mild, bounds, together)
     positions, velocities = np.concatenate([x[None], positions]), np.concatenate([v[None], velocities])
     return kept & still & within(positions, velocities, bounds).all(axis=0), positions
 

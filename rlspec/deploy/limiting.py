@@ -6,7 +6,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from rlspec.deploy.bounds import Bounds
-from rlspec.deploy.braking import Motion, admissible, in_box, outside
+from rlspec.deploy.braking import Motion, admissible, in_box, outside, releasable
 
 Array = NDArray[np.float64]
 
@@ -21,16 +21,20 @@ WORKSPACE = "workspace"
 
 _PARTS, _BOX_PARTS = 12, 8  # of the way that are tried at once
 _ROUNDS = 2
+_STILL = 1e-9  # rad/s
 _NUDGE = 1e-5  # radians, for slopes
 _CLEARANCE = 1e-3  # metres that a target slides inside of a wall
 
 
-def limit(motion: Motion, plan: Array, wanted: Array, bounds: Bounds) -> tuple[Array, Array, tuple[str, ...]]:
-    """Find the target nearest to the wanted one, in the order of the limits, from which the arm can brake.
+def limit(
+    motion: Motion, plan: Array, asked: Array, wanted: Array, bounds: Bounds
+) -> tuple[Array, Array, tuple[str, ...]]:
+    """Find a target near to the wanted one from which the arm can brake.
 
     Args:
         motion: Of the targets so far.
         plan: A braking that keeps all limits, (N, 7), from `motion`; its first target is the last resort.
+        asked: What was wanted in the tick before, (7,) radians.
         wanted: (7,) radians.
         bounds: Of the targets.
 
@@ -38,10 +42,16 @@ def limit(motion: Motion, plan: Array, wanted: Array, bounds: Bounds) -> tuple[A
         The target, the braking from it (N, 7), and why it was changed.
     """
     kept, sequence = admissible(motion, wanted, bounds)
-    allowed = bool(kept.all())
-    if allowed and in_box(_from(motion, sequence), bounds):
-        return wanted, sequence[1:], ()
-    target, reasons = (wanted, []) if allowed else _joint_limits(motion, wanted, bounds)
+    # Who has to catch up must not race past a request that stands still, though each step were allowed by itself.
+    met = np.abs(asked - motion.x) <= bounds.acceleration * bounds.period**2
+    allowed = bool(kept.all() and met.all())
+    if allowed:
+        if not in_box(_from(motion, sequence), bounds):
+            kept, sequence = admissible(motion, wanted, bounds, together=True)
+            allowed = bool(kept.all() and in_box(_from(motion, sequence), bounds))
+        if allowed:
+            return wanted, sequence[1:], ()
+    target, reasons = _joint_limits(motion, asked, wanted, bounds)
     target = _along_walls(motion, target, bounds, reasons)
     kept, sequence = admissible(motion, target, bounds)
     if not kept.all():
@@ -58,31 +68,41 @@ def _from(motion: Motion, sequence: Array) -> Array:
     return np.concatenate([np.broadcast_to(motion.x, sequence[:1].shape), sequence])
 
 
-def _joint_limits(motion: Motion, wanted: Array, bounds: Bounds) -> tuple[Array, list[str]]:
-    """Clip positions; shorten the step as a whole, so that its direction stays; bound accelerations and jerks."""
+def _joint_limits(motion: Motion, asked: Array, wanted: Array, bounds: Bounds) -> tuple[Array, list[str]]:
+    """Clip positions; shorten step and change of velocity as a whole, so that their directions stay; bound jerks.
+
+    A target that cannot be reached in this tick is approached so that it can be met with its own velocity (by which it
+    moved since it was last asked for) and is not overshot.
+    """
     reasons = []
     target = np.clip(wanted, np.minimum(bounds.low, motion.x), np.maximum(bounds.high, motion.x))
     if np.any(target != wanted):
         reasons.append(POSITION)
-    v = (target - motion.x) / bounds.period
+    direct = (target - motion.x) / bounds.period
+    moving = np.minimum(np.maximum((target - asked) / bounds.period, -bounds.velocity), bounds.velocity)
+    behind = direct - moving
+    less = np.minimum(bounds.acceleration, 0.5 * bounds.change) * bounds.period  # a deceleration that starts in a tick
+    v = moving + np.copysign(releasable(np.abs(behind), less), behind)
     excess = np.abs(v) / bounds.velocity
     worst = int(np.argmax(excess))
     if excess[worst] > 1.0:
         v = v / excess[worst]
         reasons.append(SLEW if bounds.slewed[worst] else VELOCITY)
-    a = (v - motion.v) / bounds.period
-    bounded = np.clip(a, -bounds.acceleration, bounds.acceleration)
-    if np.any(bounded != a):
-        reasons.append(ACCELERATION)
+    change = v - motion.v
+    steepest = float((np.abs(change) / (bounds.acceleration * bounds.period)).max())
+    if steepest > 1.0:
+        change = change / steepest
+    v = motion.v + change
     if bounds.smooth:
-        a, bounded = bounded, np.clip(bounded, motion.a - bounds.change, motion.a + bounds.change)
-        if np.any(bounded != a):
+        rough, a = change / bounds.period, motion.a
+        v = motion.v + bounds.period * np.minimum(np.maximum(rough, a - bounds.change), a + bounds.change)
+        if np.any(np.abs(rough - a) > bounds.change):
             reasons.append(JERK)
-    if ACCELERATION in reasons or JERK in reasons:
-        v = motion.v + bounds.period * bounded
-    # A target that none of them changes keeps its bits.
-    moved = bounds.period * v + motion.x
-    return np.where(np.abs(moved - target) > 1e-12, moved, target), reasons
+    if np.abs(v - direct).max() <= _STILL:  # a target that none of them changes keeps its bits
+        return target, reasons
+    if steepest > 1.0 or not reasons or reasons == [POSITION]:
+        reasons.append(ACCELERATION)
+    return motion.x + bounds.period * v, reasons
 
 
 def _along_walls(motion: Motion, target: Array, bounds: Bounds, reasons: list[str]) -> Array:
@@ -135,7 +155,8 @@ def _into_box(motion: Motion, plan: Array, target: Array, bounds: Bounds) -> Arr
     for _ in range(_ROUNDS):
         step /= _BOX_PARTS
         shares = best + step * np.arange(_BOX_PARTS)
-        kept, sequences = admissible(motion, resort + shares[:, None] * (target - resort), bounds)
+        candidates = resort + shares[:, None] * (target - resort)
+        kept, sequences = admissible(motion, candidates, bounds, together=True)
         inside = kept.all(axis=-1) & in_box(_from(motion, sequences), bounds)
         if not inside.any():
             break

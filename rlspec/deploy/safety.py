@@ -9,8 +9,9 @@ brake pass unchanged, bit for bit.
 
 What happens:
 - start: the first request must lie within `first_jump` of the measured joints, and these must stand still.
-- run: requests are followed; positions are clipped, steps that are too long shortened as a whole, what would leave the
-  box slides along its wall, and the rest is bounded joint by joint.
+- run: requests are followed; positions are clipped, steps and changes of velocity that are too large shortened as a
+  whole (their direction stays), what would leave the box slides along its wall, and what could not brake in time is
+  slowed joint by joint. A request that is out of reach is approached so that it is not overshot.
 - hold: without a request that can be used (missing, late, malformed, or the robot is not where it should be) the
   targets brake to a standstill and stay.
 - stop: after `stop_after` seconds of that, once the targets stand, there is no command any more: the caller stops the
@@ -74,6 +75,7 @@ class Memory:
         control_hz: Ticks per second.
         motion: Of the targets sent.
         plan: A braking from `motion` that keeps all limits, (N, 7).
+        asked: What was wanted last, within the position limits, (7,) radians.
         phase: Of the last verdict.
         missing: Seconds since a request was followed.
     """
@@ -81,6 +83,7 @@ class Memory:
     control_hz: float
     motion: Motion
     plan: Array
+    asked: Array
     phase: Phase = "start"
     missing: float = 0.0
 
@@ -118,7 +121,11 @@ def start(state: RobotState, limits: RobotLimits, settings: SafetySettings, cont
             f"joint {joint + 1} is measured at {joints[joint]:.3f} rad, outside of {limits.low[joint]:.3f} to "
             f"{limits.high[joint]:.3f} of a {limits.model}; move it back by hand, or choose the robot that is connected"
         )
-    return Memory(control_hz, stand(joints), joints[None])
+    return _begin(control_hz, joints)
+
+
+def _begin(control_hz: float, joints: Array) -> Memory:
+    return Memory(control_hz, stand(joints), joints[None], joints)
 
 
 def filter_action(
@@ -140,14 +147,14 @@ def advance(
     wanted, refusal = _usable(requested, age, settings)
     trouble = _trouble(memory, state, bounds, settings)
     if not trouble and not refusal and memory.phase == "stop":
-        joints = state.joints.copy()
-        memory = Memory(memory.control_hz, stand(joints), joints[None])
+        memory = _begin(memory.control_hz, state.joints.copy())
     refusal = trouble or refusal or (_bad_start(wanted, state, settings) if memory.phase == "start" else "")
     if refusal:
         return _hold(memory, refusal, bounds, settings)
-    target, plan, reasons = limit(memory.motion, memory.plan, wanted, bounds)
+    target, plan, reasons = limit(memory.motion, memory.plan, memory.asked, wanted, bounds)
     motion = memory.motion.to(target, bounds.period)
-    after = replace(memory, motion=motion, plan=plan, phase="run", missing=0.0)
+    asked = np.clip(wanted, bounds.low, bounds.high)
+    after = Memory(memory.control_hz, motion, plan, asked, "run")
     return Verdict(_command(motion, bounds, settings), target, reasons, "run"), after
 
 
@@ -196,13 +203,13 @@ def _hold(memory: Memory, reason: str, bounds: Bounds, settings: SafetySettings)
     ended = standing and missing > settings.stop_after + _EPSILON
     if memory.phase == "stop" or ended or reason == ROBOT_STOPPED:
         joints = memory.motion.x
-        resting = replace(memory, motion=stand(joints), plan=joints[None], phase="stop", missing=missing)
+        resting = replace(_begin(memory.control_hz, joints), phase="stop", missing=missing)
         return Verdict(None, joints, (reason,), "stop"), resting
     target = memory.plan[0]
     plan = memory.plan[1:] if len(memory.plan) > 1 else memory.plan
     motion = memory.motion.to(target, bounds.period)
     phase: Phase = "start" if memory.phase == "start" else "hold"
-    after = replace(memory, motion=motion, plan=plan, phase=phase, missing=missing)
+    after = Memory(memory.control_hz, motion, plan, target, phase, missing)
     return Verdict(_command(motion, bounds, settings), target, (reason,), phase), after
 
 
