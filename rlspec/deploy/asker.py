@@ -47,7 +47,7 @@ class Asker:
             prompt: The instruction.
         """
         self.policy, self._contract, self._scheduler = policy, contract, scheduler
-        self._worker, self._cameras, self._prompt = worker, cameras, prompt
+        self._worker, self._cameras, self.prompt = worker, cameras, prompt
         self._job: Job | None = None
         self._request: Request | None = None
         self._not_before = -float("inf")
@@ -83,7 +83,7 @@ class Asker:
 
         def infer() -> tuple[Reply, float]:
             start = time.monotonic()
-            asked = observation(state, frames, self._cameras, self._contract.cameras, self._prompt)
+            asked = observation(state, frames, self._cameras, self._contract.cameras, self.prompt)
             reply = self.policy.infer({**asked, **prefix})
             return reply, 1000 * (time.monotonic() - start)
 

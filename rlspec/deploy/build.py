@@ -28,6 +28,7 @@ from rlspec.deploy.settings import Settings
 from rlspec.deploy.workers import LockstepWorker, ThreadWorker, Worker
 from rlspec.errors import ConfigError, RobotError
 
+_START_PATIENCE = 60.0  # seconds for an answer before the start: first ones compile and fill caches
 _SIZE = re.compile(r"synthetic(?:@(\d+)x(\d+)x(\d+))?")
 
 
@@ -95,8 +96,9 @@ def _make_policy(settings: Settings, robot: Robot, law: str, stack: ExitStack) -
         server = stack.enter_context(LocalServer(settings.checkpoint))
         url, token = server.url, server.token
     if url is not None:
-        client = WatchedClient(url, token=token, timeout_s=settings.inference.deadline)
-        return RemotePolicy(client, None if in_lockstep(robot) else settings.watchdog.heartbeat)
+        client = WatchedClient(url, token=token, timeout_s=_START_PATIENCE)
+        heartbeat = None if in_lockstep(robot) else settings.watchdog.heartbeat
+        return RemotePolicy(client, heartbeat, settings.inference.deadline)
     if settings.policy == "expert" and robot.name == "mujoco":
         from rlspec.deploy.robots.mujoco_expert import MujocoExpert
 

@@ -194,10 +194,12 @@ class Loop:
         stalled = stalled_camera(frames, self.parts.cameras, now, self.parts.watchdog.camera)
         if stalled and self._moving:
             self._interrupt(stalled)
-        if self._moving and not self.parts.asker.waiting and (trouble := self.parts.asker.policy.trouble()):
-            self._interrupt(trouble)
+        waiting = self.parts.asker.waiting
+        trouble = self.parts.asker.policy.trouble(waiting=waiting)
+        if trouble and self._moving:
+            self._interrupt(trouble, forget=not waiting)
         self._events += self.parts.asker.exchange(state, None if stalled else frames, now)
-        ready = not stalled and (self._moving or self._stands(state))
+        ready = not stalled and not trouble and (self._moving or self._stands(state))
         line = self._move(state, self.parts.scheduler.next(now) if ready else None, late, now)
         times = [state.time, *(frames[camera].time for camera in self.parts.cameras.values() if camera in frames)]
         line["observation_age_ms"] = 1e3 * (now - min(times))

@@ -34,8 +34,16 @@ class Policy(Protocol):
         """
         ...
 
-    def trouble(self) -> str:
-        """Why no answer can be hoped for, in words; empty: it can. Returns at once."""
+    def trouble(self, *, waiting: bool) -> str:
+        """Why no answer can be hoped for, in words; empty: it can. Returns at once.
+
+        Args:
+            waiting: Whether it was asked and has not answered.
+        """
+        ...
+
+    def hurry(self) -> None:
+        """The robot begins to move: from now on late answers are errors."""
         ...
 
     def close(self) -> None:
@@ -127,18 +135,20 @@ class WatchedClient(PolicyClient):
 class RemotePolicy:
     """A policy server. A session that broke is replaced at the next request; a thread keeps trying its pulse."""
 
-    def __init__(self, client: WatchedClient, heartbeat: float | None = None) -> None:
+    def __init__(self, client: WatchedClient, heartbeat: float | None = None, deadline: float = 2.0) -> None:
         """Take a client and connect it.
 
         Args:
-            client: Of the server.
+            client: Of the server; its `timeout_s` holds for connecting and for the answers before `hurry`.
             heartbeat: Seconds within which it must answer a ping; None: it is not asked.
+            deadline: Seconds within which it must answer after `hurry`.
 
         Raises:
             ServerError: There is no server.
         """
         self._client = client
         self._limit = heartbeat
+        self._deadline = deadline
         self._closed = threading.Event()
         self._ping: tuple[ClientConnection, float, threading.Event] | None = None
         self.metadata = client.connect()
@@ -153,12 +163,20 @@ class RemotePolicy:
             self._client.reconnect(attempts=1)
         return self._client.infer(observation)
 
-    def trouble(self) -> str:
-        """See `Policy`. Between requests only: some servers answer no ping while they infer."""
+    def hurry(self) -> None:
+        """See `Policy`."""
+        self._client.timeout_s = self._deadline
+        if (session := self._client.session) is not None:
+            session.socket.settimeout(self._deadline)
+
+    def trouble(self, *, waiting: bool) -> str:
+        """See `Policy`. Foreign servers are judged between requests only: openpi's answers no ping while it infers."""
         session, ping = self._client.session, self._ping
         if session is None:
             return f"{self._client.url}: the session is lost"
         if self._limit is None or ping is None or ping[0] is not session or ping[2].is_set():
+            return ""
+        if waiting and "rlspec" not in self.metadata:
             return ""
         waited = time.monotonic() - ping[1]
         return f"{self._client.url}: no heartbeat for {1e3 * waited:.0f} ms" if waited > self._limit else ""
@@ -184,9 +202,12 @@ class _Local:
 
     metadata: dict[str, Any]
 
-    def trouble(self) -> str:
+    def trouble(self, *, waiting: bool) -> str:
         """Never."""
         return ""
+
+    def hurry(self) -> None:
+        """They do."""
 
     def close(self) -> None:
         """Nothing to free."""

@@ -88,8 +88,8 @@ def _run(
     try:
         loop = assemble(settings, robot, policy, agreement, limits, gate, log)
         outcome = loop.outcome
-        estop.start()
         _warm_up(loop, settings, agreement, policy, display)
+        estop.start()  # until here Ctrl-C just ends the process: nothing has moved
         supervisor = loop.parts.supervisor
         if supervisor is not None:
             supervisor.start()
@@ -172,11 +172,9 @@ def _warm_up(loop: Loop, settings: Settings, agreement: Agreement, policy: Polic
         if clock.now() > end:
             raise RobotError(f"camera {min(missing)} delivers nothing; check its cable and `robot.cameras`")
         clock.sleep_until(clock.now() + 0.05)
-    if settings.policy is not None:
-        return
-    for number in range(settings.inference.warmup):
+    for number in range(settings.inference.warmup if settings.policy is None else 0):
         state, frames = parts.robot.read(), parts.robot.frames()
-        seen = observation(state, frames, agreement.cameras, contract.cameras, settings.prompt)
+        seen = observation(state, frames, agreement.cameras, contract.cameras, str(loop.parts.asker.prompt))
         reply = policy.infer(seen)
         if number == settings.inference.warmup - 1:
             display.line(
@@ -184,6 +182,7 @@ def _warm_up(loop: Loop, settings: Settings, agreement: Agreement, policy: Polic
             )
             if not in_lockstep(parts.robot):
                 parts.scheduler.expect(reply.round_trip_ms / 1000)
+    policy.hurry()
 
 
 def confirm(settings: Settings, robot: Robot, limits: RobotLimits, agreement: Agreement, display: Display) -> None:

@@ -28,8 +28,8 @@ class WatchdogSettings(Section):
         stop_after: Age of the last fresh action at which the robot is stopped (at least two ticks).
         give_up: Age of the last fresh action at which the run ends.
         camera: Age of the newest picture of a camera that the policy needs at which the robot is stopped.
-        heartbeat: Seconds within which the policy server must answer a ping while it has nothing else to do; later, the
-            robot is stopped and the plan forgotten. Raise it on a slow network; null: no pings.
+        heartbeat: Seconds within which the policy server must answer a ping; else the robot is stopped until it does.
+            Raise it on a slow network; null: no pings.
         late: Lateness of a tick after which plans are thrown away.
         recoveries: Reflexes and errors that are acknowledged within `window` seconds; one more ends the run.
         window: See `recoveries`.

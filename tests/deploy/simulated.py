@@ -110,8 +110,11 @@ class Sweep:
         actions = np.concatenate([joints + ahead * direction, np.zeros((self.horizon, 1))], 1)
         return Reply(self.spoil(actions), 1.0, 1.0)
 
-    def trouble(self) -> str:
+    def trouble(self, *, waiting: bool) -> str:
         return "ws://robot: the session is lost" if self.killed else ""
+
+    def hurry(self) -> None:
+        pass
 
     def close(self) -> None:
         pass

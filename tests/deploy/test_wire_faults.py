@@ -75,6 +75,7 @@ class Deployment:
             agreement = agree(self.settings, policy, self.robot)
             limits = connect(self.settings, self.robot, agreement.law, 15.0)
             loop = assemble(self.settings, self.robot, policy, agreement, limits, Gate(self.robot), self.log)
+            policy.hurry()
             thread = threading.Thread(target=loop.run)
             thread.start()
             begun = time.monotonic()
