@@ -61,8 +61,9 @@ def convert(settings: ConvertSettings, display: Display, *, pool: Pool | None = 
         if _is_done(out, matters):
             display.line(f"convert: {out} is complete")
         else:
+            items = open_source(settings).items()  # before anything is written that another command would find
             _prepare(work, matters)
-            _Conversion(settings, matters, work, display).run(pool)
+            _Conversion(settings, matters, work, display).run(items, pool)
         shutil.rmtree(work, ignore_errors=True)
     return out
 
@@ -79,7 +80,7 @@ def _is_done(out: Path, matters: Mapping[str, Any]) -> bool:
 
 
 def _prepare(work: Path, matters: Mapping[str, Any]) -> None:
-    stored = read_settings(work / "settings.json")
+    stored = read_settings(work / "settings.json") if any(work.glob("episodes/*.json")) else None
     if stored is not None and (different := first_difference(stored, matters)):
         raise DataError(
             f"{work} holds an unfinished conversion with another {different}; finish it with those settings, "
@@ -113,10 +114,9 @@ class _Conversion:
         self._builder: Any = None
         self._first: dict[str, Any] = {}
 
-    def run(self, pool: Pool | None) -> None:
+    def run(self, items: Sequence[Item], pool: Pool | None) -> None:
         """Convert all and put the data set in place."""
         started, settings = time.monotonic(), self.settings
-        items = open_source(settings).items()
         job = ConvertJob(settings, output_rate(settings), self.staged.folder)
         self.display.line(
             f"convert: {len(items)} recordings of {settings.path} ({settings.source}), into {settings.out}"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import json
 from collections.abc import Iterator
 from concurrent.futures import Executor, ThreadPoolExecutor
@@ -13,7 +14,9 @@ from typing import Any
 import av
 import h5py
 import numpy as np
+import pyarrow.parquet as pq
 from numpy.typing import NDArray
+from PIL import Image
 
 from rlspec.display import Display
 from rlspec.vla.droid.conversion import convert
@@ -138,3 +141,14 @@ def refusals(root: Path) -> dict[str, tuple[str, str]]:
 
 def read_record(root: Path) -> dict[str, Any]:
     return dict(json.loads((root / "meta" / "rlspec.json").read_text()))
+
+
+def read_rows(root: Path) -> dict[str, NDArray[Any]]:
+    """All numbers, by pyarrow alone."""
+    table = pq.read_table(sorted((root / "data").rglob("*.parquet")))
+    return {name: np.array(table.column(name).to_pylist()) for name in table.column_names if "images" not in name}
+
+
+def read_pictures(root: Path, camera: str) -> NDArray[np.uint8]:
+    column = pq.read_table(sorted((root / "data").rglob("*.parquet"))).column(f"observation.images.{camera}")
+    return np.stack([np.array(Image.open(io.BytesIO(each["bytes"]))) for each in column.to_pylist()])

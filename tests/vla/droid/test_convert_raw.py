@@ -2,37 +2,37 @@
 
 from __future__ import annotations
 
-import io
 import json
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 import h5py
 import numpy as np
-import pyarrow.parquet as pq
 import pytest
-from droid_fixtures import PLAIN, RAW, SIZE, RawEpisode, change, read_record, refusals, run, write_film, write_raw
-from numpy.typing import NDArray
+from droid_fixtures import (
+    PLAIN,
+    RAW,
+    SIZE,
+    RawEpisode,
+    change,
+    read_film_frames,
+    read_pictures,
+    read_record,
+    read_rows,
+    refusals,
+    run,
+    write_film,
+    write_raw,
+)
 from PIL import Image
 from scipy.spatial.transform import Rotation
 
 from rlspec.actions import ACTION_SPACES
+from rlspec.display import Display
 from rlspec.errors import DataError
 from rlspec.vla.data.checking import check_dataset
 from rlspec.vla.data.statistics import statistics_are_exact
 from rlspec.vla.droid.schema import RECORD_KEYS
-
-
-def read_rows(root: Path) -> dict[str, NDArray[Any]]:
-    """All numbers, by pyarrow alone."""
-    table = pq.read_table(sorted((root / "data").rglob("*.parquet")))
-    return {name: np.array(table.column(name).to_pylist()) for name in table.column_names if "images" not in name}
-
-
-def read_pictures(root: Path, camera: str) -> NDArray[np.uint8]:
-    column = pq.read_table(sorted((root / "data").rglob("*.parquet"))).column(f"observation.images.{camera}")
-    return np.stack([np.array(Image.open(io.BytesIO(each["bytes"]))) for each in column.to_pylist()])
 
 
 @pytest.fixture(scope="module")
@@ -132,8 +132,6 @@ def test_other_sizes_keep_their_proportions(raw: Raw, tmp_path: Path) -> None:
 
 def test_videos_show_what_was_recorded(raw: Raw, tmp_path: Path) -> None:
     out = run("droid_raw", raw[0], tmp_path / "out", "image_size=32x48")
-    from droid_fixtures import read_film_frames
-
     film = read_film_frames(out / "videos/observation.images.wrist_left/chunk-000/file-000.mp4")
     expected = np.concatenate([each.films["wrist"] for each in raw[1][:2]])
     assert film.shape == expected.shape
@@ -270,8 +268,6 @@ def test_what_is_broken_is_refused_by_name_and_stops_nothing(
     write_raw(root / "nothing_to_do", current_task="", seed=50)
     write_raw(root / "other_law", rlspec={"execution_law": "ruckig"}, seed=51)
     write_raw(root / "other_robot", robot_serial="fr3-7", seed=52)
-    from rlspec.display import Display
-
     out = run("droid_raw", root, tmp_path / "out", *PLAIN, display=Display("plain"))
     refused = refusals(out)
     for damage, kind, reason in BROKEN:
