@@ -8,24 +8,31 @@ import platform
 import shutil
 import subprocess
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass
 from importlib import metadata
 from pathlib import Path
 from typing import Any, Literal
 
+from rlspec.config.paths import nearest
 from rlspec.entry import run_command
 from rlspec.errors import ConfigError
 
 USAGE = """\
-usage: python -m rlspec.doctor [--json]
+usage: python -m rlspec.doctor [robot=NAME [host=ADDRESS] [cameras=A,B]] [server=ws://HOST:PORT] [--json]
 
   Checks versions, torch, the renderer, LIBERO, video and disk space; says what to do about what does not work.
   Exit code 1 where something is broken; what is not installed is a warning.
 
+  robot=NAME         what this robot needs instead: franka_fr3, franka_panda, franka_sim, mujoco, dry_run
+  host=ADDRESS       of the robot; nothing moves
+  cameras=A,B        such as opencv:/dev/video0@640x480x30,realsense:0123456,zed:30785375
+  server=URL         a policy server as well; token=... where it wants one
   --json             the same as JSON
 """
+ROBOTS = {"franka_fr3": "fr3", "franka_panda": "fer", "franka_sim": "fr3", "mujoco": "", "dry_run": ""}
+_KEYS = ("robot", "host", "cameras", "server", "token")
 _PROBE = "--probe"  # run one check in this process and print it as JSON
 _SECONDS = 60.0  # for one check; a second or two where the machine is idle and its disk warm
 _GIB = 2**30
@@ -60,9 +67,8 @@ def _doctor(arguments: Sequence[str]) -> int:
     if arguments[0] == _PROBE:
         sys.stdout.write(json.dumps(asdict(PROBES[arguments[1]]())) + "\n")
         return 0
-    if unknown := [argument for argument in arguments if argument not in ("--json", "--text")]:
-        raise ConfigError(f"{unknown[0]}: unknown argument; allowed: --json")
-    findings = examine()
+    chosen = _choose([argument for argument in arguments if argument not in ("--json", "--text")])
+    findings = examine_robot(chosen) if chosen else examine()
     healthy = all(finding.status != "fail" for finding in findings)
     if "--json" in arguments:
         content = {"ok": healthy, "checks": [asdict(finding) for finding in findings]}
@@ -70,6 +76,67 @@ def _doctor(arguments: Sequence[str]) -> int:
     else:
         sys.stdout.write("".join(f"{line}\n" for line in _render(findings)))
     return 0 if healthy else 1
+
+
+def _choose(arguments: Sequence[str]) -> dict[str, str]:
+    """key=value arguments, checked."""
+    chosen = {}
+    for argument in arguments:
+        key, separator, value = argument.partition("=")
+        if not separator:
+            raise ConfigError(f"{argument}: unknown argument; allowed: --json")
+        if key not in _KEYS:
+            raise ConfigError(f"{key}: unknown key; {nearest(key, _KEYS)}")
+        chosen[key] = value
+    robot = chosen.get("robot", "dry_run")
+    if robot not in ROBOTS:
+        raise ConfigError(f"robot={robot}: unknown; {nearest(robot, ROBOTS)}")
+    if "host" in chosen and robot not in ("franka_fr3", "franka_panda"):
+        raise ConfigError(f"host={chosen['host']}: robot={robot} has no address; use robot=franka_fr3 or franka_panda")
+    return chosen
+
+
+def examine_robot(chosen: Mapping[str, str]) -> list[Finding]:
+    """Run the checks that a deployment on a robot needs."""
+    return [_guarded(name, check) for name, check in robot_checks(chosen).items()]
+
+
+def robot_checks(chosen: Mapping[str, str]) -> dict[str, Callable[[], Finding]]:
+    """The checks for a robot, in order.
+
+    Args:
+        chosen: Arguments: robot, host, cameras, server, token.
+    """
+    from rlspec.deploy import probes
+
+    robot, host = chosen.get("robot", "dry_run"), chosen.get("host", "")
+    listed: dict[str, Callable[[], probes.Outcome]] = {}
+    if robot.startswith("franka"):
+        listed["driver"] = probes.driver
+    if robot in ("franka_fr3", "franka_panda"):
+        listed |= {"kernel": probes.realtime_kernel, "priority": probes.realtime_priority, "governor": probes.governor}
+        if host:
+            listed["network"] = lambda: probes.network(host)
+            listed["robot"] = lambda: probes.robot_server(host, ROBOTS[robot])
+        else:
+            listed["robot"] = lambda: probes.Outcome("warn", "not asked", "say where it is: host=ADDRESS")
+    if robot == "franka_sim":
+        listed["simulator"] = probes.simulator
+    if names := chosen.get("cameras"):
+        listed["cameras"] = lambda: probes.cameras(names.split(","))
+    if url := chosen.get("server"):
+        listed["policy server"] = lambda: probes.policy_server(url, chosen.get("token"))
+
+    def found(name: str, probe: Callable[[], probes.Outcome]) -> Callable[[], Finding]:
+        return lambda: Finding(name, *probe())
+
+    checks: dict[str, Callable[[], Finding]] = {"python": check_python}
+    checks |= {name: found(name, probe) for name, probe in listed.items()}
+    if robot == "mujoco":
+        checks["renderer"] = lambda: _probe("renderer")
+    if not chosen.get("server"):
+        checks["torch"] = lambda: _probe("torch")  # a policy that runs on the robot's computer
+    return checks
 
 
 def examine() -> list[Finding]:

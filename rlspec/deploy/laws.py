@@ -154,6 +154,7 @@ def predict(
     steps: int,
     plant: Plant | None = None,
     profile: Profile | None = None,
+    servo: Impedance | None = None,
 ) -> Motion:
     """Integrate a law's own formula under a policy that sends a target `control_hz` times a second.
 
@@ -163,9 +164,9 @@ def predict(
         start: (7,) rad; the arm is at rest.
         control_hz: Rate of the policy.
         steps: Targets to send.
-        plant: For impedance laws.
-        profile: The robot's full limits of velocity, acceleration and jerk, for jerk-limited laws, whose reference the
-            robot's stiff inner controller is taken to follow exactly.
+        plant: For impedance laws, and with `servo`.
+        profile: The robot's full limits of velocity, acceleration and jerk, for jerk-limited laws.
+        servo: Joint gains of the inner controller that follows a jerk-limited reference; None: it follows exactly.
     """
     gains = LAWS[law] if isinstance(law, str) else law
     if isinstance(gains, Impedance):
@@ -174,6 +175,8 @@ def predict(
     else:
         assert profile is not None, "a jerk-limited law needs the robot's limits"
         advance = _reference_step(gains, profile)
+        if servo is not None and plant is not None:
+            advance = _servo_step(advance, gains, servo, plant)
     q: Array = np.array(start, dtype=np.float64)
     dq: Array = np.zeros(7)
     ticks = round(steps * CONTROL_RATE / control_hz)
@@ -196,7 +199,6 @@ Step = Callable[[Array, Array, Array, Array], tuple[Array, Array]]
 def _impedance_step(law: Impedance, plant: Plant) -> Step:
     """One millisecond of M ddq = tau - damping dq - friction, with the change of torque limited as in the driver."""
     torque: Array = np.zeros(7)
-    period = 1.0 / CONTROL_RATE
 
     def advance(q: Array, dq: Array, target: Array, _: Array) -> tuple[Array, Array]:
         nonlocal torque
@@ -204,23 +206,42 @@ def _impedance_step(law: Impedance, plant: Plant) -> Step:
         change = np.clip(wanted - torque, -law.max_delta_tau, law.max_delta_tau)
         torque = np.clip(torque + change, -plant.torque, plant.torque)
         inertia = plant.inertia(q)
-        # Implicit in the viscous part; dry friction stops a joint but never turns it round.
-        implicit = inertia + period * np.diag(plant.damping)
-        momentum = inertia @ dq + period * torque
-        return _slide(q, implicit, momentum, period * plant.friction, period)
+        return _slide(q, dq, torque, inertia, plant)
 
     return advance
 
 
-def _slide(q: Array, inertia: Array, momentum: Array, impulse: Array, period: float) -> tuple[Array, Array]:
-    """Velocity after dry friction: argmin of v'Mv/2 - p'v + impulse |v|, by Gauss-Seidel over the joints."""
-    speed: Array = np.asarray(np.linalg.solve(inertia, momentum), dtype=np.float64)
+def _servo_step(follow: Step, law: JerkLimited, servo: Impedance, plant: Plant) -> Step:
+    """One millisecond of an inner controller that holds the arm to a reference."""
+    reference: tuple[Array, Array] | None = None
+
+    def advance(q: Array, dq: Array, target: Array, velocity: Array) -> tuple[Array, Array]:
+        nonlocal reference
+        reference = follow(*(reference or (q, dq)), target, velocity)
+        if law.follows == "velocity":
+            torque = servo.damping * (reference[1] - dq)
+        else:
+            torque = servo.stiffness * (reference[0] - q) - servo.damping * dq
+        return _slide(q, dq, np.clip(torque, -plant.torque, plant.torque), plant.inertia(q), plant)
+
+    return advance
+
+
+def _slide(q: Array, dq: Array, torque: Array, inertia: Array, plant: Plant) -> tuple[Array, Array]:
+    """Joints and velocities a millisecond on: implicit in the viscous friction, and dry friction never turns one round.
+
+    The velocity is argmin of v'Mv/2 - p'v + impulse |v|, by Gauss-Seidel over the joints.
+    """
+    period = 1.0 / CONTROL_RATE
+    matrix = inertia + period * np.diag(plant.damping)
+    momentum = inertia @ dq + period * torque
+    impulse = period * plant.friction
+    speed: Array = np.asarray(np.linalg.solve(matrix, momentum), dtype=np.float64)
     if np.any(impulse > 0):
         for _ in range(12):
             for joint in range(7):
-                free = momentum[joint] - inertia[joint] @ speed + inertia[joint, joint] * speed[joint]
-                kept = np.sign(free) * max(abs(free) - impulse[joint], 0.0)
-                speed[joint] = kept / inertia[joint, joint]
+                free = momentum[joint] - matrix[joint] @ speed + matrix[joint, joint] * speed[joint]
+                speed[joint] = np.sign(free) * max(abs(free) - impulse[joint], 0.0) / matrix[joint, joint]
     return q + period * speed, speed
 
 

@@ -1,0 +1,223 @@
+"""What a robot's computer must offer, one function each: the doctor lists them, a deployment may ask them.
+
+Each returns an `Outcome` in a few seconds at most; nothing moves.
+"""
+
+from __future__ import annotations
+
+import http.client
+import platform
+import resource
+import socket
+import statistics
+import time
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any, Literal, NamedTuple
+from urllib.parse import urlsplit
+
+import numpy as np
+
+from rlspec.deploy.robots.fci import check_model, driver_versions, import_franky, server_version
+from rlspec.errors import ConfigError, RobotError, ServerError
+
+_PRIORITY = 80  # that libfranka's thread asks for
+_DESK = 443  # port of the robot's web interface; a refusal answers as well
+_ROUND_TRIPS = 100
+_MILLISECOND = 1e-3
+_CAMERA_SECONDS = 1.5
+_CPUS = Path("/sys/devices/system/cpu")
+_KERNEL = Path("/sys/kernel/realtime")
+
+
+class Outcome(NamedTuple):
+    """Of a probe: `fail`: the robot cannot be used; `warn`: worse than it could be; and what to do."""
+
+    status: Literal["ok", "warn", "fail"]
+    detail: str
+    remedy: str = ""
+
+
+def driver() -> Outcome:
+    """Version of franky, and of the robot server that it speaks to."""
+    try:
+        import_franky()
+        version, server = driver_versions()
+    except RobotError as error:
+        return Outcome("fail", *_split(error))
+    return Outcome("ok", f"franky-control {version} speaks to robot server {server}")
+
+
+def robot_server(host: str, model: str) -> Outcome:
+    """Whether the robot answers, is of the model, and of the version that the driver speaks to.
+
+    Args:
+        host: Address of the robot.
+        model: "fr3" or "fer".
+    """
+    try:
+        found = server_version(host)
+        check_model(model, found, host)
+        _, spoken = driver_versions()
+    except RobotError as error:
+        return Outcome("fail", *_split(error))
+    if found != spoken:
+        remedy = f"install the franky-control wheel for robot server {found}, or update the robot"
+        return Outcome("fail", f"{host} has robot server {found}, the driver speaks to {spoken}", remedy)
+    return Outcome("ok", f"{host}: robot server {found} ({model})")
+
+
+def realtime_kernel() -> Outcome:
+    """Whether the kernel is PREEMPT_RT."""
+    version = f"{platform.release()} {platform.version()}"
+    realtime = _KERNEL.is_file() and _KERNEL.read_text().strip() == "1"
+    if realtime or "PREEMPT_RT" in version:
+        return Outcome("ok", version)
+    remedy = "boot a PREEMPT_RT kernel (Ubuntu: `sudo pro enable realtime-kernel`); without it, robot.realtime=false"
+    return Outcome("warn", f"{version} is not PREEMPT_RT", f"{remedy} risks communication_constraints_violation")
+
+
+def realtime_priority() -> Outcome:
+    """Whether this user may run threads with real-time priority."""
+    _, most = resource.getrlimit(resource.RLIMIT_RTPRIO)
+    if most == resource.RLIM_INFINITY or most >= _PRIORITY:
+        return Outcome("ok", "rtprio is unlimited" if most == resource.RLIM_INFINITY else f"rtprio up to {most}")
+    remedy = "add `@realtime - rtprio 99` to /etc/security/limits.conf and yourself to the group realtime; log in anew"
+    return Outcome("warn", f"rtprio up to {most}, {_PRIORITY} is needed", remedy)
+
+
+def governor() -> Outcome:
+    """Whether the processor's frequency is fixed."""
+    found = {path.read_text().strip() for path in _CPUS.glob("cpu[0-9]*/cpufreq/scaling_governor")}
+    if not found:
+        return Outcome("ok", "the processor's frequency is not scaled from here")
+    if found == {"performance"}:
+        return Outcome("ok", "performance")
+    return Outcome("warn", ", ".join(sorted(found)), "`sudo cpupower frequency-set -g performance`")
+
+
+def network(host: str) -> Outcome:
+    """Round trips to the robot's computer, by opening TCP connections (to Desk: the robot itself is left alone)."""
+    times = []
+    for _ in range(_ROUND_TRIPS):
+        began = time.perf_counter()
+        try:
+            socket.create_connection((host, _DESK), 1.0).close()
+        except ConnectionRefusedError:
+            pass
+        except OSError as error:
+            return Outcome("fail", f"{host}: {error.strerror or error}", "check cable, address and netmask (ip addr)")
+        times.append(1000 * (time.perf_counter() - began))
+        time.sleep(_MILLISECOND)
+    middle, late = statistics.median(times), float(np.percentile(times, 95))
+    detail = f"{host}: median {middle:.2f} ms, 95th percentile {late:.2f} ms, largest {max(times):.2f} ms"
+    if late > 1.0:
+        return Outcome(
+            "warn", detail, "connect the robot's LAN port directly, without switch or Wi-Fi; stop other load"
+        )
+    return Outcome("ok", detail)
+
+
+def simulator() -> Outcome:
+    """Whether franky-sim runs, and as fast as time."""
+    from rlspec.deploy.robots.franky_sim import SimulatorProcess
+
+    try:
+        process = SimulatorProcess()
+    except RobotError as error:
+        return Outcome("fail", *_split(error))
+    try:
+        time.sleep(1.0)
+        record = process.record()
+    finally:
+        process.close()
+    wall, simulated = record[-1, :2] - record[0, :2]
+    detail = f"franky-sim runs at {simulated / wall:.2f} of real time, without a client"
+    if simulated < 0.9 * wall:
+        return Outcome("warn", detail, "end other programs: the simulated robot needs most of one processor core")
+    return Outcome("ok", detail)
+
+
+def cameras(descriptions: Sequence[str]) -> Outcome:
+    """Rate and size of each camera; see `rlspec.deploy.robots.cameras.opener`."""
+    from rlspec.deploy.robots.cameras import opener
+
+    found = []
+    for text in descriptions:
+        try:
+            found.append(f"{text}: {_camera_rate(opener(text))}")
+        except (ConfigError, RobotError) as error:
+            return Outcome("fail", *_split(error))
+    return Outcome("ok", "; ".join(found))
+
+
+def _camera_rate(open_camera: Callable[[], Any]) -> str:
+    source = open_camera()
+    try:
+        height, width = source.read().shape[:2]
+        began, count = time.monotonic(), 0
+        while time.monotonic() < began + _CAMERA_SECONDS:
+            source.read()
+            count += 1
+        return f"{width}x{height} at {count / (time.monotonic() - began):.1f} Hz"
+    finally:
+        source.close()
+
+
+def policy_server(url: str, token: str | None = None) -> Outcome:
+    """Health of a policy server, and how long an answer to a dark picture takes.
+
+    Args:
+        url: ws://HOST:PORT or wss://HOST:PORT.
+        token: What the server was started with.
+    """
+    from rlspec.deploy.client import PolicyClient
+
+    try:
+        health = _health(url)
+        client = PolicyClient(url, token, timeout_s=10.0)
+        try:
+            client.connect()
+            question = _question(client.metadata)
+            times = [client.infer(question).round_trip_ms for _ in range(4)][1:]
+        finally:
+            client.close()
+    except (ConfigError, ServerError) as error:
+        return Outcome("fail", *_split(error))
+    detail = f"{url}: {health}, an answer takes {statistics.median(times):.0f} ms"
+    if statistics.median(times) > 300:
+        return Outcome("warn", detail, "serve on a GPU, or longer chunks: the robot holds while it waits")
+    return Outcome("ok", detail)
+
+
+def _health(url: str) -> str:
+    parts = urlsplit(url if "//" in url else f"ws://{url}")
+    kind = http.client.HTTPSConnection if parts.scheme == "wss" else http.client.HTTPConnection
+    connection = kind(parts.hostname or "", parts.port, timeout=5.0)
+    try:
+        connection.request("GET", "/healthz")
+        status = connection.getresponse().status
+    except (OSError, http.client.HTTPException) as error:
+        raise ServerError(f"{url} cannot be reached ({error}); start it with `python -m rlspec.serve`") from None
+    finally:
+        connection.close()
+    if status != 200:
+        raise ServerError(f"{url}/healthz answers {status}; look at the server's log")
+    return "healthy"
+
+
+def _question(metadata: dict[str, Any]) -> dict[str, Any]:
+    """A dark observation in the server's own keys; a server that does not name its cameras gets openpi's."""
+    named = metadata.get("rlspec", {}).get("cameras") or {
+        f"observation/{name}_left": [224, 224] for name in ("exterior_image_1", "wrist_image")
+    }
+    pictures = {key: np.zeros((*[int(side) for side in size[:2]], 3), np.uint8) for key, size in named.items()}
+    joints = np.array([0.0, -0.6, 0.0, -2.5, 0.0, 1.9, 0.0])
+    state = {"observation/joint_position": joints, "observation/gripper_position": np.zeros(1)}
+    return {**pictures, **state, "prompt": "stand still"}
+
+
+def _split(error: Exception) -> tuple[str, str]:
+    """Detail and remedy of a one-line error: what follows its last semicolon is what to do."""
+    detail, separator, remedy = str(error).rpartition("; ")
+    return (detail, remedy) if separator else (str(error), "see the message")

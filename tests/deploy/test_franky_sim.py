@@ -1,0 +1,324 @@
+"""The real driver on franky-sim: the laws' motion, expiry, death of the client, reflexes, a blocked hand.
+
+Times are the simulator's own, at 1 kHz, so that a busy machine changes nothing. What franky-sim is not: a robot.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+
+import numpy as np
+import pytest
+
+pytest.importorskip("franky")
+pytest.importorskip("franky_sim")
+
+from franky_plant import HOME, SERVO, arm_gravity, arm_plant  # noqa: E402
+
+from rlspec.deploy.interfaces import Command  # noqa: E402
+from rlspec.deploy.laws import LAWS, Impedance, hybrid_torque, predict  # noqa: E402
+from rlspec.deploy.limits import velocity_bounds  # noqa: E402
+from rlspec.deploy.robots.fci import driver_versions, server_version  # noqa: E402
+from rlspec.deploy.robots.franky import FrankyRobot, FrankySettings  # noqa: E402
+from rlspec.deploy.robots.franky_sim import FrankySimRobot, SimulatorProcess  # noqa: E402
+from rlspec.errors import RobotError  # noqa: E402
+
+REST = 0.01  # rad/s
+HZ = 15.0
+WALL, TIME, Q, DQ, TAU = 0, 1, slice(2, 9), slice(9, 16), slice(16, 23)
+
+
+@pytest.fixture(scope="module")
+def simulator() -> Iterator[SimulatorProcess]:
+    process = SimulatorProcess()
+    yield process
+    process.close()
+
+
+@contextmanager
+def connected(simulator: SimulatorProcess, law: str = "droid_hybrid") -> Iterator[FrankySimRobot]:
+    simulator.order("place " + ",".join(str(joint) for joint in HOME))
+    robot = FrankySimRobot(images="none", host=simulator.host)
+    robot.connect(law, HZ)
+    try:
+        yield robot
+    finally:
+        robot.close()
+
+
+def wait(until: Callable[[], bool], patience: float = 20.0) -> None:
+    end = time.monotonic() + patience
+    while not until():
+        assert time.monotonic() < end, "it did not happen"
+        time.sleep(0.002)
+
+
+def rest_robot(robot: FrankySimRobot, seconds: float) -> None:
+    """Wait on the robot's own clock."""
+    start = robot.robot_time
+    wait(lambda: robot.robot_time >= start + seconds)
+
+
+def rows_since(simulator: SimulatorProcess, wall: float) -> np.ndarray:
+    record = simulator.record()
+    return record[record[:, WALL] >= wall]
+
+
+def standstill(rows: np.ndarray) -> float:
+    """Simulated seconds from the first row until the arm rests for good."""
+    moving = np.flatnonzero(np.abs(rows[:, DQ]).max(axis=1) > REST)
+    return 0.0 if len(moving) == 0 else float(rows[moving[-1], TIME] - rows[0, TIME])
+
+
+def joint1(value: float) -> np.ndarray:
+    return np.array([value, 0, 0, 0, 0, 0, 0], dtype=np.float64)
+
+
+def follow(robot: FrankySimRobot, v: float, steps: int) -> None:
+    """DROID's joint velocity policy, paced by the robot's clock: target = measured + 0.2 v."""
+    start = robot.robot_time
+    for step in range(steps):
+        robot.command(Command(robot.read().joints + 0.2 * joint1(v), 3.0 * joint1(v), 0.3))
+        wait(lambda due=start + (step + 1) / HZ: robot.robot_time >= due)  # type: ignore[misc]
+
+
+def realised_and_predicted(simulator: SimulatorProcess, law: str, v: float, steps: int) -> tuple[float, float]:
+    """Mean speeds of joint 1, rad/s, over the second half of the motion."""
+    with connected(simulator, law) as robot:
+        start = time.monotonic()
+        follow(robot, v, steps)
+        end, profile = time.monotonic(), robot.profile
+    rows = rows_since(simulator, start)
+    rows = rows[rows[:, WALL] < end]
+    half = rows[len(rows) // 2 :]
+    realised = (half[-1, 2] - half[0, 2]) / (half[-1, TIME] - half[0, TIME])
+    motion = predict(
+        law,
+        lambda q, dq: (q + 0.2 * joint1(v), 3.0 * joint1(v)),
+        HOME,
+        control_hz=HZ,
+        steps=steps,
+        plant=arm_plant(),
+        profile=profile,
+        servo=SERVO,
+    )
+    later = motion.joints[len(motion.time) // 2 :, 0]
+    return float(realised), float((later[-1] - later[0]) * 1000 / (len(later) - 1))
+
+
+def test_droids_law_moves_the_arm_as_fast_as_its_formula_says(simulator: SimulatorProcess) -> None:
+    realised, predicted = realised_and_predicted(simulator, "droid_hybrid", 0.3, 16)
+    assert realised == pytest.approx(predicted, rel=0.1)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("v", [0.1, 0.3])
+@pytest.mark.parametrize("law", LAWS)
+def test_each_law_moves_the_arm_as_fast_as_its_formula_says(simulator: SimulatorProcess, law: str, v: float) -> None:
+    realised, predicted = realised_and_predicted(simulator, law, v, 30)
+    print(f"{law} v={v}: {realised:.4f} rad/s, by its formula {predicted:.4f}")
+    assert realised == pytest.approx(predicted, rel=0.1)
+
+
+def test_the_drivers_torque_is_that_of_the_formula(simulator: SimulatorProcess) -> None:
+    target = HOME + np.array([0.12, -0.08, 0.1, 0.1, -0.15, 0.1, 0.2])
+    with connected(simulator) as robot:
+        start = time.monotonic()
+        robot.command(Command(target, np.zeros(7), 3.0))
+        rest_robot(robot, 1.0)
+        end = time.monotonic()
+    rows = rows_since(simulator, start)
+    rows = rows[rows[:, WALL] < end][-200:-20:10]  # nearly at rest, short of the target by friction
+    jacobian, gravity = arm_plant().jacobian, arm_gravity()
+    assert len(rows) > 15
+    for row in rows:
+        expected = hybrid_torque(target, row[Q], row[DQ], jacobian(row[Q]))
+        driver = row[TAU] - gravity(row[Q])
+        np.testing.assert_allclose(driver, expected, atol=0.02)
+        assert np.abs(expected).max() > 0.3
+
+
+@pytest.mark.parametrize("law", LAWS)
+def test_a_command_expires_in_the_drivers_loop_while_python_is_stuck(simulator: SimulatorProcess, law: str) -> None:
+    expires = 0.15
+    with connected(simulator, law) as robot:
+        follow(robot, 0.3, 3)
+        robot.command(Command(robot.read().joints + joint1(0.5), joint1(0.9), expires))
+        sent = time.monotonic()
+        ctypes.PyDLL(None).usleep(1_500_000)  # holds the interpreter's lock: no thread of Python runs
+        rows = rows_since(simulator, sent)
+        assert np.abs(rows[0, DQ]).max() > 0.1
+        print("rest after", standstill(rows), robot.read().mode, robot.read().error)
+        assert standstill(rows) < expires + 0.3
+        wait(lambda: robot.read().mode == "idle", patience=5.0)
+        follow(robot, 0.3, 2)  # and the arm goes on
+
+
+CLIENT = """
+import sys, time, numpy as np
+from rlspec.deploy.interfaces import Command
+from rlspec.deploy.robots.franky_sim import FrankySimRobot
+robot = FrankySimRobot(images="none", host=sys.argv[1])
+robot.connect(sys.argv[2], 15.0)
+robot.command(Command(robot.read().joints + 0.6, np.full(7, 0.4), 30.0))
+while np.abs(robot.read().velocities).max() < 0.2:
+    time.sleep(0.002)
+print("moving", flush=True)
+time.sleep(60)
+"""
+
+
+@pytest.mark.parametrize(
+    ("fault", "law"), [(signal.SIGKILL, "joint_velocity"), (signal.SIGKILL, "droid_hybrid"), (signal.SIGSTOP, "ruckig")]
+)
+def test_the_arm_stops_when_its_client_dies_or_freezes(
+    simulator: SimulatorProcess, fault: signal.Signals, law: str
+) -> None:
+    simulator.order("place " + ",".join(str(joint) for joint in HOME))
+    client = subprocess.Popen([sys.executable, "-c", CLIENT, simulator.host, law], stdout=subprocess.PIPE, text=True)
+    try:
+        assert client.stdout is not None and client.stdout.readline() == "moving\n"
+        when = time.monotonic()
+        os.kill(client.pid, fault)
+        wait(lambda: time.sleep(0.3) or len(rows_since(simulator, when)) > 700)
+        rows = rows_since(simulator, when)
+        assert np.abs(rows[0, DQ]).max() > 0.1
+        assert standstill(rows) < 0.3
+    finally:
+        client.kill()
+        client.wait()
+    wait(lambda: simulator.order("forgive") is None)
+
+
+def test_a_reflex_is_shown_refused_and_recovered_from(simulator: SimulatorProcess) -> None:
+    with connected(simulator) as robot:
+        follow(robot, 0.3, 3)
+        when = time.monotonic()
+        simulator.order("reflex")
+        wait(lambda: robot.read().mode == "reflex")
+        assert "reflex" in robot.read().error
+        with pytest.raises(RobotError, match="recover"):
+            robot.command(Command(HOME, np.zeros(7), 0.2))
+        rest_robot(robot, 0.3)
+        assert standstill(rows_since(simulator, when)) < 0.3
+        wait(robot.recover)
+        assert robot.read().mode == "idle"
+        follow(robot, 0.3, 5)
+        assert robot.read().mode == "moving" and robot.read().velocities[0] > 0.1
+
+
+def test_a_blocked_hand_delays_nothing(simulator: SimulatorProcess) -> None:
+    with connected(simulator) as robot:
+        robot.grip(0.0)
+        wait(lambda: robot.read().closure < 0.1)
+        simulator.order("gripper block")
+        try:
+            robot.grip(1.0)
+            follow(robot, 0.3, 8)
+            assert robot.read().velocities[0] > 0.2  # the arm goes on
+        finally:
+            simulator.order("gripper free")
+        robot.stop()
+        wait(lambda: robot.read().closure > 0.9)
+
+
+def test_a_stop_rests_the_arm_and_a_command_moves_it_again(simulator: SimulatorProcess) -> None:
+    with connected(simulator) as robot:
+        follow(robot, 0.3, 4)
+        when = time.monotonic()
+        robot.stop()
+        robot.stop()
+        wait(lambda: robot.read().mode == "stopped")
+        rest_robot(robot, 0.3)
+        assert standstill(rows_since(simulator, when)) < 0.3
+        follow(robot, 0.3, 3)
+        assert robot.read().mode == "moving"
+
+
+def test_versions_of_both_sides_agree(simulator: SimulatorProcess) -> None:
+    assert server_version(simulator.host) == driver_versions()[1] == 10
+
+
+def test_limits_are_the_connected_robots_and_another_model_is_refused(simulator: SimulatorProcess) -> None:
+    with connected(simulator) as robot:
+        assert robot.limits.model == "fr3" and "URDF" in robot.limits.source
+        assert np.all(robot.profile.acceleration <= robot.limits.acceleration)
+    panda = FrankyRobot(simulator.host, "fer", settings=FrankySettings(realtime=False))
+    with pytest.raises(RobotError, match="is a fr3 .* use robot=franka_fr3$"):
+        panda.connect("droid_hybrid", HZ)
+
+
+def test_a_robot_that_is_read_only_is_not_moved(simulator: SimulatorProcess) -> None:
+    robot = FrankySimRobot(images="none", host=simulator.host)
+    robot.connect("droid_hybrid", HZ, read_only=True)
+    try:
+        assert robot.read().mode == "idle"
+        with pytest.raises(RobotError, match="read only"):
+            robot.command(Command(HOME, np.zeros(7), 0.2))
+    finally:
+        robot.close()
+
+
+def test_a_robot_that_is_not_there_is_one_line() -> None:
+    robot = FrankyRobot("127.113.37.9")
+    with pytest.raises(RobotError, match="cannot be reached .* FCI activated$"):
+        robot.connect("droid_hybrid", HZ)
+    with pytest.raises(RobotError, match="law=stiff_position"):
+        robot.connect("stiff_position", HZ)
+    with pytest.raises(RobotError, match="not connected"):
+        robot.read()
+
+
+def test_a_filtered_random_policy_exceeds_no_limit(simulator: SimulatorProcess) -> None:
+    safety = pytest.importorskip("rlspec.deploy.safety")
+    generator = np.random.default_rng(0)
+    with connected(simulator) as robot:
+        guard = safety.SafetyFilter(robot.limits, safety.SafetySettings(), HZ)
+        guard.reset(robot.read())
+        start, wall = robot.robot_time, time.monotonic()
+        for step in range(45):
+            state = robot.read()
+            verdict = guard.filter(state.joints + 0.2 * generator.uniform(-3, 3, 7), state, 0.0)
+            if verdict.command is not None:
+                robot.command(verdict.command)
+            wait(lambda due=start + (step + 1) / HZ: robot.robot_time >= due)  # type: ignore[misc]
+        limits = robot.limits
+    rows = rows_since(simulator, wall)
+    low, high = velocity_bounds(limits, rows[:, Q])
+    assert len(rows) > 2500 and np.ptp(rows[:, Q], axis=0).max() > 0.1
+    assert np.all(rows[:, Q] >= limits.low) and np.all(rows[:, Q] <= limits.high)
+    assert np.all(rows[:, DQ] >= low) and np.all(rows[:, DQ] <= high)
+
+
+def test_a_robot_that_vanishes_is_an_error_and_not_a_hang() -> None:
+    robot = FrankySimRobot(images="synthetic", image_size=(18, 32))
+    robot.connect("droid_hybrid", HZ)
+    try:
+        wait(lambda: set(robot.frames()) == {"exterior_1_left", "wrist_left"})
+        assert robot.frames()["wrist_left"].image.shape == (18, 32, 3)
+        robot.simulator.close()
+
+        def lost() -> bool:
+            try:
+                robot.read()
+            except RobotError as error:
+                return "check the network" in str(error)
+            return False
+
+        wait(lost)
+        began = time.monotonic()
+        robot.stop()
+        assert time.monotonic() - began < 1.0
+    finally:
+        robot.close()
+
+
+def test_impedance_laws_never_ask_for_a_jump_of_torque() -> None:
+    assert all(law.max_delta_tau <= 1.0 for law in LAWS.values() if isinstance(law, Impedance))
