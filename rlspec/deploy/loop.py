@@ -13,6 +13,7 @@ from typing import Any, Protocol
 import numpy as np
 
 from rlspec.deploy.asker import Asker
+from rlspec.deploy.frames import FrameKeeper
 from rlspec.deploy.gate import Gate
 from rlspec.deploy.gripper import GripperDrive
 from rlspec.deploy.interfaces import Array, Command, Robot, RobotState
@@ -50,6 +51,7 @@ class Parts:
         done: Whether the task is done (simulations know).
         wall: The wall clock, which only dates the log.
         supervisor: Told of each tick.
+        frames: Given the pictures of each tick.
     """
 
     robot: Robot
@@ -70,6 +72,7 @@ class Parts:
     done: Callable[[], bool] = lambda: False
     wall: Callable[[], float] = time.time
     supervisor: Supervisor | None = None
+    frames: FrameKeeper | None = None
 
 
 class Loop:
@@ -93,6 +96,7 @@ class Loop:
         self._recovery: Job | None = None
         self._ended_at: float | None = None
         self._events: list[str] = []
+        self._number = 0
         self._state: RobotState | None = None
 
     def run(self) -> Outcome:
@@ -132,7 +136,7 @@ class Loop:
     # -- one tick -----------------------------------------------------------------------------------------------------
 
     def _tick(self, tick: int, now: float, late: float, elapsed: float) -> None:
-        self._events = []
+        self._events, self._number = [], tick
         self.outcome.ticks += 1
         self.outcome.late.append(late)
         line: dict[str, Any] = {"tick": tick, "time": now, "wall": datetime.now(UTC).isoformat(), "late_ms": 1e3 * late}
@@ -190,7 +194,10 @@ class Loop:
         if state.mode == "reflex" or self._recovery is not None:
             self._recover(state, now)
             return {}
-        frames = self.parts.robot.frames() if self.parts.cameras else {}
+        keeper = self.parts.frames
+        frames = self.parts.robot.frames() if self.parts.cameras or keeper else {}
+        if keeper is not None:
+            keeper.put(self._number, frames)
         stalled = stalled_camera(frames, self.parts.cameras, now, self.parts.watchdog.camera)
         if stalled and self._moving:
             self._interrupt(stalled)

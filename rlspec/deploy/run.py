@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import os
 import sys
-from collections.abc import Callable
-from contextlib import ExitStack
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
 from datetime import datetime
 from pathlib import Path
 from typing import Any
@@ -27,6 +27,7 @@ from rlspec.deploy.build import (
     versions,
 )
 from rlspec.deploy.estop import EStop
+from rlspec.deploy.frames import FrameKeeper
 from rlspec.deploy.gate import Gate
 from rlspec.deploy.gripper import GripperDrive, GripperLane
 from rlspec.deploy.interfaces import Robot
@@ -83,10 +84,11 @@ def _run(
     gate = Gate(robot, muted=settings.effective_mode == "shadow")
     estop = EStop(gate, Path(settings.estop_file or folder / "ESTOP"), keyboard=True, signals=True)
     stack.callback(estop.close)
+    keeper = FrameKeeper(folder / "frames") if settings.frames else None
     log = TickLog(folder / "ticks.jsonl", header(settings, robot, policy, agreement, limits))
     outcome = Outcome("fault", "it did not begin")
     try:
-        loop = assemble(settings, robot, policy, agreement, limits, gate, log)
+        loop = assemble(settings, robot, policy, agreement, limits, gate, log, frames=keeper)
         outcome = loop.outcome
         _warm_up(loop, settings, agreement, policy, display)
         estop.start()  # until here Ctrl-C just ends the process: nothing has moved
@@ -94,15 +96,14 @@ def _run(
         if supervisor is not None:
             supervisor.start()
             stack.callback(supervisor.close)
-        if settings.realtime:
-            _raise_priority(display)
         display.line(
             f"{robot.name} runs at {agreement.contract.control_hz:g} Hz; stop: space, q, Ctrl-C; log: {folder}"
         )
         status = StatusLine(loop, display)
         status.start()
         try:
-            loop.run()
+            with _priority(False if in_lockstep(robot) else settings.realtime, display):
+                loop.run()
         finally:
             status.close()
     except BaseException as error:
@@ -110,6 +111,10 @@ def _run(
         raise
     finally:
         outcome.rescued = log.close(outcome.footer())
+        if keeper is not None:
+            keeper.close()
+            if keeper.error or keeper.dropped:
+                display.warn(f"pictures of {keeper.dropped} ticks are missing; {keeper.error}".rstrip("; "))
     for line in outcome.lines():
         display.line(line)
     return outcome
@@ -124,6 +129,7 @@ def assemble(
     gate: Gate,
     log: Log,
     *,
+    frames: FrameKeeper | None = None,
     new_worker: Callable[[str], Worker] | None = None,
 ) -> Loop:
     """A loop from what is connected; `new_worker` makes the threads."""
@@ -150,6 +156,7 @@ def assemble(
         muted=settings.effective_mode == "shadow",
         share=slow_start(settings),
         done=lambda: bool(getattr(robot, "success", False)),
+        frames=frames,
         supervisor=None if lockstep else Supervisor(robot.clock, settings.watchdog.late, gate.halt),
     )
     return Loop(parts)
@@ -242,8 +249,21 @@ def output_folder(settings: Settings) -> Path:
     return Path("checkpoints/deploy") / f"{settings.robot.name}-{stamp}"
 
 
-def _raise_priority(display: Display) -> None:
+@contextmanager
+def _priority(wanted: bool | None, display: Display) -> Iterator[None]:
+    """SCHED_FIFO for this thread, where the system permits it; threads that it starts do not inherit it."""
+    if wanted is False or not hasattr(os, "sched_setscheduler"):
+        yield
+        return
+    before = os.sched_getscheduler(0), os.sched_getparam(0)
     try:
-        os.sched_setscheduler(0, os.SCHED_FIFO, os.sched_param(_PRIORITY))
+        os.sched_setscheduler(0, os.SCHED_FIFO | os.SCHED_RESET_ON_FORK, os.sched_param(_PRIORITY))
     except OSError as error:
-        display.warn(f"realtime=true: {error.strerror}; allow rtprio in /etc/security/limits.d, or leave it out")
+        if wanted:
+            display.warn(f"realtime=true: {error.strerror}; allow rtprio in /etc/security/limits.d, or leave it out")
+        yield
+        return
+    try:
+        yield
+    finally:
+        os.sched_setscheduler(0, *before)

@@ -111,7 +111,7 @@ class Settings(Section):
     frames: bool = False
     yes: bool = False
     estop_file: str | None = None
-    realtime: bool = False
+    realtime: bool | None = None
     schedule: Schedule = Schedule()
     safety: SafetySettings = SafetySettings()
     watchdog: WatchdogSettings = WatchdogSettings()

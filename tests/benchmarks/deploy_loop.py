@@ -1,7 +1,8 @@
-"""Lateness of the robot's loop under load: python tests/benchmarks/deploy_loop.py [seconds=60] [busy=2] [realtime=false].
+"""Lateness of the robot's loop under load: python tests/benchmarks/deploy_loop.py [seconds=60] [busy=2].
 
-A dry run at 15 Hz with two cameras, a policy in a thread, the safety filter and the tick log, beside `busy` processes that
-compute all the time. Prints percentiles of the ticks' lateness, and what a tick costs.
+A dry run at 15 Hz with two cameras, a policy in a thread, the safety filter and the tick log, beside `busy` processes
+that compute all the time; realtime=false: without SCHED_FIFO. Prints percentiles of the ticks' lateness and the cost of
+a tick.
 """
 
 from __future__ import annotations
@@ -46,4 +47,4 @@ def measure(seconds: float, busy: int, realtime: str) -> None:
 
 if __name__ == "__main__":
     given = dict(argument.split("=", 1) for argument in sys.argv[1:])
-    measure(float(given.get("seconds", 60)), int(given.get("busy", 2)), given.get("realtime", "false"))
+    measure(float(given.get("seconds", 60)), int(given.get("busy", 2)), given.get("realtime", "null"))
