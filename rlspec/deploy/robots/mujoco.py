@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from rlspec.deploy.interfaces import Command, Frame, Mode, RobotState
+from rlspec.deploy.interfaces import Clock, Command, Frame, Mode, RobotState
 from rlspec.deploy.limits import RobotLimits
 from rlspec.deploy.robots.mujoco_cameras import Cameras
 from rlspec.deploy.robots.mujoco_faults import Faults, Reflexes
@@ -34,6 +34,7 @@ DEFAULT_CAMERAS = ("exterior_1_left", "wrist_left")
 IMAGE_SIZE = (180, 320)
 _ARMS = {"fr3": "fr3", "fr3_pre_5_9": "fr3", "fer": "panda"}  # model of a limits table -> the simulation's arm
 _SOON = 1e-6  # seconds: the physics ends a step this close to a moment that is asked for
+_PAUSE = 2.0  # seconds
 _SLICE = 0.005  # seconds of physics at a time while waiting in real time
 
 
@@ -72,7 +73,7 @@ class MujocoRobot:
 
     name = "mujoco"
     simulated = True
-    laws = LAWS_HERE
+    laws: tuple[str, ...] = LAWS_HERE
 
     def __init__(
         self,
@@ -91,7 +92,7 @@ class MujocoRobot:
             raise ConfigError(f"model={model}: robot=mujoco has {', '.join(_ARMS)}")
         self.task, self.seed, self.model, self.options = task, seed, model, options
         self.faults = Faults()
-        self.clock = SimulatedClock(self)
+        self.clock: Clock = SimulatedClock(self)
         self.real_time, self.law = real_time, ""
         self._camera_settings = (_named(cameras) if images else {}, image_size, camera_hz)
         self._lock = threading.RLock()
@@ -169,8 +170,6 @@ class MujocoRobot:
                 self._connected, self._mode = False, "disconnected"
                 self._cameras.close()
                 self._env.close()
-
-    # Scenes
 
     def reset(self, seed: int | None = None) -> None:
         """Lay out a new scene with the arm at rest near home; time goes on."""
@@ -293,10 +292,13 @@ class MujocoRobot:
             raise RobotError("robot=mujoco: not connected; call connect first")
 
     def _catch_up(self) -> None:
-        if self.real_time:
-            self._advance(self.time())
-
-    # Robot
+        """In real time: simulate what has passed; of a long pause its beginning, in which the arm comes to rest."""
+        if not self.real_time:
+            return
+        if (behind := self.time() - self._now()) > 2 * _PAUSE:
+            self._advance(self._now() + _PAUSE)
+            self._offset += behind - _PAUSE
+        self._advance(self.time())
 
     def read(self) -> RobotState:
         """Return the state after the last step; see `Robot`."""
@@ -369,8 +371,6 @@ class MujocoRobot:
                 self._mode, self._error = "stopped", ""
                 self._reflexes.clear()
             return True
-
-    # For experts
 
     @contextmanager
     def imagined(self) -> Iterator[tuple[World, Imagination]]:

@@ -24,16 +24,26 @@ class MujocoExpert:
         action_space: One of `SPACES`.
         horizon: Actions in a chunk.
         control_hz: Rate at which the actions will be executed.
+        haste: Share of the expert's steps that is taken. At full speed it overruns its goals behind a safety filter,
+            whose limits on acceleration it does not know.
     """
 
     def __init__(
-        self, robot: MujocoRobot, action_space: str = "joint_velocity", horizon: int = 8, control_hz: float = 15.0
+        self,
+        robot: MujocoRobot,
+        action_space: str = "joint_velocity",
+        horizon: int = 8,
+        control_hz: float = 15.0,
+        haste: float = 0.5,
     ) -> None:
         if action_space not in SPACES:
             raise ConfigError(f"action_space={action_space}: the expert acts in {', '.join(SPACES)}")
         if horizon < 1:
             raise ConfigError(f"horizon={horizon}: give a whole number from 1")
+        if not 0.0 < haste <= 1.0:
+            raise ConfigError(f"haste={haste}: give a share above 0 and up to 1")
         self.robot, self.action_space, self.horizon, self.control_hz = robot, action_space, horizon, control_hz
+        self.haste = haste
 
     @property
     def metadata(self) -> dict[str, Any]:
@@ -66,6 +76,8 @@ class MujocoExpert:
             for step in range(self.horizon):
                 motion = self.robot.plan()
                 action = np.asarray(controller.towards(motion.position, motion.rotation, motion.close), np.float64)
+                rest = world.joints if self.action_space == "joint_position" else 0.0
+                action[:-1] = rest + self.haste * (action[:-1] - rest)
                 actions.append(action)
                 if step + 1 < self.horizon:
                     joints, closure = controller.command(action)
