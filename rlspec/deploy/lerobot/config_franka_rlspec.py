@@ -1,0 +1,67 @@
+"""`--robot.type=franka_rlspec`: what LeRobot's commands can be told about a Franka arm."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+from lerobot.cameras import CameraConfig
+from lerobot.robots import RobotConfig
+
+from rlspec.deploy.lerobot.features import ACTION_KEYS
+from rlspec.errors import ConfigError
+
+BACKENDS = ("dry_run", "mujoco", "franky_sim", "franky")
+_LAWS = {"mujoco": "stiff_position"}
+
+
+@RobotConfig.register_subclass("franka_rlspec")
+@dataclass(kw_only=True)
+class FrankaRlspecConfig(RobotConfig):
+    """A Franka arm behind rlspec's safety filter.
+
+    Attributes:
+        backend: dry_run: no robot; mujoco: rlspec's table-top; franky_sim: franky's simulator behind the real driver;
+            franky: an arm at `host`.
+        host: Address of the arm's control unit.
+        robot_model: fr3, fr3_pre_5_9 or fer: whose limits hold.
+        action_space: joint_position (radians), joint_velocity (DROID's, unitless) or delta_eef (LIBERO's, unitless).
+        law: How targets become motion, of rlspec.actions.EXECUTION_LAWS; droid_hybrid by default, stiff_position in
+            MuJoCo.
+        control_hz: Rate for which limits hold; commands that come faster wait. None: the action space's (15, 15, 20).
+            Give LeRobot's --fps or --dataset.fps the same.
+        images: False: no simulated cameras.
+        image_height, image_width: Pixels of simulated cameras.
+        cameras: LeRobot's own, by name; they go before simulated ones.
+        camera_timeout_s: Seconds after which a picture is too old to act on.
+        task, seed: Of the MuJoCo scene.
+        real_time: MuJoCo follows the wall clock; else every action simulates exactly one control period.
+    """
+
+    backend: str = "dry_run"
+    host: str = ""
+    robot_model: str = "fr3"
+    action_space: str = "joint_position"
+    law: str = ""
+    control_hz: float | None = None
+    images: bool = True
+    image_height: int = 180
+    image_width: int = 320
+    cameras: dict[str, CameraConfig] = field(default_factory=dict)
+    camera_timeout_s: float = 1.0
+    task: str = "pick_place"
+    seed: int = 0
+    real_time: bool = False
+
+    def __post_init__(self) -> None:
+        """Fill in what depends on other fields.
+
+        Raises:
+            ConfigError: A value is not among those allowed.
+        """
+        super().__post_init__()
+        for name, allowed in (("backend", BACKENDS), ("action_space", tuple(ACTION_KEYS))):
+            if getattr(self, name) not in allowed:
+                raise ConfigError(f"robot.{name}={getattr(self, name)}: choose one of {', '.join(allowed)}")
+        if self.backend == "franky" and not self.host:
+            raise ConfigError("robot.backend=franky: no address; add --robot.host=IP of the arm's control unit")
+        self.law = self.law or _LAWS.get(self.backend, "droid_hybrid")
