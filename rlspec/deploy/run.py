@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import os
 import sys
-from collections.abc import Callable, Iterator
-from contextlib import ExitStack, contextmanager
+from collections.abc import Callable
+from contextlib import ExitStack
 from datetime import datetime
 from pathlib import Path
 from typing import Any
@@ -36,6 +35,7 @@ from rlspec.deploy.loop import Log, Loop, Parts
 from rlspec.deploy.observe import observation
 from rlspec.deploy.outcome import Outcome
 from rlspec.deploy.policies import Policy
+from rlspec.deploy.priority import real_time_priority
 from rlspec.deploy.safety import SafetyFilter
 from rlspec.deploy.settings import Settings
 from rlspec.deploy.status import StatusLine
@@ -46,7 +46,6 @@ from rlspec.deploy.workers import Worker
 from rlspec.display import Display
 from rlspec.errors import ConfigError, RobotError
 
-_PRIORITY = 20  # of SCHED_FIFO: above everything ordinary, below the kernel's own threads
 _CAMERA_PATIENCE = 5.0  # seconds until every camera must have delivered
 
 
@@ -102,7 +101,7 @@ def _run(
         status = StatusLine(loop, display)
         status.start()
         try:
-            with _priority(False if in_lockstep(robot) else settings.realtime, display):
+            with real_time_priority(False if in_lockstep(robot) else settings.realtime, display):
                 loop.run()
         finally:
             status.close()
@@ -247,23 +246,3 @@ def output_folder(settings: Settings) -> Path:
         return Path(settings.out).expanduser()
     stamp = datetime.now().strftime("%Y%m%d-%H%M%S")
     return Path("checkpoints/deploy") / f"{settings.robot.name}-{stamp}"
-
-
-@contextmanager
-def _priority(wanted: bool | None, display: Display) -> Iterator[None]:
-    """SCHED_FIFO for this thread, where the system permits it; threads that it starts do not inherit it."""
-    if wanted is False or not hasattr(os, "sched_setscheduler"):
-        yield
-        return
-    before = os.sched_getscheduler(0), os.sched_getparam(0)
-    try:
-        os.sched_setscheduler(0, os.SCHED_FIFO | os.SCHED_RESET_ON_FORK, os.sched_param(_PRIORITY))
-    except OSError as error:
-        if wanted:
-            display.warn(f"realtime=true: {error.strerror}; allow rtprio in /etc/security/limits.d, or leave it out")
-        yield
-        return
-    try:
-        yield
-    finally:
-        os.sched_setscheduler(0, *before)

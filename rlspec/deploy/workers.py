@@ -86,7 +86,7 @@ class _Delayed:
         self._clock, self._due, self._future = clock, due, future
 
     def done(self) -> bool:
-        return self._clock.now() >= self._due
+        return self._clock.now() >= self._due - 1e-9
 
     def result(self) -> Any:
         return self._future.result()
