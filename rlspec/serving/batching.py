@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import threading
 import time
 from collections import deque
@@ -67,8 +68,9 @@ class Ticket:
         self.abandoned = True
 
     def settle(self, result: Answer | Exception) -> None:
-        """Deliver, from any thread."""
-        self._loop.call_soon_threadsafe(self._settle, result)
+        """Deliver, from any thread; to nobody where the server has ended without waiting."""
+        with contextlib.suppress(RuntimeError):  # the loop is closed
+            self._loop.call_soon_threadsafe(self._settle, result)
 
     def _settle(self, result: Answer | Exception) -> None:
         if self.answer.done() or self.abandoned:

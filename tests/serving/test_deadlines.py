@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import socket
 import struct
 import threading
@@ -16,6 +17,8 @@ from websockets.sync.client import connect
 
 from rlspec.deploy.client import PolicyClient
 from rlspec.errors import ServerError
+from rlspec.serving.batching import Batcher, Expired, Ticket
+from rlspec.serving.policy import Observation
 from rlspec.wire import pack, unpack
 
 
@@ -69,6 +72,28 @@ def test_a_request_whose_deadline_passed_in_the_queue_is_never_computed() -> Non
         second.infer(state_message())
         assert policy.batches == [1, 1]
         assert server.server.metrics.requests == {"ok": 2, "deadline": 1}
+
+
+def test_the_batcher_itself_passes_over_what_is_too_late() -> None:
+    policy = Echo()
+
+    async def ask() -> list[Any]:
+        batcher = Batcher(policy, max_batch=4, max_queue=4, window_s=0.0, sessions=lambda: 1)
+        tickets = [
+            Ticket(Observation({}, np.zeros(8), "", number), time.monotonic() + left)
+            for number, left in enumerate((-1.0, PATIENCE))
+        ]
+        for ticket in tickets:
+            batcher.submit(ticket)
+        batcher.start()
+        results = await asyncio.gather(*(ticket.answer for ticket in tickets), return_exceptions=True)
+        batcher.stop()
+        return results
+
+    expired, answer = asyncio.run(ask())
+    assert isinstance(expired, Expired)
+    assert answer.actions.shape == (10, 8)
+    assert policy.batches == [1]
 
 
 def test_the_servers_own_deadline_holds_for_clients_without_one() -> None:

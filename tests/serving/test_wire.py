@@ -220,6 +220,7 @@ def test_a_list_in_itself_is_refused() -> None:
         b"\xdc\x03\xff" + b"\x80" * 2**21,  # two million empty maps would take 130 MB
         (b"\xdc\x03\xff" + b"\xc0" * 1022) * 800,
         b"\xdc\x03\xff" * 1000 + b"\xc0" * 2**21,
+        (b"\xdc\x04\x00" + b"\x80" * 1023) * 500 + b"\xc0",  # half a million maps before the first list is whole
         msgpack.packb({**ARRAY, b"shape": [2**22]}),
     ],
 )
