@@ -22,7 +22,7 @@ from rlspec.config.paths import resolve_path
 from rlspec.config.schema import Lora
 from rlspec.config.vla_schema import Policy
 from rlspec.errors import ConfigError, UserError
-from rlspec.vla.data.facts import ACTION, STATE, describe_policy, write_facts
+from rlspec.vla.data.facts import ACTION, KINDS, STATE, describe_policy, write_facts
 from rlspec.vla.data.norm_stats import read_norm_stats
 from rlspec.vla.training.order import INITIAL, derive_seed, seed_all
 from rlspec.vla.training.samples import Samples
@@ -215,7 +215,7 @@ def _check_normalised(config: PreTrainedConfig, preprocessor: Any) -> None:
     found = normalised_by(preprocessor)
     sizes = {**(config.input_features or {}), **(config.output_features or {})}
     for name in (STATE, ACTION):
-        given = next(iter(found.get(name, {}).values()), None)
+        given = next((found[name][kind] for kind in KINDS if kind in found.get(name, {})), None)
         if name in sizes and (given is None or len(given) < sizes[name].shape[0]):
             have = "none" if given is None else f"{len(given)} numbers"
             wanted = sizes[name].shape[0]
