@@ -94,8 +94,8 @@ def jacobian(q: Array) -> Array:
     """Of the tool centre point, (6, 7) for joint angles (7,): metres, then radians in the base frame, per radian."""
     frames = np.stack(_frames(q))
     tip = (frames[6] @ _TOOL)[:3, 3]
-    turning = frames[:, :3, 2]
-    return np.concatenate([np.cross(turning, tip - frames[:, :3, 3]), turning], axis=1).T
+    (x, y, z), (dx, dy, dz) = frames[:, :3, 2].T, (tip - frames[:, :3, 3]).T
+    return np.stack([y * dz - z * dy, z * dx - x * dz, x * dy - y * dx, x, y, z])
 
 
 def rotation_matrix(vector: Array) -> Array:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import NDArray
 
-from rlspec.deploy.bounds import Bounds
+from rlspec.deploy.bounds import GUARD, Bounds
 from rlspec.deploy.braking import Motion, admissible, in_box, outside, releasable
 
 Array = NDArray[np.float64]
@@ -19,10 +19,11 @@ BRAKING = "braking"
 WORKSPACE = "workspace"
 """Why a target was changed. BRAKING: the arm could not have braked in time, or is faster than the FR3's envelope."""
 
-_PARTS, _BOX_PARTS = 12, 8  # of the way that are tried at once
-_ROUNDS = 2
+_PARTS = 12  # of the way that are tried at once
 _STILL = 1e-9  # rad/s
+_FAR = 10.0  # radians: no joint moves that far
 _NUDGE = 1e-5  # radians, for slopes
+_DAMPING = 1e-4  # m^2 / rad^2
 _CLEARANCE = 1e-3  # metres that a target slides inside of a wall
 
 
@@ -41,31 +42,40 @@ def limit(
     Returns:
         The target, the braking from it (N, 7), and why it was changed.
     """
-    kept, sequence = admissible(motion, wanted, bounds)
-    # Who has to catch up must not race past a request that stands still, though each step were allowed by itself.
-    met = np.abs(asked - motion.x) <= bounds.acceleration * bounds.period**2
-    allowed = bool(kept.all() and met.all())
-    if allowed:
-        if not in_box(_from(motion, sequence), bounds):
-            kept, sequence = admissible(motion, wanted, bounds, together=True)
-            allowed = bool(kept.all() and in_box(_from(motion, sequence), bounds))
-        if allowed:
-            return wanted, sequence[1:], ()
+    if _in_reach(motion, asked, wanted, bounds):
+        for together in (False, True):
+            kept, sequence = admissible(motion, wanted, bounds, together)
+            if kept.all() and in_box(_from(motion, sequence), bounds):
+                return wanted, sequence[1:], ()
     target, reasons = _joint_limits(motion, asked, wanted, bounds)
-    target = _along_walls(motion, target, bounds, reasons)
     kept, sequence = admissible(motion, target, bounds)
     if not kept.all():
         sequence = _braking_in_time(motion, plan, target, bounds)
         reasons.append(BRAKING)
     if not in_box(_from(motion, sequence), bounds):
-        sequence = _into_box(motion, plan, sequence[0], bounds)
+        sequence = _into_box(motion, plan, _along_walls(motion, sequence[0], bounds), bounds)
         reasons.append(WORKSPACE)
-    return sequence[0], sequence[1:], tuple(dict.fromkeys(reasons))
+    return sequence[0], sequence[1:], tuple(reasons)
+
+
+def _in_reach(motion: Motion, asked: Array, wanted: Array, bounds: Bounds) -> bool:
+    """Whether a target is worth a closer look (which costs more than the rest), and may be met at all.
+
+    Who has to catch up must not race past a request that stands still, though each step were allowed by itself.
+    """
+    way = wanted - motion.x
+    if np.abs(way).max() > _FAR:
+        return False
+    a = (way / bounds.period - motion.v) / bounds.period
+    late = np.abs(asked - motion.x) / bounds.period**2
+    return bool((np.maximum(np.abs(a), late) <= bounds.acceleration * (1.0 + GUARD)).all())
 
 
 def _from(motion: Motion, sequence: Array) -> Array:
     """A sequence (N, ..., 7) with the target before it."""
-    return np.concatenate([np.broadcast_to(motion.x, sequence[:1].shape), sequence])
+    whole = np.empty((len(sequence) + 1, *sequence.shape[1:]))
+    whole[0], whole[1:] = motion.x, sequence
+    return whole
 
 
 def _joint_limits(motion: Motion, asked: Array, wanted: Array, bounds: Bounds) -> tuple[Array, list[str]]:
@@ -105,7 +115,7 @@ def _joint_limits(motion: Motion, asked: Array, wanted: Array, bounds: Bounds) -
     return motion.x + bounds.period * v, reasons
 
 
-def _along_walls(motion: Motion, target: Array, bounds: Bounds, reasons: list[str]) -> Array:
+def _along_walls(motion: Motion, target: Array, bounds: Bounds) -> Array:
     """Take out of a target that leaves the box what leads out of it, so that the arm slides along a wall."""
     rows = np.concatenate([[motion.x, target], target + _NUDGE * np.eye(7)])
     depths = outside(rows, bounds).reshape(9, -1)
@@ -113,9 +123,9 @@ def _along_walls(motion: Motion, target: Array, bounds: Bounds, reasons: list[st
     out = (depths[1] > 0.0) & (excess > 0.0)
     if not out.any():
         return target
-    reasons.append(WORKSPACE)
     slopes = (depths[2:, out] - depths[1, out]).T / _NUDGE
-    return target - np.linalg.pinv(slopes, rcond=1e-3) @ excess[out]
+    # Points on one wall have nearly the same slopes: the damping keeps the change small where they contradict.
+    return target - slopes.T @ np.linalg.solve(slopes @ slopes.T + _DAMPING * np.eye(len(slopes)), excess[out])
 
 
 def _last_resort(plan: Array) -> Array:
@@ -125,20 +135,11 @@ def _last_resort(plan: Array) -> Array:
 
 def _braking_in_time(motion: Motion, plan: Array, target: Array, bounds: Bounds) -> Array:
     """Go back, joint by joint, towards the last resort as far as needed; returns the target and its braking."""
-    resort, chosen = plan[0], _last_resort(plan)
-    best: Array = np.zeros(7)
-    step = 1.0
-    parts, joints = np.arange(_PARTS + 1)[:, None], np.arange(7)
-    for _ in range(_ROUNDS):
-        step /= _PARTS
-        shares = np.minimum(best + step * parts, 1.0)
-        candidates: Array = resort + shares * (target - resort)
-        kept, sequences = admissible(motion, candidates, bounds)
-        last = np.where(kept, parts, -1).max(axis=0)
-        picked = np.maximum(last, 0)
-        best = np.where(last >= 0, shares[picked, joints], best)
-        chosen = _merge(chosen, sequences[:, picked, joints], last >= 0)
-    return chosen
+    parts = np.arange(_PARTS)[:, None]
+    candidates: Array = plan[0] + parts / _PARTS * (target - plan[0])
+    kept, sequences = admissible(motion, candidates, bounds)
+    last = np.where(kept, parts, -1).max(axis=0)
+    return _merge(_last_resort(plan), sequences[:, np.maximum(last, 0), np.arange(7)], last >= 0)
 
 
 def _merge(old: Array, new: Array, take: NDArray[np.bool_]) -> Array:
@@ -150,16 +151,12 @@ def _merge(old: Array, new: Array, take: NDArray[np.bool_]) -> Array:
 
 def _into_box(motion: Motion, plan: Array, target: Array, bounds: Bounds) -> Array:
     """Go back with all joints together towards the last resort as far as needed; returns the target and its braking."""
-    resort, chosen = plan[0], _last_resort(plan)
-    best, step = 0.0, 1.0
-    for _ in range(_ROUNDS):
-        step /= _BOX_PARTS
-        shares = best + step * np.arange(_BOX_PARTS)
-        candidates = resort + shares[:, None] * (target - resort)
-        kept, sequences = admissible(motion, candidates, bounds, together=True)
-        inside = kept.all(axis=-1) & in_box(_from(motion, sequences), bounds)
-        if not inside.any():
-            break
-        last = int(np.flatnonzero(inside)[-1])
-        best, chosen = float(shares[last]), sequences[:, last]
-    return chosen
+    kept, sequence = admissible(motion, target, bounds, together=True)
+    if kept.all() and in_box(_from(motion, sequence), bounds):
+        return sequence
+    candidates: Array = plan[0] + np.arange(_PARTS)[:, None] / _PARTS * (target - plan[0])
+    rows, sequences = admissible(motion, candidates, bounds, together=True)
+    inside = rows.all(axis=-1) & in_box(_from(motion, sequences), bounds)
+    if not inside.any():
+        return _last_resort(plan)
+    return sequences[:, int(np.flatnonzero(inside)[-1])]
