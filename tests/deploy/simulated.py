@@ -46,7 +46,7 @@ class SimClock:
 
     def sleep_until(self, when: float) -> None:
         while self.time < when - 1e-12:
-            self.time = min(self.time + 0.002, when)
+            self.time = min(self.time + 0.004, when)
             for plan in [plan for plan in self._plans if plan[0] <= self.time]:
                 self._plans.remove(plan)
                 plan[1]()

@@ -117,6 +117,7 @@ def test_server_hangs(server: tuple[subprocess.Popen[str], str]) -> None:
     check(deployment, loop)
 
 
+@pytest.mark.slow
 def test_server_hangs_for_a_while(server: tuple[subprocess.Popen[str], str]) -> None:
     process, url = server
     deployment = Deployment(url, "seconds=6", "watchdog.give_up=20")
@@ -182,6 +183,7 @@ class Delay:
         self._listener.close()
 
 
+@pytest.mark.slow
 def test_packets_are_late(server: tuple[subprocess.Popen[str], str]) -> None:
     proxy = Delay(server[1])
     deployment = Deployment(proxy.url, "seconds=5", "watchdog.heartbeat=null", "inference.deadline=2")
