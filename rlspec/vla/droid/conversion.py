@@ -61,11 +61,18 @@ def convert(settings: ConvertSettings, display: Display, *, pool: Pool | None = 
         if _is_done(out, matters):
             display.line(f"convert: {out} is complete")
         else:
-            items = open_source(settings).items()  # before anything is written that another command would find
+            items = _list_items(settings)  # before anything is written that another command would find
             _prepare(work, matters)
             _Conversion(settings, matters, work, display).run(items, pool)
         shutil.rmtree(work, ignore_errors=True)
     return out
+
+
+def _list_items(settings: ConvertSettings) -> list[Item]:
+    try:
+        return open_source(settings).items()
+    except OSError as error:
+        raise DataError(f"path={settings.path}: cannot be read ({error.strerror}); mend that") from None
 
 
 def _is_done(out: Path, matters: Mapping[str, Any]) -> bool:

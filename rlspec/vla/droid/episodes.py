@@ -162,6 +162,9 @@ def _check_numbers(recording: Recording, action_space: str) -> None:
             bad = np.flatnonzero(~np.isfinite(numbers).all(axis=1))
             if len(bad):
                 raise Refused("not_finite", f"{kind} {name} is not finite in {len(bad)} frames, first in {bad[0]}")
+    for name, marks in (("timestamps", recording.times), ("movement_enabled", recording.enabled)):
+        if marks is not None and len(marks) != length:
+            raise Refused("length_mismatch", f"there are {len(marks)} {name} of {length} frames")
     if not length:
         raise Refused("empty", "no frames")
 

@@ -195,7 +195,9 @@ def decode_frame(content: memoryview | bytes, place: str) -> Pixels:
     Raises:
         Refused: It is none.
     """
+    from PIL import Image
+
     try:
         return decode_image(bytes(content))
-    except (OSError, SyntaxError, ValueError) as error:  # what Pillow raises for a broken picture
+    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:  # as Pillow raises them
         raise Refused("corrupt_video", f"{place} cannot be decoded ({first_line(error)})") from None

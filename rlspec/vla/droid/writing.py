@@ -17,6 +17,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from rlspec.vla.data.files import first_line
 from rlspec.vla.data.recording import ACTION, STATE, FilmEncoder, Floats, Pixels, count_values, encode_png
 from rlspec.vla.data.staging import read_archive, write_archive, write_whole
 from rlspec.vla.droid.episodes import Frame, Item, Recording, Refused, Source, check_recording
@@ -133,10 +134,20 @@ def convert_item(job: ConvertJob, item: Item) -> Outcome:
     if _opened.source is None or _opened.settings != job.settings:
         _opened.settings, _opened.source = job.settings, open_source(job.settings)
     try:
-        episodes = convert_recording(_opened.source.read(item), job.settings, job.rate)
+        episodes = convert_recording(_read(_opened.source, item), job.settings, job.rate)
     except Refused as refused:
         return Outcome(0, refused.kind, refused.reason)
     return StagedEpisodes(job.staging).save(item, episodes)
+
+
+def _read(source: Source, item: Item) -> Recording:
+    """A recording; files that hold something quite else than they should refuse that one and stop nothing."""
+    try:
+        return source.read(item)
+    except (ValueError, TypeError, LookupError, AttributeError, ArithmeticError) as error:
+        raise Refused(
+            "corrupt_file", f"it cannot be understood ({type(error).__name__}: {first_line(error)})"
+        ) from None
 
 
 def open_source(settings: ConvertSettings) -> Source:

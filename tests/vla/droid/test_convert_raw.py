@@ -222,6 +222,14 @@ def backward_clock(episode: RawEpisode) -> None:
     change(episode, "observation/timestamp/control/step_start", 5_000 - np.arange(20) * 66)
 
 
+def clock_of_text(episode: RawEpisode) -> None:
+    change(episode, "observation/timestamp/control/step_start", np.array([b"a"] * 20))
+
+
+def short_clock(episode: RawEpisode) -> None:
+    change(episode, "observation/timestamp/control/step_start", np.arange(5) * 66)
+
+
 def broken_h5(episode: RawEpisode) -> None:
     (episode.folder / "trajectory.h5").write_bytes(b"\x89HDF\r\n\x1a\n and then nothing")
 
@@ -251,6 +259,8 @@ BROKEN: list[tuple[Callable[[RawEpisode], None], str, str]] = [
     (without_key, "missing_key", "no action gripper_position, which action_space=joint_velocity needs"),
     (slow_clock, "wrong_rate", "recorded at 10 Hz by its timestamps, 15 expected; give source_fps="),
     (backward_clock, "wrong_rate", "timestamps do not increase"),
+    (clock_of_text, "corrupt_file", "it cannot be understood (ValueError: could not convert string to float"),
+    (short_clock, "length_mismatch", "there are 5 timestamps of 20 frames"),
     (broken_h5, "corrupt_file", "trajectory.h5 cannot be read"),
     (no_frames, "empty", "no frames"),
     (no_metadata, "missing_file", "no metadata_*.json"),
