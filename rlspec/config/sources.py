@@ -169,6 +169,10 @@ def _accepts(annotation: ast.expr, value: Any) -> bool:
     if isinstance(annotation, ast.Subscript):
         if ast.unparse(annotation.value) == "list":
             return isinstance(value, list) and all(_accepts(annotation.slice, item) for item in value)
+        if ast.unparse(annotation.value) == "tuple" and isinstance(annotation.slice, ast.Tuple):
+            kinds = annotation.slice.elts  # YAML has lists alone
+            fits = isinstance(value, list) and len(value) == len(kinds)
+            return fits and all(_accepts(kind, item) for kind, item in zip(kinds, value, strict=True))
         return _accepts(annotation.value, value)
     kind = _SIMPLE.get(annotation.id) if isinstance(annotation, ast.Name) else None
     if kind is None:
