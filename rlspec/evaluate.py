@@ -7,8 +7,9 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from rlspec.checkpoint import find_weights
 from rlspec.entry import run_command
-from rlspec.errors import CheckpointError, ConfigError
+from rlspec.errors import ConfigError
 
 if TYPE_CHECKING:
     from rlspec.config.schema import Recipe
@@ -159,30 +160,6 @@ def _take(arguments: list[str], key: str) -> str | None:
     for argument in found:
         arguments.remove(argument)
     return found[-1].partition("=")[2] if found else None
-
-
-def find_weights(checkpoint: str) -> str:
-    """The folder that holds the weights, or a hub id as it is.
-
-    Raises:
-        CheckpointError: A run directory without a whole checkpoint, or a damaged checkpoint.
-    """
-    from rlspec.checkpoint import MANIFEST, newest_whole_checkpoint, verify_checkpoint
-
-    path = Path(checkpoint).expanduser()
-    if not path.is_dir():
-        if checkpoint.count("/") != 1 or path.is_absolute() or checkpoint.startswith("."):
-            raise CheckpointError(f"checkpoint={checkpoint}: no such folder")
-        return checkpoint
-    if (path / MANIFEST).is_file():
-        verify_checkpoint(path)
-        return str(path)
-    if (path / "checkpoints").is_dir():
-        newest, refused = newest_whole_checkpoint(path / "checkpoints")
-        if newest is None:
-            raise CheckpointError(refused[0] if refused else f"checkpoint={checkpoint}: the run has no checkpoint yet")
-        return str(newest)
-    return str(path)
 
 
 def evaluation_recipe(folder: str, arguments: Sequence[str]) -> Recipe:

@@ -10,6 +10,7 @@ from dataclasses import fields, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, get_type_hints
 
+from rlspec.checkpoint import find_weights
 from rlspec.entry import run_command
 from rlspec.errors import CheckpointError, ConfigError
 
@@ -211,29 +212,6 @@ def _trained(given: Mapping[str, str], cameras: Mapping[str, str]) -> BatchPolic
         reason = " ".join(str(error).split())[:300]
         raise CheckpointError(f"{folder}: cannot answer a made-up observation: {reason}") from error
     return policy
-
-
-def find_weights(checkpoint: str) -> str:
-    """The folder that holds the weights, or a hub id as it is.
-
-    Raises:
-        CheckpointError: No such folder, a run directory without a whole checkpoint, or a damaged checkpoint.
-    """
-    from rlspec.checkpoint import MANIFEST, newest_whole_checkpoint, verify_checkpoint
-
-    path = Path(checkpoint).expanduser()
-    if not path.is_dir():
-        if checkpoint.count("/") != 1 or path.is_absolute() or checkpoint.startswith((".", "~")):
-            raise CheckpointError(f"checkpoint={checkpoint}: no such folder")
-        return checkpoint
-    if (path / MANIFEST).is_file():
-        verify_checkpoint(path)
-    elif (path / "checkpoints").is_dir():
-        newest, refused = newest_whole_checkpoint(path / "checkpoints")
-        if newest is None:
-            raise CheckpointError(refused[0] if refused else f"checkpoint={checkpoint}: the run has no checkpoint yet")
-        return str(newest)
-    return str(path)
 
 
 def read_meaning(folder: str, given: Mapping[str, str], cameras: Mapping[str, str]) -> Meaning:

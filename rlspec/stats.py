@@ -219,7 +219,7 @@ def _checkpoint(against: str) -> tuple[dict[str, Any], dict[str, Any]]:
     Raises:
         CheckpointError: It has no statistics.
     """
-    from rlspec.evaluate import find_weights
+    from rlspec.checkpoint import find_weights
     from rlspec.vla.data.facts import read_facts
     from rlspec.vla.data.norm_stats import read_norm_stats
     from rlspec.vla.data.preflight import checkpoint_statistics

@@ -17,6 +17,10 @@ Array = NDArray[np.float64]
 GUARD = 1e-4
 """Share of every limit that is left free, so that rounding never exceeds it (libfranka leaves 1e-3 units)."""
 
+SOFT_LAWS = ("droid_hybrid", "joint_impedance")
+SOFT_LAW_SHARE = 0.75
+"""Springs overshoot the speed of their target: at share 1, DROID's law left the FR3's envelope by 5% in franky-sim."""
+
 
 class SafetySettings(Section):
     """Margins and ages of the safety filter. Defaults are DROID's where DROID has one.
@@ -26,7 +30,7 @@ class SafetySettings(Section):
         workspace_low: Metres, the box that elbow, wrist, hand and tool centre point stay in (base frame; DROID's is as
             wide as the arm's reach: set it to the table and the walls of the laboratory).
         workspace_high: See `workspace_low`.
-        velocity_share: Of the robot's limit that is used; likewise `acceleration_share` and `jerk_share`.
+        velocity_share: Of the robot's limit that is used, see `for_law`; likewise `acceleration_share`, `jerk_share`.
         acceleration_share: See `velocity_share`.
         jerk_share: See `velocity_share`.
         max_step: Radians that a joint's target moves in one tick (DROID: 0.2).
@@ -58,6 +62,12 @@ class SafetySettings(Section):
     def _box(self) -> SafetySettings:
         if not all(low < high for low, high in zip(self.workspace_low, self.workspace_high, strict=True)):
             raise ValueError("workspace_low must lie below workspace_high on every axis")
+        return self
+
+    def for_law(self, law: str) -> SafetySettings:
+        """The settings under an execution law: unless a velocity share was given, soft laws get `SOFT_LAW_SHARE`."""
+        if law in SOFT_LAWS and "velocity_share" not in self.model_fields_set:
+            return self.model_copy(update={"velocity_share": SOFT_LAW_SHARE})
         return self
 
 

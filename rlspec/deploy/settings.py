@@ -128,6 +128,11 @@ class Settings(Section):
         return self
 
     @model_validator(mode="after")
+    def _share_of_the_law(self) -> Settings:
+        self.safety = self.safety.for_law(self.law or self.robot.law)
+        return self
+
+    @model_validator(mode="after")
     def _possible_mode(self) -> Settings:
         simulated = self.robot.driver != "franky"
         mode = self.effective_mode

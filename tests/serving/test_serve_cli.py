@@ -18,9 +18,10 @@ import numpy as np
 import pytest
 from serving_cases import PATIENCE, state_message
 
+from rlspec.checkpoint import find_weights
 from rlspec.deploy.client import PolicyClient
 from rlspec.errors import CheckpointError, ConfigError, ServerError
-from rlspec.serve import USAGE, build_policy, find_weights, main, read_meaning, server_settings, split
+from rlspec.serve import USAGE, build_policy, main, read_meaning, server_settings, split
 
 RECORD = {"action_space": "joint_velocity", "control_hz": 15.0, "execution_law": "droid_hybrid"}
 

@@ -99,7 +99,7 @@ class FrankaRlspec(Robot):
         backend = self._make_backend()
         try:
             limits = backend.connect(self.config.law, self.control_hz)
-            self._filter = SafetyFilter(limits, SafetySettings(), self.control_hz)
+            self._filter = SafetyFilter(limits, SafetySettings().for_law(self.config.law), self.control_hz)
             self._targets = {space: Targets(space, limits) for space in (self.config.action_space, "joint_position")}
             state = backend.read()
             self._filter.reset(state)
