@@ -10,6 +10,7 @@ from rlspec.entry import run_command
 USAGE = """\
 usage: python -m rlspec.deploy robot=NAME (server=ws://HOST:PORT | checkpoint=DIR | policy=expert|hold)
                                [mode=dry_run|shadow|sim|real] [seconds=30] [prompt="..."] [host=IP] [key=value ...]
+       python -m rlspec.deploy summary=RUN [out=DIR] | replay=RUN [law=NAME] | export=RUN[,RUN] out=DIR [video=true]
 
   Observe, ask the policy, schedule its chunks, filter, send, log: at the rate that the policy was trained at.
   Stop it with space, q or Ctrl-C, by `touch OUT/ESTOP`, or with SIGUSR1. Exit code: 0 as planned, 1 a fault stopped it,
@@ -39,6 +40,11 @@ usage: python -m rlspec.deploy robot=NAME (server=ws://HOST:PORT | checkpoint=DI
   slow_start.KEY      share, seconds
   inference.KEY       deadline, latency, warmup
   robot.KEY           model, law, cameras.NAME=KIND:SERIAL, camera_keys.KEY=NAME, and the driver's own
+
+afterwards, with the folder of a run:
+  summary=RUN         a picture and a page of its log (a run writes them by itself where matplotlib is installed)
+  replay=RUN          sends what was sent to the simulated arm, and shows by how much the motion differs
+  export=RUN          a LeRobotDataset v3 whose action is what was sent
 """
 
 
@@ -48,9 +54,13 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def _deploy(arguments: list[str]) -> int:
+    from rlspec.deploy.review import is_review, review
+    from rlspec.display import Display
+
+    if is_review(arguments):
+        return review(arguments, Display())
     from rlspec.deploy.run import deploy
     from rlspec.deploy.settings import parse
-    from rlspec.display import Display
 
     return deploy(parse(arguments), Display()).exit_code
 

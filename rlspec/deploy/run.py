@@ -36,6 +36,7 @@ from rlspec.deploy.observe import observation
 from rlspec.deploy.outcome import Outcome
 from rlspec.deploy.policies import Policy
 from rlspec.deploy.priority import real_time_priority
+from rlspec.deploy.review import summarise
 from rlspec.deploy.safety import SafetyFilter
 from rlspec.deploy.settings import Settings
 from rlspec.deploy.status import StatusLine
@@ -116,6 +117,7 @@ def _run(
                 display.warn(f"pictures of {keeper.dropped} ticks are missing; {keeper.error}".rstrip("; "))
     for line in outcome.lines():
         display.line(line)
+    summarise(folder, display)
     return outcome
 
 
