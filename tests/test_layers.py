@@ -61,6 +61,8 @@ def modules() -> dict[str, Path]:
     found = {}
     for name, folder in FOLDERS.items():
         for path in sorted((REPOSITORY / folder).rglob("*.py")):
+            if "build" in path.parts:  # what setuptools leaves behind
+                continue
             parts = path.relative_to(REPOSITORY / folder).with_suffix("").parts
             found[".".join([name, *parts]).removesuffix(".__init__")] = path
     return found

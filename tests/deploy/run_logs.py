@@ -14,7 +14,7 @@ from rlspec.deploy.robots.mujoco_expert import MujocoExpert
 
 HZ = 15.0
 EXPIRES = 0.3
-STEP = 0.12  # radians per tick that the pretended filter lets through
+STEP = 0.05  # radians per tick that the pretended filter lets through
 
 
 def record(

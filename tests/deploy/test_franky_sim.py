@@ -32,6 +32,8 @@ from rlspec.deploy.safety import SafetyFilter, SafetySettings  # noqa: E402
 from rlspec.errors import RobotError  # noqa: E402
 
 REST = 0.01  # rad/s
+# Ruckig's end is followed by franky-sim's position servo, which creeps (time constant 0.1 s).
+SPEED_AT_REST = {**dict.fromkeys(LAWS, REST), "ruckig": 0.05}
 HZ = 15.0
 WALL, TIME, Q, DQ, TAU = 0, 1, slice(2, 9), slice(9, 16), slice(16, 23)
 
@@ -72,9 +74,9 @@ def rows_since(simulator: SimulatorProcess, wall: float) -> np.ndarray:
     return record[record[:, WALL] >= wall]
 
 
-def standstill(rows: np.ndarray) -> float:
+def standstill(rows: np.ndarray, rest: float = REST) -> float:
     """Simulated seconds from the first row until the arm rests for good."""
-    moving = np.flatnonzero(np.abs(rows[:, DQ]).max(axis=1) > REST)
+    moving = np.flatnonzero(np.abs(rows[:, DQ]).max(axis=1) > rest)
     return 0.0 if len(moving) == 0 else float(rows[moving[-1], TIME] - rows[0, TIME])
 
 
@@ -150,14 +152,13 @@ def test_the_drivers_torque_is_that_of_the_formula(simulator: SimulatorProcess) 
 def test_a_command_expires_in_the_drivers_loop_while_python_is_stuck(simulator: SimulatorProcess, law: str) -> None:
     expires = 0.15
     with connected(simulator, law) as robot:
-        follow(robot, 0.3, 3)
-        robot.command(Command(robot.read().joints + joint1(0.5), joint1(0.9), expires))
+        follow(robot, 0.3, 8)
+        robot.command(Command(robot.read().joints + 0.2 * joint1(0.3), joint1(0.9), expires))
         sent = time.monotonic()
         ctypes.PyDLL(None).usleep(1_500_000)  # holds the interpreter's lock: no thread of Python runs
         rows = rows_since(simulator, sent)
         assert np.abs(rows[0, DQ]).max() > 0.1
-        print("rest after", standstill(rows), robot.read().mode, robot.read().error)
-        assert standstill(rows) < expires + 0.3
+        assert standstill(rows, SPEED_AT_REST[law]) < 0.3
         wait(lambda: robot.read().mode == "idle", patience=5.0)
         follow(robot, 0.3, 2)  # and the arm goes on
 
@@ -191,11 +192,11 @@ def test_the_arm_stops_when_its_client_dies_or_freezes(
         wait(lambda: time.sleep(0.3) or len(rows_since(simulator, when)) > 700)
         rows = rows_since(simulator, when)
         assert np.abs(rows[0, DQ]).max() > 0.1
-        assert standstill(rows) < 0.3
+        assert standstill(rows, SPEED_AT_REST[law]) < 0.3
     finally:
         client.kill()
         client.wait()
-    wait(lambda: simulator.order("forgive") is None)
+        wait(lambda: simulator.order("forgive") is None)
 
 
 def test_a_reflex_is_shown_refused_and_recovered_from(simulator: SimulatorProcess) -> None:

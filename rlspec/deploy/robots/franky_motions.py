@@ -19,7 +19,7 @@ from rlspec.deploy.limits import RobotLimits
 
 LAWS_HERE = tuple(LAWS)
 SHORTEST = 0.02  # seconds; a command never expires sooner, or its own start would stop it
-_STOP_FACTOR = 0.6  # of the robot's limits, for a stop of a jerk-limited motion
+_STOP_FACTOR = 0.9  # of the robot's limits, for a stop of a jerk-limited motion
 # A stop of a torque-controlled arm: its stiffness fades out within the ramp, dampers take the speed away.
 _STOP_RAMP = 0.03
 _STOP_DAMPING = (60.0, 80.0, 60.0, 50.0, 12.0, 12.0, 8.0)  # Nm s/rad

@@ -17,9 +17,9 @@ from rlspec.vla.data import demonstrations, workers
 Generate = Callable[..., Path]
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="module")
 def toy_environment() -> Iterator[None]:
-    """`rlspec_envs` replaced by the toy robot."""
+    """`rlspec_envs` replaced by the toy robot, for the tests of this folder alone."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(workers, "make_environment", lambda suite, task, options: Toy(task))
         patch.setattr(workers, "make_demonstrator", ToyExpert)
@@ -27,7 +27,7 @@ def toy_environment() -> Iterator[None]:
         yield
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="module")
 def generate(toy_environment: None) -> Generate:
     """Collect with the toy robot in threads."""
 
@@ -39,13 +39,13 @@ def generate(toy_environment: None) -> Generate:
     return make
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="module")
 def images(generate: Generate, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Demonstrations with images; read only."""
     return generate(tmp_path_factory.mktemp("toy") / "images")
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="module")
 def films(generate: Generate, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The same demonstrations with videos; read only."""
     return generate(tmp_path_factory.mktemp("toy") / "films", video=True)
