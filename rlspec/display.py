@@ -7,18 +7,10 @@ import sys
 import warnings
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
-from rich.console import Console
-from rich.progress import (
-    BarColumn,
-    MofNCompleteColumn,
-    Progress,
-    TaskID,
-    TextColumn,
-    TimeElapsedColumn,
-    TimeRemainingColumn,
-)
+if TYPE_CHECKING:
+    from rich.progress import Progress, TaskID
 
 DisplayMode = Literal["auto", "rich", "plain"]
 
@@ -37,6 +29,8 @@ class Display:
     """Writes lines to stdout; `steps` adds a bar where stdout is a terminal."""
 
     def __init__(self, mode: DisplayMode = "auto", *, quiet: bool = False) -> None:
+        from rich.console import Console  # a robot's loop is imported without it
+
         live = mode == "rich" or (mode == "auto" and sys.stdout.isatty())
         # Markup and highlighting off: lines hold brackets and numbers of their own.
         self.console = Console(force_terminal=live or None, markup=False, highlight=False, soft_wrap=True, quiet=quiet)
@@ -81,6 +75,15 @@ class Display:
         if not self._live:
             yield
             return
+        from rich.progress import (
+            BarColumn,
+            MofNCompleteColumn,
+            Progress,
+            TextColumn,
+            TimeElapsedColumn,
+            TimeRemainingColumn,
+        )
+
         columns = (
             TextColumn("training"),
             BarColumn(bar_width=None),

@@ -8,8 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from rlspec.deploy.client import Reply
-from rlspec.deploy.interfaces import Frame, RobotState
+from rlspec.deploy.interfaces import Frame, Reply, RobotState
 from rlspec.deploy.observe import DELAY, PREFIX, observation
 from rlspec.deploy.policies import Contract, Policy
 from rlspec.deploy.schedule import Chunk, Request, Scheduler

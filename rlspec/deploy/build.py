@@ -18,8 +18,6 @@ from rlspec.deploy.policies import (
     Expert,
     HoldPolicy,
     Policy,
-    RemotePolicy,
-    WatchedClient,
     WavePolicy,
     read_contract,
 )
@@ -96,6 +94,8 @@ def _make_policy(settings: Settings, robot: Robot, law: str, stack: ExitStack) -
         server = stack.enter_context(LocalServer(settings.checkpoint))
         url, token = server.url, server.token
     if url is not None:
+        from rlspec.deploy.remote import RemotePolicy, WatchedClient
+
         client = WatchedClient(url, token=token, timeout_s=_START_PATIENCE)
         heartbeat = None if in_lockstep(robot) else settings.watchdog.heartbeat
         return RemotePolicy(client, heartbeat, settings.inference.deadline)

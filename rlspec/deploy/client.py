@@ -12,7 +12,6 @@ import socket
 import ssl
 import time
 from collections.abc import Mapping
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
@@ -24,6 +23,7 @@ from websockets.sync.client import ClientConnection, connect
 
 from rlspec import __version__
 from rlspec.actions import ACTION_SPACES
+from rlspec.deploy.interfaces import Reply
 from rlspec.errors import ConfigError, ServerError
 from rlspec.wire import WireError, WireLimits, pack, unpack
 
@@ -32,21 +32,6 @@ DEADLINE = "rlspec/deadline_ms"
 REPLY_LIMITS = WireLimits(max_bytes=4 * 2**20, max_elements=2**20)
 MAX_HORIZON = 1000
 _CLOSE_TIMEOUT = 1.0  # seconds for a polite goodbye
-
-
-@dataclass(frozen=True)
-class Reply:
-    """An answer.
-
-    Attributes:
-        actions: (horizon, numbers of an action), finite.
-        server_ms: What inference took by the server's word; None where it says nothing.
-        round_trip_ms: From sending the observation to having the actions.
-    """
-
-    actions: NDArray[np.float64]
-    server_ms: float | None
-    round_trip_ms: float
 
 
 class PolicyClient:

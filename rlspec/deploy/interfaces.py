@@ -58,6 +58,21 @@ class Command:
     expires: float
 
 
+@dataclass(frozen=True)
+class Reply:
+    """An answer.
+
+    Attributes:
+        actions: (horizon, numbers of an action), finite.
+        server_ms: What inference took by the server's word; None where it says nothing.
+        round_trip_ms: From sending the observation to having the actions.
+    """
+
+    actions: NDArray[np.float64]
+    server_ms: float | None
+    round_trip_ms: float
+
+
 class Clock(Protocol):
     """Time as the deployment knows it: real, or that of a simulation which advances while one sleeps."""
 
