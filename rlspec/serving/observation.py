@@ -78,8 +78,8 @@ def _vector(message: Mapping[str, Any], key: str, size: int) -> NDArray[np.float
     if array.dtype.kind not in "fiu" or array.shape not in {(size,), () if size == 1 else (size,)}:
         raise RequestError(f"{key}: got {array.dtype} {array.shape}; wanted numbers ({size},)")
     numbers = array.astype(np.float64).reshape(size)
-    if not np.isfinite(numbers).all():
-        raise RequestError(f"{key}: got NaN or infinity; wanted {size} finite numbers")
+    if not (np.abs(numbers) <= np.finfo(np.float32).max).all():  # NaN is not; policies compute in float32
+        raise RequestError(f"{key}: got NaN, infinity or more than float32 holds; wanted {size} finite numbers")
     return numbers
 
 
