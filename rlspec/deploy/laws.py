@@ -76,7 +76,8 @@ LAWS: Mapping[str, Law] = MappingProxyType(
             damping=_vector(50, 50, 50, 50, 30, 25, 15),
         ),
         "ruckig": JerkLimited(),
-        "joint_velocity": JerkLimited(follows="velocity"),
+        # Ruckig takes a velocity as it is, whatever share a motion has: it is the filter that bounds it.
+        "joint_velocity": JerkLimited(velocity_factor=1.0, follows="velocity"),
     }
 )
 """By the names of rlspec.actions.EXECUTION_LAWS; `stiff_position` belongs to a simulator and is not among them."""
