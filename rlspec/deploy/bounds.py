@@ -37,7 +37,7 @@ class SafetySettings(Section):
         first_jump: Radians between measurement and target from which a first action is refused.
         start_velocity: rad/s of the measured joints from which a first action is refused.
         max_tracking_error: Radians between measurement and target from which actions are refused.
-        state_tolerance: Radians by which a measurement may lie outside of the joint limits.
+        state_tolerance: Radians by which a measurement may lie outside of the joint limits while the arm moves.
         hold_after: Seconds by which an action may be late; a later one counts as missing.
         stop_after: Seconds without an action that could be used after which the arm is stopped.
         expires: Seconds after which the robot stops by itself when nobody sends (at least one and a half ticks).
@@ -86,6 +86,7 @@ class Bounds:
         envelope: o, c, a, b of the velocity envelope, (4, 7), or None.
         share: Of the envelope that is used.
         box_low, box_high: (3,) metres.
+        end_low, end_high: The robot's joint limits, (7,) radians.
         hard_low, hard_high: What a measurement may show, (7,) radians.
         fastest: What a measurement may show, (7,) rad/s.
         longest_stop: Ticks within which every braking must end.
@@ -103,6 +104,8 @@ class Bounds:
     share: float
     box_low: Array
     box_high: Array
+    end_low: Array
+    end_high: Array
     hard_low: Array
     hard_high: Array
     fastest: Array
@@ -143,6 +146,8 @@ class Bounds:
             share=settings.velocity_share * free,
             box_low=np.array(settings.workspace_low),
             box_high=np.array(settings.workspace_high),
+            end_low=limits.low,
+            end_high=limits.high,
             hard_low=limits.low - settings.state_tolerance,
             hard_high=limits.high + settings.state_tolerance,
             fastest=limits.velocity * 1.1,

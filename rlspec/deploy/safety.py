@@ -105,7 +105,7 @@ class Verdict:
     phase: Phase
 
 
-def start(state: RobotState, limits: RobotLimits, settings: SafetySettings, control_hz: float) -> Memory:
+def start(state: RobotState, limits: RobotLimits, control_hz: float) -> Memory:
     """Begin where the robot is.
 
     Raises:
@@ -114,7 +114,7 @@ def start(state: RobotState, limits: RobotLimits, settings: SafetySettings, cont
     joints = np.array(state.joints, dtype=np.float64)
     if joints.shape != (7,) or not np.all(np.isfinite(joints)):
         raise RobotError(f"the robot measures joints {joints.tolist()}; seven finite angles were expected")
-    outside = (joints < limits.low - settings.state_tolerance) | (joints > limits.high + settings.state_tolerance)
+    outside = (joints < limits.low) | (joints > limits.high)
     if np.any(outside):
         joint = int(np.argmax(outside))
         raise RobotError(
@@ -146,6 +146,8 @@ def advance(
     """One tick with the figures of `Bounds` at hand."""
     wanted, refusal = _usable(requested, age, settings)
     trouble = _trouble(memory, state, bounds, settings)
+    if not trouble and memory.phase in ("start", "stop"):
+        trouble = _beyond(state, bounds)
     if not trouble and not refusal and memory.phase == "stop":
         memory = _begin(memory.control_hz, state.joints.copy())
     refusal = trouble or refusal or (_bad_start(wanted, state, settings) if memory.phase == "start" else "")
@@ -188,6 +190,12 @@ def _trouble(memory: Memory, state: RobotState, bounds: Bounds, settings: Safety
     if memory.phase != "stop" and np.abs(joints - memory.motion.x).max() > settings.max_tracking_error:
         return TRACKING
     return ""
+
+
+def _beyond(state: RobotState, bounds: Bounds) -> str:
+    """A first target is where the robot stands: that must lie within its limits, without tolerance."""
+    outside = (state.joints < bounds.end_low) | (state.joints > bounds.end_high)
+    return STATE_OUTSIDE if np.any(outside) else ""
 
 
 def _bad_start(wanted: Array, state: RobotState, settings: SafetySettings) -> str:
@@ -240,7 +248,7 @@ class SafetyFilter:
         Raises:
             RobotError: The measured joints are not finite, or outside of the robot's limits.
         """
-        self._memory = start(state, self.limits, self.settings, self.control_hz)
+        self._memory = start(state, self.limits, self.control_hz)
 
     def filter(self, requested: ArrayLike | Sequence[float] | None, state: RobotState, age: float = 0.0) -> Verdict:
         """Judge the request of one tick.

@@ -299,6 +299,17 @@ def test_a_start_outside_of_the_limits_is_refused() -> None:
         trial_of(joints=np.full(7, np.nan))
 
 
+def test_a_start_anew_beyond_a_limit_is_refused_although_such_a_measurement_is_tolerated_in_motion() -> None:
+    """The first target is where the robot stands, and no target may lie there."""
+    trial = trial_of()
+    beyond = replace(trial.state(), joints=np.where(np.arange(7) == 6, HIGH["fr3"][6] + 0.01, HOME))
+    trial.tick(HOME, state=replace(trial.state(), mode="reflex"))
+    assert trial.verdicts[-1].phase == "stop"
+    verdict = trial.tick(beyond.joints, state=beyond)
+    assert verdict.command is None and verdict.reasons == (reasons.STATE_OUTSIDE,)
+    assert trial.tick(HOME).phase == "run", "and from a place within it goes on"
+
+
 @pytest.mark.parametrize(("hz", "expires"), [(1.0, 1.5), (15.0, 0.2), (200.0, 0.2)])
 def test_commands_expire(hz: float, expires: float) -> None:
     command = trial_of(hz=hz).tick(HOME + 2e-4).command
@@ -326,7 +337,7 @@ def test_commands_expire(hz: float, expires: float) -> None:
 def test_any_sequence_keeps_the_limits_and_the_function_is_pure(model: str, hz: float, requests: list[object]) -> None:
     chosen = SafetySettings(first_jump=10.0)
     trial = Trial(SafetyFilter(LIMITS[model], chosen, hz), HOME)
-    memory = start(trial.state(), LIMITS[model], chosen, hz)
+    memory = start(trial.state(), LIMITS[model], hz)
     for requested in requests:
         state, before = trial.state(), None if requested is None else requested.copy()
         verdict = trial.tick(requested)
