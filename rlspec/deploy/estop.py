@@ -18,7 +18,7 @@ from typing import Any
 from rlspec.deploy.gate import Gate
 from rlspec.errors import ConfigError
 
-SIGNALS = (signal.SIGUSR1, signal.SIGINT, signal.SIGTERM)
+SIGNALS = (signal.SIGUSR1, signal.SIGINT, signal.SIGTERM, signal.SIGHUP)  # the last: the terminal is gone
 KEYS = " qQ\x1b"
 _POLL = 0.02  # seconds between looks at the file
 
@@ -33,7 +33,7 @@ class EStop:
             gate: What is closed.
             file: Its appearance is an e-stop.
             keyboard: Whether keys of the terminal are; ignored where stdin is none.
-            signals: Whether SIGUSR1, SIGINT and SIGTERM are; main thread only.
+            signals: Whether SIGUSR1, SIGINT, SIGTERM and SIGHUP are; main thread only.
 
         Raises:
             ConfigError: The file exists already.
@@ -88,6 +88,13 @@ class EStop:
         self.trigger(f"signal {signal.Signals(number).name}")
 
     def _watch(self) -> None:
+        try:
+            self._look()
+        except Exception as error:  # a watcher that cannot see must not look like one that sees nothing
+            self._gate.latch(f"e-stop: its watcher failed: {type(error).__name__}: {error}")
+            self._gate.halt()
+
+    def _look(self) -> None:
         sources = [self._reader, *([sys.stdin.fileno()] if self._keyboard else [])]
         while not self._ended:
             ready, _, _ = select.select(sources, [], [], _POLL)

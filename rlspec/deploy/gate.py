@@ -58,6 +58,8 @@ class Gate:
         held = self._lock.acquire(timeout=_PATIENCE)
         try:
             self._robot.stop()
+            if self.tripped and (drop := getattr(self._robot, "drop_grip", None)) is not None:
+                drop()
             self.problem = ""
         except RobotError as error:
             self.problem = str(error)  # its last command expires; the loop logs this

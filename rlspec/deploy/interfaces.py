@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from rlspec.deploy.limits import RobotLimits
 
 Array = NDArray[np.float64]
-Mode = Literal["idle", "moving", "stopped", "reflex", "disconnected"]
+Mode = Literal["idle", "moving", "stopped", "user_stopped", "reflex", "disconnected"]
 
 
 @dataclass(frozen=True)
@@ -23,7 +23,8 @@ class RobotState:
         joints: (7,) radians.
         velocities: (7,) rad/s.
         closure: Of the gripper, 0 open to 1 closed.
-        mode: `reflex`: the robot stopped by itself and wants `recover`.
+        mode: `reflex`: the robot stopped by itself and wants `recover`; `user_stopped`: somebody presses its stop
+            button or guides it, and must not be overruled.
         error: The robot's words for what went wrong; empty where nothing did.
     """
 

@@ -117,21 +117,26 @@ class Loop:
         return self.outcome
 
     def _run(self) -> None:
-        start, tick = self._clock.now(), 0
+        start, tick, hung = self._clock.now(), 0, 0
         while True:
             due = start + tick * self._period
             self._clock.sleep_until(due)
             now = self._clock.now()
             if self.parts.supervisor is not None:
                 self.parts.supervisor.beat()
-            self._tick(tick, now, now - due, now - start)
+            self._tick(tick, now, now - due + hung * self._period, now - start)
             if self._finished(now):
                 return
             if tick % _COLLECT_EVERY == 0:
                 gc.collect(1)
-            following = max(tick + 1, math.ceil((self._clock.now() - start) / self._period - 1e-6))
+            following = self._next_tick(tick, self._clock.now() - start)
+            hung = following - self._next_tick(tick, now - start)  # ticks that passed inside of this one
             self.outcome.missed += following - tick - 1
             tick = following
+
+    def _next_tick(self, tick: int, elapsed: float) -> int:
+        """The first tick after `tick` that is still to come."""
+        return max(tick + 1, math.ceil(elapsed / self._period - 1e-6))
 
     # -- one tick -----------------------------------------------------------------------------------------------------
 
@@ -170,6 +175,8 @@ class Loop:
             self._end("user" if parts.gate.tripped.startswith("e-stop") else "fault", parts.gate.tripped)
         elif parts.log.error:
             self._end("fault", parts.log.error)
+        elif state.mode == "user_stopped":
+            self._end("user", f"the robot's user stop: {state.error}")
         elif state.mode == "disconnected":
             self._end("fault", f"the robot disconnected: {state.error}")
         elif problem := parts.gripper.problem(now):
@@ -272,7 +279,7 @@ class Loop:
         self._watchdog.fed(now)
         self.outcome.fresh += 1
         sent = self._send(verdict.command)
-        closure = None if self.parts.muted else self.parts.gripper.drive(target.closure, now)
+        closure = self.parts.gripper.drive(target.closure, now) if "sent" in sent else None
         return {**sent, "closure_sent": closure}
 
     def _send(self, command: Command) -> dict[str, Any]:

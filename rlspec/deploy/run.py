@@ -137,6 +137,7 @@ def assemble(
     contract, lockstep = agreement.contract, in_lockstep(robot)
     new_worker = new_worker or (lambda name: make_worker(robot, name, settings.inference.latency))
     prompt = settings.prompt or str(getattr(robot, "instruction", ""))
+    patience = max(settings.watchdog.late, 3.0 / contract.control_hz)
     scheduler = make_scheduler(settings, contract, lockstep=lockstep)
     hand = GripperDrive(GripperLane(settings.gripper), gate.grip, new_worker("gripper"))
     hand.lane.reset(robot.read().closure)
@@ -146,7 +147,9 @@ def assemble(
         scheduler=scheduler,
         asker=Asker(policy, contract, scheduler, new_worker("inference"), agreement.cameras, prompt),
         targets=Targets(contract.action_space, limits),
-        safety=SafetyFilter(limits, settings.safety, contract.control_hz),
+        safety=SafetyFilter(
+            limits, settings.safety, contract.control_hz, by_velocity=agreement.law == "joint_velocity"
+        ),
         gripper=hand,
         recovery=new_worker("recovery"),
         log=log,
@@ -158,7 +161,7 @@ def assemble(
         share=slow_start(settings),
         done=lambda: bool(getattr(robot, "success", False)),
         frames=frames,
-        supervisor=None if lockstep else Supervisor(robot.clock, settings.watchdog.late, gate.halt),
+        supervisor=None if lockstep else Supervisor(robot.clock, patience, gate.halt),
     )
     return Loop(parts)
 

@@ -128,6 +128,12 @@ def _begin(control_hz: float, joints: Array) -> Memory:
     return Memory(control_hz, stand(joints), joints[None], joints)
 
 
+def _moved(memory: Memory, way: Array) -> Memory:
+    """The same motion elsewhere."""
+    motion = replace(memory.motion, x=memory.motion.x + way)
+    return replace(memory, motion=motion, plan=memory.plan + way, asked=memory.asked + way)
+
+
 def filter_action(
     memory: Memory,
     requested: ArrayLike | None,
@@ -178,7 +184,7 @@ def _usable(requested: ArrayLike | None, age: float, settings: SafetySettings) -
 
 def _trouble(memory: Memory, state: RobotState, bounds: Bounds, settings: SafetySettings) -> str:
     """Why the robot's state forbids to go on; empty: it does not."""
-    if state.mode in ("reflex", "disconnected"):
+    if state.mode in ("reflex", "user_stopped", "disconnected"):
         return ROBOT_STOPPED
     joints, velocities = state.joints, state.velocities
     if joints.shape != (7,) or velocities.shape != (7,):
@@ -233,13 +239,23 @@ class SafetyFilter:
         settings: Margins and ages.
         control_hz: Rate at which `filter` is called and its targets are sent, 1 to 200 Hz. Limits hold for this rate: a
             late tick moves slower than they allow; the caller must not send two targets within one period.
+        by_velocity: The robot follows the commands' velocities and not their targets. Nothing would pull it back to a
+            target that it has left (after a tick that was missed, say), so each tick begins where it is measured.
     """
 
-    def __init__(self, limits: RobotLimits, settings: SafetySettings | None = None, control_hz: float = 15.0) -> None:
+    def __init__(
+        self,
+        limits: RobotLimits,
+        settings: SafetySettings | None = None,
+        control_hz: float = 15.0,
+        *,
+        by_velocity: bool = False,
+    ) -> None:
         self.limits = limits
         self.settings = settings or SafetySettings()
         self.control_hz = control_hz
         self.bounds = Bounds.of(limits, self.settings, control_hz)
+        self._by_velocity = by_velocity
         self._memory: Memory | None = None
 
     def reset(self, state: RobotState) -> None:
@@ -259,5 +275,8 @@ class SafetyFilter:
             age: Seconds since the tick for which the request was meant.
         """
         assert self._memory is not None, "reset comes first"
-        verdict, self._memory = advance(self._memory, requested, state, age, self.bounds, self.settings)
+        memory = self._memory
+        if self._by_velocity and not _trouble(memory, state, self.bounds, self.settings):
+            memory = _moved(memory, state.joints - memory.motion.x)
+        verdict, self._memory = advance(memory, requested, state, age, self.bounds, self.settings)
         return verdict

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ipaddress
 import re
 from collections.abc import Sequence
 from typing import Any, Literal
@@ -140,6 +141,10 @@ class Settings(Section):
             raise ValueError(f"mode=real: robot={self.robot.name} is simulated; take mode=sim")
         if mode == "sim" and not simulated:
             raise ValueError(f"mode=sim: robot={self.robot.name} is real; take robot=franka_sim, or mode=shadow")
+        if self.robot.driver == "franky_sim" and not _is_loopback(self.robot.host):
+            raise ValueError(
+                f"host={self.robot.host}: robot=franka_sim runs on this machine; for an arm take robot=franka_fr3"
+            )
         if self.robot.driver == "dry_run" and mode != "dry_run":
             raise ValueError(f"mode={mode}: robot=dry_run connects to nothing; take mode=dry_run")
         if self.policy == "expert" and self.robot.driver not in ("mujoco", "dry_run") and mode != "dry_run":
@@ -155,6 +160,15 @@ class Settings(Section):
             return self.mode
         defaults: dict[Driver, RobotMode] = {"franky": "real", "dry_run": "dry_run"}
         return defaults.get(self.robot.driver, "sim")
+
+
+def _is_loopback(host: str | None) -> bool:
+    if host is None or host == "localhost":
+        return True
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return False
 
 
 def list_robots() -> list[str]:

@@ -72,7 +72,10 @@ class TickLog:
             except Empty:
                 pass
             ended = lines[-1] is None
-            self._write([_encode(line) for line in lines if line is not None])
+            try:
+                self._write([_encode(line) for line in lines if line is not None])
+            except Exception as error:  # without its log the robot stops, whatever the reason
+                self.error = self.error or f"{self.path}: {error}: the log cannot be written, so the robot stops"
         if not self._unwritten:
             os.fsync(self._file)
 
@@ -100,7 +103,7 @@ class TickLog:
 
 
 def _encode(line: dict[str, Any]) -> bytes:
-    return json.dumps(plain(line), allow_nan=False, separators=(",", ":")).encode() + b"\n"
+    return json.dumps(plain(line), allow_nan=False, separators=(",", ":"), default=repr).encode() + b"\n"
 
 
 def plain(value: Any) -> Any:

@@ -47,6 +47,7 @@ DRY = "robot=dry_run policy=hold"
         (f"{DRY} action_space=cartesian_position", "policy=hold: it holds joints or speeds"),
         (f"{DRY} schedule.n_action_steps=99", "n_action_steps=99: policy=hold predicts 8 actions"),
         ("robot=franka_fr3 policy=hold", "robot=franka_fr3: no address; add host=IP"),
+        ("robot=franka_sim policy=hold host=172.16.0.2", "host=172.16.0.2: robot=franka_sim runs on this machine"),
         ("robot=franka_fr3 policy=hold host=1.2.3.4 mode=sim", "mode=sim: robot=franka_fr3 is real"),
         ("robot=franka_fr3 policy=expert host=1.2.3.4", "policy=expert: not for robot=franka_fr3"),
         ("robot=mujoco policy=hold law=ruckig", "law=ruckig: robot=mujoco runs "),

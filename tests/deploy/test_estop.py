@@ -156,3 +156,18 @@ def test_a_muted_gate_lets_nothing_through() -> None:
     assert not gate.grip(0.0)
     gate.trip("e-stop: test")
     assert arm.told == []
+
+
+def test_a_watcher_that_cannot_see_stops_the_arm(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    arm = Arm()
+    gate = Gate(arm)  # type: ignore[arg-type]
+    estop = EStop(gate, tmp_path / "ESTOP")
+
+    def fails(self: Path) -> bool:
+        raise OSError("stale file handle")
+
+    monkeypatch.setattr(Path, "exists", fails)
+    estop.start()
+    wait_for(lambda: arm.told == ["stop"])
+    assert "its watcher failed: OSError: stale file handle" in gate.tripped
+    estop.close()

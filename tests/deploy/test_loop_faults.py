@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 
 import numpy as np
 import pytest
 from simulated import PERIOD, Simulation, fresh_ticks, simulation
+
+from rlspec.deploy.interfaces import RobotState
 
 SOON = 0.3  # seconds from fault to standstill
 FAULT = 102.0  # moves since 100
@@ -284,3 +287,20 @@ def test_slow_start() -> None:
         assert speed <= limit * (0.2 + 0.8 * (time - 100) / 4) + 1e-6
     assert max(speed for time, speed in slow.clock.trace if time < 100.5) > 0.15 * limit
     assert slow.log.lines[5]["phase"] == "start"
+
+
+@pytest.mark.parametrize("moving", [True, False])
+def test_the_user_stop_ends_the_run_and_is_never_recovered_from(moving: bool) -> None:
+    run = simulation("seconds=3")
+    read = run.robot.read
+    when = FAULT if moving else 0.0  # it moves from 100 on
+
+    def pressed() -> RobotState:
+        state = read()
+        return replace(state, mode="user_stopped", error="pressed") if run.clock.now() >= when else state
+
+    run.robot.read = pressed  # type: ignore[method-assign]
+    outcome = run.run()
+    assert (outcome.end, outcome.recoveries) == ("user", 0)
+    assert "user stop: pressed" in outcome.reason
+    assert (outcome.fresh > 0) is moving

@@ -317,6 +317,24 @@ def test_commands_expire(hz: float, expires: float) -> None:
     np.testing.assert_allclose(command.velocities, 2e-4 * hz)
 
 
+def test_a_robot_that_follows_velocities_stops_where_a_missed_tick_has_left_it() -> None:
+    """Its targets begin where it is measured; else the way that it went unseen would stay in every later velocity."""
+    guard = SafetyFilter(LIMITS["fr3"], SafetySettings(velocity_share=0.75), 15.0, by_velocity=True)
+    state = RobotState(0.0, HOME, np.zeros(7), 0.0)
+    guard.reset(state)
+    for tick in range(30):
+        asked = state.joints + 0.2 * (tick < 8) * np.eye(7)[0]
+        verdict = guard.filter(asked, state)
+        assert verdict.command is not None
+        seconds = (2 if tick == 5 else 1) / 15.0  # the sixth command is carried out for two periods
+        velocities = verdict.command.velocities
+        state = RobotState(0.0, state.joints + seconds * velocities, velocities, 0.0)
+        if tick == 7:
+            left = state.joints[0]
+    assert left > 0.3, "it did move"
+    assert np.abs(velocities).max() < 1e-9 and state.joints[0] < left + 0.3
+
+
 # The pure function
 
 

@@ -113,3 +113,10 @@ def test_killed_process_leaves_whole_lines(tmp_path: Path) -> None:
     ticks = [line["tick"] for line in lines_of(path)[1:]]
     assert ticks == list(range(len(ticks)))
     assert len(ticks) > 50
+
+
+def test_what_json_does_not_know_is_written_as_text(tmp_path: Path) -> None:
+    log = TickLog(tmp_path / "ticks.jsonl", {"metadata": {"key": b"\x01"}})
+    assert log.close({"outcome": "time"}) == "" and log.error == ""
+    lines = (tmp_path / "ticks.jsonl").read_text().splitlines()
+    assert json.loads(lines[0])["header"]["metadata"]["key"] == "b'\\x01'" and len(lines) == 2

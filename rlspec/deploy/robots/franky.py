@@ -87,7 +87,7 @@ class FrankyRobot:
         self._state: RobotState | None = None
         self.robot_time = 0.0  # seconds on the robot's own clock at the newest state
         self._fault = self._lost = ""
-        self._stopped = self._read_only = False
+        self._stopped = self._stop_sent = self._read_only = False
         self._gripper: GripperLane | None = None
         self._cameras: CameraThreads | None = None
         self._recovery: threading.Thread | None = None
@@ -273,10 +273,10 @@ class FrankyRobot:
 
     def _mode(self, state: Any, error: str) -> Mode:
         modes = self._franky.RobotMode
+        if state.robot_mode in (modes.UserStopped, modes.Guiding):
+            return "user_stopped"  # before all errors: it must not be recovered from
         if error or state.robot_mode == modes.Reflex:
             return "reflex"
-        if state.robot_mode in (modes.UserStopped, modes.Guiding):
-            return "stopped"
         if self._robot.is_in_control and not (self._stopped and np.abs(state.dq).max() < _REST):
             return "moving"
         return "stopped" if self._stopped else "idle"
@@ -293,11 +293,12 @@ class FrankyRobot:
             raise RobotError(f"{self.name} stopped by itself ({trouble}); it wants `recover`")
         if not (np.all(np.isfinite(command.joints)) and np.all(np.isfinite(command.velocities))):
             raise RobotError("a command is not finite; it was not sent")
-        self._stopped = False
-        self._move(self._build(command))
+        self._move(self._build(command), stops=False)
 
-    def _move(self, motion: Any) -> None:
-        with self._lock:
+    def _move(self, motion: Any, *, stops: bool) -> None:
+        with self._lock:  # these say what was handed over last
+            self._stop_sent = stops
+            self._stopped = self._stopped and stops
             try:
                 self._robot.move(motion, asynchronous=True)
             except Exception as error:  # franky's exceptions have no common base
@@ -312,18 +313,26 @@ class FrankyRobot:
         if self._read_only:
             raise RobotError(f"{self.name} was connected to be read only")
         if self._gripper is not None:
+            if self._gripper.error:
+                raise RobotError(self._gripper.error)
             self._gripper.grip(closure)
 
     def stop(self) -> None:
         """Come to rest by the law's own stop."""
         if self._robot is None or self._read_only:
             return
-        first, self._stopped = not self._stopped, True
-        if first and not self._lost and not self._fault and self._in_control():
-            try:
-                self._move(stopper(self._franky, self._law))
-            except RobotError:
-                return  # it is a fault now, which `read` shows; commands expire by themselves
+        self._stopped = True
+        if self._stop_sent or self._lost or not self._in_control():
+            return
+        try:
+            self._move(stopper(self._franky, self._law), stops=True)
+        except RobotError:
+            return  # it is a fault now, which `read` shows; commands expire by themselves
+
+    def drop_grip(self) -> None:
+        """Forget an order that the hand has not begun, and do not repeat one that failed; what it holds it keeps."""
+        if self._gripper is not None:
+            self._gripper.drop()
 
     def recover(self) -> bool:
         """Call automatic error recovery; False while it has not succeeded."""

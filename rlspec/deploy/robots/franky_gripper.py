@@ -36,6 +36,10 @@ class GripperLane:
         self._target = min(max(float(closure), 0.0), 1.0)
         self._wanted.set()
 
+    def drop(self) -> None:
+        """Forget an order that was not sent yet."""
+        self._target = None
+
     def close(self, patience: float = 0.5) -> None:
         """End the thread; one that hangs in a blocked hand is left behind."""
         self._done = True
