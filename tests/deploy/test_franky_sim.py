@@ -144,7 +144,7 @@ def test_the_drivers_torque_is_that_of_the_formula(simulator: SimulatorProcess) 
     for row in rows:
         expected = hybrid_torque(target, row[Q], row[DQ], jacobian(row[Q]))
         driver = row[TAU] - gravity(row[Q])
-        np.testing.assert_allclose(driver, expected, atol=0.02)
+        np.testing.assert_allclose(driver, expected, atol=0.05)
         assert np.abs(expected).max() > 0.3
 
 
