@@ -73,8 +73,9 @@ def read_log(path: Path) -> tuple[dict[str, Any], list[dict[str, Any]], dict[str
     return lines[0]["header"], lines[1:-1], lines[-1]["footer"]
 
 
+@pytest.mark.slow
 @pytest.mark.timeout(600)
-@pytest.mark.parametrize("seconds", [5, pytest.param(30, marks=pytest.mark.slow)])
+@pytest.mark.parametrize("seconds", [5, 30])
 def test_a_policy_learnt_from_recordings_moves_a_franka_within_its_limits(
     policy: Path, seconds: int, tmp_path: Path
 ) -> None:

@@ -113,6 +113,7 @@ def test_the_shipped_warm_start_is_measured_alike_inside_a_run_and_outside(tmp_p
     assert {key: outside[key] for key in before} == before
 
 
+@pytest.mark.slow
 def test_a_hub_snapshot_with_qwen3_0_6bs_architecture_trains_under_its_profile(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -152,7 +152,7 @@ def test_a_killed_run_goes_on_as_if_nothing_had_happened(tmp_path: Path) -> None
     compare_with_whole_run(tmp_path / "killed" / "run", tmp_path, *overrides)
 
 
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+@pytest.mark.parametrize("number", [signal.SIGINT, pytest.param(signal.SIGTERM, marks=pytest.mark.slow)])
 def test_an_interrupted_run_saves_says_how_to_go_on_and_does(number: signal.Signals, tmp_path: Path) -> None:
     with start(tmp_path / "stopped", "recipe=grpo_math", f"trainer.max_steps={STEPS}") as process:
         metrics = tmp_path / "stopped" / "run" / "metrics.jsonl"
