@@ -6,12 +6,12 @@ Or with format=droid_raw as raw DROID recordings, folder by folder, as a DROID w
 from __future__ import annotations
 
 import json
-import re
 import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from rlspec.config.values import read_value
 from rlspec.entry import run_command
 from rlspec.errors import ConfigError
 
@@ -108,7 +108,7 @@ def _split(arguments: Sequence[str]) -> tuple[dict[str, str], dict[str, Any]]:
         if not separator:
             raise ConfigError(f"{argument!r} is no setting: write key=value, for example episodes=200")
         if key.startswith("env."):
-            options[key.removeprefix("env.").removeprefix("options.")] = _typed(value)
+            options[key.removeprefix("env.").removeprefix("options.")] = read_value(value)
         elif key in _KEYS:
             given[key] = value
         else:
@@ -150,7 +150,7 @@ def _settings(given: dict[str, str], kind: str) -> Demonstrations | Recordings:
     schema = Recordings if kind == "droid_raw" else Demonstrations
     try:
         # Through JSON, where a list may become a tuple although the schema is strict.
-        return schema.model_validate_json(json.dumps({key: _typed(value) for key, value in given.items()}))
+        return schema.model_validate_json(json.dumps({key: read_value(value) for key, value in given.items()}))
     except ValidationError as error:
         raise ConfigError(join_lines(explain(error, schema))) from None
 
@@ -159,18 +159,6 @@ def _folder(text: str | None) -> Path | None:
     if text == "":
         raise ConfigError("out=: no folder; write out=DIR, or leave it out")
     return None if text is None else Path(text).expanduser()
-
-
-def _typed(text: str) -> Any:
-    """A value as YAML reads it, but `1e-2` is a number."""
-    import yaml
-
-    if re.fullmatch(r"[+-]?(\d+\.?\d*|\.\d+)[eE][+-]?\d+", text):
-        return float(text)
-    try:
-        return yaml.safe_load(text)
-    except yaml.YAMLError:
-        return text
 
 
 if __name__ == "__main__":

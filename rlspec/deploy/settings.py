@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import ipaddress
-import re
 from collections.abc import Sequence
 from typing import Any, Literal
 
@@ -14,6 +13,7 @@ from rlspec.actions import EXECUTION_LAWS
 from rlspec.config.messages import explain, join_lines, takes_text, unknown_key
 from rlspec.config.paths import nearest, recipes_folder
 from rlspec.config.schema import Section
+from rlspec.config.values import read_value
 from rlspec.deploy.bounds import SafetySettings
 from rlspec.deploy.gripper import GripperSettings
 from rlspec.deploy.watchdog import WatchdogSettings
@@ -239,18 +239,8 @@ def _assign(tree: dict[str, Any], key: str, value: str) -> None:
         node = node.setdefault(part, {}) if isinstance(node, dict) else None
     if not isinstance(node, dict):
         raise ConfigError(_unknown(key, value))
-    node[path[-1]] = value if takes_text(key, Settings) and value != "null" else _typed(value)
+    node[path[-1]] = value if takes_text(key, Settings) and value != "null" else read_value(value)
 
 
 def _unknown(key: str, value: str) -> str:
     return unknown_key(key.split("."), value, Settings)
-
-
-def _typed(text: str) -> Any:
-    """A value as YAML reads it, but `1e-2` is a number."""
-    if re.fullmatch(r"[+-]?(\d+\.?\d*|\.\d+)[eE][+-]?\d+", text):
-        return float(text)
-    try:
-        return yaml.safe_load(text)
-    except yaml.YAMLError:
-        return text
