@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
@@ -11,6 +13,17 @@ if "PYTEST_XDIST_WORKER" in os.environ:
     os.environ.setdefault("OMP_NUM_THREADS", "1")  # before torch is imported: the workers share the cores
 
 REPOSITORY = Path(__file__).resolve().parents[1]
+
+
+@pytest.fixture(scope="module", autouse=True)
+def ordinary_priority() -> Iterator[None]:
+    """libfranka leaves its caller's threads with real-time priority: later tests would lean on their neighbours."""
+    yield
+    tasks = Path("/proc/self/task")
+    for thread in map(int, os.listdir(tasks)) if tasks.is_dir() else ():
+        with suppress(ProcessLookupError):  # it has ended
+            if os.sched_getscheduler(thread) & ~os.SCHED_RESET_ON_FORK == os.SCHED_FIFO:
+                os.sched_setscheduler(thread, os.SCHED_OTHER, os.sched_param(0))
 
 
 @pytest.fixture(scope="session")

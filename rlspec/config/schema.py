@@ -19,7 +19,13 @@ AdjustLr = Literal["match_rms_adamw", "original", "spectral", "paper", "none"]
 class Section(BaseModel):
     """A mapping of a recipe. Unknown keys are refused; `1` is not a string and `"1"` not a number."""
 
-    model_config = ConfigDict(extra="forbid", strict=True, validate_default=True, allow_inf_nan=False)
+    model_config = ConfigDict(
+        extra="forbid",
+        strict=True,
+        validate_default=True,
+        allow_inf_nan=False,
+        defer_build=True,  # import is quick
+    )
 
 
 class Lora(Section):

@@ -43,8 +43,6 @@ def simulator() -> Iterator[SimulatorProcess]:
     process = SimulatorProcess()
     yield process
     process.close()
-    for thread in os.listdir("/proc/self/task"):  # libfranka gives threads real-time priority where it may
-        os.sched_setscheduler(int(thread), os.SCHED_OTHER, os.sched_param(0))
 
 
 @contextmanager
