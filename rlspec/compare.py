@@ -208,7 +208,7 @@ def _percent(metrics: dict[str, Any] | None) -> str:
 
 
 def render_report(report: dict[str, list[dict[str, Any] | None]], arguments: Sequence[str]) -> str:
-    """A Markdown table: each seed's result, the mean over seeds with its 95% t-interval."""
+    """A Markdown table: each seed's result, the mean over seeds with its 95% t-interval, cut to 0 to 100."""
     lines = [
         f"Command: `python -m rlspec.compare {' '.join(arguments)}`",
         "",
@@ -223,7 +223,7 @@ def render_report(report: dict[str, list[dict[str, Any] | None]], arguments: Seq
         before = [_score(result["before"]) for result in done if result["before"]]
         after = [_score(result["after"]) for result in done]
         gains = [_score(result["after"]) - _score(result["before"]) for result in done if result["before"]]
-        low, high = t_interval(after)
+        low, high = (min(max(end, 0.0), 100.0) for end in t_interval(after))  # percent
         status = ", ".join(sorted({result["status"] if result else "failed" for result in results}))
         lines.append(
             f"| {name} | {f'{_mean(before):.1f}' if before else ''} | {', '.join(f'{value:.1f}' for value in after)} | "
