@@ -11,6 +11,8 @@ import pytest
 from safetensors.numpy import load_file
 
 from rlspec import evaluate, stats, train
+from rlspec.serve import build_policy
+from rlspec.serving.policy import Observation
 from rlspec.vla.data.checking import check_dataset
 from rlspec.vla.data.facts import read_facts, statistics_hash
 from rlspec.vla.data.statistics import numeric_statistics
@@ -123,6 +125,26 @@ def test_a_tiny_smolvla_learns_with_openpis_normalisation(data: Path, tmp_path: 
     facts = read_facts(newest(path))
     assert facts["normalization"] == {"VISUAL": "IDENTITY", "STATE": "QUANTILES", "ACTION": "QUANTILES"}
     assert (facts["horizon"], facts["n_action_steps"], len(facts["action_names"])) == (16, 8, 8)
+
+
+@pytest.mark.slow
+def test_a_tiny_pi05_learns_with_openpis_normalisation_and_serves_eight_dimensions(
+    data: Path, tmp_path: Path, tiny_pi05: dict[str, Any]
+) -> None:
+    kept = ("image_resolution", "tokenizer_max_length", "num_inference_steps")
+    tiny = [f"policy.options.{name}={json.dumps(tiny_pi05[name])}" for name in kept]
+    chosen = ["policy=pi05_droid", "policy.path=null", "policy.norm_stats=null", "optim=vla_pion"]
+    path = run(tmp_path, data, *chosen, *tiny, "training.bf16=false", "training.num_workers=0")
+    facts = read_facts(newest(path))
+    assert facts["normalization"] == {"VISUAL": "IDENTITY", "STATE": "QUANTILES", "ACTION": "QUANTILES"}
+    assert (facts["horizon"], facts["n_action_steps"], len(facts["action_names"])) == (16, 8, 8)
+    served = build_policy({"checkpoint": str(path), "device": "cpu"}, {})
+    assert served.spec.action_space == "joint_velocity"
+    pictures = {name: np.zeros((*size, 3), dtype=np.uint8) for name, size in served.spec.cameras.items()}
+    (actions,) = served.infer([Observation(pictures, np.zeros(8), "pick up the cube", session=0)])
+    assert actions.shape == (16, 8)
+    # Trained on two steps only: but normalised, so within what the data shows, more or less.
+    assert np.isfinite(actions).all() and np.abs(actions).max() < 10.0
 
 
 @pytest.mark.slow
