@@ -13,6 +13,7 @@ import sys
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -21,6 +22,7 @@ pytest.importorskip("franky")
 pytest.importorskip("franky_sim")
 
 from franky_plant import HOME, SERVO, arm_gravity, arm_plant  # noqa: E402
+from simulated import SimClock  # noqa: E402
 
 from rlspec.deploy.interfaces import Command  # noqa: E402
 from rlspec.deploy.laws import LAWS, Impedance, hybrid_torque, predict  # noqa: E402
@@ -325,6 +327,26 @@ def test_a_robot_that_vanishes_is_an_error_and_not_a_hang() -> None:
         assert time.monotonic() - began < 1.0
     finally:
         robot.close()
+
+
+def test_a_state_that_the_driver_repeats_grows_old() -> None:
+    clock = SimClock()
+    robot = FrankyRobot("stub", clock=clock)
+    shown = SimpleNamespace(q=HOME, dq=np.zeros(7), current_errors="[]", robot_mode=None)
+    robot._franky = pytest.importorskip("franky")
+    robot._robot = SimpleNamespace(state=shown, poll_motion=lambda: None, is_in_control=True)
+
+    def poll(stamp: float) -> float:
+        clock.time += 0.1
+        shown.time = SimpleNamespace(to_sec=lambda: stamp)
+        robot._poll_once()
+        return robot.read().time
+
+    assert poll(7.0) == poll(7.0) == poll(7.0) == pytest.approx(clock.now() - 0.2)
+    assert poll(7.001) == clock.now()
+    poll(7.001), poll(7.001)
+    with pytest.raises(RobotError, match=r"has sent no state for 0\.25 s"):
+        poll(7.001)
 
 
 def test_impedance_laws_never_ask_for_a_jump_of_torque() -> None:

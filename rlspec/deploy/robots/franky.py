@@ -257,13 +257,16 @@ class FrankyRobot:
         except Exception as error:  # what ended the motion: franky's exceptions have no common base
             self._fault = _line(error)
             return
-        self.robot_time = state.time.to_sec()
-        self._state = self._measured(state)
+        now, stamp = self.clock.now(), state.time.to_sec()
+        if self._state is not None and stamp == self.robot_time:
+            now = self._state.time  # the driver repeats what came last: that is as old as it was
+        self.robot_time = stamp
+        self._state = self._measured(state, now)
 
-    def _measured(self, state: Any) -> RobotState:
+    def _measured(self, state: Any, now: float) -> RobotState:
         error = self._fault or str(state.current_errors).strip("[]").replace('"', "")
         return RobotState(
-            time=self.clock.now(),
+            time=now,
             joints=np.array(state.q, dtype=np.float64),
             velocities=np.array(state.dq, dtype=np.float64),
             closure=self._gripper.closure if self._gripper is not None else 0.0,
