@@ -9,11 +9,12 @@ from typing import Any
 import numpy as np
 
 from rlspec.deploy.interfaces import Frame, Reply, RobotState
-from rlspec.deploy.observe import DELAY, PREFIX, observation
+from rlspec.deploy.observe import observation
 from rlspec.deploy.policies import Contract, Policy
 from rlspec.deploy.schedule import Chunk, Request, Scheduler
 from rlspec.deploy.workers import Job, Worker
 from rlspec.errors import ServerError
+from rlspec.wire import DELAY, PREFIX
 
 _RETRY = 0.25  # seconds between attempts while the policy does not answer
 

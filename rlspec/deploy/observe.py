@@ -15,7 +15,6 @@ from rlspec.errors import ConfigError
 
 Image = NDArray[np.uint8]
 JOINTS, GRIPPER, PROMPT = "observation/joint_position", "observation/gripper_position", "prompt"
-PREFIX, DELAY = "rlspec/prefix", "rlspec/delay"
 
 
 def match_cameras(keys: Collection[str], cameras: Collection[str], given: Mapping[str, str]) -> dict[str, str]:

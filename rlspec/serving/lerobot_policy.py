@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
@@ -14,6 +14,7 @@ from rlspec.errors import ConfigError
 from rlspec.serving.pictures import resize_with_pad
 from rlspec.serving.policy import IMAGES, STATE, Observation, PolicySpec
 
+ACTION = "action"
 _EMPTY_CAMERA = "empty_camera"  # pictures that a policy makes up itself
 _WITHOUT_LANGUAGE = ("act", "diffusion", "vqbet", "tdmpc")
 _HORIZONS = ("chunk_size", "horizon", "action_chunk_size")
@@ -127,12 +128,28 @@ class LeRobotPolicy:
         self._postprocessor = postprocessor
 
     def infer(self, observations: Sequence[Observation]) -> list[NDArray[np.float32]]:
-        """See `BatchPolicy`."""
+        """See `BatchPolicy`. Observations with a prefix are answered one by one: each has a delay of its own."""
+        guided = [i for i, each in enumerate(observations) if each.prefix is not None]
+        plain = [i for i, each in enumerate(observations) if each.prefix is None]
+        answers: dict[int, NDArray[np.float32]] = {}
+        for rows in ([plain] if plain else []) + [[i] for i in guided]:
+            answers.update(zip(rows, self._infer([observations[i] for i in rows]), strict=True))
+        return [answers[i] for i in range(len(observations))]
+
+    def _infer(self, observations: Sequence[Observation]) -> list[NDArray[np.float32]]:
         import torch
 
-        with torch.inference_mode():
-            batch = self._preprocessor(self._batch(observations))
-            chunk = self._policy.predict_action_chunk(batch)
+        prefix, guidance = observations[0].prefix, {}
+        with torch.inference_mode() if prefix is None else torch.no_grad():  # guidance needs gradients
+            batch = self._batch(observations)
+            if prefix is not None:
+                batch[ACTION] = torch.from_numpy(prefix)[None].float()
+            batch = self._preprocessor(batch)
+            if prefix is not None:
+                left = batch.pop(ACTION)  # normalised
+                guidance = {"inference_delay": observations[0].delay, "prev_chunk_left_over": left}
+                guidance["execution_horizon"] = left.shape[1]
+            chunk = self._policy.predict_action_chunk(batch, **guidance)
             # As a batch of single actions, which is what postprocessors are made for.
             actions = self._postprocessor(chunk.flatten(0, 1)).reshape(*chunk.shape[:2], -1)
             values: NDArray[np.float32] = actions.float().cpu().numpy()
@@ -146,7 +163,10 @@ class LeRobotPolicy:
         images: dict[str, NDArray[np.uint8]] = {
             name: np.zeros((*size, 3), np.uint8) for name, size in self.spec.cameras.items()
         }
-        self.infer([Observation(images, np.zeros(self.spec.state), self.spec.prompt or "wait", session=0)])
+        asked = Observation(images, np.zeros(self.spec.state), self.spec.prompt or "wait", session=0)
+        (actions,) = self.infer([asked])
+        if self.spec.takes_prefix:
+            self.infer([replace(asked, prefix=actions[1:].astype(np.float64), delay=1)])
 
     def _batch(self, observations: Sequence[Observation]) -> dict[str, Any]:
         """In LeRobot's form: images float32 (B, 3, H, W) in [0, 1], state float32 (B, n), a list of instructions."""

@@ -8,7 +8,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from rlspec.actions import ACTION_SPACES
 from rlspec.serving.policy import DROID_STATE, EXTERIOR, IMAGES, STATE, Observation, PolicySpec
+from rlspec.wire import DELAY, PREFIX
 
 JOINTS, GRIPPER, FLAT_STATE = "observation/joint_position", "observation/gripper_position", "observation/state"
 PROMPTS = ("prompt", "task")
@@ -25,10 +27,12 @@ def read_observation(message: Mapping[str, Any], spec: PolicySpec, session: int)
     """Check a request and take from it what the policy wants; keys that it does not want are passed over.
 
     Raises:
-        RequestError: A camera, the state or the instruction is missing or of another form.
+        RequestError: A camera, the state or the instruction is missing, or one of them or of the actions that the robot
+            is committed to is of another form.
     """
     images = {name: _image(message, _camera_keys(message, spec, name)) for name in spec.cameras}
-    return Observation(images, _state(message, spec), _prompt(message, spec), session)
+    prefix, delay = _prefix(message, spec)
+    return Observation(images, _state(message, spec), _prompt(message, spec), session, prefix, delay)
 
 
 def _camera_keys(message: Mapping[str, Any], spec: PolicySpec, camera: str) -> tuple[str, str]:
@@ -77,10 +81,29 @@ def _vector(message: Mapping[str, Any], key: str, size: int) -> NDArray[np.float
     array = np.asarray(value)
     if array.dtype.kind not in "fiu" or array.shape not in {(size,), () if size == 1 else (size,)}:
         raise RequestError(f"{key}: got {array.dtype} {array.shape}; wanted numbers ({size},)")
-    numbers = array.astype(np.float64).reshape(size)
+    return _finite(key, array).reshape(size)
+
+
+def _finite(key: str, array: NDArray[Any]) -> NDArray[np.float64]:
+    numbers = array.astype(np.float64)
     if not (np.abs(numbers) <= np.finfo(np.float32).max).all():  # NaN is not; policies compute in float32
-        raise RequestError(f"{key}: got NaN, infinity or more than float32 holds; wanted {size} finite numbers")
+        raise RequestError(f"{key}: got NaN, infinity or more than float32 holds; wanted finite numbers")
     return numbers
+
+
+def _prefix(message: Mapping[str, Any], spec: PolicySpec) -> tuple[NDArray[np.float64] | None, int]:
+    """Actions that the robot is committed to, and how many of them it carries out before the answer."""
+    if not spec.takes_prefix or PREFIX not in message:
+        return None, 0
+    prefix, delay, width = message[PREFIX], message.get(DELAY, 0), ACTION_SPACES[spec.action_space].size
+    wanted = f"wanted numbers (n, {width}), n from 1 to {spec.horizon}"
+    if not isinstance(prefix, np.ndarray) or prefix.dtype.kind not in "fiu" or prefix.ndim != 2:
+        raise RequestError(f"{PREFIX}: got {type(prefix).__name__} {np.shape(prefix)}; {wanted}")
+    if prefix.shape[1] != width or not 1 <= len(prefix) <= spec.horizon:
+        raise RequestError(f"{PREFIX}: got {prefix.shape}; {wanted}")
+    if type(delay) is not int or not 0 <= delay <= spec.horizon:
+        raise RequestError(f"{DELAY}: got {ascii(delay)[:40]}; wanted a number of actions from 0 to {spec.horizon}")
+    return _finite(PREFIX, prefix), delay
 
 
 def _prompt(message: Mapping[str, Any], spec: PolicySpec) -> str:

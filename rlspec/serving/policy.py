@@ -35,12 +35,17 @@ class Observation:
         state: (numbers of the state,) float64; empty where the policy wants none.
         prompt: The instruction.
         session: Number of the connection that asks.
+        prefix: Actions that the robot is committed to, (n, numbers of an action), n at most the policy's horizon; None:
+            not known, or the policy cannot be guided by them.
+        delay: How many of them it carries out before the answer arrives.
     """
 
     images: dict[str, NDArray[np.uint8]]
     state: NDArray[np.float64]
     prompt: str
     session: int
+    prefix: NDArray[np.float64] | None = None
+    delay: int = 0
 
 
 @dataclass(frozen=True)
@@ -60,6 +65,7 @@ class PolicySpec:
         prompt_required: It wants an instruction.
         prompt: Instruction for requests that have none.
         norm_stats_sha256: Of the statistics that it normalises by.
+        takes_prefix: It can be guided by the actions that the robot is committed to (real-time chunking).
     """
 
     model: str
@@ -74,6 +80,7 @@ class PolicySpec:
     prompt_required: bool = False
     prompt: str | None = None
     norm_stats_sha256: str | None = None
+    takes_prefix: bool = False
 
     def wire_key(self, camera: str) -> str:
         """Key of a camera's picture in openpi's messages."""
@@ -114,6 +121,7 @@ def openpi_metadata(spec: PolicySpec) -> dict[str, Any]:
         "model": spec.model,
         "version": __version__,
         "prompt_required": spec.prompt_required and spec.prompt is None,
+        "takes_prefix": spec.takes_prefix,
     }
     return {**roboarena_metadata(spec), "rlspec": ours}
 

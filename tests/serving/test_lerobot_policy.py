@@ -9,11 +9,13 @@ from typing import Any
 
 import numpy as np
 import pytest
-from serving_cases import SPEC
+from serving_cases import SPEC, state_message
 
 from rlspec.errors import ConfigError
 from rlspec.serving.lerobot_policy import LeRobotPolicy, Meaning, read_spec
-from rlspec.serving.policy import Observation
+from rlspec.serving.observation import RequestError, read_observation
+from rlspec.serving.policy import Observation, openpi_metadata
+from rlspec.wire import DELAY, PREFIX
 
 MEANING = Meaning("tiny", "joint_velocity", 15.0, "droid_hybrid", {})
 
@@ -73,8 +75,8 @@ def tiny() -> tuple[LeRobotPolicy, list[Any]]:
     seen: list[Any] = []
 
     class Policy:
-        def predict_action_chunk(self, batch: dict[str, Any]) -> Any:
-            seen.append(batch)
+        def predict_action_chunk(self, batch: dict[str, Any], **guidance: Any) -> Any:
+            seen.append(batch | guidance)
             pictures = sum(batch[f"observation.images.{name}"].mean((1, 2, 3)) for name in spec.cameras)
             words = torch.tensor([float(len(task)) for task in batch["task"]])
             chunk = batch["observation.state"][:, None] + (pictures + words)[:, None, None]
@@ -85,7 +87,11 @@ def tiny() -> tuple[LeRobotPolicy, list[Any]]:
         return actions * 2
 
     spec = replace(SPEC, cameras={"exterior_1_left": (18, 32), "wrist_left": (18, 32)})
-    return LeRobotPolicy(Policy(), lambda batch: batch, postprocessor, spec), seen
+
+    def preprocessor(batch: dict[str, Any]) -> dict[str, Any]:
+        return batch | ({"action": batch["action"] / 2} if "action" in batch else {})
+
+    return LeRobotPolicy(Policy(), preprocessor, postprocessor, spec), seen
 
 
 def observation(seed: int, height: int = 18, width: int = 32) -> Observation:
@@ -119,10 +125,75 @@ def test_observations_come_in_lerobots_form() -> None:
     np.testing.assert_allclose(actions, 2 * (one.state + means + 4 + np.arange(10)[:, None]), rtol=1e-4)
 
 
-def test_warming_up_asks_once() -> None:
+def test_who_is_committed_is_answered_alone_with_normalised_actions() -> None:
+    policy, seen = tiny()
+    plain = [observation(seed) for seed in (1, 2, 3)]
+    prefix = np.arange(24.0).reshape(3, 8)
+    mixed = policy.infer([plain[0], replace(plain[1], prefix=prefix, delay=2), plain[2]])
+    for expected, actions in zip(policy.infer(plain), mixed, strict=True):
+        np.testing.assert_array_equal(actions, expected)
+    assert [len(batch["task"]) for batch in seen] == [2, 1, 3]
+    assert "action" not in seen[1] and "prev_chunk_left_over" not in seen[0]
+    np.testing.assert_array_equal(seen[1]["prev_chunk_left_over"][0].numpy(), prefix / 2)
+    assert (seen[1]["inference_delay"], seen[1]["execution_horizon"]) == (2, 3)
+
+
+def test_warming_up_asks_once_for_each_kind_of_request() -> None:
     policy, seen = tiny()
     policy.warm_up()
-    assert seen[0]["observation.images.wrist_left"].shape == (1, 3, 18, 32)
+    assert [batch["observation.images.wrist_left"].shape for batch in seen] == [(1, 3, 18, 32)]
+    policy.spec = replace(policy.spec, takes_prefix=True)
+    policy.warm_up()
+    assert ["prev_chunk_left_over" in batch for batch in seen] == [False, False, True]
+
+
+COMMITTED = {PREFIX: np.zeros((3, 8)), DELAY: 2}
+
+
+@pytest.mark.parametrize(
+    ("changes", "words"),
+    [
+        ({PREFIX: np.zeros((3, 7))}, r"rlspec/prefix: got \(3, 7\); wanted numbers \(n, 8\), n from 1 to 10"),
+        ({PREFIX: np.zeros((11, 8))}, r"got \(11, 8\)"),
+        ({PREFIX: np.zeros((0, 8))}, r"got \(0, 8\)"),
+        ({PREFIX: np.zeros(8)}, r"got ndarray \(8,\)"),
+        ({PREFIX: np.array([["a"] * 8])}, "got ndarray"),
+        ({PREFIX: [[0.0] * 8]}, "got list"),
+        ({PREFIX: np.full((1, 8), np.nan)}, "rlspec/prefix: got NaN"),
+        ({PREFIX: np.full((1, 8), 1e39)}, "more than float32 holds"),
+        ({DELAY: -1}, "rlspec/delay: got -1; wanted a number of actions from 0 to 10"),
+        ({DELAY: 11}, "got 11"),
+        ({DELAY: 1.0}, "got 1.0"),
+        ({DELAY: True}, "got True"),
+    ],
+)
+def test_a_malformed_prefix_is_refused_and_read_only_by_who_takes_it(changes: Any, words: str) -> None:
+    spec = replace(SPEC, takes_prefix=True)
+    message = {**state_message(), **COMMITTED}
+    with pytest.raises(RequestError, match=words):
+        read_observation({**message, **changes}, spec, 0)
+    assert read_observation({**message, **changes}, SPEC, 0).prefix is None
+    read = read_observation(message, spec, 0)
+    assert read.prefix is not None and (read.prefix.shape, read.delay) == ((3, 8), 2)
+
+
+@pytest.mark.slow
+def test_a_served_flow_continues_what_the_robot_is_committed_to(tmp_path: Path) -> None:
+    from tiny_checkpoint import write_policy
+
+    from rlspec.serve import build_policy
+
+    write_policy(tmp_path, kind="rlspec_flow")
+    given = {"checkpoint": str(tmp_path), "control_hz": "15", "execution_law": "droid_hybrid"}
+    policy = build_policy({**given, "action_space": "joint_velocity", "device": "cpu", "threads": "1"}, {})
+    assert openpi_metadata(policy.spec)["rlspec"]["takes_prefix"]
+    generator = np.random.default_rng(0)
+    images = {name: generator.integers(0, 256, (64, 64, 3), np.uint8) for name in policy.spec.cameras}
+    asked = Observation(images, np.zeros(8), "go", 0)
+    prefix = 0.5 * generator.uniform(-1, 1, (6, 8))
+    guided, free = policy.infer([replace(asked, prefix=prefix, delay=3), asked])
+    near, far = (np.abs(actions[:3] - prefix[:3]).mean() for actions in (guided, free))
+    assert near < 0.3 * far
 
 
 @pytest.mark.slow

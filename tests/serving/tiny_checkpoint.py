@@ -6,14 +6,14 @@ from pathlib import Path
 from typing import Any
 
 
-def write_policy(folder: Path, size: tuple[int, int] = (64, 64)) -> None:
+def write_policy(folder: Path, size: tuple[int, int] = (64, 64), kind: str = "rlspec_adapter") -> None:
     import torch
     from lerobot.configs import FeatureType, PolicyFeature
     from lerobot.policies.factory import get_policy_class, make_policy_config, make_pre_post_processors
 
     import rlspec.vla.policies  # noqa: F401
 
-    config: Any = make_policy_config("rlspec_adapter", device="cpu", push_to_hub=False, size="tiny", chunk_size=8)
+    config: Any = make_policy_config(kind, device="cpu", push_to_hub=False, size="tiny", chunk_size=8)
     image = PolicyFeature(FeatureType.VISUAL, (3, *size))
     names = ("observation.images.exterior_1_left", "observation.images.wrist_left")
     config.input_features = {**dict.fromkeys(names, image), "observation.state": PolicyFeature(FeatureType.STATE, (8,))}

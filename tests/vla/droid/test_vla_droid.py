@@ -145,6 +145,11 @@ def test_a_tiny_pi05_learns_with_openpis_normalisation_and_serves_eight_dimensio
     assert actions.shape == (16, 8)
     # Trained on two steps only: but normalised, so within what the data shows, more or less.
     assert np.isfinite(actions).all() and np.abs(actions).max() < 10.0
+    # Real-time chunking, by LeRobot's own guidance: what the robot is committed to is continued.
+    asked = Observation(pictures, np.zeros(8), "pick up the cube", 0, actions[4:].astype(np.float64), 4)
+    (guided,) = served.infer([asked])
+    near, far = (np.abs(chunk[:4] - actions[4:8]).mean() for chunk in (guided, actions))
+    assert near < 0.5 * far
 
 
 @pytest.mark.slow

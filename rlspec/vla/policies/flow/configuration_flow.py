@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from lerobot.configs import PreTrainedConfig
+from lerobot.policies.rtc.configuration_rtc import RTCConfig
 
 from rlspec.errors import ConfigError
 from rlspec.vla.policies.backbone.settings import BackbonePolicyConfig
@@ -21,6 +22,7 @@ class RlspecFlowConfig(BackbonePolicyConfig):
         time_beta: of the same.
         time_samples: noise and time drawn per observation and training step; the backbone runs once for all.
         noise_seed: None: noise comes from torch's generator; a number: `reset` starts a sequence of its own.
+        rtc_config: how a chunk is guided by the one in hand (LeRobot sets it); None: as published.
     """
 
     num_steps: int | None = None
@@ -28,6 +30,7 @@ class RlspecFlowConfig(BackbonePolicyConfig):
     time_beta: float = 1.0
     time_samples: int = 1
     noise_seed: int | None = None
+    rtc_config: RTCConfig | None = None
 
     def __post_init__(self) -> None:
         """As the parent.

@@ -14,6 +14,7 @@ from rlspec.vla.policies.backbone.bridge import Context
 from rlspec.vla.policies.backbone.policy import BridgedHead, BridgedModel, ChunkPolicy, masked_mean
 from rlspec.vla.policies.backbone.settings import BackbonePolicyConfig
 from rlspec.vla.policies.flow.configuration_flow import RlspecFlowConfig
+from rlspec.vla.policies.guidance import Field, Guidance, published_settings
 
 
 class FlowHead(BridgedHead):
@@ -84,15 +85,49 @@ class RlspecFlowPolicy(ChunkPolicy):
         loss = masked_mean((velocity - (noise - actions)).square(), real)
         return loss, {"flow_loss": loss.item()}
 
+    def supports_rtc(self) -> bool:
+        """Chunks can be guided by what is left of the one in hand (real-time chunking)."""
+        return True
+
     @torch.no_grad()
-    def predict_action_chunk(self, batch: dict[str, Tensor], noise: Tensor | None = None, **kwargs: Any) -> Tensor:
-        """Normalised actions (B, chunk, A) from noise of the same shape; None: drawn."""
+    def predict_action_chunk(
+        self,
+        batch: dict[str, Tensor],
+        noise: Tensor | None = None,
+        *,
+        inference_delay: int | None = None,
+        prev_chunk_left_over: Tensor | None = None,
+        execution_horizon: int | None = None,
+        **kwargs: Any,
+    ) -> Tensor:
+        """Normalised actions (B, chunk, A).
+
+        Args:
+            batch: preprocessed.
+            noise: of the same shape; None: drawn.
+            inference_delay: actions that will be carried out before these arrive.
+            prev_chunk_left_over: normalised actions that come next in the chunk in hand, (n, A) or (B, n, A); these
+                are guided towards them. None: they are not. Works with gradients, so not in inference mode.
+            execution_horizon: how many of them count; None: `rtc_config`'s, or all.
+            kwargs: of other policies; passed over.
+        """
         self.eval()
         contexts = self.model.action_head.read(*self.encode(batch))
         if noise is None:
             noise = self._draw_noise(contexts[0].mask)
+
+        def velocity(x: Tensor, time: Tensor) -> Tensor:
+            return self.model.action_head(x, time, contexts).float()
+
+        field: Field = velocity
+        if prev_chunk_left_over is not None:
+            settings = self.config.rtc_config or published_settings()
+            if execution_horizon is None and self.config.rtc_config is not None:
+                execution_horizon = settings.execution_horizon
+            prefix = prev_chunk_left_over.to(noise)
+            field = Guidance.of(prefix, inference_delay or 0, execution_horizon, settings, noise.shape).around(velocity)
         assert self.config.num_steps is not None
-        return euler(lambda x, time: self.model.action_head(x, time, contexts).float(), noise, self.config.num_steps)
+        return euler(field, noise, self.config.num_steps)
 
     def _draw_noise(self, like: Tensor) -> Tensor:
         shape = (len(like), self.config.chunk_size, self.action_dim)
