@@ -11,6 +11,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from rlspec.config.arguments import split_setting
 from rlspec.config.values import read_value
 from rlspec.entry import run_command
 from rlspec.errors import ConfigError
@@ -104,9 +105,7 @@ def _split(arguments: Sequence[str]) -> tuple[dict[str, str], dict[str, Any]]:
     given: dict[str, str] = {}
     options: dict[str, Any] = {}
     for argument in arguments:
-        key, separator, value = argument.partition("=")
-        if not separator:
-            raise ConfigError(f"{argument!r} is no setting: write key=value, for example episodes=200")
+        key, value = split_setting(argument, "episodes=200")
         if key.startswith("env."):
             options[key.removeprefix("env.").removeprefix("options.")] = read_value(value)
         elif key in _KEYS:

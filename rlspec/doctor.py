@@ -15,6 +15,7 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any, Literal
 
+from rlspec.config.arguments import split_setting
 from rlspec.config.paths import nearest
 from rlspec.entry import run_command
 from rlspec.errors import ConfigError
@@ -82,9 +83,7 @@ def _choose(arguments: Sequence[str]) -> dict[str, str]:
     """key=value arguments, checked."""
     chosen = {}
     for argument in arguments:
-        key, separator, value = argument.partition("=")
-        if not separator:
-            raise ConfigError(f"{argument}: unknown argument; allowed: --json")
+        key, value = split_setting(argument, "robot=franka_fr3, or --json")
         if key not in _KEYS:
             raise ConfigError(f"{key}: unknown key; {nearest(key, _KEYS)}")
         chosen[key] = value

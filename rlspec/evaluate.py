@@ -123,13 +123,12 @@ def simulation_recipe(weights: str, arguments: Sequence[str]) -> VlaRecipe:
 
 def _override(argument: str) -> str:
     """An argument of an evaluation as an override of a recipe."""
+    from rlspec.config.arguments import split_setting
     from rlspec.config.overrides import quote
     from rlspec.config.paths import nearest
     from rlspec.config.vla_schema import Env
 
-    key, equals, value = argument.partition("=")
-    if not equals:
-        raise ConfigError(f"{argument!r} is no setting: write key=value, for example episodes=20")
+    key, value = split_setting(argument, "episodes=20")
     if key == "task":
         return f"env.tasks=[{','.join(quote(name) for name in value.split(','))}]"
     if key in _SHORT:

@@ -86,6 +86,7 @@ def split(arguments: Sequence[str]) -> tuple[dict[str, str], dict[str, str]]:
     Raises:
         ConfigError: An unknown key, with the nearest one, or no value.
     """
+    from rlspec.config.arguments import split_setting
     from rlspec.config.paths import nearest
     from rlspec.serving.settings import ServerSettings
 
@@ -93,9 +94,9 @@ def split(arguments: Sequence[str]) -> tuple[dict[str, str], dict[str, str]]:
     given: dict[str, str] = {}
     cameras: dict[str, str] = {}
     for argument in arguments:
-        key, equals, value = argument.partition("=")
-        if not equals or not value:
-            raise ConfigError(f"{argument!r} is no setting: write key=value, for example checkpoint=DIR")
+        key, value = split_setting(argument, "checkpoint=DIR")
+        if not value:
+            raise ConfigError(f"{key}=: no value; leave it out, or give one")
         if key.startswith(_CAMERA) and key != _CAMERA:
             cameras[key.removeprefix(_CAMERA)] = value
         elif key in known:

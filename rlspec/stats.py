@@ -53,15 +53,14 @@ def parse(arguments: Sequence[str]) -> Arguments:
     Raises:
         ConfigError: An unknown key, with the nearest one, or no path.
     """
+    from rlspec.config.arguments import split_setting
     from rlspec.config.paths import nearest
 
     given: dict[str, str] = {}
     for argument in arguments:
-        key, separator, value = argument.partition("=")
         if argument == "--fix":
             continue
-        if not separator:
-            raise ConfigError(f"{argument!r} is no setting: write key=value, for example path=DIR, or --fix")
+        key, value = split_setting(argument, "path=DIR, or --fix")
         if key not in _KEYS:
             raise ConfigError(f"{argument}: unknown key; {nearest(key, (*_KEYS, '--fix'))}")
         if not value:

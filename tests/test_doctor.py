@@ -119,4 +119,6 @@ def test_a_check_that_hangs_is_a_finding(monkeypatch: pytest.MonkeyPatch, name: 
 
 def test_an_unknown_argument_is_one_line(capsys: pytest.CaptureFixture[str]) -> None:
     assert doctor.main(["--jason"]) == 2
-    assert capsys.readouterr().err == "--jason: unknown argument; allowed: --json\n"
+    assert capsys.readouterr().err == (
+        "'--jason' is no setting: write key=value, for example robot=franka_fr3, or --json\n"
+    )

@@ -10,6 +10,7 @@ import yaml
 from pydantic import Field, ValidationError, model_validator
 
 from rlspec.actions import EXECUTION_LAWS
+from rlspec.config.arguments import split_setting
 from rlspec.config.messages import explain, join_lines, takes_text, unknown_key
 from rlspec.config.paths import nearest, recipes_folder
 from rlspec.config.schema import Section
@@ -184,9 +185,7 @@ def parse(arguments: Sequence[str]) -> Settings:
     """
     given: dict[str, str] = {}
     for argument in arguments:
-        key, separator, value = argument.partition("=")
-        if not separator:
-            raise ConfigError(f"{argument!r} is no setting: write key=value, for example seconds=30")
+        key, value = split_setting(argument, "seconds=30")
         given[_SHORT.get(key, key)] = value
     tree = {"robot": load_robot(given.pop("robot", None))}
     for key, value in given.items():

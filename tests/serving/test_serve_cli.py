@@ -135,7 +135,8 @@ def test_usage_names_every_key(capsys: pytest.CaptureFixture[str]) -> None:
     [
         (["polcy=hold"], "did you mean policy?"),
         (["policy"], "write key=value"),
-        (["policy="], "write key=value"),
+        (["policy="], "policy=: no value; leave it out"),
+        (["policy"], "write key=value"),
         (["port=1"], "checkpoint: required"),
         (["policy=hold", "checkpoint=x"], "checkpoint: required, or policy="),
         (["policy=holt"], "did you mean hold?"),

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from rlspec.actions import ACTION_SPACES, EXECUTION_LAWS
+from rlspec.config.arguments import split_setting
 from rlspec.config.paths import nearest
 from rlspec.errors import ConfigError
 from rlspec.vla.droid.schema import CAMERAS, IMAGE_SHAPE
@@ -61,9 +62,7 @@ def parse_settings(arguments: Sequence[str]) -> ConvertSettings:
     known = [field.name for field in fields(ConvertSettings)]
     given: dict[str, str] = {}
     for argument in arguments:
-        key, separator, value = argument.partition("=")
-        if not separator:
-            raise ConfigError(f"{argument!r} is no setting: write key=value, for example source=droid_raw")
+        key, value = split_setting(argument, "source=droid_raw")
         if key not in known:
             raise ConfigError(f"{argument}: unknown key; {nearest(key, known)}")
         given[key] = value
