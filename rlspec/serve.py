@@ -202,12 +202,12 @@ def _trained(given: Mapping[str, str], cameras: Mapping[str, str]) -> BatchPolic
     sys.stdout.flush()
     from rlspec.serving.lerobot_policy import LeRobotPolicy, read_spec
     from rlspec.vla.evaluation.policy_actor import PolicySource, load_policy
-    from rlspec.vla.policies.guidance import take_prefixes
+    from rlspec.vla.policies.guidance import enable_guidance
 
     actor = load_policy(PolicySource(folder, device=device, threads=threads))
     digest = meaning.norm_stats_sha256 or hash_statistics(folder)
     meaning = replace(meaning, model=f"{actor.config.type} {meaning.model}", norm_stats_sha256=digest)
-    spec = replace(read_spec(actor.config, meaning), takes_prefix=take_prefixes(actor.policy))
+    spec = replace(read_spec(actor.config, meaning), takes_prefix=enable_guidance(actor.policy))
     policy = LeRobotPolicy(actor.policy, actor.preprocessor, actor.postprocessor, spec)
     try:
         policy.warm_up()

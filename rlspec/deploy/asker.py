@@ -78,7 +78,7 @@ class Asker:
         self._request = request = self._scheduler.request(state.time)
         prefix: dict[str, Any] = {}
         if self._contract.takes_prefix and len(request.prefix):
-            prefix = {PREFIX: np.ascontiguousarray(request.prefix), DELAY: request.delay}
+            prefix = {PREFIX: np.ascontiguousarray(request.prefix), DELAY: min(request.delay, len(request.prefix))}
         frames = dict(frames)
 
         def infer() -> tuple[Reply, float]:

@@ -52,8 +52,8 @@ class Request:
         number: Of the chunk that will answer.
         observed: Time of the observation, seconds.
         consumed: Actions that the robot had been sent by then.
-        prefix: (n, A) actions of the chunk in hand that come next; the first `delay` of them will be carried out before
-            the answer arrives.
+        prefix: (n, A) actions of the chunk in hand that come next where the answer is to continue them; the first
+            `delay` of them will be carried out before it arrives. Empty: the answer is free.
         delay: Ticks that inference is expected to take.
     """
 
@@ -172,6 +172,7 @@ class Scheduler:
         raise NotImplementedError
 
     def _left(self) -> Array:
+        """What the next chunk is to continue: here it is not."""
         return np.zeros((0, self._size))
 
     def _forget(self) -> None:
@@ -198,9 +199,6 @@ class OpenLoop(Scheduler):
         self._chunk: Chunk | None = None
         self._waiting: Chunk | None = None
         self._index = self._end = 0
-
-    def _left(self) -> Array:
-        return super()._left() if self._chunk is None else self._chunk.actions[self._index :]
 
     def _hungry(self) -> bool:
         lead = self.delay() + self.timing.margin if self.timing.overlap else 0

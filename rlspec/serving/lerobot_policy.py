@@ -129,31 +129,35 @@ class LeRobotPolicy:
 
     def infer(self, observations: Sequence[Observation]) -> list[NDArray[np.float32]]:
         """See `BatchPolicy`. Observations with a prefix are answered one by one: each has a delay of its own."""
-        guided = [i for i, each in enumerate(observations) if each.prefix is not None]
-        plain = [i for i, each in enumerate(observations) if each.prefix is None]
-        answers: dict[int, NDArray[np.float32]] = {}
-        for rows in ([plain] if plain else []) + [[i] for i in guided]:
-            answers.update(zip(rows, self._infer([observations[i] for i in rows]), strict=True))
-        return [answers[i] for i in range(len(observations))]
-
-    def _infer(self, observations: Sequence[Observation]) -> list[NDArray[np.float32]]:
         import torch
 
-        prefix, guidance = observations[0].prefix, {}
-        with torch.inference_mode() if prefix is None else torch.no_grad():  # guidance needs gradients
-            batch = self._batch(observations)
-            if prefix is not None:
-                batch[ACTION] = torch.from_numpy(prefix)[None].float()
+        free = [i for i, each in enumerate(observations) if each.prefix is None]
+        answers: dict[int, NDArray[np.float32]] = {}
+        if free:
+            with torch.inference_mode():
+                batch = self._preprocessor(self._batch([observations[i] for i in free]))
+                answers.update(zip(free, self._actions(self._policy.predict_action_chunk(batch)), strict=True))
+        for i, each in enumerate(observations):
+            if each.prefix is not None:
+                (answers[i],) = self._continue(each, each.prefix)
+        return [answers[i] for i in range(len(observations))]
+
+    def _continue(self, observation: Observation, prefix: NDArray[np.float64]) -> NDArray[np.float32]:
+        """Actions (1, horizon, A) guided towards those that the robot is committed to, (n, A)."""
+        import torch
+
+        with torch.no_grad():  # and not inference mode: guidance takes a gradient
+            batch = self._batch([observation]) | {ACTION: torch.from_numpy(prefix)[None].float()}
             batch = self._preprocessor(batch)
-            if prefix is not None:
-                left = batch.pop(ACTION)  # normalised
-                guidance = {"inference_delay": observations[0].delay, "prev_chunk_left_over": left}
-                guidance["execution_horizon"] = left.shape[1]
-            chunk = self._policy.predict_action_chunk(batch, **guidance)
-            # As a batch of single actions, which is what postprocessors are made for.
-            actions = self._postprocessor(chunk.flatten(0, 1)).reshape(*chunk.shape[:2], -1)
-            values: NDArray[np.float32] = actions.float().cpu().numpy()
-        return list(values[:, : self.spec.horizon])
+            left = batch.pop(ACTION)  # normalised
+            guidance = {"inference_delay": observation.delay, "execution_horizon": len(prefix)}
+            return self._actions(self._policy.predict_action_chunk(batch, prev_chunk_left_over=left, **guidance))
+
+    def _actions(self, chunk: Any) -> NDArray[np.float32]:
+        """Denormalised: as a batch of single actions, which is what postprocessors are made for."""
+        actions = self._postprocessor(chunk.flatten(0, 1)).reshape(*chunk.shape[:2], -1)
+        values: NDArray[np.float32] = actions.float().cpu().numpy()
+        return values[:, : self.spec.horizon]
 
     def forget(self, session: int) -> None:
         """Chunks are predicted from one observation each: nothing is remembered."""

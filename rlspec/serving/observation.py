@@ -101,9 +101,9 @@ def _prefix(message: Mapping[str, Any], spec: PolicySpec) -> tuple[NDArray[np.fl
         raise RequestError(f"{PREFIX}: got {type(prefix).__name__} {np.shape(prefix)}; {wanted}")
     if prefix.shape[1] != width or not 1 <= len(prefix) <= spec.horizon:
         raise RequestError(f"{PREFIX}: got {prefix.shape}; {wanted}")
-    if type(delay) is not int or not 0 <= delay <= spec.horizon:
-        raise RequestError(f"{DELAY}: got {ascii(delay)[:40]}; wanted a number of actions from 0 to {spec.horizon}")
-    return _finite(PREFIX, prefix), delay
+    if type(delay) is not int or delay < 0:
+        raise RequestError(f"{DELAY}: got {ascii(delay)[:40]}; wanted a number of actions from 0")
+    return _finite(PREFIX, prefix), min(delay, len(prefix))
 
 
 def _prompt(message: Mapping[str, Any], spec: PolicySpec) -> str:

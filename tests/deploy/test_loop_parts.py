@@ -210,6 +210,25 @@ def test_pictures_are_kept(tmp_path: Path) -> None:
     assert (keeper.dropped, keeper.error) == (0, "")
 
 
+@pytest.mark.parametrize("scheduler", ["open_loop", "ensemble"])
+def test_who_does_not_continue_a_chunk_commits_to_nothing(scheduler: str) -> None:
+    run = simulation("seconds=3", f"scheduler={scheduler}")
+    object.__setattr__(run.loop.parts.asker._contract, "takes_prefix", True)
+    run.run()
+    assert len(run.policy.asked) >= 3
+    assert not any("rlspec/prefix" in asked for asked in run.policy.asked)
+
+
+def test_inference_that_outlasts_a_chunk_is_committed_to_what_is_left() -> None:
+    run = simulation("seconds=4", "scheduler=rtc")
+    object.__setattr__(run.loop.parts.asker._contract, "takes_prefix", True)
+    run.policy.latency = 0.9
+    run.run()
+    prefixes = [asked for asked in run.policy.asked if "rlspec/prefix" in asked]
+    assert prefixes
+    assert all(asked["rlspec/delay"] <= len(asked["rlspec/prefix"]) for asked in prefixes)
+
+
 def test_real_time_chunking_tells_the_policy_what_is_committed() -> None:
     run = simulation("seconds=3", "scheduler=rtc")
     object.__setattr__(run.loop.parts.asker._contract, "takes_prefix", True)

@@ -161,8 +161,7 @@ COMMITTED = {PREFIX: np.zeros((3, 8)), DELAY: 2}
         ({PREFIX: [[0.0] * 8]}, "got list"),
         ({PREFIX: np.full((1, 8), np.nan)}, "rlspec/prefix: got NaN"),
         ({PREFIX: np.full((1, 8), 1e39)}, "more than float32 holds"),
-        ({DELAY: -1}, "rlspec/delay: got -1; wanted a number of actions from 0 to 10"),
-        ({DELAY: 11}, "got 11"),
+        ({DELAY: -1}, "rlspec/delay: got -1; wanted a number of actions from 0"),
         ({DELAY: 1.0}, "got 1.0"),
         ({DELAY: True}, "got True"),
     ],
@@ -175,6 +174,8 @@ def test_a_malformed_prefix_is_refused_and_read_only_by_who_takes_it(changes: An
     assert read_observation({**message, **changes}, SPEC, 0).prefix is None
     read = read_observation(message, spec, 0)
     assert read.prefix is not None and (read.prefix.shape, read.delay) == ((3, 8), 2)
+    # Inference was slower than what is left: all of it will be carried out.
+    assert read_observation({**message, DELAY: 2**40}, spec, 0).delay == 3
 
 
 @pytest.mark.slow

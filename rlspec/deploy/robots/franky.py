@@ -260,8 +260,8 @@ class FrankyRobot:
         now, stamp = self.clock.now(), state.time.to_sec()
         if self._state is not None and stamp == self.robot_time:
             now = self._state.time  # the driver repeats what came last: that is as old as it was
-        self.robot_time = stamp
         self._state = self._measured(state, now)
+        self.robot_time = stamp
 
     def _measured(self, state: Any, now: float) -> RobotState:
         error = self._fault or str(state.current_errors).strip("[]").replace('"', "")

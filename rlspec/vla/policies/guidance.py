@@ -12,6 +12,9 @@ from lerobot.policies.rtc.configuration_rtc import RTCConfig
 from lerobot.policies.rtc.modeling_rtc import RTCProcessor
 from torch import Tensor
 
+GUIDED = ("rlspec_flow", "rlspec_smolvla", "rlspec_pi05", "smolvla", "pi05", "pi0")
+"""Types of policies that continue a prefix, row by row."""
+
 Field = Callable[[Tensor, Tensor], Tensor]
 
 
@@ -20,12 +23,18 @@ def published_settings() -> RTCConfig:
     return RTCConfig(prefix_attention_schedule=RTCAttentionSchedule.EXP, max_guidance_weight=5.0)
 
 
-def take_prefixes(policy: Any) -> bool:
-    """Make a policy of LeRobot ready to be guided by what is left of the chunk in hand; False: it cannot be."""
-    supports = getattr(policy, "supports_rtc", None)
-    if supports is None or not supports() or getattr(policy.config, "use_relative_actions", False):
-        return False  # relative actions count from the state at another time
-    policy.config.rtc_config = published_settings()
+def enable_guidance(policy: Any) -> bool:
+    """Make a policy in evaluation mode ready to be guided by what is left of the chunk in hand; False: it cannot be.
+
+    Others of LeRobot's take a prefix too, but reinterpret it; relative actions count from the state at another time;
+    what is compiled would be compiled again for each length of a prefix.
+    """
+    config = policy.config
+    unfit = getattr(config, "use_relative_actions", False) or getattr(config, "compile_model", False)
+    if config.type not in GUIDED or unfit:
+        return False
+    policy.requires_grad_(False)  # the only gradient is that of the noisy actions
+    config.rtc_config = published_settings()
     if prepare := getattr(policy, "init_rtc_processor", None):
         prepare()
     return True
@@ -47,20 +56,20 @@ class Guidance:
     most: float
 
     @classmethod
-    def of(cls, prefix: Tensor, delay: int, horizon: int | None, settings: RTCConfig, shape: torch.Size) -> Guidance:
+    def of(cls, prefix: Tensor, delay: int, known: int | None, settings: RTCConfig, shape: torch.Size) -> Guidance:
         """From what is left of the chunk in hand.
 
         Args:
             prefix: Normalised actions that come next, (n, A) or (B, n, A).
             delay: How many of them will be carried out before the chunk arrives.
-            horizon: How many of them count; None: all.
+            known: How many of them count; None: all.
             settings: Schedule of the weights, and the largest factor.
             shape: Of the chunks, (B, chunk, A).
         """
-        known = min(prefix.shape[-2], shape[1])
+        rows = min(prefix.shape[-2], shape[1])
         target = prefix.new_zeros(shape)
-        target[:, :known] = prefix[..., :known, :]
-        end = known if horizon is None else min(horizon, known)
+        target[:, :rows] = prefix[..., :rows, :]
+        end = rows if known is None else min(known, rows)
         weights = RTCProcessor(settings).get_prefix_weights(delay, end, shape[1]).to(target)
         return cls(target, weights, float(settings.max_guidance_weight))
 

@@ -3,18 +3,22 @@
 from __future__ import annotations
 
 import math
+from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
 import pytest
 import torch
+from lerobot.policies.factory import get_policy_class
 from lerobot.policies.rtc.configuration_rtc import RTCConfig
 from lerobot.rollout.inference.rtc import supports_rtc_inference
+from peft import LoraConfig, get_peft_model
 from test_flow_policy import build, sample
 from torch import Tensor
 
-from rlspec.vla.policies.flow.modeling_flow import euler
-from rlspec.vla.policies.guidance import Guidance, published_settings, take_prefixes
+from rlspec.vla.evaluation.policy_actor import register_policies
+from rlspec.vla.policies.flow.modeling_flow import RlspecFlowPolicy, euler
+from rlspec.vla.policies.guidance import GUIDED, Guidance, enable_guidance, published_settings
 
 CHUNK, ACTIONS, DELAY, KNOWN = 10, 3, 2, 7
 
@@ -86,18 +90,36 @@ def test_a_policy_is_guided_by_one_pass_of_its_backbone() -> None:
     torch.testing.assert_close(again, free, rtol=0, atol=0)
 
 
-def test_only_policies_that_can_be_guided_take_a_prefix() -> None:
+def test_only_policies_that_continue_a_prefix_row_by_row_are_guided() -> None:
+    register_policies()
+    assert all(get_policy_class(name).supports_rtc(SimpleNamespace()) for name in GUIDED)
     prepared: list[str] = []
 
-    def policy(*, supports: bool, **settings: Any) -> SimpleNamespace:
-        prepare = {"init_rtc_processor": lambda: prepared.append("yes")}
-        return SimpleNamespace(supports_rtc=lambda: supports, config=SimpleNamespace(**settings), **prepare)
+    def policy(**settings: Any) -> SimpleNamespace:
+        methods = {"init_rtc_processor": lambda: prepared.append("yes"), "requires_grad_": prepared.append}
+        return SimpleNamespace(config=SimpleNamespace(**{"type": "smolvla", **settings}), **methods)
 
-    assert take_prefixes(able := policy(supports=True))
-    assert prepared == ["yes"] and able.config.rtc_config.max_guidance_weight == 5.0
-    assert not take_prefixes(policy(supports=False))
-    assert not take_prefixes(policy(supports=True, use_relative_actions=True))
-    assert not take_prefixes(SimpleNamespace(config=SimpleNamespace()))
+    assert enable_guidance(able := policy())
+    assert prepared == [False, "yes"] and able.config.rtc_config.max_guidance_weight == 5.0
+    for unfit in ({"use_relative_actions": True}, {"compile_model": True}, {"type": "groot"}, {"type": "act"}):
+        assert not enable_guidance(policy(**unfit))
+
+
+def test_adapters_around_a_policy_are_guided_with_it() -> None:
+    policy = build(num_steps=2, chunk_size=8)
+    wrapped = get_peft_model(policy, LoraConfig(target_modules=["action_in_proj"]))  # type: ignore[arg-type]
+    assert enable_guidance(wrapped) and policy.config.rtc_config is not None
+    prefix = torch.zeros(1, 6, policy.action_dim)
+    chunk = wrapped.predict_action_chunk(sample(1), inference_delay=6, prev_chunk_left_over=prefix)
+    assert chunk[:, :6].abs().mean() < 0.5 * chunk[:, 6:].abs().mean()
+    assert not any(parameter.requires_grad for parameter in policy.parameters())
+
+
+def test_the_settings_survive_saving(tmp_path: Path) -> None:
+    policy = build(chunk_size=8, rtc_config=RTCConfig(max_guidance_weight=3.0))
+    policy.save_pretrained(tmp_path)
+    again = RlspecFlowPolicy.from_pretrained(tmp_path)
+    assert again.config.rtc_config == policy.config.rtc_config
 
 
 def test_lerobots_rollout_takes_it_with_settings_of_its_own() -> None:
@@ -106,4 +128,8 @@ def test_lerobots_rollout_takes_it_with_settings_of_its_own() -> None:
     noise, prefix = torch.randn(2, 8, policy.action_dim), torch.randn(2, 6, policy.action_dim)
     policy.config.rtc_config = RTCConfig(execution_horizon=1, max_guidance_weight=1e-9)
     weak = policy.predict_action_chunk(batch, noise=noise, inference_delay=1, prev_chunk_left_over=prefix)
-    torch.testing.assert_close(weak, policy.predict_action_chunk(batch, noise=noise), atol=1e-5, rtol=0)
+    free = policy.predict_action_chunk(batch, noise=noise)
+    torch.testing.assert_close(weak, free, atol=1e-5, rtol=0)
+    policy.config.rtc_config = RTCConfig(enabled=False)
+    off = policy.predict_action_chunk(batch, noise=noise, inference_delay=1, prev_chunk_left_over=prefix)
+    torch.testing.assert_close(off, free, atol=0, rtol=0)

@@ -104,11 +104,11 @@ class RlspecFlowPolicy(ChunkPolicy):
 
         Args:
             batch: preprocessed.
-            noise: of the same shape; None: drawn.
-            inference_delay: actions that will be carried out before these arrive.
-            prev_chunk_left_over: normalised actions that come next in the chunk in hand, (n, A) or (B, n, A); these
-                are guided towards them. None: they are not. Works with gradients, so not in inference mode.
-            execution_horizon: how many of them count; None: `rtc_config`'s, or all.
+            noise: (B, chunk, A); None: drawn.
+            inference_delay: rows of `prev_chunk_left_over` that will be carried out before the chunk arrives.
+            prev_chunk_left_over: normalised actions that come next in the chunk in hand, (n, A) or (B, n, A): the new
+                chunk continues them. None: it is free. Takes a gradient, so not in inference mode.
+            execution_horizon: rows of `prev_chunk_left_over` that count; None: `rtc_config`'s number, or all.
             kwargs: of other policies; passed over.
         """
         self.eval()
@@ -120,8 +120,8 @@ class RlspecFlowPolicy(ChunkPolicy):
             return self.model.action_head(x, time, contexts).float()
 
         field: Field = velocity
-        if prev_chunk_left_over is not None:
-            settings = self.config.rtc_config or published_settings()
+        settings = self.config.rtc_config or published_settings()
+        if prev_chunk_left_over is not None and settings.enabled:
             if execution_horizon is None and self.config.rtc_config is not None:
                 execution_horizon = settings.execution_horizon
             prefix = prev_chunk_left_over.to(noise)
