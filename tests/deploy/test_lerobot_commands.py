@@ -92,6 +92,40 @@ def test_record_replay_and_teleoperate(command: Run, robots: list[Any], tmp_path
     assert len(robots[2].sent) > 3
 
 
+@pytest.mark.parametrize("backend", ["franky_sim", "franky"])
+def test_record_through_the_real_driver(command: Run, tmp_path: Path, backend: str) -> None:
+    """A wave on franky-sim: as the backend of that name, and as an arm at an address."""
+    pytest.importorskip("franky_sim")
+    from rlspec.deploy.robots.franky_sim import SimulatorProcess
+
+    simulator = SimulatorProcess() if backend == "franky" else None
+    address = [f"--robot.host={simulator.host}", "--robot.realtime=false", "--robot.images=false"] if simulator else []
+    try:
+        command(
+            "record",
+            *(f"--robot.backend={backend}", *address, *EXPERT, "--teleop.motion=wave", "--teleop.period_s=4"),
+            *("--dataset.repo_id=local/wave", f"--dataset.root={tmp_path / 'wave'}", "--dataset.single_task=wave"),
+            *("--dataset.fps=15", "--dataset.num_episodes=1", "--dataset.episode_time_s=6", "--dataset.video=false"),
+            *("--dataset.push_to_hub=false", "--play_sounds=false"),
+        )
+    finally:
+        if simulator is not None:
+            simulator.close()
+    from lerobot.datasets.lerobot_dataset import LeRobotDataset
+
+    dataset = LeRobotDataset("local/wave", root=tmp_path / "wave", video_backend="pyav")
+    columns = dataset.hf_dataset.with_format("numpy")
+    asked, measured = np.stack(columns["action"]), np.stack(columns["observation.state"])
+    assert len(asked) > 45
+    # Measured as asked for, some time later: a busy machine simulates more slowly than time passes.
+    swing = np.ptp(asked, axis=0)
+    joint = int(np.argmax(swing[:7]))
+    assert swing[joint] > 0.09
+    assert np.ptp(measured[:, joint]) > 0.6 * swing[joint]
+    lags = [np.abs(measured[lag:, joint] - asked[: len(asked) - lag, joint]).mean() for lag in range(len(asked) // 2)]
+    assert min(lags) < 0.2 * swing[joint]  # a spring follows, and does not reach
+
+
 def test_rollout_of_a_tiny_policy(command: Run, robots: list[Any], tmp_path: Path) -> None:
     write_policy(tmp_path / "policy")
     command(

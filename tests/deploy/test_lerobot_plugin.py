@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -72,6 +73,21 @@ def test_features_are_known_before_connecting_and_kept_afterwards(make: Make, sp
     assert not robot.is_connected
     with pytest.raises(DeviceNotConnectedError):
         robot.disconnect()
+
+
+@pytest.mark.parametrize(("law", "follows"), [("joint_velocity", True), ("droid_hybrid", False)])
+def test_a_velocity_law_begins_each_tick_where_the_arm_is(
+    make: Make, monkeypatch: pytest.MonkeyPatch, law: str, follows: bool
+) -> None:
+    robot = make(backend="dry_run", law=law)
+    robot.connect()
+    still = {key: robot.get_observation()[key] for key in POSITIONS}
+    robot.send_action(still)
+    read = robot.backend.read
+    # Pushed by 0.2 rad, which no tick bridges.
+    monkeypatch.setattr(robot.backend, "read", lambda: replace(read(), joints=joints_of(still) + 0.2))
+    sent = joints_of(robot.send_action({key: value + 0.2 for key, value in still.items()}))
+    assert np.allclose(sent, joints_of(still) + 0.2, atol=1e-6) == follows
 
 
 @pytest.mark.parametrize("space", ["joint_position", "joint_velocity", "delta_eef"])

@@ -34,6 +34,7 @@ class FrankaRlspecConfig(RobotConfig):
         cameras: LeRobot's own, by name; they go before simulated ones.
         camera_timeout_s: Seconds after which a picture is too old to act on.
         task, seed: Of the MuJoCo scene.
+        realtime: backend=franky refuses a kernel without PREEMPT_RT; False: any kernel will do.
         real_time: MuJoCo follows the wall clock; else every action simulates exactly one control period.
     """
 
@@ -50,6 +51,7 @@ class FrankaRlspecConfig(RobotConfig):
     camera_timeout_s: float = 1.0
     task: str = "pick_place"
     seed: int = 0
+    realtime: bool = True
     real_time: bool = False
 
     def __post_init__(self) -> None:

@@ -99,7 +99,10 @@ class FrankaRlspec(Robot):
         backend = self._make_backend()
         try:
             limits = backend.connect(self.config.law, self.control_hz)
-            self._filter = SafetyFilter(limits, SafetySettings().for_law(self.config.law), self.control_hz)
+            law = self.config.law
+            self._filter = SafetyFilter(
+                limits, SafetySettings().for_law(law), self.control_hz, by_velocity=law == "joint_velocity"
+            )
             self._targets = {space: Targets(space, limits) for space in (self.config.action_space, "joint_position")}
             state = backend.read()
             self._filter.reset(state)
@@ -141,9 +144,10 @@ class FrankaRlspec(Robot):
             from rlspec.deploy.robots.franky_sim import FrankySimRobot
 
             return FrankySimRobot(images="synthetic" if shapes else "none", image_size=size)
-        from rlspec.deploy.robots.franky import FrankyRobot
+        from rlspec.deploy.robots.franky import FrankyRobot, FrankySettings
 
-        return FrankyRobot(config.host, "fer" if config.robot_model == "fer" else "fr3")
+        model = "fer" if config.robot_model == "fer" else "fr3"
+        return FrankyRobot(config.host, model, settings=FrankySettings(realtime=config.realtime))
 
     def _await_cameras(self, backend: Backend) -> None:
         clock = backend.clock
