@@ -20,6 +20,8 @@ ACTION_SIZE = 7
 SUCCESS_CONDITIONS = ("predicate", "released")
 STATE_NAMES = ("x", "y", "z", "axis_angle_x", "axis_angle_y", "axis_angle_z", "finger_left", "finger_right")
 _STATE_BOUND = np.array([3.0, 3.0, 3.0, 7.0, 7.0, 7.0, 0.1, 0.1], dtype=np.float32)
+SAMPLED = -1
+"""In place of a stored initial state's number: objects are placed by the seed, as the scene's author described."""
 FALL_HEIGHT = 0.25
 """An object of interest this far (m) below its lowest stored height has left the table."""
 
@@ -54,6 +56,7 @@ class LiberoEnv(gymnasium.Env[dict[str, Any], np.ndarray]):
     metadata = {"render_modes": ["rgb_array"], "render_fps": CONTROL_HZ}
     control_hz = float(CONTROL_HZ)
     action_space_name = "delta_eef"
+    demonstration_options = {"initial_state": SAMPLED}  # noqa: RUF012  the stored states are for evaluations
 
     def __init__(
         self,
@@ -108,14 +111,14 @@ class LiberoEnv(gymnasium.Env[dict[str, Any], np.ndarray]):
         """Start from a stored initial state and let the objects settle.
 
         `options={"initial_state": i}` chooses the state; else `seed` does (modulo their number), else the environment's
-        generator. What the states leave out (cabinet, stove, rack) follows `seed`, or without one the profile's seed
-        plus i, so that a seed or a state number alone repeats an episode exactly.
+        generator. `SAMPLED` (-1) takes none of them, but lets the seed place the objects: for demonstrations. What
+        the states leave out (cabinet, stove, rack) follows `seed`, or without one the profile's seed plus i, so that a seed or a state number alone repeats an episode exactly.
         """
         super().reset(seed=seed)
         index, scene_seed = self._choose_start(seed, options or {})
         if self._simulation is None:
             self._simulation = LiberoSimulation(self.libero_task)
-        self._simulation.reset(self.initial_states[index], scene_seed)
+        self._simulation.reset(None if index == SAMPLED else self.initial_states[index], scene_seed)
         self._floor = self._lowest_object() - FALL_HEIGHT
         for _ in range(self.profile.settle_steps):
             self._simulation.step(np.array(self.profile.settle_action))
@@ -132,8 +135,10 @@ class LiberoEnv(gymnasium.Env[dict[str, Any], np.ndarray]):
         if index is None:
             index = seed % count if seed is not None else int(self.np_random.integers(count))
             return index, seed if seed is not None else int(self.np_random.integers(2**31))
-        if isinstance(index, bool) or not isinstance(index, (int, np.integer)) or not 0 <= index < count:
+        if isinstance(index, bool) or not isinstance(index, (int, np.integer)) or not SAMPLED <= index < count:
             raise ValueError(f"{self.suite} task {self.task} has no initial state {index!r}: choose 0 to {count - 1}")
+        if index == SAMPLED and seed is None:
+            seed = int(self.np_random.integers(2**31))
         return int(index), seed if seed is not None else self.profile.seed + int(index)
 
     def step(self, action: np.ndarray) -> tuple[dict[str, Any], float, bool, bool, dict[str, Any]]:

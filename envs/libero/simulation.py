@@ -45,13 +45,14 @@ class LiberoSimulation:
             )
         self.env._observables = {name: self.env._observables[name] for name in OBSERVED}
 
-    def reset(self, initial_state: np.ndarray, seed: int) -> None:
-        """Set a stored state; `seed` places what the state leaves out (cabinet, stove, rack)."""
+    def reset(self, initial_state: np.ndarray | None, seed: int) -> None:
+        """Set a stored state, or none; `seed` places what it leaves out (cabinet, stove, rack), without one all."""
         with seeded(seed):
             for gripper in (robot.gripper for robot in self.env.robots):
                 gripper.current_action = np.zeros(gripper.dof)
             self.env.reset()
-        self.env.sim.set_state_from_flattened(initial_state)
+        if initial_state is not None:
+            self.env.sim.set_state_from_flattened(initial_state)
         self.env.sim.forward()
         self.env._check_success()
         self.env._post_process()

@@ -66,6 +66,8 @@ def what_matters(env: EnvSpec, settings: Demonstrations) -> dict[str, Any]:
     if not chosen["noise"]:
         chosen["noise_share"] = 0.0
     tasks = list(env.tasks) or _tasks_of(env.suite)
+    if env.suite.startswith("libero"):
+        chosen["starts"] = "sampled"  # the first demonstrations started where evaluations do
     return {"format": _FORMAT, "suite": env.suite, "tasks": tasks, "options": dict(env.options), **chosen}
 
 

@@ -49,7 +49,8 @@ class Plan:
     Attributes:
         instruction: what the robot was told.
         seed: of the reset.
-        initial_state: index of a stored initial state, where the suite has such.
+        initial_state: option of the reset, where the suite has such: LIBERO's stored states are for evaluations, so
+            its demonstrations start from -1, which lets the seed place the objects.
         states: (T + 1, n) robot's state before every action, and after the last.
         labels: (T, a) what the expert would do in that state.
         executed: (T, a) what was done; differs from the labels where the step was disturbed.
@@ -108,7 +109,7 @@ def plan_episode(env: Any, expert: Expert, seed: int, disturbance: Disturbance) 
     """
     env.unwrapped.render_observations = False
     rng = np.random.default_rng([_STREAM, seed])
-    observation, info = env.reset(seed=seed)
+    observation, info = env.reset(seed=seed, options=getattr(env.unwrapped, "demonstration_options", None))
     expert.reset()
     states, labels, executed = [_state(observation)], [], []
     terminated = truncated = False
@@ -154,7 +155,8 @@ def replay_with_images(env: Any, plan: Plan, *, video_fps: int | None = None) ->
         DataError: The environment does not repeat itself.
     """
     env.unwrapped.render_observations = True
-    observation, _ = env.reset(seed=plan.seed)
+    options = None if plan.initial_state is None else {"initial_state": plan.initial_state}
+    observation, _ = env.reset(seed=plan.seed, options=options)
     frames: dict[str, list[Pixels]] = {camera: [] for camera in observation["pixels"]}
     succeeded = False
     for step, action in enumerate(plan.executed):

@@ -21,7 +21,8 @@ class EpisodePlan:
         task: Name of the task in its suite.
         index: Number of the episode in its task.
         seed: Of the environment's reset and of the policy's random numbers.
-        initial_state: Number of a stored initial state (LIBERO); None: the seed decides alone.
+        initial_state: Number of a stored initial state (LIBERO), -1 in its demonstrations: the seed places the objects;
+            None: the suite has none.
         recorded: Number of the episode of a data set that is replayed; None: the actor decides.
     """
 

@@ -45,8 +45,9 @@ class Runner:
         env = self._environment(job.plan.task, job.max_steps)
         actor, max_steps = self._choose_actor(job, env)
         plan = job.plan
-        if plan.initial_state is not None and (count := self._described.get("initial_states")):
-            plan = replace(plan, initial_state=plan.initial_state % int(count))
+        state, count = plan.initial_state, self._described.get("initial_states")
+        if count and state is not None and state >= 0:
+            plan = replace(plan, initial_state=state % int(count))
         film = None if job.film is None else Recorder(job.film, env.unwrapped.control_hz)  # type: ignore[attr-defined]
         episode = rollout(env, actor, plan, max_steps=max_steps, film=film, on_step=self._on_step)
         if film is not None:

@@ -84,6 +84,27 @@ def test_an_episode_repeats_bit_for_bit(env: LiberoEnv) -> None:
     assert not np.array_equal(other, first)
 
 
+def test_demonstrations_start_where_the_seed_places_the_objects_and_evaluations_do_not(env: LiberoEnv) -> None:
+    def start(seed: int | None, **options: Any) -> np.ndarray:
+        _, info = env.reset(seed=seed, options=options or env.demonstration_options)
+        assert info["initial_state"] == options.get("initial_state", -1)
+        state: np.ndarray = env.simulation.env.sim.get_state().flatten()
+        return state[1:]  # without the time
+
+    def distance(one: np.ndarray, other: np.ndarray) -> float:
+        return float(np.abs(one[9:] - other[9:])[: len(one) // 2].max())  # of the objects, metres and quaternions
+
+    sampled = [start(seed) for seed in (0, 1, 2)]
+    np.testing.assert_array_equal(start(1), sampled[1])
+    assert distance(start(None), start(None)) > 1e-3
+    stored = [start(0, initial_state=index) for index in range(50)]
+    for state in sampled:
+        nearest = min(distance(state, other) for other in stored)
+        assert nearest > 1e-3
+        # The same distribution: no further from the nearest stored start than those are from each other.
+        assert nearest < max(distance(stored[0], other) for other in stored[1:])
+
+
 def test_soft_resets_equal_a_freshly_loaded_scene_of_bare_libero(env: LiberoEnv) -> None:
     """The oracle: hf-libero's own environment, which reloads its scene at each reset."""
     actions = np.random.default_rng(1).uniform(-1, 1, (8, 7)).astype(np.float32)
@@ -117,7 +138,7 @@ def test_a_wrong_action_is_one_line(env: LiberoEnv, bad: Any) -> None:
     assert "\n" not in str(error.value)
 
 
-@pytest.mark.parametrize("index", [-1, 50, "3", True, 1.0])
+@pytest.mark.parametrize("index", [-2, 50, "3", True, 1.0])
 def test_a_wrong_initial_state_is_one_line(env: LiberoEnv, index: Any) -> None:
     with pytest.raises(ValueError, match=r"libero_object task 0 has no initial state .*: choose 0 to 49"):
         env.reset(options={"initial_state": index})
