@@ -112,7 +112,8 @@ class LiberoEnv(gymnasium.Env[dict[str, Any], np.ndarray]):
 
         `options={"initial_state": i}` chooses the state; else `seed` does (modulo their number), else the environment's
         generator. `SAMPLED` (-1) takes none of them, but lets the seed place the objects: for demonstrations. What
-        the states leave out (cabinet, stove, rack) follows `seed`, or without one the profile's seed plus i, so that a seed or a state number alone repeats an episode exactly.
+        the states leave out (cabinet, stove, rack) follows `seed`, or without one the profile's seed plus i, so that a
+        seed or a state number alone repeats an episode exactly.
         """
         super().reset(seed=seed)
         index, scene_seed = self._choose_start(seed, options or {})
