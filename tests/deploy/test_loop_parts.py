@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from simulated import SimClock, simulation
+from simulated import SimClock, Simulation, simulation
 
 from rlspec.deploy.clocks import MonotonicClock
 from rlspec.deploy.frames import FrameKeeper
@@ -210,34 +210,32 @@ def test_pictures_are_kept(tmp_path: Path) -> None:
     assert (keeper.dropped, keeper.error) == (0, "")
 
 
-@pytest.mark.parametrize("scheduler", ["open_loop", "ensemble"])
-def test_who_does_not_continue_a_chunk_commits_to_nothing(scheduler: str) -> None:
-    run = simulation("seconds=3", f"scheduler={scheduler}")
+def commitments(run: Simulation, latency: float) -> list[dict[str, Any]]:
+    """Requests that name committed actions to a policy that takes them."""
     object.__setattr__(run.loop.parts.asker._contract, "takes_prefix", True)
+    run.policy.latency = latency
     run.run()
     assert len(run.policy.asked) >= 3
-    assert not any("rlspec/prefix" in asked for asked in run.policy.asked)
+    return [asked for asked in run.policy.asked if "rlspec/prefix" in asked]
+
+
+@pytest.mark.parametrize("scheduler", ["open_loop", "ensemble"])
+def test_who_does_not_continue_a_chunk_commits_to_nothing(scheduler: str) -> None:
+    assert not commitments(simulation("seconds=3", f"scheduler={scheduler}"), 0.15)
 
 
 def test_inference_that_outlasts_a_chunk_is_committed_to_what_is_left() -> None:
-    run = simulation("seconds=4", "scheduler=rtc")
-    object.__setattr__(run.loop.parts.asker._contract, "takes_prefix", True)
-    run.policy.latency = 0.9
-    run.run()
-    prefixes = [asked for asked in run.policy.asked if "rlspec/prefix" in asked]
-    assert prefixes
-    assert all(asked["rlspec/delay"] <= len(asked["rlspec/prefix"]) for asked in prefixes)
+    requests = commitments(simulation("seconds=4", "scheduler=rtc"), 0.9)
+    assert requests
+    assert all(asked["rlspec/delay"] <= len(asked["rlspec/prefix"]) for asked in requests)
 
 
 def test_real_time_chunking_tells_the_policy_what_is_committed() -> None:
     run = simulation("seconds=3", "scheduler=rtc")
-    object.__setattr__(run.loop.parts.asker._contract, "takes_prefix", True)
-    run.policy.latency = 0.15
-    run.run()
-    prefixes = [asked for asked in run.policy.asked if "rlspec/prefix" in asked]
-    assert len(prefixes) >= 3
-    assert prefixes[-1]["rlspec/delay"] == 3  # 150 ms at 15 Hz
+    requests = commitments(run, 0.15)
+    assert len(requests) >= 3
+    assert requests[-1]["rlspec/delay"] == 3  # 150 ms at 15 Hz
     sent = [line["requested"] for line in run.log.lines if line["requested"] is not None]
-    committed = prefixes[0]["rlspec/prefix"]
+    committed = requests[0]["rlspec/prefix"]
     assert committed.shape[1] == 8
     assert any(np.allclose(committed[0], action) for action in sent)
