@@ -12,9 +12,8 @@ from numpy.typing import NDArray
 from rlspec.actions import ACTION_SPACES
 from rlspec.errors import ConfigError
 from rlspec.serving.pictures import resize_with_pad
-from rlspec.serving.policy import IMAGES, STATE, Observation, PolicySpec
+from rlspec.serving.policy import ACTION, IMAGES, STATE, Observation, PolicySpec
 
-ACTION = "action"
 _EMPTY_CAMERA = "empty_camera"  # pictures that a policy makes up itself
 _WITHOUT_LANGUAGE = ("act", "diffusion", "vqbet", "tdmpc")
 _HORIZONS = ("chunk_size", "horizon", "action_chunk_size")
@@ -170,7 +169,7 @@ class LeRobotPolicy:
         asked = Observation(images, np.zeros(self.spec.state), self.spec.prompt or "wait", session=0)
         (actions,) = self.infer([asked])
         if self.spec.takes_prefix:
-            self.infer([replace(asked, prefix=actions[1:].astype(np.float64), delay=1)])
+            self.infer([replace(asked, prefix=actions.astype(np.float64), delay=1)])
 
     def _batch(self, observations: Sequence[Observation]) -> dict[str, Any]:
         """In LeRobot's form: images float32 (B, 3, H, W) in [0, 1], state float32 (B, n), a list of instructions."""

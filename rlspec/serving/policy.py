@@ -15,6 +15,7 @@ from rlspec.actions import ACTION_SPACES
 
 IMAGES = "observation.images"
 STATE = "observation.state"
+ACTION = "action"
 WRIST = "observation/wrist_image_left"
 EXTERIOR = re.compile(r"observation/exterior_image_(\d)_left")
 DROID_STATE = 8  # seven joint angles and the gripper's closure
