@@ -16,7 +16,7 @@ from typing import Any
 from rlspec.checkpoint import list_checkpoints, write_json_atomically, write_text_atomically
 from rlspec.entry import run_command
 from rlspec.errors import ConfigError
-from rlspec.statistics import t_interval
+from rlspec.intervals import t_interval
 
 USAGE = """\
 usage: python -m rlspec.compare recipe=NAME[,NAME] [optim=NAME[,NAME]] [seed=0,1,2] [key=value[,value]]

@@ -166,8 +166,8 @@ def build_policy(given: Mapping[str, str], cameras: Mapping[str, str]) -> BatchP
 
 
 def _built_in(given: Mapping[str, str], cameras: Mapping[str, str]) -> BatchPolicy:
-    from rlspec.actions import ACTION_SPACES
     from rlspec.config.paths import nearest
+    from rlspec.contract.actions import ACTION_SPACES
     from rlspec.serving.builtin import BUILT_IN, HoldPolicy, ReplayPolicy, ZerosPolicy, load_actions
     from rlspec.serving.policy import PolicySpec
 
@@ -278,13 +278,13 @@ def hash_statistics(folder: str) -> str | None:
 
 
 def _known_space(name: str) -> str:
-    from rlspec.actions import ACTION_SPACES
+    from rlspec.contract.actions import ACTION_SPACES
 
     return _known("action_space", name, ACTION_SPACES)
 
 
 def _known_law(name: str) -> str:
-    from rlspec.actions import EXECUTION_LAWS
+    from rlspec.contract.actions import EXECUTION_LAWS
 
     return _known("execution_law", name, EXECUTION_LAWS)
 

@@ -74,9 +74,9 @@ def parse(arguments: Sequence[str]) -> Arguments:
 def _stats(arguments: list[str]) -> int:
     given = parse(arguments)
     from rlspec.display import Display
+    from rlspec.vla.data.exact_statistics import numeric_statistics, statistics_fault
     from rlspec.vla.data.files import INFO, STATS, read_json
     from rlspec.vla.data.norm_stats import write_norm_stats
-    from rlspec.vla.data.statistics import numeric_statistics, statistics_fault
 
     display, root = Display(), find_dataset(given.path)
     info = read_json(root / INFO)
@@ -153,7 +153,7 @@ def _show(
 def _rows(
     features: Mapping[str, Any], exact: Mapping[str, Any], stored: Mapping[str, Any]
 ) -> Iterator[tuple[str, ...]]:
-    from rlspec.vla.data.statistics import BOOKKEEPING
+    from rlspec.vla.data.exact_statistics import BOOKKEEPING
 
     for name, stats in exact.items():
         if name in BOOKKEEPING:
@@ -169,7 +169,7 @@ def _verdict(exact: Mapping[str, Any], stored: Mapping[str, Any], index: int) ->
     """`ok`, or what is stored instead."""
     import numpy as np
 
-    from rlspec.vla.data.statistics import QUANTILES, TOLERANCE
+    from rlspec.vla.data.exact_statistics import QUANTILES, TOLERANCE
 
     scale = max(float(exact["max"][index] - exact["min"][index]), 1e-6)
     wrong = []
@@ -189,7 +189,7 @@ def _mend(root: Path, fault: str | None, fix: bool, display: Display) -> int:
     if not fix:
         display.warn(f"{fault}; add --fix to replace wrong statistics")
         return 1
-    from rlspec.vla.data.statistics import repair_statistics
+    from rlspec.vla.data.exact_statistics import repair_statistics
 
     repair_statistics(root)
     display.line(f"repaired {root}/meta/stats.json ({fault})")

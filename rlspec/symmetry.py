@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from torch import nn
 
     from rlspec.config.schema import Model
-    from rlspec.optim.symmetry import SymmetryMap
+    from rlspec.optim.map.symmetry import SymmetryMap
 
 USAGE = """\
 usage: python -m rlspec.symmetry model=NAME|policy=NAME [optim=NAME] [key=value ...] [out=FILE.md|FILE.json|FILE.txt]
@@ -82,7 +82,7 @@ def run(arguments: Sequence[str]) -> int:
     defaults = ["recipe=grpo_math"] if not any(argument.startswith("recipe=") for argument in rest) else []
     recipe = load_recipe([*defaults, *rest])
     from rlspec.optim import symmetry_map
-    from rlspec.optim.table import RENDERERS, render_text
+    from rlspec.optim.map.render import RENDERERS, render_text
 
     chosen = map_settings(recipe.optim)
     chosen["roles"] = roles or chosen["roles"]
@@ -204,7 +204,7 @@ def _policy_settings(config: Any, settings: Mapping[str, str]) -> dict[str, Any]
     """Values in the types that YAML gives them."""
     import yaml
 
-    from rlspec.optim.scale import nearest
+    from rlspec.optim.stages.scale import nearest
 
     for key in settings:
         if key not in vars(config):

@@ -15,21 +15,20 @@ import pytest
 REPOSITORY = Path(__file__).resolve().parents[1]
 FOLDERS = {"rlspec": "rlspec", "rlspec_envs": "envs", "rlspec_recipes": "recipes"}  # import name -> folder
 # A unit may import units of a lower rank only. Modules with a `main` are entry points, the top rank.
-RANKS = {
+RANKS: dict[str, float] = {
     "rlspec": 0,
     "errors": 0,
-    "actions": 1,
+    "contract": 0.5,
     "config": 1,
     "optim": 1,
     "checkpoint": 1,
     "display": 1,
     "entry": 1,
-    "statistics": 1,
+    "intervals": 1,
     "versions": 1,
-    "wire": 1,
     "run_directory": 2,
     "runtime": 3,
-    "inspect": 3,
+    "diagnostics": 3,
     "rlvr": 4,
     "vla": 4,
     "serving": 4,
@@ -103,7 +102,7 @@ def is_entry(unit: str) -> bool:
     )
 
 
-def rank_of(unit: str) -> int:
+def rank_of(unit: str) -> float:
     if unit in RANKS:
         return RANKS[unit]
     assert is_entry(unit), f"rlspec/{unit} has no place in the layers: add it to RANKS"

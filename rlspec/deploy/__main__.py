@@ -54,7 +54,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def _deploy(arguments: list[str]) -> int:
-    from rlspec.deploy.review import is_review, review
+    from rlspec.deploy.log.review import is_review, review
     from rlspec.display import Display
 
     if is_review(arguments):

@@ -9,11 +9,12 @@ from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from typing import Any
 
-from rlspec.actions import ACTION_SPACES
-from rlspec.deploy.interfaces import Clock, Robot
-from rlspec.deploy.limits import LIMITS, RobotLimits
-from rlspec.deploy.observe import match_cameras
-from rlspec.deploy.policies import (
+from rlspec.contract.actions import ACTION_SPACES
+from rlspec.deploy.arm.interfaces import Clock, Robot
+from rlspec.deploy.arm.robot_limits import LIMITS, RobotLimits
+from rlspec.deploy.policy.observe import match_cameras
+from rlspec.deploy.policy.schedule import SCHEDULERS, Scheduler, Timing
+from rlspec.deploy.policy.sources import (
     Contract,
     Expert,
     HoldPolicy,
@@ -21,7 +22,6 @@ from rlspec.deploy.policies import (
     WavePolicy,
     read_contract,
 )
-from rlspec.deploy.schedule import SCHEDULERS, Scheduler, Timing
 from rlspec.deploy.settings import Settings
 from rlspec.deploy.workers import LockstepWorker, ThreadWorker, Worker
 from rlspec.errors import ConfigError, RobotError
@@ -89,12 +89,12 @@ def open_policy(settings: Settings, robot: Robot, law: str) -> Iterator[Policy]:
 def _make_policy(settings: Settings, robot: Robot, law: str, stack: ExitStack) -> Policy:
     url, token = settings.server, settings.token or os.environ.get("RLSPEC_TOKEN")
     if settings.checkpoint is not None:
-        from rlspec.deploy.local_server import LocalServer
+        from rlspec.deploy.policy.local_server import LocalServer
 
         server = stack.enter_context(LocalServer(settings.checkpoint))
         url, token = server.url, server.token
     if url is not None:
-        from rlspec.deploy.remote import RemotePolicy, WatchedClient
+        from rlspec.deploy.policy.remote import RemotePolicy, WatchedClient
 
         client = WatchedClient(url, token=token, timeout_s=_START_PATIENCE)
         heartbeat = None if in_lockstep(robot) else settings.watchdog.heartbeat

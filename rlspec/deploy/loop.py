@@ -12,16 +12,16 @@ from typing import Any, Protocol
 
 import numpy as np
 
-from rlspec.deploy.asker import Asker
-from rlspec.deploy.frames import FrameKeeper
-from rlspec.deploy.gate import Gate
-from rlspec.deploy.gripper import GripperDrive
-from rlspec.deploy.interfaces import Array, Command, Robot, RobotState
+from rlspec.deploy.arm.gripper import GripperDrive
+from rlspec.deploy.arm.interfaces import Array, Command, Robot, RobotState
+from rlspec.deploy.arm.targets import Target, Targets
+from rlspec.deploy.log.frames import FrameKeeper
 from rlspec.deploy.outcome import End, Outcome
-from rlspec.deploy.safety import SafetyFilter, Verdict
-from rlspec.deploy.schedule import Scheduler, Step
-from rlspec.deploy.targets import Target, Targets
-from rlspec.deploy.watchdog import Recoveries, Supervisor, WallWatch, Watchdog, WatchdogSettings, stalled_camera
+from rlspec.deploy.policy.asker import Asker
+from rlspec.deploy.policy.schedule import Scheduler, Step
+from rlspec.deploy.safety.filter import SafetyFilter, Verdict
+from rlspec.deploy.safety.gate import Gate
+from rlspec.deploy.safety.watchdog import Recoveries, Supervisor, WallWatch, Watchdog, WatchdogSettings, stalled_camera
 from rlspec.deploy.workers import Job, Worker
 from rlspec.errors import RobotError
 

@@ -171,7 +171,7 @@ def policy_server(url: str, token: str | None = None) -> Outcome:
         url: ws://HOST:PORT or wss://HOST:PORT.
         token: What the server was started with.
     """
-    from rlspec.deploy.client import PolicyClient
+    from rlspec.deploy.policy.client import PolicyClient
 
     try:
         health = _health(url)

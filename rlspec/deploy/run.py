@@ -11,8 +11,11 @@ from typing import Any
 
 import numpy as np
 
-from rlspec.actions import ACTION_SPACES
-from rlspec.deploy.asker import Asker
+from rlspec.contract.actions import ACTION_SPACES
+from rlspec.deploy.arm.gripper import GripperDrive, GripperLane
+from rlspec.deploy.arm.interfaces import Robot
+from rlspec.deploy.arm.robot_limits import RobotLimits
+from rlspec.deploy.arm.targets import Targets
 from rlspec.deploy.build import (
     Agreement,
     agree,
@@ -25,24 +28,21 @@ from rlspec.deploy.build import (
     open_policy,
     versions,
 )
-from rlspec.deploy.estop import EStop
-from rlspec.deploy.frames import FrameKeeper
-from rlspec.deploy.gate import Gate
-from rlspec.deploy.gripper import GripperDrive, GripperLane
-from rlspec.deploy.interfaces import Robot
-from rlspec.deploy.limits import RobotLimits
+from rlspec.deploy.log.frames import FrameKeeper
+from rlspec.deploy.log.review import summarise
+from rlspec.deploy.log.ticklog import TickLog
 from rlspec.deploy.loop import Log, Loop, Parts
-from rlspec.deploy.observe import observation
 from rlspec.deploy.outcome import Outcome
-from rlspec.deploy.policies import Policy
+from rlspec.deploy.policy.asker import Asker
+from rlspec.deploy.policy.observe import observation
+from rlspec.deploy.policy.sources import Policy
 from rlspec.deploy.priority import real_time_priority
-from rlspec.deploy.review import summarise
-from rlspec.deploy.safety import SafetyFilter
+from rlspec.deploy.safety.estop import EStop
+from rlspec.deploy.safety.filter import SafetyFilter
+from rlspec.deploy.safety.gate import Gate
+from rlspec.deploy.safety.watchdog import Supervisor
 from rlspec.deploy.settings import Settings
 from rlspec.deploy.status import StatusLine
-from rlspec.deploy.targets import Targets
-from rlspec.deploy.ticklog import TickLog
-from rlspec.deploy.watchdog import Supervisor
 from rlspec.deploy.workers import Worker
 from rlspec.display import Display
 from rlspec.errors import ConfigError, RobotError

@@ -9,15 +9,15 @@ from typing import Any, Literal
 import yaml
 from pydantic import Field, ValidationError, model_validator
 
-from rlspec.actions import EXECUTION_LAWS
 from rlspec.config.arguments import split_setting
 from rlspec.config.messages import explain, join_lines, takes_text, unknown_key
 from rlspec.config.paths import nearest, recipes_folder
 from rlspec.config.schema import Section
 from rlspec.config.values import read_value
-from rlspec.deploy.bounds import SafetySettings
-from rlspec.deploy.gripper import GripperSettings
-from rlspec.deploy.watchdog import WatchdogSettings
+from rlspec.contract.actions import EXECUTION_LAWS
+from rlspec.deploy.arm.gripper import GripperSettings
+from rlspec.deploy.safety.tick_bounds import SafetySettings
+from rlspec.deploy.safety.watchdog import WatchdogSettings
 from rlspec.errors import ConfigError
 
 Driver = Literal["franky", "franky_sim", "mujoco", "dry_run"]
@@ -63,7 +63,7 @@ class RobotSettings(Section):
 
 
 class Schedule(Section):
-    """How chunks become actions; see `rlspec.deploy.schedule.Timing`."""
+    """How chunks become actions; see `rlspec.deploy.policy.schedule.Timing`."""
 
     name: Literal["open_loop", "ensemble", "rtc"] = "open_loop"
     n_action_steps: int | None = Field(None, ge=1)  # None: what the policy says

@@ -10,11 +10,11 @@ from typing import Any, Literal
 from torch import nn
 
 from rlspec.errors import ConfigError
-from rlspec.optim.checks import check_unsharded
-from rlspec.optim.optimizer import SpectralOptimizer
-from rlspec.optim.overrides import Roles
+from rlspec.optim.engine.checks import check_unsharded
+from rlspec.optim.engine.optimizer import SpectralOptimizer
+from rlspec.optim.map.overrides import Roles
+from rlspec.optim.map.symmetry import ParameterSpec, SymmetryMap, symmetry_map
 from rlspec.optim.rules import get_rule
-from rlspec.optim.symmetry import ParameterSpec, SymmetryMap, symmetry_map
 
 FROM_MAP = ("role", "num_heads", "head_axis", "stacked", "scaling")
 """Settings of `SpectralOptimizer` that are not the user's here."""

@@ -63,7 +63,7 @@ class Step:
     Attributes:
         settings: of the parameter group.
         lr: learning rate.
-        length: factor of the step without the learning rate, see `rlspec.optim.scale.step_scale`.
+        length: factor of the step without the learning rate, see `rlspec.optim.stages.scale.step_scale`.
         count: steps taken, this one included: 1 in the first.
         compute_dtype: of the iterations.
         gradient: (batch, rows, cols), what backward left; for rules of which a stage `reads_gradient`.
@@ -195,7 +195,7 @@ class Rule:
         sides: which sides the claim speaks of, where a rule treats the short one differently.
         momentum: how gradients are averaged; None: a stage does it.
         before: what happens to the gradient's blocks before the momentum.
-        length: what `match_rms_adamw` does, see `rlspec.optim.scale.step_scale`: `full_rank` and `measured` count
+        length: what `match_rms_adamw` does, see `stages.scale.step_scale`: `full_rank` and `measured` count
             directions, `own` leaves the length as it is because it is AdamW's already.
         pair: the joint update of a LoRA pair; such a rule has no stages.
         gates: whether the filter can stop an update altogether, which is watched.

@@ -11,7 +11,7 @@ from torch import nn
 
 from rlspec.errors import ConfigError
 from rlspec.optim.build import build_optimizer
-from rlspec.optim.optimizer import SpectralOptimizer
+from rlspec.optim.engine.optimizer import SpectralOptimizer
 
 ARGUMENTS = {
     "lr": "learning_rate",

@@ -9,17 +9,27 @@ normaliser and the length of the step are settings of the parameter group, so th
 from __future__ import annotations
 
 from rlspec.errors import ConfigError
-from rlspec.optim.bases import aro, conda
-from rlspec.optim.clipping import soft_clip
 from rlspec.optim.composition import Rule, ema, heavy_ball
-from rlspec.optim.dion import dion
-from rlspec.optim.filters import high_pass, low_pass, low_rank, normalise, polar
-from rlspec.optim.lora import LORA_MUON, LORA_PION
-from rlspec.optim.lora_adaptive import ADAPRE_LORA, LORA_RITE
-from rlspec.optim.low_rank import dct_adamw, trion
-from rlspec.optim.outliers import clip_outliers, fitted_polar
-from rlspec.optim.scale import nearest
-from rlspec.optim.second_moments import (
+from rlspec.optim.stages.bases import aro, conda
+from rlspec.optim.stages.clipping import soft_clip
+from rlspec.optim.stages.dion import dion
+from rlspec.optim.stages.filters import high_pass, low_pass, low_rank, normalise, polar
+from rlspec.optim.stages.lora import LORA_MUON, LORA_PION
+from rlspec.optim.stages.lora_adaptive import ADAPRE_LORA, LORA_RITE
+from rlspec.optim.stages.low_rank import dct_adamw, trion
+from rlspec.optim.stages.one_sided import (
+    centered_left_polar,
+    centered_row_norm,
+    column_norm,
+    left_polar,
+    polar_then_row,
+    right_polar,
+    row_norm,
+    row_then_polar,
+)
+from rlspec.optim.stages.outliers import clip_outliers, fitted_polar
+from rlspec.optim.stages.scale import nearest
+from rlspec.optim.stages.second_moments import (
     accumulated_norm,
     adam,
     column_ratios,
@@ -32,17 +42,7 @@ from rlspec.optim.second_moments import (
     row_variance,
     signs,
 )
-from rlspec.optim.symmetric import (
-    centered_left_polar,
-    centered_row_norm,
-    column_norm,
-    left_polar,
-    polar_then_row,
-    right_polar,
-    row_norm,
-    row_then_polar,
-)
-from rlspec.optim.whitening import unwhiten, whiten
+from rlspec.optim.stages.whitening import unwhiten, whiten
 
 RULES: dict[str, Rule] = {
     rule.name: rule

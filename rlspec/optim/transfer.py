@@ -14,7 +14,7 @@ import torch
 
 from rlspec.errors import ConfigError
 from rlspec.optim.rules import get_rule
-from rlspec.optim.scale import step_scale
+from rlspec.optim.stages.scale import step_scale
 
 ADAMW_RMS = 0.2
 """Usual root mean square of AdamW's updates over lr, as Moonlight measured it; early in training it is nearer to 1."""

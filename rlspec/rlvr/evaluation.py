@@ -11,11 +11,11 @@ from typing import Any
 
 from transformers import PreTrainedTokenizerBase
 
+from rlspec.intervals import Interval, mean_interval, pass_at_k, wilson_interval
 from rlspec.rlvr.data import Problem, format_prompt
 from rlspec.rlvr.generation import Completion, Policy, Sampling, generate
 from rlspec.rlvr.grading.pool import GraderPool
 from rlspec.rlvr.grading.verdict import Verdict
-from rlspec.statistics import Interval, mean_interval, pass_at_k, wilson_interval
 
 
 @dataclass(frozen=True)

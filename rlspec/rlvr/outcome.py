@@ -8,8 +8,8 @@ from typing import Any
 
 from rlspec.checkpoint import list_checkpoints, write_json_atomically
 from rlspec.config.schema import Recipe
+from rlspec.diagnostics.curves import plot_curves
 from rlspec.display import Display
-from rlspec.inspect.curves import plot_curves
 from rlspec.run_directory import SUMMARY, RunDirectory
 from rlspec.versions import library_versions
 

@@ -22,7 +22,7 @@ from rlspec.checkpoint import (
 from rlspec.config.schema import Recipe
 from rlspec.display import Display
 from rlspec.errors import INTERRUPTED, UserError
-from rlspec.optim.table import RENDERERS, render_text
+from rlspec.optim.map.render import RENDERERS, render_text
 from rlspec.rlvr.arguments import training_steps, uses_bf16
 from rlspec.rlvr.batching import BatchPlan
 from rlspec.rlvr.callbacks import (

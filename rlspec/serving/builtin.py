@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from rlspec.actions import ACTION_SPACES
+from rlspec.contract.actions import ACTION_SPACES
 from rlspec.errors import ConfigError, DataError
 from rlspec.serving.policy import Observation, PolicySpec
 

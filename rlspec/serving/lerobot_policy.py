@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from rlspec.actions import ACTION_SPACES
+from rlspec.contract.actions import ACTION_SPACES
 from rlspec.errors import ConfigError
 from rlspec.serving.pictures import resize_with_pad
 from rlspec.serving.policy import ACTION, IMAGES, STATE, Observation, PolicySpec

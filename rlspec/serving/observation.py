@@ -8,9 +8,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from rlspec.actions import ACTION_SPACES
+from rlspec.contract.actions import ACTION_SPACES
+from rlspec.contract.wire import DELAY, PREFIX
 from rlspec.serving.policy import DROID_STATE, EXTERIOR, IMAGES, STATE, Observation, PolicySpec
-from rlspec.wire import DELAY, PREFIX
 
 JOINTS, GRIPPER, FLAT_STATE = "observation/joint_position", "observation/gripper_position", "observation/state"
 PROMPTS = ("prompt", "task")

@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from rlspec import __version__
-from rlspec.actions import ACTION_SPACES
+from rlspec.contract.actions import ACTION_SPACES
 
 IMAGES = "observation.images"
 STATE = "observation.state"

@@ -15,6 +15,7 @@ from websockets.asyncio.server import Server, serve
 from websockets.http11 import Request, Response
 
 from rlspec import __version__
+from rlspec.contract.wire import pack
 from rlspec.errors import ConfigError
 from rlspec.serving.batching import Batcher
 from rlspec.serving.connection import Gate, GuardedConnection
@@ -22,7 +23,6 @@ from rlspec.serving.metrics import CONTENT_TYPE, Metrics
 from rlspec.serving.policy import ROBOARENA_SPACES, BatchPolicy, openpi_metadata, roboarena_metadata
 from rlspec.serving.session import Session
 from rlspec.serving.settings import ServerSettings, check_settings, tls_context
-from rlspec.wire import pack
 
 OUR_CLIENT = "rlspec/"  # beginning of its User-Agent
 _HANDSHAKES = 64  # connections that may be about to become sessions

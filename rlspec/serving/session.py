@@ -13,13 +13,13 @@ from typing import Any
 from websockets.exceptions import ConnectionClosed
 from websockets.frames import CloseCode
 
+from rlspec.contract.wire import WireError, pack, unpack
 from rlspec.serving.batching import Answer, Batcher, Expired, PolicyFailed, QueueFull, Ticket
 from rlspec.serving.connection import GuardedConnection
 from rlspec.serving.metrics import Metrics
 from rlspec.serving.observation import RequestError, read_observation
 from rlspec.serving.policy import PolicySpec
 from rlspec.serving.settings import ServerSettings
-from rlspec.wire import WireError, pack, unpack
 
 REQUEST_ID, DEADLINE = "rlspec/request_id", "rlspec/deadline_ms"
 ENDPOINT, RESET, INFER = "endpoint", "reset", "infer"

@@ -7,8 +7,8 @@ import ssl
 from dataclasses import dataclass
 from pathlib import Path
 
+from rlspec.contract.wire import WireLimits
 from rlspec.errors import ConfigError
-from rlspec.wire import WireLimits
 
 
 @dataclass(frozen=True)

@@ -26,7 +26,7 @@ from torch import Tensor, nn
 
 from rlspec.errors import ConfigError
 from rlspec.optim import SpectralOptimizer, build_optimizer
-from rlspec.optim.table import render_text
+from rlspec.optim.map.render import render_text
 from rlspec.vla.ignored import refuse_ignored_settings
 
 logger = logging.getLogger(__name__)

@@ -1,4 +1,4 @@
-"""Fit the five odd quintics of `rlspec.optim.schedules.LOW_PASS`: `python tests/benchmarks/fit_low_pass.py`.
+"""Fit the five odd quintics of `rlspec.optim.kernels.schedules.LOW_PASS`: `python tests/benchmarks/fit_low_pass.py`.
 
 The composition should take singular values in [.05, .45] to 1 and those in [.55, 1] to 0 (cut-off tau = .5). L-BFGS-B
 on the mean squared error from many random starts around the classic quintic, the best refined on higher powers of the

@@ -29,10 +29,10 @@ import torch
 from torch import Tensor
 
 from rlspec.optim import SpectralOptimizer
-from rlspec.optim.gram import cuts, multiply_adds, restart_steps
-from rlspec.optim.newton_schulz import choose_method
-from rlspec.optim.schedules import high_pass_schedule, keller
-from rlspec.optim.updates import fast_bfloat16
+from rlspec.optim.engine.updates import fast_bfloat16
+from rlspec.optim.kernels.gram import cuts, multiply_adds, restart_steps
+from rlspec.optim.kernels.newton_schulz import choose_method
+from rlspec.optim.kernels.schedules import high_pass_schedule, keller
 
 # hidden size, query heads, key/value heads, head size, feed-forward size, layers; as in the models' config.json
 SIZES = {

@@ -16,12 +16,12 @@ import time
 
 import numpy as np
 
-from rlspec.actions import ACTION_SPACES
-from rlspec.deploy.interfaces import RobotState
-from rlspec.deploy.kinematics import HOME, forward
-from rlspec.deploy.limits import LIMITS
-from rlspec.deploy.safety import SafetyFilter, SafetySettings
-from rlspec.deploy.targets import Targets
+from rlspec.contract.actions import ACTION_SPACES
+from rlspec.deploy.arm.interfaces import RobotState
+from rlspec.deploy.arm.kinematics import HOME, forward
+from rlspec.deploy.arm.robot_limits import LIMITS
+from rlspec.deploy.arm.targets import Targets
+from rlspec.deploy.safety.filter import SafetyFilter, SafetySettings
 
 TIGHT = SafetySettings(workspace_low=[-0.3, -0.3, 0.3], workspace_high=[0.5, 0.3, 0.8], first_jump=10.0)
 

@@ -28,8 +28,8 @@ sys.path.insert(0, str(Path(__file__).parents[1] / "serving"))
 
 from openpi_messages import droid_observation  # noqa: E402
 
-from rlspec.deploy.client import PolicyClient  # noqa: E402
-from rlspec.wire import pack, unpack  # noqa: E402
+from rlspec.contract.wire import pack, unpack  # noqa: E402
+from rlspec.deploy.policy.client import PolicyClient  # noqa: E402
 
 TARGET_MS = 2.0
 SERVER, ECHO = "--serve", "--echo"

@@ -10,8 +10,8 @@ import numpy as np
 from rlspec_envs.franka.robots import ROBOTS
 from rlspec_envs.franka.scene import build_model
 
-from rlspec.deploy.interfaces import RobotState
-from rlspec.deploy.safety import SafetyFilter, SafetySettings, Verdict
+from rlspec.deploy.arm.interfaces import RobotState
+from rlspec.deploy.safety.filter import SafetyFilter, SafetySettings, Verdict
 
 MODELS = ("fr3", "fr3_pre_5_9", "fer")
 # Franka Control Interface documentation, "Limits for Franka Research 3" and "Limits for Panda"; franka_description.

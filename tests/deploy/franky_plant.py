@@ -11,7 +11,7 @@ import numpy as np
 import pinocchio
 from franky_sim.mujoco_simulator import MujocoSimulator
 
-from rlspec.deploy.laws import Impedance, Plant
+from rlspec.deploy.arm.laws import Impedance, Plant
 from rlspec.deploy.robots.franky_server import DAMPING, STIFFNESS
 
 HOME = np.array([0.0, 0.0, 0.0, -1.57, 0.0, 1.57, 0.785])

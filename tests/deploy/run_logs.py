@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from rlspec.deploy.interfaces import Command
+from rlspec.deploy.arm.interfaces import Command
 from rlspec.deploy.robots.mujoco import MujocoRobot
 from rlspec.deploy.robots.mujoco_expert import MujocoExpert
 

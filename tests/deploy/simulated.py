@@ -9,14 +9,14 @@ from typing import Any
 
 import numpy as np
 
+from rlspec.deploy.arm.interfaces import Frame
 from rlspec.deploy.build import agree, connect, make_dry_run
-from rlspec.deploy.client import Reply
-from rlspec.deploy.gate import Gate
-from rlspec.deploy.interfaces import Frame
 from rlspec.deploy.loop import Loop
 from rlspec.deploy.outcome import Outcome
+from rlspec.deploy.policy.client import Reply
 from rlspec.deploy.robots.dry_run import DryRunRobot
 from rlspec.deploy.run import assemble
+from rlspec.deploy.safety.gate import Gate
 from rlspec.deploy.settings import parse
 from rlspec.deploy.workers import Job
 from rlspec.errors import ServerError

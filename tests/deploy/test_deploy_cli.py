@@ -15,7 +15,7 @@ from typing import Any
 import pytest
 
 from rlspec.deploy.__main__ import USAGE, main
-from rlspec.deploy.policies import read_contract
+from rlspec.deploy.policy.sources import read_contract
 from rlspec.deploy.settings import list_robots, load_robot, parse, validate
 from rlspec.errors import ConfigError
 

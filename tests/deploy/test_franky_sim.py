@@ -24,13 +24,13 @@ pytest.importorskip("franky_sim")
 from franky_plant import HOME, SERVO, arm_gravity, arm_plant  # noqa: E402
 from simulated import SimClock  # noqa: E402
 
-from rlspec.deploy.interfaces import Command  # noqa: E402
-from rlspec.deploy.laws import LAWS, Impedance, hybrid_torque, predict  # noqa: E402
-from rlspec.deploy.limits import velocity_bounds  # noqa: E402
+from rlspec.deploy.arm.interfaces import Command  # noqa: E402
+from rlspec.deploy.arm.laws import LAWS, Impedance, hybrid_torque, predict  # noqa: E402
+from rlspec.deploy.arm.robot_limits import velocity_bounds  # noqa: E402
 from rlspec.deploy.robots.fci import driver_versions, server_version  # noqa: E402
 from rlspec.deploy.robots.franky import FrankyRobot, FrankySettings  # noqa: E402
 from rlspec.deploy.robots.franky_sim import FrankySimRobot, SimulatorProcess  # noqa: E402
-from rlspec.deploy.safety import SafetyFilter, SafetySettings  # noqa: E402
+from rlspec.deploy.safety.filter import SafetyFilter, SafetySettings  # noqa: E402
 from rlspec.errors import RobotError  # noqa: E402
 
 REST = 0.01  # rad/s
@@ -167,7 +167,7 @@ def test_a_command_expires_in_the_drivers_loop_while_python_is_stuck(simulator: 
 
 CLIENT = """
 import sys, time, numpy as np
-from rlspec.deploy.interfaces import Command
+from rlspec.deploy.arm.interfaces import Command
 from rlspec.deploy.robots.franky_sim import FrankySimRobot
 robot = FrankySimRobot(images="none", host=sys.argv[1])
 robot.connect(sys.argv[2], 15.0)

@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from rlspec.deploy.interfaces import Command as Sent
+from rlspec.deploy.arm.interfaces import Command as Sent
 from rlspec.deploy.robots.mujoco import MujocoRobot
 
 HOME = [0.0, -np.pi / 5, 0.0, -4 * np.pi / 5, 0.0, 3 * np.pi / 5, 0.0]

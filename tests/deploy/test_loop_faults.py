@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from simulated import PERIOD, Simulation, fresh_ticks, simulation
 
-from rlspec.deploy.interfaces import RobotState
+from rlspec.deploy.arm.interfaces import RobotState
 
 SOON = 0.3  # seconds from fault to standstill
 FAULT = 102.0  # moves since 100

@@ -11,14 +11,14 @@ import numpy as np
 import pytest
 from simulated import SimClock, Simulation, simulation
 
+from rlspec.deploy.arm.interfaces import Command, Frame
+from rlspec.deploy.arm.robot_limits import LIMITS
 from rlspec.deploy.clocks import MonotonicClock
-from rlspec.deploy.frames import FrameKeeper
-from rlspec.deploy.interfaces import Command, Frame
-from rlspec.deploy.limits import LIMITS
-from rlspec.deploy.observe import fit, match_cameras
-from rlspec.deploy.policies import HoldPolicy, WavePolicy
+from rlspec.deploy.log.frames import FrameKeeper
+from rlspec.deploy.policy.observe import fit, match_cameras
+from rlspec.deploy.policy.sources import HoldPolicy, WavePolicy
 from rlspec.deploy.robots.dry_run import HOME, DryRunRobot
-from rlspec.deploy.watchdog import Recoveries, Supervisor, WallWatch, Watchdog, WatchdogSettings, stalled_camera
+from rlspec.deploy.safety.watchdog import Recoveries, Supervisor, WallWatch, Watchdog, WatchdogSettings, stalled_camera
 from rlspec.deploy.workers import LockstepWorker, ThreadWorker
 from rlspec.errors import ConfigError, RobotError
 
@@ -179,8 +179,8 @@ def test_fit_agrees_with_pillow() -> None:
 
 @pytest.mark.parametrize("space", ["joint_position", "joint_velocity", "delta_eef", "cartesian_velocity"])
 def test_hold_holds(space: str) -> None:
-    from rlspec.deploy.interfaces import RobotState
-    from rlspec.deploy.targets import Targets
+    from rlspec.deploy.arm.interfaces import RobotState
+    from rlspec.deploy.arm.targets import Targets
 
     policy = HoldPolicy(space, 15.0)
     seen: dict[str, Any] = {"observation/joint_position": HOME, "observation/gripper_position": np.array([0.7])}

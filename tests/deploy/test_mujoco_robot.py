@@ -10,8 +10,8 @@ from concurrent.futures import ThreadPoolExecutor
 import numpy as np
 import pytest
 
-from rlspec.deploy.interfaces import Command
-from rlspec.deploy.limits import LIMITS
+from rlspec.deploy.arm.interfaces import Command
+from rlspec.deploy.arm.robot_limits import LIMITS
 from rlspec.deploy.robots import mujoco as module
 from rlspec.deploy.robots.mujoco import MujocoRobot
 from rlspec.deploy.robots.mujoco_expert import MujocoExpert

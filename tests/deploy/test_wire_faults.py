@@ -18,10 +18,10 @@ import pytest
 from simulated import ListLog, fresh_ticks
 
 from rlspec.deploy.build import agree, choose_law, connect, make_dry_run, open_policy
-from rlspec.deploy.gate import Gate
-from rlspec.deploy.local_server import LocalServer
 from rlspec.deploy.loop import Loop
+from rlspec.deploy.policy.local_server import LocalServer
 from rlspec.deploy.run import assemble
+from rlspec.deploy.safety.gate import Gate
 from rlspec.deploy.settings import parse
 from rlspec.errors import ServerError
 
@@ -231,7 +231,7 @@ def test_a_server_of_our_own_ends_with_us() -> None:
 
 def test_a_server_of_our_own_ends_when_we_are_killed() -> None:
     code = (
-        "import sys, time; from rlspec.deploy.local_server import LocalServer\n"
+        "import sys, time; from rlspec.deploy.policy.local_server import LocalServer\n"
         f"local = LocalServer('x', command=[sys.executable, '-c', {STUB!r}])\n"
         "print(local.pid, flush=True); time.sleep(600)"
     )

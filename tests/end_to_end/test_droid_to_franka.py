@@ -17,7 +17,7 @@ import pytest
 pytest.importorskip("franky")
 pytest.importorskip("franky_sim")
 
-from rlspec.deploy.limits import velocity_bounds  # noqa: E402
+from rlspec.deploy.arm.robot_limits import velocity_bounds  # noqa: E402
 from rlspec.deploy.robots.franky_sim import SimulatorProcess  # noqa: E402
 
 HOME = "0,-0.628,0,-2.513,0,1.885,0"  # DROID's reset pose
@@ -112,7 +112,7 @@ def test_a_policy_learnt_from_recordings_moves_a_franka_within_its_limits(
 
 
 def _limits(header: dict[str, Any]) -> Any:
-    from rlspec.deploy.limits import RobotLimits
+    from rlspec.deploy.arm.robot_limits import RobotLimits
 
     told = header["limits"]
     arrays = {name: np.array(told[name]) for name in ("low", "high", "velocity", "acceleration", "jerk", "envelope")}

@@ -9,8 +9,8 @@ import torch
 from torch import Tensor
 
 from rlspec.optim.composition import Pair, PairStage, Step
-from rlspec.optim.lora import LORA_MUON, LORA_PION
-from rlspec.optim.lora_adaptive import ADAPRE_LORA, LORA_RITE
+from rlspec.optim.stages.lora import LORA_MUON, LORA_PION
+from rlspec.optim.stages.lora_adaptive import ADAPRE_LORA, LORA_RITE
 
 RANK, IN, OUT, SCALING = 4, 24, 16, 2.0
 SETTINGS: dict[str, Any] = {

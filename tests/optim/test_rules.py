@@ -12,9 +12,9 @@ from torch import Tensor, nn
 from rlspec.errors import ConfigError
 from rlspec.optim import RULES
 from rlspec.optim.composition import Buffer, Rule, Step, ema, stage
-from rlspec.optim.filters import normalise, polar
 from rlspec.optim.rules import register
-from rlspec.optim.scale import step_scale
+from rlspec.optim.stages.filters import normalise, polar
+from rlspec.optim.stages.scale import step_scale
 
 
 @pytest.mark.parametrize("rule", ["muon", "pion"])

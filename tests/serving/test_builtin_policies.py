@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from serving_cases import SPEC
 
-from rlspec.actions import ACTION_SPACES
+from rlspec.contract.actions import ACTION_SPACES
 from rlspec.errors import ConfigError, DataError
 from rlspec.serving.builtin import HoldPolicy, ReplayPolicy, ZerosPolicy, load_actions
 from rlspec.serving.policy import Observation

@@ -15,11 +15,11 @@ from serving_cases import PATIENCE, SPEC, Echo, serving, state_message, wait_unt
 from websockets.exceptions import ConnectionClosed
 from websockets.sync.client import connect
 
-from rlspec.deploy.client import PolicyClient
+from rlspec.contract.wire import pack, unpack
+from rlspec.deploy.policy.client import PolicyClient
 from rlspec.errors import ServerError
 from rlspec.serving.batching import Batcher, Expired, Ticket
 from rlspec.serving.policy import Observation
-from rlspec.wire import pack, unpack
 
 
 def robot(url: str, timeout_s: float = PATIENCE) -> PolicyClient:

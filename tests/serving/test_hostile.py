@@ -19,9 +19,9 @@ from test_deadlines import drain, header, raw_session
 from websockets.exceptions import WebSocketException
 from websockets.sync.client import connect
 
-from rlspec.deploy.client import PolicyClient
+from rlspec.contract.wire import pack
+from rlspec.deploy.policy.client import PolicyClient
 from rlspec.errors import ServerError
-from rlspec.wire import pack
 
 ROBOTS = 8
 VALID = [pack(message) for message in openpi_messages.messages().values()] + [pack(state_message())]

@@ -11,11 +11,11 @@ import numpy as np
 import pytest
 from serving_cases import SPEC, state_message
 
+from rlspec.contract.wire import DELAY, PREFIX
 from rlspec.errors import ConfigError
 from rlspec.serving.lerobot_policy import LeRobotPolicy, Meaning, read_spec
 from rlspec.serving.observation import RequestError, read_observation
 from rlspec.serving.policy import Observation, openpi_metadata
-from rlspec.wire import DELAY, PREFIX
 
 MEANING = Meaning("tiny", "joint_velocity", 15.0, "droid_hybrid", {})
 

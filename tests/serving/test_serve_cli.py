@@ -19,7 +19,7 @@ import pytest
 from serving_cases import PATIENCE, state_message
 
 from rlspec.checkpoint import find_weights
-from rlspec.deploy.client import PolicyClient
+from rlspec.deploy.policy.client import PolicyClient
 from rlspec.errors import CheckpointError, ConfigError, ServerError
 from rlspec.serve import USAGE, build_policy, main, read_meaning, server_settings, split
 

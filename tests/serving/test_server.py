@@ -17,9 +17,9 @@ from serving_cases import CAMERAS, PATIENCE, SPEC, WITH_CAMERAS, Echo, serving, 
 from websockets.exceptions import ConnectionClosed, InvalidStatus
 from websockets.sync.client import connect
 
-from rlspec.deploy.client import PolicyClient
+from rlspec.contract.wire import pack, unpack
+from rlspec.deploy.policy.client import PolicyClient
 from rlspec.errors import ConfigError, ServerError
-from rlspec.wire import pack, unpack
 
 TOKEN = "correct horse"
 

@@ -14,7 +14,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from rlspec.wire import WireError, WireLimits, pack, unpack
+from rlspec.contract.wire import WireError, WireLimits, pack, unpack
 
 MESSAGES = openpi_messages.messages()
 ARRAY = {b"__ndarray__": True, b"data": b"\0" * 12, b"dtype": "<f4", b"shape": [3]}

@@ -25,7 +25,7 @@ class FrankaRlspecConfig(RobotConfig):
         host: Address of the arm's control unit.
         robot_model: fr3, fr3_pre_5_9 or fer: whose limits hold.
         action_space: joint_position (radians), joint_velocity (DROID's, unitless) or delta_eef (LIBERO's, unitless).
-        law: How targets become motion, of rlspec.actions.EXECUTION_LAWS; droid_hybrid by default, stiff_position in
+        law: How targets become motion, of contract.actions.EXECUTION_LAWS; droid_hybrid by default, stiff_position in
             MuJoCo.
         control_hz: Rate for which limits hold; commands that come faster wait. None: the action space's (15, 15, 20).
             Give LeRobot's --fps or --dataset.fps the same.

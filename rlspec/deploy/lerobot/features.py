@@ -7,9 +7,9 @@ from collections.abc import Mapping
 import numpy as np
 from numpy.typing import NDArray
 
-from rlspec.actions import ACTION_SPACES, DELTA_EEF_STEP, MAX_JOINT_STEP
-from rlspec.deploy.interfaces import RobotState
-from rlspec.deploy.kinematics import forward, rotation_vector
+from rlspec.contract.actions import ACTION_SPACES, DELTA_EEF_STEP, MAX_JOINT_STEP
+from rlspec.deploy.arm.interfaces import RobotState
+from rlspec.deploy.arm.kinematics import forward, rotation_vector
 from rlspec.errors import RobotError
 
 Array = NDArray[np.float64]
@@ -23,7 +23,7 @@ ACTION_KEYS: dict[str, tuple[str, ...]] = {
     "joint_velocity": (*(f"joint_{i}.vel" for i in range(1, 8)), GRIPPER),
     "delta_eef": (*(f"eef_{axis}.vel" for axis in ("x", "y", "z", "rx", "ry", "rz")), GRIPPER),
 }
-"""By action space; units are those of `rlspec.actions.ACTION_SPACES`."""
+"""By action space; units are those of `rlspec.contract.actions.ACTION_SPACES`."""
 
 
 def understand(space: str, action: Mapping[str, float]) -> tuple[str, Array]:

@@ -12,14 +12,14 @@ from lerobot.cameras import make_cameras_from_configs
 from lerobot.robots import Robot
 from lerobot.utils.decorators import check_if_already_connected, check_if_not_connected
 
-from rlspec.actions import ACTION_SPACES
-from rlspec.deploy.gripper import GripperDrive, GripperLane, GripperSettings
-from rlspec.deploy.interfaces import Robot as Backend
-from rlspec.deploy.interfaces import RobotState
+from rlspec.contract.actions import ACTION_SPACES
+from rlspec.deploy.arm.gripper import GripperDrive, GripperLane, GripperSettings
+from rlspec.deploy.arm.interfaces import Robot as Backend
+from rlspec.deploy.arm.interfaces import RobotState
+from rlspec.deploy.arm.targets import Target, Targets
 from rlspec.deploy.lerobot.config_franka_rlspec import FrankaRlspecConfig
 from rlspec.deploy.lerobot.features import ACTION_KEYS, POSITIONS, describe, understand
-from rlspec.deploy.safety import SafetyFilter, SafetySettings
-from rlspec.deploy.targets import Target, Targets
+from rlspec.deploy.safety.filter import SafetyFilter, SafetySettings
 from rlspec.deploy.workers import LockstepWorker, ThreadWorker
 from rlspec.errors import RobotError
 
@@ -136,7 +136,7 @@ class FrankaRlspec(Robot):
                 real_time=config.real_time,
             )
         if config.backend == "dry_run":
-            from rlspec.deploy.limits import LIMITS
+            from rlspec.deploy.arm.robot_limits import LIMITS
             from rlspec.deploy.robots.dry_run import DryRunRobot
 
             return DryRunRobot(LIMITS[config.robot_model], {name: (*size, 30.0) for name in shapes})

@@ -1,1 +1,1 @@
-"""Robots that the loop can drive, all by the interface of `rlspec.deploy.interfaces.Robot`."""
+"""Robots that the loop can drive, all by the interface of `rlspec.deploy.arm.interfaces.Robot`."""

@@ -9,7 +9,7 @@ from typing import Any, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from rlspec.deploy.interfaces import Clock, Frame
+from rlspec.deploy.arm.interfaces import Clock, Frame
 from rlspec.errors import ConfigError, RobotError
 
 Image = NDArray[np.uint8]

@@ -7,10 +7,10 @@ from collections.abc import Mapping
 
 import numpy as np
 
-from rlspec.actions import EXECUTION_LAWS
+from rlspec.contract.actions import EXECUTION_LAWS
+from rlspec.deploy.arm.interfaces import Array, Clock, Command, Frame, Mode, RobotState
+from rlspec.deploy.arm.robot_limits import RobotLimits
 from rlspec.deploy.clocks import MonotonicClock
-from rlspec.deploy.interfaces import Array, Clock, Command, Frame, Mode, RobotState
-from rlspec.deploy.limits import RobotLimits
 from rlspec.errors import RobotError
 
 HOME = np.array([0.0, -np.pi / 5, 0.0, -4 * np.pi / 5, 0.0, 3 * np.pi / 5, 0.0])

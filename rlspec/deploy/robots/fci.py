@@ -96,7 +96,7 @@ def driver_versions() -> tuple[str, int]:
 
 
 def check_model(wanted: str, version: int, host: str) -> None:
-    """Refuse where the robot's server belongs to another model than `wanted` (a key of rlspec.deploy.limits.LIMITS)."""
+    """Refuse where the robot's server belongs to another model than `wanted` (a key of robot_limits.LIMITS)."""
     found = "fer" if version <= _LAST_FER else "fr3"
     if (wanted == "fer") != (found == "fer"):
         names = {"fer": "robot=franka_panda", "fr3": "robot=franka_fr3"}

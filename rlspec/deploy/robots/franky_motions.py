@@ -13,9 +13,9 @@ from typing import Any
 
 import numpy as np
 
-from rlspec.deploy.interfaces import Command
-from rlspec.deploy.laws import LAWS, Impedance, JerkLimited
-from rlspec.deploy.limits import RobotLimits
+from rlspec.deploy.arm.interfaces import Command
+from rlspec.deploy.arm.laws import LAWS, Impedance, JerkLimited
+from rlspec.deploy.arm.robot_limits import RobotLimits
 
 LAWS_HERE = tuple(LAWS)
 SHORTEST = 0.02  # seconds; a command never expires sooner, or its own start would stop it

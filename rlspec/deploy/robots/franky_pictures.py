@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from rlspec.deploy.interfaces import Array
+from rlspec.deploy.arm.interfaces import Array
 from rlspec.deploy.robots.cameras import Image, Source
 from rlspec.errors import RobotError
 

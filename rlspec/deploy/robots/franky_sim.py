@@ -16,8 +16,8 @@ from pathlib import Path
 
 import numpy as np
 
-from rlspec.deploy.interfaces import Array
-from rlspec.deploy.limits import RobotLimits
+from rlspec.deploy.arm.interfaces import Array
+from rlspec.deploy.arm.robot_limits import RobotLimits
 from rlspec.deploy.robots.franky import FrankyRobot, FrankySettings
 from rlspec.deploy.robots.franky_pictures import PICTURES, source_openers
 from rlspec.errors import ConfigError, RobotError

@@ -12,8 +12,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from rlspec.deploy.interfaces import Clock, Command, Frame, Mode, RobotState
-from rlspec.deploy.limits import RobotLimits
+from rlspec.deploy.arm.interfaces import Clock, Command, Frame, Mode, RobotState
+from rlspec.deploy.arm.robot_limits import RobotLimits
 from rlspec.deploy.robots.mujoco_cameras import Cameras
 from rlspec.deploy.robots.mujoco_faults import Faults, Reflexes
 from rlspec.deploy.robots.mujoco_physics import LAWS_HERE, Brake, Drive, Imagination, Physics
@@ -153,7 +153,7 @@ class MujocoRobot:
 
     def _obeyed_limits(self) -> RobotLimits:
         """The model's table, narrowed to the joint ranges of the simulated arm."""
-        from rlspec.deploy.limits import LIMITS
+        from rlspec.deploy.arm.robot_limits import LIMITS
 
         table, arm = LIMITS[self.model], self._world.robot
         return replace(

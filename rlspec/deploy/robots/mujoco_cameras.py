@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from rlspec.deploy.interfaces import Frame
+from rlspec.deploy.arm.interfaces import Frame
 
 if TYPE_CHECKING:
     import mujoco

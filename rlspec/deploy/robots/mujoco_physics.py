@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from rlspec.deploy.laws import LAWS, Impedance, hybrid_torque
+from rlspec.deploy.arm.laws import LAWS, Impedance, hybrid_torque
 
 if TYPE_CHECKING:
     import mujoco

@@ -13,13 +13,13 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
-from rlspec.vla.data.recording import ACTION, EXECUTED, STATE, VIDEO, Episode
-from rlspec.vla.data.statistics import (
+from rlspec.vla.data.exact_statistics import (
     image_statistics,
     numeric_statistics,
     vector_statistics,
     write_statistics,
 )
+from rlspec.vla.data.recording import ACTION, EXECUTED, STATE, VIDEO, Episode
 
 IMAGES = "observation.images."
 _NAMES = {

@@ -230,7 +230,7 @@ def _check_film(path: Path, name: str, feature: Mapping[str, Any], fps: float, f
 
 
 def _check_statistics(root: Path, features: Mapping[str, Any]) -> None:
-    remedy = "repair them: python -c \"from rlspec.vla.data.statistics import repair_statistics as r; r('DIR')\""
+    remedy = "repair them: python -c \"from rlspec.vla.data.exact_statistics import repair_statistics as r; r('DIR')\""
     if not (root / STATS).is_file():
         raise DataError(f"{root / STATS}: missing; {remedy}")
     stored = read_json(root / STATS)

@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from rlspec.actions import ACTION_SPACES, MAX_JOINT_STEP
+from rlspec.contract.actions import ACTION_SPACES, MAX_JOINT_STEP
 from rlspec.vla.data.facts import ACTION, STATE, Stats
 
 Finding = tuple[bool, str]  # whether it stops the run, and the line

@@ -6,10 +6,10 @@ from the policy compares its data with it. Keys (null: not known):
     format              1
     model               LeRobot's type of the policy, for example rlspec_adapter
     step                optimizer step of the weights
-    action_space        key of rlspec.actions.ACTION_SPACES
+    action_space        key of rlspec.contract.actions.ACTION_SPACES
     action_names        names of an action's numbers, in order
     control_hz          actions per second
-    execution_law       key of rlspec.actions.EXECUTION_LAWS that the training data was recorded with
+    execution_law       key of rlspec.contract.actions.EXECUTION_LAWS that the training data was recorded with
     horizon             actions of a chunk
     n_action_steps      of these, how many are executed
     state_names         names of observation.state's numbers, in order
@@ -34,8 +34,8 @@ from typing import Any
 import numpy as np
 
 from rlspec import __version__
-from rlspec.actions import ACTION_SPACES
 from rlspec.checkpoint import write_json_atomically
+from rlspec.contract.actions import ACTION_SPACES
 from rlspec.errors import CheckpointError
 from rlspec.vla.data.files import RECORD
 

@@ -14,8 +14,8 @@ from lerobot.datasets.lerobot_dataset import LeRobotDataset
 from rlspec.config.paths import nearest
 from rlspec.config.vla_schema import Dataset
 from rlspec.errors import DataError
+from rlspec.vla.data.exact_statistics import numeric_statistics, statistics_fault
 from rlspec.vla.data.files import INFO, RECORD
-from rlspec.vla.data.statistics import numeric_statistics, statistics_fault
 
 log = logging.getLogger(__name__)
 

@@ -18,8 +18,8 @@ from concurrent.futures.process import BrokenProcessPool
 from pathlib import Path
 from typing import Any
 
-from rlspec.actions import ACTION_SPACES
 from rlspec.checkpoint import write_json_atomically
+from rlspec.contract.actions import ACTION_SPACES
 from rlspec.display import Display
 from rlspec.errors import DataError
 from rlspec.versions import library_versions

@@ -23,9 +23,9 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from rlspec.actions import ACTION_SPACES
 from rlspec.checkpoint import write_json_atomically
 from rlspec.config.vla_schema import Recordings
+from rlspec.contract.actions import ACTION_SPACES
 from rlspec.display import Display
 from rlspec.errors import ConfigError, DataError
 from rlspec.versions import library_versions

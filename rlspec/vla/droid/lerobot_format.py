@@ -12,7 +12,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from rlspec.actions import ACTION_SPACES
+from rlspec.contract.actions import ACTION_SPACES
 from rlspec.errors import DataError
 from rlspec.vla.data.files import INFO, RECORD, column_array, first_line, read_json
 from rlspec.vla.droid.episodes import ARM_SIZES, STATE_SIZES, Item, Numbers, Recording, Refused, needed_numbers

@@ -15,7 +15,7 @@ from functools import cached_property
 import numpy as np
 from numpy.typing import NDArray
 
-from rlspec.actions import DELTA_EEF_STEP, MAX_CARTESIAN_STEP, MAX_JOINT_STEP
+from rlspec.contract.actions import DELTA_EEF_STEP, MAX_CARTESIAN_STEP, MAX_JOINT_STEP
 from rlspec.vla.droid.episodes import Numbers, Recording
 from rlspec.vla.droid.filters import Range
 from rlspec.vla.droid.rotations import from_euler, from_vector, to_euler, to_vector
@@ -51,7 +51,7 @@ def cut_segment(recording: Recording, chosen: Range, action_space: str, rate: fl
     Args:
         recording: Checked for what the action space needs.
         chosen: First frame, and the one after the last.
-        action_space: Name of `rlspec.actions.ACTION_SPACES`.
+        action_space: Name of `rlspec.contract.actions.ACTION_SPACES`.
         rate: Frames per second of the result.
     """
     clock = _Clock(chosen, recording.rate, rate, len(recording))

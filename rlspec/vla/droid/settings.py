@@ -8,9 +8,9 @@ from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import Any
 
-from rlspec.actions import ACTION_SPACES, EXECUTION_LAWS
 from rlspec.config.arguments import split_setting
 from rlspec.config.paths import nearest
+from rlspec.contract.actions import ACTION_SPACES, EXECUTION_LAWS
 from rlspec.errors import ConfigError
 from rlspec.vla.droid.schema import CAMERAS, IMAGE_SHAPE
 

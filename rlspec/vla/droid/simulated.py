@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from rlspec.actions import MAX_CARTESIAN_STEP, MAX_JOINT_STEP
+from rlspec.contract.actions import MAX_CARTESIAN_STEP, MAX_JOINT_STEP
 from rlspec.errors import ConfigError, DataError
 from rlspec.vla.data.recording import Disturbance, Expert, disturb
 from rlspec.vla.droid.schema import CAMERAS

@@ -16,7 +16,7 @@ from rlspec.config.vla_schema import VlaRecipe
 from rlspec.errors import ConfigError, DataError
 from rlspec.vla.data.demonstrations import RECORD, demonstrations_root
 from rlspec.vla.data.episodes import load_episode_actions
-from rlspec.vla.data.statistics import read_columns
+from rlspec.vla.data.exact_statistics import read_columns
 from rlspec.vla.droid.prepared import recordings_root
 from rlspec.vla.evaluation.checks import Training
 from rlspec.vla.evaluation.episodes import EpisodePlan

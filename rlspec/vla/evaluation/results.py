@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from rlspec.checkpoint import write_json_atomically, write_text_atomically
-from rlspec.statistics import Interval, wilson_interval
+from rlspec.intervals import Interval, wilson_interval
 from rlspec.vla.evaluation.episodes import CRASHED, Episode
 
 EPISODES = "episodes.jsonl"

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from torch.autograd.graph import saved_tensors_hooks
 
 from rlspec.errors import ConfigError
-from rlspec.optim.symmetry import SymmetryMap
+from rlspec.optim.map.symmetry import SymmetryMap
 from rlspec.runtime.devices import GIB
 
 

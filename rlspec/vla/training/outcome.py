@@ -8,8 +8,8 @@ from typing import Any
 
 from rlspec.checkpoint import list_checkpoints, read_manifest, write_json_atomically
 from rlspec.config.vla_schema import VlaRecipe
+from rlspec.diagnostics.curves import plot_curves
 from rlspec.display import Display
-from rlspec.inspect.curves import plot_curves
 from rlspec.run_directory import SUMMARY, RunDirectory
 from rlspec.versions import library_versions
 from rlspec.vla.training.evaluations import SCORE

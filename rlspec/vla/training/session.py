@@ -14,7 +14,7 @@ from rlspec.config.optim import builder_settings, map_settings
 from rlspec.config.vla_schema import VlaRecipe
 from rlspec.display import Display
 from rlspec.optim import SpectralOptimizer, build_optimizer, symmetry_map
-from rlspec.optim.table import RENDERERS, render_text
+from rlspec.optim.map.render import RENDERERS, render_text
 from rlspec.run_directory import ResumePoint, RunDirectory
 from rlspec.runtime.devices import device_memory
 from rlspec.vla.training.augmentation import build_transform

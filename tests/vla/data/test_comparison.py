@@ -9,11 +9,11 @@ from typing import Any
 import numpy as np
 import pytest
 
-from rlspec.actions import ACTION_SPACES
+from rlspec.contract.actions import ACTION_SPACES
 from rlspec.errors import CheckpointError
 from rlspec.vla.data import comparison
+from rlspec.vla.data.exact_statistics import vector_statistics
 from rlspec.vla.data.facts import describe_policy, read_facts, statistics_hash, write_facts
-from rlspec.vla.data.statistics import vector_statistics
 
 STATE_NAMES = [*(f"joint{index}" for index in range(1, 8)), "gripper"]
 RNG = np.random.default_rng(0)

@@ -13,9 +13,7 @@ import pytest
 from numpy.typing import NDArray
 
 from rlspec.config.vla_schema import Dataset
-from rlspec.vla.data.opening import open_dataset
-from rlspec.vla.data.recording import count_values
-from rlspec.vla.data.statistics import (
+from rlspec.vla.data.exact_statistics import (
     exact_statistics,
     image_statistics,
     repair_statistics,
@@ -23,6 +21,8 @@ from rlspec.vla.data.statistics import (
     statistics_fault,
     vector_statistics,
 )
+from rlspec.vla.data.opening import open_dataset
+from rlspec.vla.data.recording import count_values
 
 LEVELS = {"q01": 0.01, "q10": 0.1, "q50": 0.5, "q90": 0.9, "q99": 0.99}
 

@@ -27,11 +27,11 @@ from droid_fixtures import (
 from PIL import Image
 from scipy.spatial.transform import Rotation
 
-from rlspec.actions import ACTION_SPACES
+from rlspec.contract.actions import ACTION_SPACES
 from rlspec.display import Display
 from rlspec.errors import DataError
 from rlspec.vla.data.checking import check_dataset
-from rlspec.vla.data.statistics import statistics_are_exact
+from rlspec.vla.data.exact_statistics import statistics_are_exact
 from rlspec.vla.droid.schema import RECORD_KEYS
 
 

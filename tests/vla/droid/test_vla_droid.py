@@ -14,8 +14,8 @@ from rlspec import evaluate, stats, train
 from rlspec.serve import build_policy
 from rlspec.serving.policy import Observation
 from rlspec.vla.data.checking import check_dataset
+from rlspec.vla.data.exact_statistics import numeric_statistics
 from rlspec.vla.data.facts import read_facts, statistics_hash
-from rlspec.vla.data.statistics import numeric_statistics
 from rlspec.vla.policies.smolvla.tiny import tiny_settings, write_tiny_vlm
 
 Output = pytest.CaptureFixture[str]

@@ -1,0 +1,1 @@
+"""Where actions come from, and which of them is due."""

@@ -1,0 +1,297 @@
+"""The robot's side of a policy server: one session, one request at a time, every wait bounded.
+
+Speaks to rlspec.serve and to openpi's own server. A session in which something went wrong is never used again: an
+answer that comes too late must not be taken for the answer to the next question.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import itertools
+import socket
+import ssl
+import time
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+from urllib.parse import urlsplit
+
+import numpy as np
+from numpy.typing import NDArray
+from websockets.exceptions import InvalidStatus, WebSocketException
+from websockets.sync.client import ClientConnection, connect
+
+from rlspec import __version__
+from rlspec.contract.actions import ACTION_SPACES
+from rlspec.contract.wire import WireError, WireLimits, pack, unpack
+from rlspec.deploy.arm.interfaces import Reply
+from rlspec.errors import ConfigError, ServerError
+
+REQUEST_ID = "rlspec/request_id"
+DEADLINE = "rlspec/deadline_ms"
+REPLY_LIMITS = WireLimits(max_bytes=4 * 2**20, max_elements=2**20)
+MAX_HORIZON = 1000
+_CLOSE_TIMEOUT = 1.0  # seconds for a polite goodbye
+
+
+class PolicyClient:
+    """A session with a policy server. One thread asks; any thread may close."""
+
+    def __init__(
+        self, url: str, token: str | None = None, ca_file: str | Path | None = None, timeout_s: float = 1.0
+    ) -> None:
+        """Remember where the server is; `connect` connects.
+
+        Args:
+            url: ws://HOST:PORT or wss://HOST:PORT; without a scheme: ws.
+            token: What the server was started with.
+            ca_file: Certificates (PEM) to trust instead of the system's.
+            timeout_s: Longest wait for an answer, and for each step of connecting.
+
+        Raises:
+            ConfigError: No such URL, or a file that cannot be read.
+        """
+        self.url = _checked_url(url)
+        self.timeout_s = timeout_s
+        self._token = token
+        self._ssl = _tls(self.url, ca_file)
+        self._connection: ClientConnection | None = None
+        self._metadata: dict[str, Any] | None = None
+        self._numbers = itertools.count(1)
+
+    @property
+    def connected(self) -> bool:
+        """Whether there is a session that can be asked."""
+        return self._connection is not None
+
+    @property
+    def metadata(self) -> dict[str, Any]:
+        """What the server said about itself at the handshake; ours is below "rlspec".
+
+        Raises:
+            ServerError: `connect` has not succeeded yet.
+        """
+        if self._metadata is None:
+            raise ServerError(f"{self.url}: not connected yet")
+        return self._metadata
+
+    def connect(self) -> dict[str, Any]:
+        """Open a session and return the server's metadata.
+
+        Raises:
+            ServerError: Nobody listens, the server refuses, or its first message is no metadata.
+        """
+        self.close()
+        connection = self._open()
+        try:
+            metadata = self._metadata_of(connection)
+            # Bounds every send as well: a server that hangs stops reading, and its buffers fill.
+            connection.socket.settimeout(self.timeout_s)
+        except OSError as error:
+            raise ServerError(f"{self.url}: the session was lost: {_line(error)}") from error
+        except BaseException:
+            _drop(connection)
+            raise
+        self._connection, self._metadata = connection, metadata
+        return metadata
+
+    def reconnect(self, attempts: int = 5, first_wait_s: float = 0.1, longest_wait_s: float = 2.0) -> dict[str, Any]:
+        """Connect anew, waiting twice as long after each failure.
+
+        Raises:
+            ServerError: The last attempt's, where all have failed, or the server now serves something else.
+        """
+        before, wait = self._metadata, first_wait_s
+        for attempt in range(1, attempts + 1):
+            try:
+                metadata = self.connect()
+                break
+            except ServerError:
+                if attempt == attempts:
+                    raise
+            time.sleep(wait)
+            wait = min(2 * wait, longest_wait_s)
+        if before is not None and metadata.get("rlspec") != before.get("rlspec"):
+            self.close()
+            raise ServerError(f"{self.url}: it serves another policy than before; start the deployment anew")
+        return metadata
+
+    def infer(self, observation: Mapping[str, Any]) -> Reply:
+        """Ask for actions.
+
+        Args:
+            observation: Keys of openpi's DROID client, or whatever the server's metadata asks for.
+
+        Raises:
+            ServerError: No answer in time, an error of the server, or an answer that is none; the session is over.
+        """
+        connection = self._connection
+        if connection is None:
+            raise ServerError(f"{self.url}: no session; call connect or reconnect")
+        number = next(self._numbers)
+        request = {**observation, REQUEST_ID: number, DEADLINE: 1000.0 * self.timeout_s}
+        start = time.monotonic()
+        try:
+            message = self._ask(connection, _packed(request), start)
+            return self._read_reply(message, number, 1000.0 * (time.monotonic() - start))
+        except BaseException:
+            self._connection = None
+            _drop(connection)
+            raise
+
+    def close(self) -> None:
+        """End the session. Idempotent, from any thread."""
+        connection, self._connection = self._connection, None
+        if connection is not None:
+            with contextlib.suppress(WebSocketException, OSError):
+                connection.close()
+
+    def __enter__(self) -> PolicyClient:
+        self.connect()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def _open(self) -> ClientConnection:
+        headers = {"Authorization": f"Bearer {self._token}"} if self._token else None
+        try:
+            # Entered by hand: the session outlives this function, and websockets 17 wants `connect` to be entered.
+            return connect(
+                self.url,
+                ssl=self._ssl,
+                compression=None,
+                additional_headers=headers,
+                user_agent_header=f"rlspec/{__version__}",
+                proxy=None,
+                open_timeout=self.timeout_s,
+                close_timeout=_CLOSE_TIMEOUT,
+                max_size=REPLY_LIMITS.max_bytes,
+            ).__enter__()
+        except InvalidStatus as error:
+            raise ServerError(f"{self.url}: {_refusal(error)}") from error
+        except (WebSocketException, OSError, EOFError) as error:
+            raise ServerError(f"{self.url}: cannot connect: {_line(error)}; is python -m rlspec.serve up?") from error
+
+    def _metadata_of(self, connection: ClientConnection) -> dict[str, Any]:
+        message = self._receive(connection, self.timeout_s)
+        metadata = self._decode(message)
+        if not isinstance(metadata, dict) or not all(isinstance(key, str) for key in metadata):
+            raise ServerError(f"{self.url}: its first message is no metadata; it is no policy server")
+        problem = _fault_of_section(metadata.get("rlspec"))
+        if problem:
+            raise ServerError(f"{self.url}: its metadata are wrong: {problem}")
+        return metadata
+
+    def _ask(self, connection: ClientConnection, packed: bytes, start: float) -> str | bytes:
+        with contextlib.suppress(TimeoutError):
+            self._receive(connection, 0.0, quiet=True)
+            raise ServerError(f"{self.url}: it sent something without being asked; the session is over")
+        try:
+            connection.send(packed)
+        except (WebSocketException, OSError) as error:
+            raise ServerError(f"{self.url}: cannot send: {_line(error)}") from error
+        return self._receive(connection, self.timeout_s - (time.monotonic() - start))
+
+    def _receive(self, connection: ClientConnection, timeout: float, *, quiet: bool = False) -> str | bytes:
+        try:
+            return connection.recv(timeout=max(0.0, timeout))
+        except TimeoutError as error:
+            if quiet:
+                raise
+            raise ServerError(f"{self.url}: no answer within {1000 * self.timeout_s:.0f} ms") from error
+        except (WebSocketException, OSError, EOFError) as error:
+            raise ServerError(f"{self.url}: the session was lost: {_line(error)}") from error
+
+    def _decode(self, message: str | bytes) -> Any:
+        if isinstance(message, str):
+            raise ServerError(f"{self.url}: the server says: {' '.join(message.split())[:400]}")
+        try:
+            return unpack(message, REPLY_LIMITS)
+        except WireError as error:
+            raise ServerError(f"{self.url}: its answer cannot be read: {error}") from error
+
+    def _read_reply(self, message: str | bytes, number: int, round_trip_ms: float) -> Reply:
+        content = self._decode(message)
+        reply = content if isinstance(content, dict) else {"actions": content}  # RoboArena's servers send the array
+        if reply.get(REQUEST_ID, number) != number:
+            raise ServerError(f"{self.url}: an answer to another request; the session is over")
+        actions = self._checked_actions(reply.get("actions"))
+        timing = reply.get("server_timing")
+        server_ms = timing.get("infer_ms") if isinstance(timing, dict) else None
+        return Reply(actions, float(server_ms) if isinstance(server_ms, int | float) else None, round_trip_ms)
+
+    def _checked_actions(self, actions: Any) -> NDArray[np.float64]:
+        if not isinstance(actions, np.ndarray) or actions.dtype.kind not in "fiu":
+            raise ServerError(f"{self.url}: its answer has no array of numbers named actions")
+        space = (self.metadata.get("rlspec") or {}).get("action_space")
+        width = ACTION_SPACES[space].size if space in ACTION_SPACES else None
+        shape = actions.shape
+        if len(shape) != 2 or not 1 <= shape[0] <= MAX_HORIZON or shape[1] != (width or shape[1]) or not shape[1]:
+            wanted = f"(horizon, {width or 'numbers'})"
+            raise ServerError(f"{self.url}: actions of shape {shape}; wanted {wanted}, horizon 1 to {MAX_HORIZON}")
+        values = np.asarray(actions, dtype=np.float64)
+        if not np.isfinite(values).all():
+            raise ServerError(f"{self.url}: actions with NaN or infinity")
+        return values
+
+
+def _packed(request: Mapping[str, Any]) -> bytes:
+    try:
+        return pack(dict(request))
+    except WireError as error:
+        raise ServerError(f"observation {error}") from error
+
+
+def _drop(connection: ClientConnection) -> None:
+    """End a session at once, without the closing handshake that a server that hangs would not answer."""
+    with contextlib.suppress(OSError):
+        connection.socket.shutdown(socket.SHUT_RDWR)
+
+
+def _checked_url(url: str) -> str:
+    full = url if "://" in url else f"ws://{url}"
+    try:
+        parts = urlsplit(full)
+        usable = parts.scheme in ("ws", "wss") and bool(parts.hostname) and (parts.port or 1) > 0
+    except ValueError:
+        usable = False
+    if not usable:
+        raise ConfigError(f"server={url}: no address of a policy server; write ws://HOST:PORT or wss://HOST:PORT")
+    return f"{parts.scheme}://{full.partition('://')[2]}"
+
+
+def _tls(url: str, ca_file: str | Path | None) -> ssl.SSLContext | None:
+    if not url.startswith("wss:"):
+        if ca_file is not None:
+            raise ConfigError(f"ca_file={ca_file}: has no effect without TLS; write wss:// instead of ws://")
+        return None
+    try:
+        return ssl.create_default_context(cafile=None if ca_file is None else str(ca_file))
+    except OSError as error:
+        raise ConfigError(f"ca_file={ca_file}: cannot be read as certificates: {_line(error)}") from error
+
+
+def _refusal(error: InvalidStatus) -> str:
+    response = error.response
+    body = " ".join((response.body or b"").decode("utf-8", "replace").split())[:200]
+    remedy = "; give its token" if response.status_code == 401 else ""
+    return f"refused with HTTP {response.status_code} {body}{remedy}".rstrip()
+
+
+def _fault_of_section(section: Any) -> str | None:
+    """What is wrong with our part of the metadata; None: nothing, or there is no such part."""
+    if section is None:
+        return None
+    if not isinstance(section, dict):
+        return "rlspec is no map"
+    if section.get("action_space") not in ACTION_SPACES:
+        return f"rlspec.action_space {section.get('action_space')!r} is unknown to this version"
+    rate = section.get("control_hz")
+    if isinstance(rate, bool) or not isinstance(rate, int | float) or not 0 < rate <= 1000:
+        return f"rlspec.control_hz {rate!r} is no rate"
+    return None
+
+
+def _line(error: BaseException) -> str:
+    return " ".join(str(error).split())[:200] or type(error).__name__

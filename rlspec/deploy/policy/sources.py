@@ -1,0 +1,197 @@
+"""Where actions come from: a server, a server that we start for a checkpoint, or something to test with."""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any, Protocol
+
+import numpy as np
+
+from rlspec.contract.actions import ACTION_SPACES, MAX_JOINT_STEP
+from rlspec.deploy.arm.interfaces import Array, Clock, Reply
+from rlspec.deploy.policy.observe import GRIPPER, JOINTS
+from rlspec.errors import ConfigError
+
+
+class Policy(Protocol):
+    """Answers observations with chunks of actions."""
+
+    metadata: dict[str, Any]
+
+    def infer(self, observation: Mapping[str, Any]) -> Reply:
+        """Actions (H, A) for an observation; may take its time.
+
+        Raises:
+            ServerError: There is no answer.
+        """
+        ...
+
+    def trouble(self, *, waiting: bool) -> str:
+        """Why no answer can be hoped for, in words; empty: it can. Returns at once.
+
+        Args:
+            waiting: Whether it was asked and has not answered.
+        """
+        ...
+
+    def hurry(self) -> None:
+        """The robot begins to move: from now on late answers are errors."""
+        ...
+
+    def close(self) -> None:
+        """Free what it holds; from any thread."""
+        ...
+
+
+@dataclass(frozen=True)
+class Contract:
+    """What a policy and a robot must agree on.
+
+    Attributes:
+        action_space: Key of `ACTION_SPACES`.
+        control_hz: Ticks per second.
+        law: By which the training data were carried out; "": the policy does not say.
+        horizon: Actions in a chunk; 0: the policy does not say.
+        n_action_steps: How many of them are meant to be carried out.
+        cameras: Key of the policy -> (height, width), or None: any size.
+        prompt_required: It wants an instruction.
+        takes_prefix: It guides a chunk by the committed actions (real-time chunking).
+    """
+
+    action_space: str
+    control_hz: float
+    law: str = ""
+    horizon: int = 0
+    n_action_steps: int = 8
+    cameras: dict[str, tuple[int, int] | None] = field(default_factory=dict)
+    prompt_required: bool = False
+    takes_prefix: bool = False
+
+
+OPENPI_CAMERAS: dict[str, tuple[int, int] | None] = {
+    "observation/exterior_image_1_left": (224, 224),
+    "observation/wrist_image_left": (224, 224),
+}
+"""What openpi's DROID client sends; for servers that do not say what they want."""
+
+
+def read_contract(metadata: Mapping[str, Any], where: str, *, action_space: str | None, rate: float | None) -> Contract:
+    """The contract of a policy, from its metadata and, for what they leave out, from the user.
+
+    Args:
+        metadata: The handshake.
+        where: Words for the policy, for messages.
+        action_space: What the user said.
+        rate: What the user said.
+
+    Raises:
+        ConfigError: They contradict each other, or nobody says it.
+    """
+    ours = metadata.get("rlspec") or {}
+    said = ours.get("action_space") or metadata.get("action_space")
+    if said is None and action_space is None:
+        raise ConfigError(f"{where} does not say what its actions mean: add action_space={'|'.join(ACTION_SPACES)}")
+    if said is not None and action_space not in (None, said):
+        raise ConfigError(f"action_space={action_space}: {where} acts in {said}; leave it out")
+    space = str(said or action_space)
+    trained = ours.get("control_hz")
+    if trained is not None and rate is not None and not math.isclose(trained, rate):
+        raise ConfigError(f"rate={rate:g}: {where} was trained at {trained:g} Hz; leave it out")
+    cameras = ours.get("cameras")
+    return Contract(
+        action_space=space,
+        control_hz=float(trained or rate or ACTION_SPACES[space].control_hz),
+        law=ours.get("execution_law") or "",
+        horizon=int(ours.get("horizon") or 0),
+        n_action_steps=int(ours.get("n_action_steps") or ours.get("horizon") or 8),
+        cameras=dict(OPENPI_CAMERAS) if cameras is None else {key: _size(size) for key, size in cameras.items()},
+        prompt_required=bool(ours.get("prompt_required")),
+        takes_prefix=bool(ours.get("takes_prefix")),
+    )
+
+
+def _size(size: Any) -> tuple[int, int] | None:
+    return None if not size else (int(size[0]), int(size[1]))
+
+
+class _Local:
+    """What policies without a server have in common."""
+
+    metadata: dict[str, Any]
+
+    def trouble(self, *, waiting: bool) -> str:
+        """Never."""
+        return ""
+
+    def hurry(self) -> None:
+        """They do."""
+
+    def close(self) -> None:
+        """Nothing to free."""
+
+
+def _metadata(model: str, action_space: str, control_hz: float, horizon: int, steps: int, law: str) -> dict[str, Any]:
+    ours = {
+        **{"action_space": action_space, "control_hz": control_hz, "execution_law": law, "horizon": horizon},
+        **{"n_action_steps": steps, "cameras": {}, "state": 8, "model": model, "prompt_required": False},
+    }
+    return {"rlspec": ours}
+
+
+class HoldPolicy(_Local):
+    """Asks the robot to stay where it is."""
+
+    def __init__(self, action_space: str, control_hz: float, horizon: int = 8, law: str = "") -> None:
+        if action_space == "cartesian_position":
+            raise ConfigError("policy=hold: it holds joints or speeds; take another action_space")
+        self._space, self._horizon = ACTION_SPACES[action_space], horizon
+        self.metadata = _metadata("hold", action_space, control_hz, horizon, horizon, law)
+
+    def infer(self, observation: Mapping[str, Any]) -> Reply:
+        """See `Policy`."""
+        opened, closed = self._space.gripper
+        action = np.zeros(self._space.size)
+        if self._space.name == "joint_position":
+            action[:7] = observation[JOINTS]
+        action[-1] = opened + float(observation[GRIPPER][0]) * (closed - opened)
+        return Reply(np.tile(action, (self._horizon, 1)), 0.0, 0.0)
+
+
+class WavePolicy(_Local):
+    """All joints swing slowly about where they are first seen: the `expert` of a robot without a task."""
+
+    def __init__(self, clock: Clock, action_space: str, control_hz: float, horizon: int = 16, law: str = "") -> None:
+        if action_space not in ("joint_position", "joint_velocity"):
+            raise ConfigError(f"policy=expert: here it moves joints, not {action_space}; take joint_position")
+        self._clock, self._space, self._rate, self._horizon = clock, action_space, control_hz, horizon
+        self._centre: Array | None = None
+        self._start = 0.0
+        self.metadata = _metadata("wave", action_space, control_hz, horizon, 8, law)
+
+    def infer(self, observation: Mapping[str, Any]) -> Reply:
+        """See `Policy`."""
+        now = self._clock.now()
+        if self._centre is None:
+            self._centre, self._start = np.array(observation[JOINTS], np.float64), now
+        times = now - self._start + np.arange(self._horizon + 1) / self._rate
+        wave = self._centre + 0.1 * (1 - np.cos(2 * np.pi * 0.2 * times))[:, None]
+        closed = (np.sin(2 * np.pi * 0.1 * times[:-1]) < -0.5).astype(float)[:, None]
+        joints = np.diff(wave, axis=0) / MAX_JOINT_STEP if self._space == "joint_velocity" else wave[1:]
+        return Reply(np.concatenate([joints, closed], 1), 0.0, 0.0)
+
+
+class Expert(_Local):
+    """The scripted expert of a simulated task."""
+
+    def __init__(self, expert: Any) -> None:
+        self._expert = expert
+        self.metadata = expert.metadata
+
+    def infer(self, observation: Mapping[str, Any]) -> Reply:
+        """See `Policy`."""
+        start = time.perf_counter()
+        actions = self._expert.infer(dict(observation))
+        return Reply(actions, None, 1000 * (time.perf_counter() - start))

@@ -1,0 +1,1 @@
+"""The optimizer that runs compositions, in the shape of torch's own."""

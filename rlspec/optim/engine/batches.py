@@ -1,0 +1,125 @@
+"""Which parameters go through a rule together, and the state with which they start."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any, Literal
+
+import torch
+from torch import Tensor
+
+from rlspec.optim.composition import Rule
+from rlspec.optim.engine.finite import Flag
+from rlspec.optim.engine.updates import HALF, Entry, Group, State, layout
+from rlspec.optim.kernels.layout import block_shape
+from rlspec.optim.rules import get_rule
+
+FUSED_DEVICES = ("cpu", "cuda")
+"""Types of devices on which AdamW's groups take torch's fused kernel."""
+
+
+def step_device(param: Tensor, group: Group) -> torch.device:
+    """Fused AdamW counts its steps on the device; all others where reading them is free."""
+    fused = not get_rule(group["rule"]).spectral and param.device.type in FUSED_DEVICES
+    return param.device if fused else torch.device("cpu")
+
+
+def initial_state(param: Tensor, group: Group, position: int) -> State:
+    """The state of a parameter before its first step; `position` in the group tells A from B in LoRA pairs."""
+    rule, dtype = get_rule(group["rule"]), torch.float64 if param.dtype == torch.float64 else torch.float32
+    state: State = {"step": torch.zeros((), dtype=torch.float32, device=step_device(param, group))}
+    if rule.spectral:
+        if rule.momentum is not None:
+            kept = torch.bfloat16 if group["state_dtype"] == "bfloat16" else dtype
+            state["momentum_buffer"] = torch.zeros_like(param, dtype=kept, memory_format=torch.preserve_format)
+        factor: Literal["", "a", "b"] = "" if rule.pair is None else ("b" if position % 2 else "a")
+        blocks, rows, cols = block_shape(param.shape, *layout(group))
+        for name, buffer in rule.buffers(rows, cols, group, factor).items():
+            state[name] = buffer.new(blocks, dtype, param.device)
+    else:
+        state["exp_avg"] = torch.zeros_like(param, dtype=dtype, memory_format=torch.preserve_format)
+        state["exp_avg_sq"] = torch.zeros_like(state["exp_avg"])
+    if param.dtype in HALF:
+        state["master"] = param.detach().to(torch.float32)
+    return state
+
+
+CPU_BATCH_BYTES = 1 << 25
+"""Larger batches of matrices gain nothing on a CPU and fall out of its cache: up to a fifth slower at 256 MiB."""
+
+
+def batches(
+    group: Group, first: int, flags: Sequence[Flag], states: Mapping[Tensor, State], workspace_bytes: int
+) -> Iterator[list[Entry]]:
+    """Entries of a group that can go together: equal shapes, dtype, device and age, within the workspace.
+
+    In a group of LoRA pairs the entries alternate between A and B, and a pair counts as one. Gradients are cast when
+    their batch comes, so that no more than one batch of them is copied at a time.
+
+    Args:
+        group: its parameters without a state get one.
+        first: position of its first parameter among all of the optimizer.
+        flags: of its parameters, see `Flag`.
+        states: of all parameters.
+        workspace_bytes: bound on the float32 values of a batch, of one parameter or pair at least.
+    """
+    rule, params = get_rule(group["rule"]), group["params"]
+    width = 1 if rule.pair is None else 2
+    alike: dict[Any, list[int]] = defaultdict(list)
+    for start in range(0, len(params), width):
+        unit = range(start, start + width)
+        if all(flags[position] is not None for position in unit):
+            for position in unit:
+                if not states[params[position]]:
+                    states[params[position]].update(initial_state(params[position], group, position))
+            alike[_kind([params[position] for position in unit], flags[start], states, rule)].append(start)
+    for starts in alike.values():
+        sizes = [4 * sum(param.numel() for param in params[start : start + width]) for start in starts]
+        cached = rule.spectral and params[starts[0]].device.type == "cpu"
+        for part in _within(starts, sizes, min(workspace_bytes, CPU_BATCH_BYTES) if cached else workspace_bytes):
+            entries = []
+            for start in part:
+                alive = None if flags[start] is True else _together(flags[start : start + width])
+                for position in range(start, start + width):
+                    entries.append(_entry(params[position], states, rule, first + position, alive))
+            yield entries
+
+
+def _kind(params: list[Tensor], flag: Flag, states: Mapping[Tensor, State], rule: Rule) -> Any:
+    """What parameters must share to be updated in one batch."""
+    where = params[0].dtype, params[0].device, flag is True
+    if not rule.spectral:
+        return where
+    return (*where, int(states[params[0]]["step"]), *(param.shape for param in params))
+
+
+def _within(starts: list[int], sizes: list[int], bound: int) -> Iterator[list[int]]:
+    """Cut a list so that the sizes of each part add up to the bound at most, or the part has one element."""
+    part, room = [starts[0]], bound - sizes[0]
+    for start, size in zip(starts[1:], sizes[1:], strict=True):
+        if room < size:
+            yield part
+            part, room = [], bound
+        part.append(start)
+        room -= size
+    yield part
+
+
+def _together(flags: Sequence[Flag]) -> Tensor | None:
+    """The flag of a parameter, or of a pair, which moves together or not at all; None: known to be finite."""
+    waiting = [flag for flag in flags if isinstance(flag, Tensor)]
+    if len(waiting) < 2:
+        return waiting[0] if waiting else None
+    return torch.stack(waiting).amin()
+
+
+def _entry(param: Tensor, states: Mapping[Tensor, State], rule: Rule, index: int, alive: Tensor | None) -> Entry:
+    state, gradient = states[param], param.grad
+    assert gradient is not None
+    target = state.get("master", param)
+    if gradient.dtype != target.dtype:
+        gradient = gradient.to(target.dtype)
+    if alive is not None and rule.spectral:  # AdamW's kernel is told to leave its whole batch alone
+        gradient = torch.where(alive > 0, gradient, 0.0)
+    return Entry(param, target, gradient, state, index, alive)

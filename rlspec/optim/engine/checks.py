@@ -1,0 +1,265 @@
+"""What a parameter group and a stored state must satisfy; every refusal names the offender and the remedy."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from numbers import Real
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from rlspec.errors import CheckpointError, ConfigError
+from rlspec.optim.composition import Rule
+from rlspec.optim.engine.updates import COMPUTE_DTYPES, Group, State
+from rlspec.optim.kernels.layout import check_layout
+from rlspec.optim.kernels.normalisers import NORMALISERS
+from rlspec.optim.rules import get_rule
+from rlspec.optim.stages.constraints import METHODS
+from rlspec.optim.stages.scale import nearest, step_scale
+
+WORDS = {
+    "normalise": NORMALISERS,
+    "compute_dtype": ("auto", *COMPUTE_DTYPES),
+    "state_dtype": ("float32", "bfloat16"),
+    "cap_method": METHODS,
+}
+"""Settings of a few words -> the words."""
+
+BOUNDS = ("gradient_clip", "update_clip", "spectral_cap")
+
+NUMBERS: dict[str, tuple[Callable[[float], bool], str]] = {
+    "lr": (lambda value: 0 <= value < math.inf, "a number of at least 0"),
+    "weight_decay": (lambda value: 0 <= value < math.inf, "a number of at least 0"),
+    "eps": (lambda value: 0 <= value < math.inf, "a number of at least 0"),
+    "momentum": (lambda value: 0 <= value < 1, "a number of at least 0 and below 1"),
+    "paper_scale": (lambda value: 0 < value < math.inf, "a positive number"),
+    "scaling": (lambda value: 0 < value < math.inf, "a positive number"),
+    "ns_steps": (lambda value: value >= 1 and value == int(value), "a whole number of at least 1"),
+    "num_heads": (lambda value: value >= 1 and value == int(value), "a whole number of at least 1"),
+}
+"""Setting -> which numbers it may be, and that in words."""
+
+FOREIGN = ("initial_lr", "max_lr", "min_lr", "base_momentum", "max_momentum", "swa_lr", "name", "param_names", "params")
+"""Keys of a parameter group that are torch's, or its schedulers'."""
+
+
+def named_parameters(group: Group) -> Iterator[tuple[str, Tensor]]:
+    """Pairs of a group, under made-up names where it has none."""
+    return ((parameter_name(group, position), param) for position, param in enumerate(group["params"]))
+
+
+def parameter_name(group: Group, position: int) -> str:
+    """Name of a parameter by its position in the group."""
+    names = group.get("param_names")
+    return names[position] if names else f"parameter {position} of role {group['role']}"
+
+
+def check_group(group: Group) -> None:
+    """Refuse a parameter group that cannot work.
+
+    Raises:
+        ConfigError: naming the setting or the parameter.
+    """
+    rule = get_rule(group["rule"])
+    _check_numbers(group)
+    for key, words in WORDS.items():
+        if group[key] not in words:
+            raise ConfigError(f"{key}={group[key]!r}; {nearest(str(group[key]), words)}")
+    _check_bounds(group, rule)
+    step_scale(group["adjust_lr"], 1, 1)
+    rule.check(group)
+    for name, param in named_parameters(group):
+        _check_parameter(name, param, group, rule)
+    if rule.pair is not None:
+        _check_pairs(group, rule)
+
+
+def _check_numbers(group: Group) -> None:
+    for key, (accepts, words) in NUMBERS.items():
+        if not _is_number(group[key]) or not accepts(float(group[key])):
+            raise ConfigError(f"role {group['role']}: {key}={group[key]!r} must be {words}")
+    betas = group["betas"]
+    pair = isinstance(betas, tuple | list) and len(betas) == 2
+    if not pair or not all(_is_number(beta) and 0 <= float(beta) < 1 for beta in betas):
+        raise ConfigError(f"role {group['role']}: betas={betas!r} must be two numbers of at least 0 and below 1")
+
+
+def _is_number(value: Any) -> bool:
+    if isinstance(value, Tensor):
+        return value.numel() == 1
+    return isinstance(value, Real) and not isinstance(value, bool)
+
+
+def check_keys(given: Group, defaults: Mapping[str, Any]) -> None:
+    """Refuse a key of a group, as the user gave it, that would be ignored.
+
+    Args:
+        given: the group before defaults fill it.
+        defaults: of the optimizer.
+
+    Raises:
+        ConfigError: naming the nearest keys.
+    """
+    rule = get_rule(given.get("rule", defaults["rule"]))
+    known = [*defaults, *rule.options, *FOREIGN]
+    for key in given:
+        if key not in known:
+            raise ConfigError(f"a group of rule {rule.name} has no key {key!r}; {nearest(key, known[: -len(FOREIGN)])}")
+
+
+def check_edited(group: Group, states: Mapping[Tensor, State], initial: Callable[[Tensor, Group, int], State]) -> None:
+    """Refuse settings that were written into a group after its state began.
+
+    Raises:
+        ConfigError: naming the setting, or a parameter and what its state lacks.
+    """
+    check_group(group)
+    for position, (name, param) in enumerate(named_parameters(group)):
+        if states.get(param):
+            problem = _misfit(states[param], initial(torch.empty_like(param, device="meta"), group, position))
+            if problem:
+                raise ConfigError(
+                    f"role {group['role']}: rule, split or options were changed to rule {group['rule']} after the "
+                    f"first step, and the state of {name} {problem}; make a new optimizer for them"
+                )
+
+
+def _check_bounds(group: Group, rule: Rule) -> None:
+    for key in BOUNDS:
+        if not group[key] >= 0:
+            raise ConfigError(f"role {group['role']}: {key}={group[key]} must not be negative; 0 means none")
+        if group[key] and rule.pair is not None:
+            raise ConfigError(
+                f"role {group['role']}: {key} does not apply to the LoRA pairs of rule {rule.name}; use 0"
+            )
+
+
+def _check_pairs(group: Group, rule: Rule) -> None:
+    """A pair rule needs A, B, A, B, ...: A (rank, in), B (out, rank)."""
+    names = list(named_parameters(group))
+    remedy = f"rule {rule.name} updates LoRA factors together: give the group A, B, A, B, ..."
+    if len(names) % 2:
+        raise ConfigError(f"role {group['role']}: {len(names)} parameters are no pairs; {remedy}")
+    for (name_a, a), (name_b, b) in zip(names[0::2], names[1::2], strict=True):
+        if a.ndim != 2 or b.ndim != 2 or a.shape[0] != b.shape[1] or a.dtype != b.dtype:
+            raise ConfigError(f"{name_a} {tuple(a.shape)} and {name_b} {tuple(b.shape)} are no LoRA pair; {remedy}")
+
+
+def check_options(options: Mapping[str, Any], groups: Iterable[Group], settings: Iterable[str]) -> None:
+    """Refuse an option that no rule of the groups has; `settings` are the optimizer's own, which may have been meant.
+
+    Raises:
+        ConfigError: naming the nearest options.
+    """
+    rules = {group["rule"] for group in groups}
+    allowed = sorted({name for rule in rules for name in get_rule(rule).options})
+    for name in options:
+        if name not in allowed:
+            words = nearest(name, [*allowed, *settings])
+            raise ConfigError(f"unknown option {name!r} for {', '.join(sorted(rules))}; {words}")
+
+
+def _check_parameter(name: str, param: Tensor, group: Group, rule: Rule) -> None:
+    if not param.is_floating_point():
+        raise ConfigError(f"{name}: dtype {param.dtype} is not supported; train real floating-point parameters")
+    check_unsharded([(name, param)])
+    if rule.spectral:
+        check_layout(param.shape, group["num_heads"], group["head_axis"], name, group["stacked"])
+
+
+SHARDED = {
+    "_fsdp_flattened": "FSDP1",  # on flat parameters, and on the original ones that are views of their shard
+    "full_tensor": "FSDP2",
+    "ds_id": "DeepSpeed ZeRO-3",
+}
+"""Attribute that a parameter has -> what has sharded it."""
+
+
+def check_unsharded(named: Iterable[tuple[str, Tensor]]) -> None:
+    """Refuse parameters of which this process has a part only.
+
+    Raises:
+        ConfigError: naming the parameter and what has sharded it.
+    """
+    for name, param in named:
+        kind = next((kind for attribute, kind in SHARDED.items() if hasattr(param, attribute)), None)
+        if kind is not None:
+            raise ConfigError(f"{name}: parameters sharded by {kind} are not supported; use DDP or one device")
+
+
+def check_stored(state_dict: dict[str, Any], own: list[Group], initial: Callable[[Tensor, Group, int], State]) -> None:
+    """Refuse a state that would replace a group's rule or split, or fail in a later step.
+
+    Args:
+        state_dict: as `Optimizer.state_dict` gives it.
+        own: the groups that would load it.
+        initial: the state of a parameter at the start, for names and shapes; called on the meta device.
+
+    Raises:
+        CheckpointError: naming the offender.
+    """
+    if not state_dict.keys() >= {"state", "param_groups"}:
+        raise CheckpointError("this is no state of an optimizer: it has no `state` and `param_groups`")
+    stored = state_dict["param_groups"]
+    if len(stored) != len(own):
+        raise CheckpointError(
+            f"the optimizer state has {len(stored)} parameter groups and not {len(own)}; use the model and the optim "
+            "settings of the checkpoint"
+        )
+    check_names(stored, own)
+    counts = [[len(group["params"]) for group in groups] for groups in (stored, own)]
+    if counts[0] != counts[1]:
+        raise CheckpointError(f"the optimizer state has groups of {counts[0]} parameters and not of {counts[1]}")
+    for number, (before, now) in enumerate(zip(stored, own, strict=True)):
+        for key in ("rule", "num_heads", "head_axis", "stacked"):
+            if before.get(key) != now[key]:
+                raise CheckpointError(
+                    f"the optimizer state does not fit group {number} ({now['role']}): {key} was {before.get(key)} and "
+                    f"is {now[key]}; use the optim settings of the checkpoint"
+                )
+        for position, (index, (name, param)) in enumerate(zip(before["params"], named_parameters(now), strict=True)):
+            if index in state_dict["state"]:
+                expected = initial(torch.empty_like(param, device="meta"), now, position)
+                problem = _misfit(state_dict["state"][index], expected)
+                if problem:
+                    raise CheckpointError(f"the optimizer state of {name}: {problem}; use the model of the checkpoint")
+
+
+def _misfit(state: State, expected: State) -> str:
+    """How a parameter's state differs from what it needs; "" if it does not."""
+    if state.keys() != expected.keys():
+        return f"has {', '.join(state) or 'nothing'} and needs {', '.join(expected)}"
+    for key, tensor in expected.items():
+        shape = tuple(torch.as_tensor(state[key]).shape)
+        if shape != tensor.shape:
+            return f"has {key} of shape {shape} and needs {tuple(tensor.shape)}"
+    return ""
+
+
+def check_names(stored: list[Group], own: list[Group]) -> None:
+    """Compare names group by group: state is matched by position, so an exchanged pair would go unnoticed.
+
+    Raises:
+        CheckpointError: naming the offenders.
+    """
+    if any("param_names" not in group for group in [*stored, *own]):
+        return
+    before = {name: index for index, group in enumerate(stored) for name in group["param_names"]}
+    now = {name: index for index, group in enumerate(own) for name in group["param_names"]}
+    problems = [f"{name} is not in the checkpoint" for name in now if name not in before]
+    problems += [f"{name} is not in the model" for name in before if name not in now]
+    problems += [
+        f"{name} was in group {before[name]} ({stored[before[name]].get('role')}) and is in group {now[name]}"
+        for name in now
+        if name in before and before[name] != now[name]
+    ]
+    if not problems and [group["param_names"] for group in stored] != [group["param_names"] for group in own]:
+        problems = ["the same parameters in another order"]
+    if problems:
+        more = f" and {len(problems) - 3} more" if len(problems) > 3 else ""
+        raise CheckpointError(
+            f"the optimizer state does not belong to these parameters: {'; '.join(problems[:3])}{more}; "
+            "use the model and the optim settings of the checkpoint"
+        )

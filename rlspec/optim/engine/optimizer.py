@@ -1,0 +1,402 @@
+"""One optimizer for every rule of the table, in the shape of torch's own optimizers."""
+
+from __future__ import annotations
+
+import inspect
+import warnings
+from collections import OrderedDict, defaultdict
+from collections.abc import Callable, Iterable
+from typing import TYPE_CHECKING, Any, Literal
+
+import torch
+from torch import Tensor
+from torch.optim.adamw import adamw
+from torch.utils.hooks import RemovableHandle
+
+from rlspec.errors import ConfigError
+from rlspec.optim.engine.batches import FUSED_DEVICES, batches, initial_state, step_device
+from rlspec.optim.engine.checks import (
+    Group,
+    check_edited,
+    check_group,
+    check_keys,
+    check_options,
+    check_stored,
+    named_parameters,
+    parameter_name,
+)
+from rlspec.optim.engine.finite import Flag, finite_on_device, finite_on_host
+from rlspec.optim.engine.telemetry import Recorder
+from rlspec.optim.engine.updates import Entry, apply_updates, composed_updates, layout, pair_updates
+from rlspec.optim.kernels.layout import merge_blocks, split_blocks
+from rlspec.optim.rules import get_rule
+from rlspec.optim.stages.constraints import constrain
+
+if TYPE_CHECKING:
+    from rlspec.optim.map.symmetry import SymmetryMap
+
+REPORT_UNUSED_AFTER = 10
+TelemetryCallback = Callable[[int, dict[str, dict[str, float]]], None]
+SCHEDULED = ("params", "param_names", "lr", "momentum", "betas", "weight_decay", "initial_lr", "max_lr", "min_lr")
+"""Keys of a group that may be others in every step."""
+
+
+class SpectralOptimizer(torch.optim.Optimizer):
+    """Runs the rules of `rlspec.optim.rules.RULES`, one per parameter group.
+
+    Every keyword is the default of a parameter-group entry of the same name. State is float32 (float64 for float64
+    parameters) whatever the parameter's dtype; bf16 and fp16 parameters get a float32 master copy in the state, which
+    is what moves. Weight decay is decoupled: `p *= 1 - lr * weight_decay` before the update. A parameter whose gradient
+    is None is skipped; so is one whose gradient has NaN or Inf, which is counted and warned about once. Gradients are
+    never mutated.
+
+    AdamW groups equal torch.optim.AdamW(fused=True) bit for bit. So does rule `muon` on whole matrices equal
+    torch.optim.Muon (`adjust_lr` original or match_rms_adamw), given `normalise="torch"` and
+    `compute_dtype="bfloat16"`, which is how torch computes; the defaults are more accurate, and faster.
+
+    On CUDA nothing in a step waits for the device: whether a gradient is finite is decided there, each matrix is masked
+    by its own flag, and AdamW's parameters of a batch are skipped together.
+
+    Args:
+        params: parameters, (name, parameter) pairs, or groups of them. Names are stored and checked on loading.
+        lr: learning rate.
+        rule: name in `RULES`.
+        role: under which name telemetry reports the group.
+        weight_decay: decoupled.
+        betas: of AdamW and of rules with Adam in them.
+        eps: likewise.
+        momentum: of spectral rules.
+        nesterov: of spectral rules.
+        ns_steps: Newton-Schulz iterations.
+        promotion_steps: Pion's k_p, 0 to ns_steps, or "auto".
+        adjust_lr: length of a spectral step, see `rlspec.optim.stages.scale.step_scale`.
+        paper_scale: s of adjust_lr "paper".
+        num_heads: blocks a matrix is cut into; 1 is the whole matrix.
+        head_axis: 0 cuts rows (q, k, v), 1 columns (o).
+        stacked: the first axis of a parameter with three or more axes counts matrices (experts).
+        scaling: of the LoRA pairs in a group with a pair rule, whose parameters are A, B, A, B, ...
+        normalise: name in `NORMALISERS`.
+        compute_dtype: of the iterations; "auto" is bfloat16 on CUDA and on CPUs with matrix units for it, else float32;
+            float64 for float64 parameters.
+        state_dtype: of momentum buffers: "float32", or "bfloat16" with stochastic rounding (half the memory).
+        gradient_clip: soft bound on the singular values of gradients before the momentum (SPECTRA); 0: none. This and
+            the next two act on spectral groups; around AdamW's updates use rule `spectra`.
+        update_clip: soft bound on those of updates, in units of lr (SPECTRA around any rule); 0: none.
+        spectral_cap: bound on the singular values of the weights themselves, after every step; 0: none.
+        cap_method: how, see `rlspec.optim.stages.constraints.constrain`; `hammer` bounds the largest one alone.
+        workspace_bytes: bound on the float32 values updated in one batch (at least one parameter); on a CPU batches of
+            matrices also end at `engine.batches.CPU_BATCH_BYTES`, to stay in its cache. A step's peak extra
+            memory is 4 to 9 times the largest batch for most rules, more where a stage keeps square matrices of the
+            long side (fismo), and once more for bf16 parameters, whose gradients are cast batch by batch.
+        telemetry_every: collect telemetry every so many steps, for `telemetry()` and the callbacks of
+            `register_telemetry_callback`; 0: only on request (`collect_telemetry = True`).
+        check_finite: look for NaN and Inf. It reads every gradient once more, a fifth of an AdamW step on a CPU; turn
+            it off where something else has looked already, such as a GradScaler or the norm of all gradients.
+        options: of the rules' stages, by name (`Rule.options`), for all groups whose rule has them.
+
+    Raises:
+        ConfigError: on a group that cannot work, naming the parameter.
+    """
+
+    collect_telemetry: bool
+    symmetry: SymmetryMap | None
+
+    def __init__(
+        self,
+        params: Iterable[Any],
+        lr: float = 1e-3,
+        *,
+        rule: str = "muon",
+        role: str = "all",
+        weight_decay: float = 0.0,
+        betas: tuple[float, float] = (0.9, 0.999),
+        eps: float = 1e-8,
+        momentum: float = 0.95,
+        nesterov: bool = False,
+        ns_steps: int = 5,
+        promotion_steps: float | Literal["auto"] = 0,
+        adjust_lr: str = "match_rms_adamw",
+        paper_scale: float = 5.0,
+        num_heads: int = 1,
+        head_axis: int = 0,
+        stacked: bool = False,
+        scaling: float = 1.0,
+        normalise: str = "frobenius",
+        compute_dtype: str = "auto",
+        state_dtype: str = "float32",
+        gradient_clip: float = 0.0,
+        update_clip: float = 0.0,
+        spectral_cap: float = 0.0,
+        cap_method: str = "hard",
+        workspace_bytes: int = 1 << 28,
+        telemetry_every: int = 0,
+        check_finite: bool = True,
+        **options: Any,
+    ) -> None:
+        defaults = {
+            "lr": lr, "rule": rule, "role": role, "weight_decay": weight_decay, "betas": betas, "eps": eps,
+            "momentum": momentum, "nesterov": nesterov, "ns_steps": ns_steps, "promotion_steps": promotion_steps,
+            "adjust_lr": adjust_lr, "paper_scale": paper_scale, "num_heads": num_heads, "head_axis": head_axis,
+            "stacked": stacked, "scaling": scaling, "normalise": normalise, "compute_dtype": compute_dtype,
+            "state_dtype": state_dtype, "gradient_clip": gradient_clip, "update_clip": update_clip,
+            "spectral_cap": spectral_cap, "cap_method": cap_method,
+        }  # fmt: skip
+        self._reset_transient_state()
+        self.workspace_bytes = workspace_bytes
+        self.telemetry_every = telemetry_every
+        self.check_finite = check_finite
+        if isinstance(params, torch.nn.Module):
+            raise ConfigError("params is a module; give model.named_parameters(), or the model to build_optimizer")
+        if workspace_bytes < 0 or telemetry_every < 0:
+            raise ConfigError(f"{workspace_bytes=}, {telemetry_every=}: must not be negative")
+        super().__init__(params, defaults | options)
+        check_options(options, self.param_groups, defaults)
+
+    def add_param_group(self, param_group: Group) -> None:
+        """Add a group; keys that it leaves out take the optimizer's defaults.
+
+        Raises:
+            ConfigError: if the group's settings are invalid or do not fit one of its parameters.
+        """
+        if isinstance(param_group, dict):
+            check_keys(param_group, self.defaults)
+        super().add_param_group(param_group)
+        try:
+            check_group(self.param_groups[-1])
+        except ConfigError:
+            self.param_groups.pop()
+            raise
+
+    @torch.no_grad()
+    def step(self, closure: Callable[[], float] | None = None) -> float | None:  # type: ignore[override]
+        """Update every parameter that has a gradient; returns the closure's loss."""
+        loss = None
+        if closure is not None:
+            with torch.enable_grad():
+                loss = closure()
+        self._steps += 1
+        self._check_edits()
+        asked = self.telemetry_every > 0 and self._steps % self.telemetry_every == 0
+        gating = {group["role"] for group in self.param_groups if get_rule(group["rule"]).spectral}
+        self._recorder.begin(asked or self.collect_telemetry, gating)
+        self.collect_telemetry = False
+        flags, first = self._alive(), 0
+        for group in self.param_groups:
+            size = len(group["params"])
+            if get_rule(group["rule"]).pair is not None:
+                self._report_half_pairs(group)
+            for entries in batches(group, first, flags[first : first + size], self.state, self.workspace_bytes):
+                self._update(group, entries)
+                entries.clear()  # its gradients may be copies, which the next batch should not meet in memory
+            first += size
+        collected = self._recorder.end()
+        for callback in list(self._telemetry_callbacks.values()) if collected else ():
+            callback(self._steps, self.telemetry())
+        if self._steps == REPORT_UNUSED_AFTER:
+            self._report_unused()
+        return loss
+
+    def register_telemetry_callback(self, callback: TelemetryCallback) -> RemovableHandle:
+        """Call `callback(step, numbers)` after every step of which telemetry was collected; `handle.remove()` ends it.
+
+        Steps are counted from 1 in this process; copies and unpickled optimizers start without callbacks.
+        """
+        handle = RemovableHandle(self._telemetry_callbacks)
+        self._telemetry_callbacks[handle.id] = callback
+        return handle
+
+    def telemetry(self) -> dict[str, dict[str, float]]:
+        """Numbers of the newest collected step, by role; the same for every rule.
+
+        `change_rms` is the root mean square of the weights' actual change and `update_rms` the same over lr (AdamW's is
+        about 0.2 to 1), `weight_rms` that of the weights; for matrices also the means over blocks of `stable_rank`
+        (of the momentum), `pass_energy` (directions that passed) and `gated_share`, the share of blocks with no update.
+        `skipped` counts all updates left out because of NaN or Inf.
+        """
+        return self._recorder.latest()
+
+    def inactive_spectral_groups(self, steps: int = 10) -> list[str]:
+        """Spectral roles in which no block passed its filter in the last `steps` steps (or that have no parameters).
+
+        Such a role is being trained by weight decay alone. Waits for the device; call it every few steps.
+        """
+        present: dict[str, int] = defaultdict(int)
+        for group in self.param_groups:
+            if get_rule(group["rule"]).spectral:
+                present[group["role"]] += len(group["params"])
+        idle = self._recorder.idle_steps()
+        return [role for role, count in present.items() if count == 0 or idle.get(role, 0) >= steps]
+
+    def without_updates(self) -> list[str]:
+        """Names of parameters that have had no usable gradient so far."""
+        return [
+            name for group in self.param_groups for name, param in named_parameters(group) if not self.state.get(param)
+        ]
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Load a state, keeping its float32 tensors whatever the parameters' dtype (torch would cast them).
+
+        Raises:
+            CheckpointError: if the stored names, rules, splits or shapes are not this optimizer's, naming the offender.
+        """
+        check_stored(state_dict, self.param_groups, initial_state)
+        super().load_state_dict(state_dict)
+        stored = [index for group in state_dict["param_groups"] for index in group["params"]]
+        params = [(param, group) for group in self.param_groups for param in group["params"]]
+        for index, (param, group) in zip(stored, params, strict=True):
+            for key, value in state_dict["state"].get(index, {}).items():
+                if isinstance(value, Tensor):
+                    device = step_device(param, group) if key == "step" else param.device
+                    if self.state[param][key].dtype != value.dtype or self.state[param][key].device != device:
+                        self.state[param][key] = value.detach().clone().to(device)
+
+    def __getstate__(self) -> dict[str, Any]:
+        kept = {name: getattr(self, name) for name in ("workspace_bytes", "telemetry_every", "check_finite")}
+        return super().__getstate__() | kept
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        if "_recorder" not in self.__dict__:  # a fresh copy or unpickled, not load_state_dict
+            self._reset_transient_state()
+        super().__setstate__(state)
+        for group in self.param_groups:  # states of earlier versions lack the newest settings
+            for key in SETTINGS:
+                group.setdefault(key, self.defaults[key])
+
+    def _reset_transient_state(self) -> None:
+        self._recorder = Recorder()
+        self._telemetry_callbacks: OrderedDict[int, TelemetryCallback] = OrderedDict()
+        self._steps = 0
+        self._warned_of_half = False
+        self._checked: dict[int, dict[str, Any]] = {}
+        self.collect_telemetry = False
+        self.symmetry = None
+
+    def _check_edits(self) -> None:
+        """Check groups in the first step, as frameworks may have sharded parameters in place, and edited ones.
+
+        What schedulers drive is theirs: as in torch, nobody looks at it again.
+        """
+        for number, group in enumerate(self.param_groups):
+            settings = {key: value for key, value in group.items() if key not in SCHEDULED}
+            if self._checked.get(number) != settings:
+                check_edited(group, self.state, initial_state)
+                self._checked[number] = settings
+
+    def _alive(self) -> list[Flag]:
+        """Of all parameters, group by group, whether they are updated in this step."""
+        params = [param for group in self.param_groups for param in group["params"]]
+        flags: list[Flag] = [None] * len(params)
+        gradients = {k: param.grad for k, param in enumerate(params) if param.grad is not None and param.numel()}
+        for position, gradient in gradients.items():
+            if gradient.is_sparse:
+                raise ConfigError(f"{self._label(position)[1]}: sparse gradients are not supported; use sparse=False")
+            flags[position] = True
+        if not self.check_finite:
+            return flags
+        waiting = [position for position in gradients if self._defers(params[position])]
+        masks = finite_on_device([gradients[position] for position in waiting])
+        for position, mask in zip(waiting, masks, strict=True):
+            flags[position] = mask
+        self._recorder.skip_later([self._label(position) for position in waiting], masks)
+        known = [position for position in gradients if flags[position] is True]
+        for position, finite in zip(known, finite_on_host([gradients[k] for k in known]), strict=True):
+            if not finite:
+                flags[position] = None
+                self._recorder.skip(*self._label(position))
+        return flags
+
+    def _defers(self, param: Tensor) -> bool:
+        """Whether asking for a value would make the host wait, and fused AdamW can be told on the device."""
+        return param.device.type == "cuda"
+
+    def _label(self, position: int) -> tuple[str, str]:
+        """Role and name of a parameter, by its position among all of the optimizer."""
+        for group in self.param_groups:
+            if position < len(group["params"]):
+                return group["role"], parameter_name(group, position)
+            position -= len(group["params"])
+        raise IndexError(position)
+
+    def _update(self, group: Group, entries: list[Entry]) -> None:
+        rule = get_rule(group["rule"])
+        targets, lr = [entry.target for entry in entries], float(group["lr"])
+        if not rule.spectral:
+            with self._recorder.measure(group["role"], lr, targets):
+                _adamw_step(group, entries)
+            self._recorder.elementwise(group["role"], [entry.state["exp_avg"] for entry in entries])
+        else:
+            if rule.pair is None:
+                result = composed_updates(group, rule, entries)
+            else:
+                entries = entries[0::2] + entries[1::2]
+                targets = [entry.target for entry in entries]
+                result = pair_updates(group, rule, entries[: len(entries) // 2], entries[len(entries) // 2 :])
+            self._recorder.blocks(group["role"], result.blocks, result.filtered, result.energy)
+            with self._recorder.measure(group["role"], lr, targets):
+                apply_updates(group, rule, entries, result)
+                if group["spectral_cap"]:
+                    _cap(group, targets)
+        copies = [entry for entry in entries if entry.target is not entry.param]
+        if copies:
+            torch._foreach_copy_([entry.param for entry in copies], [entry.target for entry in copies])
+
+    def _report_half_pairs(self, group: Group) -> None:
+        """Warn once where a LoRA factor stands still because its partner has no gradient."""
+        params = group["params"]
+        for position in range(0, len(params), 2):
+            missing = [param.grad is None for param in params[position : position + 2]]
+            if missing[0] != missing[1] and not self._warned_of_half:
+                self._warned_of_half = True
+                without = parameter_name(group, position + missing[1])
+                warnings.warn(
+                    f"{without} has no gradient, so that its partner is left unchanged too: rule {group['rule']} moves "
+                    "both factors of a LoRA layer or none; train both, or give them rule adamw",
+                    stacklevel=4,
+                )
+
+    def _report_unused(self) -> None:
+        unused = self.without_updates()
+        if unused:
+            warnings.warn(
+                f"{len(unused)} trainable parameters had no usable gradient in {REPORT_UNUSED_AFTER} steps "
+                f"({', '.join(unused[:3])}{', ...' if len(unused) > 3 else ''}): they take no part in the loss; "
+                "freeze them (requires_grad_(False)) or leave them be",
+                stacklevel=3,
+            )
+
+
+def _cap(group: Group, targets: list[Tensor]) -> None:
+    for target in targets:
+        blocks = split_blocks(target, *layout(group))
+        capped = constrain(blocks, group["spectral_cap"], group["cap_method"])
+        target.copy_(merge_blocks(capped, target.shape, group["head_axis"], group["stacked"]))
+
+
+def _adamw_step(group: Group, entries: list[Entry]) -> None:
+    flags = [entry.alive for entry in entries if entry.alive is not None]
+    fused = entries[0].param.device.type in FUSED_DEVICES
+    adamw(
+        [entry.target for entry in entries],
+        [entry.gradient for entry in entries],
+        [entry.state["exp_avg"] for entry in entries],
+        [entry.state["exp_avg_sq"] for entry in entries],
+        [],
+        [entry.state["step"] for entry in entries],
+        fused=fused,
+        found_inf=1.0 - torch.stack(flags).amin() if flags else None,
+        amsgrad=False,
+        beta1=group["betas"][0],
+        beta2=group["betas"][1],
+        lr=group["lr"],
+        weight_decay=group["weight_decay"],
+        eps=group["eps"],
+        maximize=False,
+    )
+
+
+SETTINGS = tuple(
+    name
+    for name in inspect.signature(SpectralOptimizer).parameters
+    if name not in ("params", "workspace_bytes", "telemetry_every", "check_finite", "options")
+)
+"""Keys that every parameter group has."""

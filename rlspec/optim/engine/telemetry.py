@@ -1,0 +1,173 @@
+"""What an optimizer step did, by role: how far weights moved, and how much of the momentum passed the filter.
+
+Numbers are computed only in steps for which they were asked; the one thing recorded in every step, without waiting for
+the device, is whether any block of a role passed.
+"""
+
+from __future__ import annotations
+
+import warnings
+from collections import defaultdict
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import torch
+from torch import Tensor
+
+from rlspec.optim.kernels.normalisers import frobenius, stable_rank
+from rlspec.optim.stages.filters import pass_energy
+
+GATED_ENERGY = 1e-4
+"""A block whose pass energy is below this gets no update: its norm is under 1% of one passing direction's."""
+
+LARGEST_MEASURED = 1 << 24
+"""Values of a matrix up to which the stable rank of an AdamW parameter is measured: embeddings would take seconds."""
+
+
+class Recorder:
+    """Accumulates a step's telemetry and the counts that outlive a step."""
+
+    def __init__(self) -> None:
+        self.collecting = False
+        self.skipped: dict[str, int] = defaultdict(int)
+        self._latest: dict[str, dict[str, float]] = {}
+        self._sums: dict[str, dict[str, float]] = {}
+        self._idle_steps: dict[str, Tensor] = {}
+        self._passed: dict[str, Tensor] = {}
+        self._warned = False
+        self._pending: list[tuple[list[tuple[str, str]], Tensor, torch.cuda.Event | None]] = []
+
+    def begin(self, collect: bool, spectral_roles: set[str]) -> None:
+        """Start a step. `spectral_roles` are those whose inactivity is watched."""
+        self._count_pending(wait=False)
+        self.collecting = collect
+        self._sums = defaultdict(lambda: defaultdict(float))
+        self._passed = {}
+        for role in spectral_roles - self._idle_steps.keys():
+            self._idle_steps[role] = torch.zeros((), dtype=torch.int64)
+
+    def end(self) -> bool:
+        """Close the step: count idle roles, publish what was collected, and say whether anything was."""
+        for role, idle in self._idle_steps.items():
+            passed = self._passed.get(role)
+            self._idle_steps[role] = idle + 1 if passed is None else torch.where(passed, 0, idle.to(passed.device) + 1)
+        if self.collecting:
+            self._latest = {role: self._summary(role, sums) for role, sums in self._sums.items()}
+        collected, self.collecting = self.collecting, False
+        return collected
+
+    def skip(self, role: str, name: str) -> None:
+        """Count a matrix that was left alone because its gradient is not finite; warn the first time."""
+        self.skipped[role] += 1
+        if not self._warned:
+            self._warned = True
+            warnings.warn(
+                f"the gradient of {name} has NaN or Inf: the parameter and its state were left unchanged in this step. "
+                "Further skips are counted in telemetry()[role]['skipped'] without a warning",
+                RuntimeWarning,
+                stacklevel=2,
+            )
+
+    def skip_later(self, known: list[tuple[str, str]], alive: list[Tensor]) -> None:
+        """Count what a device masked, once it has come over without anybody having waited for it.
+
+        Args:
+            known: role and name of each parameter.
+            alive: scalars on one device, 0.0 where the parameter was left alone.
+        """
+        if not alive:
+            return
+        flags = torch.stack([flag.to(alive[0].device) for flag in alive])
+        event = None
+        if flags.is_cuda:
+            flags = flags.to("cpu", non_blocking=True)
+            event = torch.cuda.Event()
+            event.record()
+        self._pending.append((known, flags, event))
+
+    def _count_pending(self, wait: bool) -> None:
+        while self._pending:
+            known, flags, event = self._pending[0]
+            if event is not None and wait:
+                event.synchronize()
+            if event is not None and not event.query():
+                return
+            self._pending.pop(0)
+            for (role, name), flag in zip(known, flags.tolist(), strict=True):
+                if not flag:
+                    self.skip(role, name)
+
+    @contextmanager
+    def measure(self, role: str, lr: float, targets: list[Tensor]) -> Iterator[None]:
+        """Compare the weights after the body with those before; copies them, so pass a bounded number."""
+        if not self.collecting:
+            yield
+            return
+        before = [target.clone() for target in targets]
+        yield
+        sums = self._sums[role]
+        for old, new in zip(before, targets, strict=True):
+            change = float((new - old).square().sum(dtype=torch.float64))
+            sums["change"] += change
+            sums["update"] += change / lr**2 if lr else 0.0
+            sums["weight"] += float(new.square().sum(dtype=torch.float64))
+            sums["values"] += new.numel()
+
+    def blocks(self, role: str, seen: Tensor, filtered: Tensor, energy: Tensor | None) -> None:
+        """Record what a rule did to a batch of blocks.
+
+        Args:
+            role: of their group.
+            seen: (batch, rows, cols), what the filter saw, or the momentum.
+            filtered: (batch, rows, cols), after all stages, without the scale.
+            energy: (batch,), directions that passed; None where no stage measured it.
+        """
+        if energy is not None:
+            passed = (energy > GATED_ENERGY).any()
+            known = self._passed.get(role)
+            self._passed[role] = passed if known is None else known | passed.to(known.device)
+        elif role not in self._passed:
+            self._passed[role] = torch.ones((), dtype=torch.bool)
+        if self.collecting and len(seen):
+            measured = pass_energy(filtered) if energy is None else energy
+            self._add_blocks(role, seen, measured)
+
+    def elementwise(self, role: str, momenta: list[Tensor]) -> None:
+        """Record the same of an elementwise rule, whose every matrix passes with as many directions as it has."""
+        for momentum in momenta if self.collecting else []:
+            if momentum.ndim > 1 and 0 < momentum.numel() <= LARGEST_MEASURED:
+                normalised = frobenius(momentum.reshape(1, momentum.shape[0], -1), momentum.dtype)
+                self._add_blocks(role, normalised, stable_rank(normalised))
+
+    def _add_blocks(self, role: str, seen: Tensor, energy: Tensor) -> None:
+        sums = self._sums[role]
+        sums["blocks"] += energy.numel()
+        sums["energy"] += float(energy.sum())
+        sums["gated"] += float((energy <= GATED_ENERGY).sum())
+        sums["stable_rank"] += float(stable_rank(frobenius(seen, torch.promote_types(seen.dtype, torch.float32))).sum())
+
+    def latest(self) -> dict[str, dict[str, float]]:
+        """The newest collected numbers by role, with the skip counts as they are now."""
+        self._count_pending(wait=True)
+        result = {role: {**numbers, "skipped": float(self.skipped[role])} for role, numbers in self._latest.items()}
+        for role, count in self.skipped.items():
+            result.setdefault(role, {"skipped": float(count)})
+        return result
+
+    def idle_steps(self) -> dict[str, int]:
+        """Steps in a row in which no block of a spectral role passed its filter, by role. Waits for the device."""
+        return {role: int(count) for role, count in self._idle_steps.items()}
+
+    @staticmethod
+    def _summary(role: str, sums: dict[str, float]) -> dict[str, float]:
+        values = max(sums["values"], 1.0)
+        summary = {
+            "update_rms": (sums["update"] / values) ** 0.5,
+            "change_rms": (sums["change"] / values) ** 0.5,
+            "weight_rms": (sums["weight"] / values) ** 0.5,
+        }
+        if sums["blocks"]:
+            summary["stable_rank"] = sums["stable_rank"] / sums["blocks"]
+            summary["pass_energy"] = sums["energy"] / sums["blocks"]
+            summary["gated_share"] = sums["gated"] / sums["blocks"]
+        return summary

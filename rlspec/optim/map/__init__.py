@@ -1,0 +1,1 @@
+"""From a model to the role, the symmetry group and the blocks of every parameter."""

@@ -1,0 +1,282 @@
+"""Which role a parameter plays, by its family, the modules around it and its name; never by its shape."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, replace
+from functools import cached_property
+from typing import Any
+
+from torch import Tensor, nn
+
+from rlspec.errors import ConfigError
+from rlspec.optim.kernels.layout import check_layout
+from rlspec.optim.map.families import ADAPTIVE_NORM, HEAD_NAMES, MODULES, Entry, Family, find_family, modality_of
+
+_WRAPPERS = re.compile(r"(?:^|\.)(?:_orig_mod|base_layer|modules_to_save\.[^.]+)(?=\.)")
+_LORA = re.compile(r"\.lora_(embedding_)?([AB])\.([^.]+)(?:\.weight)?$")
+_NAMED_ALONE = ("token", "position")  # roles of bare parameters, told by their names
+_NEAR = 4  # modules above a projection among which its attention is sought; adapters put two between
+
+
+@dataclass(frozen=True)
+class Claim:
+    """Role and layout of a parameter, before any rule is chosen.
+
+    Attributes:
+        role: what it does.
+        group: symmetry group, rows x columns.
+        num_heads: blocks that heads make of it.
+        head_axis: axis that is cut.
+        parts: blocks that it has even where heads are not cut.
+        stacked: whether the first axis counts matrices.
+        modality: part of the model.
+        partner: of a LoRA factor, the name of the other one.
+        scaling: of a LoRA factor's layer; None: unknown.
+        problem: why it cannot be cut into heads, if it cannot.
+    """
+
+    role: str
+    group: str
+    num_heads: int = 1
+    head_axis: int = 0
+    parts: int = 1
+    stacked: bool = False
+    modality: str = ""
+    partner: str | None = None
+    scaling: float | None = None
+    problem: ConfigError | None = None
+
+
+@dataclass
+class Owner:
+    """Where a parameter lives.
+
+    Attributes:
+        path: of its module, without what peft and torch.compile put into it.
+        ancestors: its module, the one around it, and so on.
+        is_output: whether the module is the model's output head.
+    """
+
+    path: str
+    ancestors: list[nn.Module]
+    is_output: bool = False
+
+    @property
+    def module(self) -> nn.Module:
+        """The one that holds the parameter."""
+        return self.ancestors[0]
+
+    @cached_property
+    def config(self) -> Any:
+        """The nearest with a `model_type`."""
+        configs = (getattr(module, "config", None) for module in self.ancestors)
+        return next((found for found in configs if isinstance(getattr(found, "model_type", None), str)), None)
+
+    @cached_property
+    def family(self) -> Family | None:
+        """That of the config."""
+        return find_family(getattr(self.config, "model_type", None))
+
+    def number(self, attribute: str, *, declared: bool = True) -> int | None:
+        """A number of heads or a size: from a family's config, or from the nearest module that has such a word."""
+        if declared:
+            found = getattr(self.config, attribute, None)
+            return found if isinstance(found, int) else None
+        words = list(HEAD_NAMES.get(attribute, (attribute,)))
+        if attribute == "num_key_value_heads":  # those of queries where a module has no others
+            words += HEAD_NAMES["num_attention_heads"]
+        near = self.ancestors[1:_NEAR]
+        numbers = (getattr(module, word, None) for word in words for module in near)
+        return next((number for number in numbers if isinstance(number, int)), None)
+
+
+def walk(model: nn.Module) -> Iterator[tuple[str, Tensor, Owner]]:
+    """Parameters once each, under their first names."""
+    modules = dict(model.named_modules())
+    heads = _output_heads(modules)
+    seen: set[Tensor] = set()
+    for path, module in modules.items():
+        for key, param in module.named_parameters(recurse=False):
+            if param in seen:
+                continue
+            seen.add(param)
+            parts = path.split(".") if path else []
+            ancestors = [modules[".".join(parts[:end])] for end in range(len(parts), -1, -1)]
+            yield (f"{path}.{key}" if path else key), param, Owner(_plain(path), ancestors, _plain(path) in heads)
+
+
+def _plain(name: str) -> str:
+    """A name without what peft and torch.compile put into it."""
+    return _WRAPPERS.sub("", f"{name}.").removesuffix(".").removeprefix(".")
+
+
+def _output_heads(modules: Mapping[str, nn.Module]) -> set[str]:
+    """Plain paths of what transformers' models say maps to the vocabulary."""
+    paths = {id(module): path for path, module in modules.items()}
+    getters = [getattr(module, "get_output_embeddings", None) for module in modules.values()]
+    found = [getter() for getter in getters if callable(getter)]
+    return {_plain(paths[id(head)]) for head in found if id(head) in paths}
+
+
+def claim(name: str, param: Tensor, owner: Owner, fallback: bool) -> Claim:
+    """Find a parameter's role; `fallback` accepts an unknown one because the user named its rule.
+
+    Raises:
+        ConfigError: naming the parameter, if nothing tells its role or its heads contradict it.
+    """
+    plain = _WRAPPERS.sub("", name).removeprefix(".")
+    lora = _LORA.search(plain)
+    if lora:
+        return _lora_claim(name, plain[: lora.start()], lora, param, owner)
+    entry = _entry(plain, param, owner)
+    modality = _modality(plain, entry, owner)
+    if entry is not None:
+        declared = Claim(entry.role, entry.symmetry, entry.parts, entry.head_axis, entry.parts, entry.stacked, modality)
+        return _with_heads(declared, name, param, entry, owner)
+    if owner.is_output and plain.endswith("weight") and param.ndim > 1:
+        return Claim("lm_head", "S_V, shift x O(d)", modality=modality_of(plain) or "language")
+    found = _claim_by_module(plain, param, owner)
+    if found is None and fallback:
+        found = Claim("other", "-")
+    if found is None:
+        known = {entry.role for entry in owner.family.entries} if owner.family else {"attention", "linear", "conv"}
+        raise ConfigError(
+            f"no role is known for the trainable parameter {name} of shape {tuple(param.shape)} in a "
+            f"{type(owner.module).__name__} (roles here: {', '.join(sorted(known))}); freeze it, name its rule: "
+            f"overrides=[{{pattern: {re.escape(name)}, rule: adamw}}], or declare it in its family"
+        )
+    return replace(found, modality=modality)
+
+
+def _modality(plain: str, entry: Entry | None, owner: Owner) -> str:
+    declared = entry.modality if entry is not None else ""
+    return declared or modality_of(plain) or (owner.family.modality if owner.family is not None else "")
+
+
+def _entry(plain: str, param: Tensor, owner: Owner) -> Entry | None:
+    """What the family says, or what common names say of modules without one."""
+    if param.ndim > 1 and ADAPTIVE_NORM.claims(plain):
+        return ADAPTIVE_NORM
+    for entry in owner.family.entries if owner.family is not None else ():
+        if entry.claims(plain):
+            return entry
+    if not _is_free(plain, owner):
+        return None
+    for entry in MODULES:
+        if entry.claims(plain) and _fits(entry, param, owner):
+            counted = all(owner.number(attribute, declared=False) for attribute in entry.head_counts)
+            return entry if counted else None
+    return None
+
+
+def _is_free(plain: str, owner: Owner) -> bool:
+    """Whether no family speaks for all matrices there; a head for actions may be put into any model."""
+    return owner.family is None or modality_of(plain) == "action"
+
+
+def _fits(entry: Entry, param: Tensor, owner: Owner) -> bool:
+    """Whether a common name can mean this: bare parameters for tokens, linear and convolution layers for the rest."""
+    if entry.role in _NAMED_ALONE:
+        return param.ndim > 1
+    kinds = (nn.modules.conv._ConvNd,) if entry.role == "conv.patch" else (nn.Linear,)
+    return isinstance(owner.module, (nn.Linear, *kinds)) and not isinstance(_at(owner, 1), nn.MultiheadAttention)
+
+
+def _at(owner: Owner, level: int) -> nn.Module | None:
+    return owner.ancestors[level] if len(owner.ancestors) > level else None
+
+
+def _with_heads(declared: Claim, name: str, param: Tensor, entry: Entry, owner: Owner) -> Claim:
+    """The claim with the number of heads from the config, or with the reason why that contradicts the parameter."""
+    if entry.heads is None:
+        return declared
+    try:
+        heads = _count_heads(name, param, entry, owner)
+    except ConfigError as error:
+        return replace(declared, problem=error)
+    return replace(declared, num_heads=heads)
+
+
+def _count_heads(name: str, param: Tensor, entry: Entry, owner: Owner) -> int:
+    declared = owner.family is not None and entry in owner.family.entries
+    counts = {attribute: owner.number(attribute, declared=declared) for attribute in entry.head_counts}
+    missing = [attribute for attribute, count in counts.items() if count is None]
+    if missing:
+        raise ConfigError(f"{name}: the model's config has no number {missing[0]}; override it with split: whole")
+    heads = sum(counts[attribute] or 0 for attribute in entry.head_counts)
+    said = ", ".join(f"{attribute}={count}" for attribute, count in counts.items())
+    check_layout(param.shape, heads, entry.head_axis, f"{name} ({said})", entry.stacked)
+    size, head_dim = (
+        param.shape[entry.stacked + entry.head_axis] // heads,
+        owner.number(entry.head_dim, declared=declared),
+    )
+    if head_dim is not None and head_dim != size:
+        raise ConfigError(
+            f"{name}: {said} makes heads of {size}, but the config's {entry.head_dim} is {head_dim}; correct the config"
+        )
+    return heads
+
+
+def _lora_claim(name: str, layer: str, lora: re.Match[str], param: Tensor, owner: Owner) -> Claim:
+    """Factor B (out, r) of q, k, v splits by rows and A (r, in) of o by columns, like the layer; the other is whole."""
+    embedding, factor, adapter = lora.groups()
+    adapted = _adapted(owner, adapter)
+    if hasattr(adapted, "parameter_name"):  # an adapter of a bare parameter, as of stacked experts
+        layer = f"{layer}.{adapted.parameter_name}"
+    entry = None if embedding else _lora_entry(layer, param, owner)
+    other = "B" if factor == "A" else "A"
+    start = name.rindex(f"lora_{embedding or ''}{factor}.")
+    role = entry.role if entry is not None else "embed" if embedding else "linear"
+    declared = Claim(
+        f"lora.{factor}.{role}",
+        "GL(r) with its partner",
+        modality=_modality(layer, entry, owner),
+        partner=name[:start] + name[start:].replace(f"{factor}.", f"{other}.", 1),
+        # One pair that holds the factors of many experts has a scaling for none.
+        scaling=adapted.scaling[adapter] if adapted is not None and getattr(adapted, "num_experts", 1) == 1 else None,
+    )
+    if entry is None or entry.stacked or (entry.head_axis == 0) != (factor == "B"):
+        return declared
+    declared = replace(declared, num_heads=entry.parts, head_axis=entry.head_axis, parts=entry.parts)
+    return _with_heads(declared, layer, param, entry, owner)
+
+
+def _lora_entry(layer: str, param: Tensor, owner: Owner) -> Entry | None:
+    return _entry(f"{layer}.weight", param, owner) or _entry(layer, param, owner)
+
+
+def _adapted(owner: Owner, adapter: str) -> Any:
+    """The layer that peft put around the adapted one, or None."""
+    scalings = ((module, getattr(module, "scaling", None)) for module in owner.ancestors)
+    return next((module for module, found in scalings if isinstance(found, Mapping) and adapter in found), None)
+
+
+def _claim_by_module(plain: str, param: Tensor, owner: Owner) -> Claim | None:
+    """Roles that the type of the module tells, in any family."""
+    key = plain.rpartition(".")[2]
+    module, kind, parent = owner.module, type(owner.module).__name__, _at(owner, 1)
+    if isinstance(module, nn.Embedding) and key == "weight":
+        return Claim("embed", "S_V x O(d)")
+    if "norm" in kind.lower() and param.ndim == 1:
+        return Claim("norm", "signs")
+    if key.endswith("bias") and param.ndim == 1:
+        return Claim("bias", "-")
+    if param.ndim <= 1:
+        return Claim("vector", "-")
+    if isinstance(module, nn.MultiheadAttention) and key == "in_proj_weight":
+        return Claim("attention.qkv", "S_heads, O(head) x O(d)", 3 * module.num_heads, 0, 3)
+    if isinstance(module, nn.MultiheadAttention) and key in ("q_proj_weight", "k_proj_weight", "v_proj_weight"):
+        return Claim(f"attention.{key[0]}", "O(head) x O(d)", module.num_heads, 0)
+    if isinstance(parent, nn.MultiheadAttention) and isinstance(module, nn.Linear) and key == "weight":
+        return Claim("attention.o", "O(d) x O(head)", parent.num_heads, 1)
+    if kind == "Conv1D" and key == "weight":  # of transformers' GPT-2
+        return Claim("transposed", "O(in) x O(out)")
+    if not _is_free(plain, owner):  # a known family says which other matrices it has
+        return None
+    if isinstance(module, nn.Linear) and key == "weight":
+        return Claim("linear", "O(out) x O(in)")
+    if isinstance(module, nn.modules.conv._ConvNd) and not module.transposed and key == "weight":
+        return Claim("conv", "O(out) x -", module.groups, 0, module.groups)
+    return None

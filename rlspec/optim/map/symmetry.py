@@ -1,0 +1,323 @@
+"""The symmetry map: which role every trainable parameter plays, which blocks it splits into, and which rule updates it.
+
+Roles come from the families, module types and `model.config`, never from shapes. Every trainable parameter is claimed
+exactly once, a tied one under its first name; frozen ones are listed apart.
+"""
+
+from __future__ import annotations
+
+import inspect
+import re
+import warnings
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from typing import Any, Literal
+
+import torch
+from torch import Tensor, nn
+
+from rlspec.errors import ConfigError
+from rlspec.optim.kernels.layout import block_shape, check_layout
+from rlspec.optim.map.claims import Claim, Owner, claim, walk
+from rlspec.optim.map.families import MODALITIES
+from rlspec.optim.map.overrides import (
+    SPLITS,
+    Override,
+    Roles,
+    check_knobs,
+    check_patterns,
+    parse_overrides,
+    parse_roles,
+)
+from rlspec.optim.rules import get_rule
+from rlspec.optim.stages.scale import nearest
+
+SPECTRAL_ROLES = ("attention", "mlp", "linear", "conv")
+"""Roles that follow the optimizer's rule; all others default to AdamW."""
+
+ROLE_RULES = {"mlp.router": "centered_left_polar"}
+"""Roles that get another rule than the optimizer's where that is spectral: adding one vector to every row of a router
+leaves its softmax as it is, which only centered rules respect."""
+
+_ATTENTION = re.compile(r"(?:^|\.)[^.]*att(?:n|ention)[^.]*\.")
+
+
+@dataclass(frozen=True)
+class ParameterSpec:
+    """What the optimizer needs to know of one parameter.
+
+    Attributes:
+        name: its first name in the model.
+        role: what it does, for example attention.q; LoRA factors are lora.A.<role of the layer>.
+        group: symmetry group, rows x columns.
+        rule: name in `RULES`.
+        shape: of the parameter.
+        num_heads: blocks that the matrix is cut into, 1: the whole matrix.
+        head_axis: axis that is cut, of one matrix where they are stacked.
+        dtype: of the parameter.
+        override: the user's settings for it, of its role and of the pattern that matched.
+        stacked: the first axis counts matrices.
+        parts: matrices fused into one, which `num_heads` counts even where heads are not cut.
+        modality: language, vision, connector or action; "" where nothing tells.
+        partner: of a LoRA factor, the name of the other factor of its layer.
+        scaling: of a LoRA factor's layer, as in W + scaling B A.
+        settings: the optimizer's, as `symmetry_map` was given them.
+    """
+
+    name: str
+    role: str
+    group: str
+    rule: str
+    shape: tuple[int, ...]
+    num_heads: int = 1
+    head_axis: int = 0
+    dtype: torch.dtype = torch.float32
+    override: Override | None = None
+    stacked: bool = False
+    parts: int = 1
+    modality: str = ""
+    partner: str | None = None
+    scaling: float = 1.0
+    settings: Mapping[str, Any] = field(default_factory=dict, repr=False, compare=False)
+
+    @property
+    def label(self) -> str:
+        """The role with its part of the model, as a key of `roles`; language goes without saying."""
+        return self.role if self.modality in ("", "language") else f"{self.modality}:{self.role}"
+
+    @property
+    def split(self) -> str:
+        """`whole`, or what is cut: stacked matrices, parts or heads, and the axis."""
+        words = [f"{self.shape[0]} stacked"] if self.stacked else []
+        if self.num_heads > 1:
+            kind = "parts" if self.num_heads == self.parts else "heads"
+            words.append(f"{self.num_heads} {kind} on {('rows', 'columns')[self.head_axis]}")
+        return ", ".join(words) or "whole"
+
+    @property
+    def decays(self) -> bool:
+        """Whether weight decay acts on it: not on vectors, positions and single tokens."""
+        return len(self.shape) > 1 and self.role not in ("position", "token")
+
+    @property
+    def numel(self) -> int:
+        """Number of values."""
+        return int(torch.Size(self.shape).numel())
+
+    @property
+    def matrices(self) -> int:
+        """Blocks that are updated as one matrix each; 0 for elementwise rules."""
+        return self._blocks[0] if get_rule(self.rule).spectral else 0
+
+    @property
+    def state_bytes(self) -> int:
+        """Bytes of optimizer state, master weights included; options that nobody set are at their defaults."""
+        rule = get_rule(self.rule)
+        settings = {key: value for key, value in rule.options.items() if value is not inspect.Parameter.empty}
+        settings |= self.settings
+        settings |= self.override.changes if self.override is not None else {}
+        factor: Literal["", "a", "b"] = ""
+        if rule.pair is not None:
+            factor = "a" if self.role.startswith("lora.A") else "b"
+        width = 8 if self.dtype == torch.float64 else 4
+        master = 4 * self.numel if self.dtype in (torch.bfloat16, torch.float16) else 0
+        rounded = rule.spectral and rule.momentum is not None and settings.get("state_dtype") == "bfloat16"
+        saved = (width - 2) * self.numel if rounded else 0
+        return width * rule.state_values(*self._blocks, settings, factor) - saved + master
+
+    @property
+    def _blocks(self) -> tuple[int, int, int]:
+        if len(self.shape) < 2:
+            return 1, 1, self.numel
+        return block_shape(self.shape, self.num_heads, self.head_axis, self.stacked)
+
+
+@dataclass(frozen=True)
+class SymmetryMap:
+    """Every trainable parameter of a model, claimed once, and the frozen ones as (name, values)."""
+
+    specs: tuple[ParameterSpec, ...]
+    frozen: tuple[tuple[str, int], ...] = ()
+
+    def __iter__(self) -> Iterator[ParameterSpec]:
+        return iter(self.specs)
+
+    def __len__(self) -> int:
+        return len(self.specs)
+
+    @property
+    def roles(self) -> tuple[str, ...]:
+        """Labels that occur, in the model's order."""
+        return tuple(dict.fromkeys(spec.label for spec in self.specs))
+
+
+def symmetry_map(
+    model: nn.Module,
+    *,
+    rule: str = "pion",
+    roles: str | Roles | None = None,
+    overrides: Sequence[Mapping[str, Any]] = (),
+    split: str = "heads",
+    settings: Mapping[str, Any] | None = None,
+) -> SymmetryMap:
+    """Assign a role, blocks and a rule to every trainable parameter.
+
+    Args:
+        model: any module; a transformers model (also inside peft's or a policy) brings its config, others go by module
+            types and common names.
+        rule: of the roles in `SPECTRAL_ROLES`; the others get AdamW, and `ROLE_RULES` their own.
+        roles: key -> rule, or a mapping with the keys of `Override` but `pattern`, over these defaults. A key is a role
+            or the beginning of one (`attention` stands for attention.q, attention.k, ...), a part of the model
+            (`vision`, `language`, `connector`, `action`: its roles in `SPECTRAL_ROLES`), or both: `action:attention`,
+            which wins over a role, which wins over a part. Or the name of a preset, such as "vla".
+        overrides: mappings with the keys of `Override`; the first whose pattern matches wins over roles.
+        split: "heads" cuts attention matrices into heads, "whole" only fused ones into their parts.
+        settings: the optimizer's other settings and options of rules, by which `state_bytes` counts.
+
+    Raises:
+        ConfigError: naming the parameter or word and the remedy.
+    """
+    get_rule(rule)
+    if split not in SPLITS:
+        raise ConfigError(f"split={split!r}; {nearest(split, SPLITS)}")
+    patterns = parse_overrides(overrides)
+    owners = list(walk(model))
+    trainable = [(name, param, owner) for name, param, owner in owners if param.requires_grad]
+    check_patterns(patterns, [name for name, _, _ in trainable])
+    found = [next((entry for entry in patterns if re.search(entry.pattern, name)), None) for name, _, _ in trainable]
+    named = [override is not None and override.rule is not None for override in found]
+    claims = [claim(*entry, fallback) for entry, fallback in zip(trainable, named, strict=True)]
+    said = parse_roles(roles, {each.modality for each in claims if each.role.partition(".")[0] in SPECTRAL_ROLES})
+    specs = [
+        replace(_spec(name, param, entry, rule, _said(entry, said, override), split), settings=settings or {})
+        for (name, param, _), entry, override in zip(trainable, claims, found, strict=True)
+    ]
+    _check_roles(said, claims)
+    _check_pairs(specs, claims)
+    _warn(specs, [owner for _, _, owner in trainable], rule, split)
+    return SymmetryMap(
+        tuple(specs), tuple((name, param.numel()) for name, param, _ in owners if not param.requires_grad)
+    )
+
+
+def _said(found: Claim, roles: Mapping[str, Override], override: Override | None) -> Override | None:
+    """The user's settings for a parameter: of roles from general to special, and of its pattern over them."""
+    said: Override | None = None
+    for key, settings in roles.items():
+        if _applies(key, found):
+            said = settings.over(said)
+    return override.over(said) if override is not None else said
+
+
+def _spec(name: str, param: Tensor, found: Claim, rule: str, said: Override | None, split: str) -> ParameterSpec:
+    chosen = _default_rule(found.role, rule)
+    if said is not None:
+        chosen, split = said.rule or chosen, said.split or split
+        check_knobs(said, get_rule(chosen), name)
+    heads, axis, stacked = 1, 0, False
+    if get_rule(chosen).spectral:
+        if found.role == "transposed":
+            raise ConfigError(
+                f"{name} is stored (in, out), for which rule {chosen} would take rows for columns; give it rule adamw, "
+                "or use nn.Linear"
+            )
+        stacked = found.stacked
+        if get_rule(chosen).pair is None:
+            heads, axis = _cut(found, split)
+        check_layout(param.shape, heads, axis, name, stacked)
+    scaling = 1.0 if found.scaling is None else found.scaling
+    return ParameterSpec(
+        name, found.role, found.group, chosen, tuple(param.shape), heads, axis, param.dtype, said,
+        stacked, found.parts, found.modality, found.partner, scaling,
+    )  # fmt: skip
+
+
+def _cut(found: Claim, split: str) -> tuple[int, int]:
+    """Number of blocks and their axis."""
+    if split == "heads" and found.problem is not None:
+        raise found.problem
+    heads = found.num_heads if split == "heads" else found.parts
+    return heads, found.head_axis if heads > 1 else 0
+
+
+def _default_rule(role: str, rule: str) -> str:
+    if get_rule(rule).pair is not None:
+        return rule if _within(role, "lora") else "adamw"
+    if role.partition(".")[0] not in SPECTRAL_ROLES:
+        return "adamw"
+    return ROLE_RULES.get(role, rule) if get_rule(rule).spectral else rule
+
+
+def _applies(key: str, found: Claim) -> bool:
+    """Whether a key of `roles` means this parameter."""
+    if key in MODALITIES:
+        return found.modality == key and found.role.partition(".")[0] in SPECTRAL_ROLES
+    modality, _, role = key.rpartition(":")
+    return modality in ("", found.modality) and _within(found.role, role)
+
+
+def _within(role: str, prefix: str) -> bool:
+    return role == prefix or role.startswith(f"{prefix}.")
+
+
+def _check_roles(roles: Mapping[str, Override], claims: Sequence[Claim]) -> None:
+    """Refuse a key that means nothing here."""
+    for key in roles:
+        if not any(_applies(key, found) for found in claims):
+            known = {(found.modality, prefix) for found in claims for prefix in _prefixes(found.role)}
+            words = {
+                f"{modality}:{role}" if ":" in key else role for modality, role in known if modality or ":" not in key
+            }
+            words |= {found.modality for found in claims if ":" not in key} - {""}
+            raise ConfigError(f"roles: no trainable parameter has role {key!r}; {nearest(key, sorted(words))}")
+
+
+def _prefixes(role: str) -> set[str]:
+    return {".".join(role.split(".")[:end]) for end in range(1, role.count(".") + 2)}
+
+
+def _check_pairs(specs: Sequence[ParameterSpec], claims: Sequence[Claim]) -> None:
+    """Rules of LoRA pairs need both factors of a layer with the same settings, and its scaling."""
+    by_name = {spec.name: spec for spec in specs}
+    for spec, found in zip(specs, claims, strict=True):
+        if get_rule(spec.rule).pair is None:
+            continue
+        start = f"{spec.name}: rule {spec.rule} "
+        if spec.partner is None:
+            raise ConfigError(
+                f"{start}updates both factors of a LoRA layer, and this is none; give the rule to role lora only"
+            )
+        partner = by_name.get(spec.partner)
+        if partner is None or partner.rule != spec.rule:
+            other = "frozen or missing" if partner is None else f"of rule {partner.rule}"
+            raise ConfigError(f"{start}updates it together with {spec.partner}, which is {other}; give both the same")
+        if _settings(spec) != _settings(partner):
+            raise ConfigError(f"{start}updates it together with {spec.partner}, which has other settings; give both "
+                              "the same, with a pattern or role that means both")  # fmt: skip
+        if found.scaling is None:
+            raise ConfigError(
+                f"{start}needs the scaling of its layer, which has none for a single pair; give it rule adamw"
+            )
+
+
+def _settings(spec: ParameterSpec) -> Any:
+    return None if spec.override is None else (spec.override.lr_scale, spec.override.changes)
+
+
+def _warn(specs: Sequence[ParameterSpec], owners: Sequence[Owner], rule: str, split: str) -> None:
+    """Say where a matrix is not treated as it could be, once for each kind."""
+    unknown = {
+        f"model_type {owner.config.model_type}" if owner.config is not None else type(owner.ancestors[1]).__name__
+        for spec, owner in zip(specs, owners, strict=True)
+        if spec.role == "linear" and spec.matrices and owner.family is None and _ATTENTION.search(spec.name)
+        if ((spec.override and spec.override.split) or split) == "heads"
+    }
+    for kind in sorted(unknown):
+        warnings.warn(
+            f"no head layout is known for {kind}: its attention is not split per head; add a family with "
+            "rlspec.optim.map.families.register_family, or name its rules by optim.roles",
+            stacklevel=1,  # one place, so that Python shows it once however many maps are made
+        )
+    stored = sum(spec.role == "transposed" for spec in specs)
+    if stored and get_rule(rule).spectral:
+        warnings.warn(f"{stored} matrices are stored (in, out), as Conv1D does, and get adamw", stacklevel=1)

@@ -1,0 +1,69 @@
+"""The gripper's lane: hysteresis, patience, and a hand that does not answer."""
+
+from __future__ import annotations
+
+from concurrent.futures import Future
+from typing import Any
+
+from rlspec.deploy.arm.gripper import GripperDrive, GripperLane, GripperSettings
+from rlspec.errors import RobotError
+
+
+def decisions(wanted: list[float], settings: GripperSettings, period: float = 0.1) -> list[float | None]:
+    lane = GripperLane(settings)
+    lane.reset(0.0)
+    return [lane.decide(value, index * period) for index, value in enumerate(wanted)]
+
+
+def test_noise_about_the_middle_moves_nothing() -> None:
+    assert decisions([0.45, 0.55, 0.41, 0.59] * 5, GripperSettings()) == [None] * 20
+
+
+def test_opens_and_closes_fully() -> None:
+    settings = GripperSettings(dwell=0.0)
+    assert decisions([0.3, 0.7, 0.5, 0.7, 0.3, 0.5], settings) == [None, 1.0, None, None, 0.0, None]
+
+
+def test_keeps_its_mind_for_a_while() -> None:
+    found = decisions([1.0, 0.0, 0.0, 0.0, 0.0, 0.0], GripperSettings(dwell=0.35))
+    assert found == [1.0, None, None, None, 0.0, None]
+
+
+def test_closure_itself_with_a_rate() -> None:
+    settings = GripperSettings(binary=False, interval=0.25, deadband=0.05)
+    found = decisions([0.04, 0.1, 0.2, 0.3, 0.4, 1.7], settings)
+    assert found == [None, 0.1, None, None, 0.4, None]
+    assert decisions([0.0, 0.0, 0.0, 0.0, 7.0], settings)[-1] == 1.0
+
+
+class Hand:
+    """Answers when told to."""
+
+    def __init__(self) -> None:
+        self.asked: list[float] = []
+        self.job: Future[Any] = Future()
+
+    def submit(self, work: Any) -> Future[Any]:
+        work()
+        self.job = Future()
+        return self.job
+
+    def close(self) -> None:
+        pass
+
+
+def test_a_busy_hand_gets_no_second_command_and_then_the_newest() -> None:
+    hand = Hand()
+    lane = GripperLane(GripperSettings(dwell=0.0, timeout=1.0))
+    lane.reset(0.0)
+    drive = GripperDrive(lane, hand.asked.append, hand)
+    assert drive.drive(1.0, 0.0) == 1.0
+    assert drive.drive(0.0, 0.5) is None
+    assert drive.problem(0.9) == ""
+    assert "not taken its command for 1.1 s" in drive.problem(1.1)
+    hand.job.set_result(None)
+    assert drive.problem(1.2) == ""
+    assert drive.drive(0.0, 1.3) == 0.0
+    assert hand.asked == [1.0, 0.0]
+    hand.job.set_exception(RobotError("no hand"))
+    assert drive.problem(1.4) == "gripper: no hand"
