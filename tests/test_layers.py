@@ -136,6 +136,18 @@ def test_the_optimizer_needs_nothing_but_torch() -> None:
             assert not foreign, f"{module} imports {foreign}"
 
 
+def test_the_contract_stands_on_the_ground_and_needs_the_base_install_alone() -> None:
+    for module in MODULES:
+        if module.startswith("rlspec.contract"):
+            foreign = {
+                each.target
+                for each in imports_of(module)
+                if each.target.split(".")[0] not in sys.stdlib_module_names | {"numpy", "msgpack", "PIL"}
+                and not each.target.startswith(("rlspec.contract", "rlspec.errors"))
+            }
+            assert not foreign, f"{module} imports {foreign}"
+
+
 def test_rlvr_and_vla_do_not_know_each_other() -> None:
     for module in MODULES:
         for one, other in (("rlspec.rlvr", "rlspec.vla"), ("rlspec.vla", "rlspec.rlvr")):

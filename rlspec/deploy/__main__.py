@@ -33,7 +33,7 @@ usage: python -m rlspec.deploy robot=NAME (server=ws://HOST:PORT | checkpoint=DI
   yes=true            real robots: do not ask
   estop_file=FILE     default OUT/ESTOP
   realtime=false      no SCHED_FIFO for the loop (default: where the system permits it; true: say so where it does not)
-  frames=true         keep the policy's pictures beside the log (needs Pillow)
+  frames=true         keep the policy's pictures beside the log
   safety.KEY          joint_margin, workspace_low, workspace_high, velocity_share, acceleration_share, max_step, ...
   watchdog.KEY        stop_after, give_up, camera, heartbeat, late, recoveries, window
   gripper.KEY         binary, close_above, open_below, dwell, interval, deadband, timeout

@@ -10,8 +10,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from rlspec.contract.actions import ACTION_SPACES
+from rlspec.contract.pictures import resize_with_pad
 from rlspec.errors import ConfigError
-from rlspec.serving.pictures import resize_with_pad
 from rlspec.serving.policy import ACTION, IMAGES, STATE, Observation, PolicySpec
 
 _EMPTY_CAMERA = "empty_camera"  # pictures that a policy makes up itself

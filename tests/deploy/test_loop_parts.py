@@ -15,7 +15,7 @@ from rlspec.deploy.arm.interfaces import Command, Frame
 from rlspec.deploy.arm.robot_limits import LIMITS
 from rlspec.deploy.clocks import MonotonicClock
 from rlspec.deploy.log.frames import FrameKeeper
-from rlspec.deploy.policy.observe import fit, match_cameras
+from rlspec.deploy.policy.observe import match_cameras
 from rlspec.deploy.policy.sources import HoldPolicy, WavePolicy
 from rlspec.deploy.robots.dry_run import HOME, DryRunRobot
 from rlspec.deploy.safety.watchdog import Recoveries, Supervisor, WallWatch, Watchdog, WatchdogSettings, stalled_camera
@@ -152,29 +152,6 @@ def test_cameras_of_a_policy() -> None:
         ConfigError, match="the policy needs camera front .front.; say which it is with robot.camera_ke"
     ):
         match_cameras(["front"], ours, {})
-
-
-def test_pictures_fit() -> None:
-    image = np.random.default_rng(0).integers(0, 255, (180, 320, 3), np.uint8)
-    assert fit(image, 180, 320) is image
-    square = fit(image, 224, 224)
-    assert square.shape == (224, 224, 3)
-    assert not square[:49].any()  # 224 * 180 / 320 = 126 rows, 49 black ones on either side
-    assert not square[175:].any()
-    assert square[49:175].mean() == pytest.approx(image.mean(), abs=1.0)
-    flat = fit(np.full((90, 160, 3), 77, np.uint8), 45, 80)
-    assert np.all(flat == 77)
-    # Halving is the mean of neighbourhoods, up to rounding, where the picture is smooth.
-    ramp = np.repeat(np.repeat(np.arange(0, 64, dtype=np.uint8)[None, :, None], 64, 0), 3, 2)
-    assert np.abs(fit(ramp, 32, 32)[16, 4:28, 0] - (2 * np.arange(4, 28) + 0.5)).max() <= 0.5
-
-
-def test_fit_agrees_with_pillow() -> None:
-    image_module = pytest.importorskip("PIL.Image")
-    smooth = np.kron(np.random.default_rng(1).integers(0, 255, (9, 16, 3)), np.ones((20, 20, 1))).astype(np.uint8)
-    ours = fit(smooth, 126, 224).astype(int)
-    theirs = np.asarray(image_module.fromarray(smooth).resize((224, 126), image_module.BILINEAR)).astype(int)
-    assert np.abs(ours - theirs).max() <= 2
 
 
 @pytest.mark.parametrize("space", ["joint_position", "joint_velocity", "delta_eef", "cartesian_velocity"])

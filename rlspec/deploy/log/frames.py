@@ -8,7 +8,6 @@ from pathlib import Path
 from queue import Full, Queue
 
 from rlspec.deploy.arm.interfaces import Frame
-from rlspec.errors import ConfigError
 
 _ROOM = 64  # ticks that may wait for the disk
 _QUALITY = 90
@@ -23,15 +22,8 @@ class FrameKeeper:
     """
 
     def __init__(self, folder: Path) -> None:
-        """Begin.
+        from PIL import Image
 
-        Raises:
-            ConfigError: Pillow is missing.
-        """
-        try:
-            from PIL import Image
-        except ImportError:
-            raise ConfigError("frames=true: Pillow is missing; pip install pillow, or leave it out") from None
         self._encode = Image.fromarray
         self._folder = folder
         self._queue: Queue[tuple[int, Mapping[str, Frame]] | None] = Queue(_ROOM)

@@ -7,13 +7,12 @@ from collections.abc import Collection, Mapping
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
 from rlspec.config.paths import nearest
+from rlspec.contract.pictures import resize_with_pad
 from rlspec.deploy.arm.interfaces import Frame, RobotState
 from rlspec.errors import ConfigError
 
-Image = NDArray[np.uint8]
 JOINTS, GRIPPER, PROMPT = "observation/joint_position", "observation/gripper_position", "prompt"
 
 
@@ -69,29 +68,5 @@ def observation(
     for key, camera in needed.items():
         size = sizes.get(key)
         image = frames[camera].image
-        seen[key] = image if size is None else fit(image, *size)
+        seen[key] = image if size is None else resize_with_pad(image, *size)
     return seen
-
-
-def fit(image: Image, height: int, width: int) -> Image:
-    """Scale a picture (H, W, 3) into (height, width, 3), aspect kept, with black bars: openpi's resize_with_pad."""
-    old_height, old_width = image.shape[:2]
-    if (old_height, old_width) == (height, width):
-        return image
-    ratio = max(old_height / height, old_width / width)
-    rows, columns = max(int(old_height / ratio), 1), max(int(old_width / ratio), 1)
-    scaled = np.einsum("ij,jkc->ikc", _weights(old_height, rows), image.astype(np.float32), optimize=True)
-    scaled = np.einsum("ij,kjc->kic", _weights(old_width, columns), scaled, optimize=True)
-    canvas = np.zeros((height, width, image.shape[2]), np.uint8)
-    top, left = (height - rows) // 2, (width - columns) // 2
-    canvas[top : top + rows, left : left + columns] = np.clip(np.rint(scaled), 0, 255)
-    return canvas
-
-
-def _weights(old: int, new: int) -> NDArray[np.float32]:
-    """(new, old) weights of bilinear interpolation, widened when shrinking so that no pixel is skipped."""
-    scale = old / new
-    support = max(scale, 1.0)
-    centres = (np.arange(new) + 0.5) * scale - 0.5
-    weights = np.clip(1 - np.abs(np.arange(old)[None] - centres[:, None]) / support, 0, None)
-    return (weights / weights.sum(1, keepdims=True)).astype(np.float32)

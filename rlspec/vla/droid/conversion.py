@@ -33,7 +33,7 @@ from rlspec.vla.droid.settings import ConvertSettings
 from rlspec.vla.droid.writing import ConvertedEpisode, ConvertJob, Outcome, StagedEpisodes, convert_item, open_source
 
 REFUSED = "meta/refused.jsonl"
-_FORMAT = 1  # of the settings that decide what is in a data set
+_FORMAT = 2  # of what decides what is in a data set; 1 scaled pictures by another filter
 _SECONDS = 5.0  # between two lines of progress
 _AHEAD = 2  # recordings under way per worker
 

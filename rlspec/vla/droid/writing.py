@@ -17,6 +17,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from rlspec.contract.pictures import resize_with_pad
 from rlspec.vla.data.files import first_line
 from rlspec.vla.data.recording import ACTION, STATE, FilmEncoder, Floats, Pixels, count_values, encode_png
 from rlspec.vla.data.staging import read_archive, write_archive, write_whole
@@ -258,17 +259,4 @@ class _PictureWriter:
 
 def prepare(image: Pixels, settings: ConvertSettings) -> Pixels:
     """An image as RGB in the wanted size; black bars keep its proportions."""
-    if settings.bgr:
-        image = image[..., ::-1]
-    height, width = settings.image_size
-    if image.shape[:2] == (height, width):
-        return np.ascontiguousarray(image)
-    from PIL import Image
-
-    scale = min(height / image.shape[0], width / image.shape[1])
-    rows, columns = max(1, round(image.shape[0] * scale)), max(1, round(image.shape[1] * scale))
-    resized = Image.fromarray(np.ascontiguousarray(image)).resize((columns, rows), Image.Resampling.BICUBIC)
-    result = np.zeros((height, width, 3), dtype=np.uint8)
-    top, left = (height - rows) // 2, (width - columns) // 2
-    result[top : top + rows, left : left + columns] = np.asarray(resized)
-    return result
+    return resize_with_pad(np.ascontiguousarray(image[..., ::-1] if settings.bgr else image), *settings.image_size)

@@ -1,0 +1,36 @@
+"""The one letterbox of the converter, the robot and the policy server: a policy sees what it was trained on.
+
+Pixels are those of openpi-client 0.1.2's `resize_with_pad`: Pillow's bilinear filter, widened when it shrinks a picture
+so that no pixel is skipped. Pillow 13 rounds a few pixels of enlarged pictures otherwise than Pillow 12, by one.
+
+Data sets that were converted before this was one function hold pictures scaled by Pillow's bicubic filter, which differ
+by about 4/255 on average and 19/255 at most; recordings that already had the wanted size are as they were. Policies
+trained on those run on, and see slightly softer edges than in training; to train on what a robot sends, convert again.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+from numpy.typing import NDArray
+
+Picture = NDArray[np.uint8]
+
+
+def resize_with_pad(image: Picture, height: int, width: int) -> Picture:
+    """Scale a picture (H, W, 3) RGB until it fits into (height, width, 3), aspect kept, in the middle of black.
+
+    A picture that has the size already is returned as it is.
+    """
+    old_height, old_width = image.shape[:2]
+    if (old_height, old_width) == (height, width):
+        return image
+    from PIL import Image  # on first use: a client that sends pictures as they are needs none of it
+
+    # openpi cuts fractions off, and so do we: rounding would shift every edge of some sizes by half a pixel.
+    ratio = max(old_width / width, old_height / height)
+    rows, columns = max(1, int(old_height / ratio)), max(1, int(old_width / ratio))
+    scaled = Image.fromarray(image).resize((columns, rows), Image.Resampling.BILINEAR)
+    padded = np.zeros((height, width, 3), np.uint8)
+    top, left = (height - rows) // 2, (width - columns) // 2
+    padded[top : top + rows, left : left + columns] = np.asarray(scaled)
+    return padded
