@@ -8,7 +8,7 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from rlspec.config.paths import nearest
+from rlspec.errors import nearest
 
 
 def commands() -> dict[str, str]:

@@ -87,7 +87,7 @@ def parse(arguments: Sequence[str]) -> tuple[Env, Demonstrations | Recordings, P
 
 
 def _format(given: dict[str, str]) -> str:
-    from rlspec.config.paths import nearest
+    from rlspec.errors import nearest
 
     kind = given.get("format", "lerobot")
     if kind not in _OWN:
@@ -100,7 +100,7 @@ def _format(given: dict[str, str]) -> str:
 
 def _split(arguments: Sequence[str]) -> tuple[dict[str, str], dict[str, Any]]:
     """Plain keys as text, and what is below `env.` by its type."""
-    from rlspec.config.paths import nearest
+    from rlspec.errors import nearest
 
     given: dict[str, str] = {}
     options: dict[str, Any] = {}
@@ -117,8 +117,9 @@ def _split(arguments: Sequence[str]) -> tuple[dict[str, str], dict[str, Any]]:
 
 def _environment(given: dict[str, str], options: dict[str, Any]) -> Env:
     from rlspec.config.load import load_group
-    from rlspec.config.paths import list_group, nearest
+    from rlspec.config.paths import list_group
     from rlspec.config.vla_schema import Env
+    from rlspec.errors import nearest
 
     name = given.get("env")
     if name is None:

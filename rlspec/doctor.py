@@ -16,9 +16,8 @@ from pathlib import Path
 from typing import Any, Literal
 
 from rlspec.config.arguments import split_setting
-from rlspec.config.paths import nearest
 from rlspec.entry import run_command
-from rlspec.errors import ConfigError
+from rlspec.errors import ConfigError, nearest
 
 USAGE = """\
 usage: python -m rlspec.doctor [robot=NAME [host=ADDRESS] [cameras=A,B]] [server=ws://HOST:PORT] [--json]

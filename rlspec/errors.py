@@ -1,5 +1,8 @@
 """Errors that a user can cause. Entry points print them as one line on stderr and exit with `exit_code`."""
 
+import difflib
+from collections.abc import Iterable
+
 INTERRUPTED = 130  # exit code after Ctrl-C, as in a shell
 
 
@@ -27,3 +30,18 @@ class RobotError(UserError):
 
 class ServerError(UserError):
     """A policy server cannot be reached, refuses, or broke the protocol."""
+
+
+def nearest(name: str, allowed: Iterable[str], *, most: int = 48) -> str:
+    """The end of a message about an unknown word: the nearest name, and all of them where they are at most `most`.
+
+    A word counts as near at two letters in three, or as the beginning of a name: below, guesses mislead.
+    """
+    names = sorted(set(allowed))
+    close = difflib.get_close_matches(name, names, n=1, cutoff=0.66)
+    if not close and len(name) > 2:
+        close = [known for known in names if known.startswith(name)][:1]
+    hints = [f"did you mean {close[0]}?"] if close else []
+    if len(names) <= most:
+        hints.append(f"allowed: {', '.join(names)}")
+    return " ".join(hints) or f"{len(names)} are known, none of them similar"

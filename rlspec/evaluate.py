@@ -125,8 +125,8 @@ def _override(argument: str) -> str:
     """An argument of an evaluation as an override of a recipe."""
     from rlspec.config.arguments import split_setting
     from rlspec.config.overrides import quote
-    from rlspec.config.paths import nearest
     from rlspec.config.vla_schema import Env
+    from rlspec.errors import nearest
 
     key, value = split_setting(argument, "episodes=20")
     if key == "task":

@@ -7,9 +7,9 @@ import sys
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
-from rlspec.config.paths import headline, list_group, nearest
+from rlspec.config.paths import headline, list_group
 from rlspec.entry import run_command
-from rlspec.errors import ConfigError
+from rlspec.errors import ConfigError, nearest
 
 if TYPE_CHECKING:
     from rlspec.optim.composition import Rule

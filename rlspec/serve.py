@@ -87,7 +87,7 @@ def split(arguments: Sequence[str]) -> tuple[dict[str, str], dict[str, str]]:
         ConfigError: An unknown key, with the nearest one, or no value.
     """
     from rlspec.config.arguments import split_setting
-    from rlspec.config.paths import nearest
+    from rlspec.errors import nearest
     from rlspec.serving.settings import ServerSettings
 
     known = (*_POLICY_KEYS, *(field.name for field in fields(ServerSettings)))
@@ -166,8 +166,8 @@ def build_policy(given: Mapping[str, str], cameras: Mapping[str, str]) -> BatchP
 
 
 def _built_in(given: Mapping[str, str], cameras: Mapping[str, str]) -> BatchPolicy:
-    from rlspec.config.paths import nearest
     from rlspec.contract.actions import ACTION_SPACES
+    from rlspec.errors import nearest
     from rlspec.serving.builtin import BUILT_IN, HoldPolicy, ReplayPolicy, ZerosPolicy, load_actions
     from rlspec.serving.policy import PolicySpec
 
@@ -290,7 +290,7 @@ def _known_law(name: str) -> str:
 
 
 def _known(key: str, name: str, table: Mapping[str, Any]) -> str:
-    from rlspec.config.paths import nearest
+    from rlspec.errors import nearest
 
     if name not in table:
         raise ConfigError(f"{key}={name}: {nearest(name, table)}")

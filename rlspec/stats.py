@@ -54,7 +54,7 @@ def parse(arguments: Sequence[str]) -> Arguments:
         ConfigError: An unknown key, with the nearest one, or no path.
     """
     from rlspec.config.arguments import split_setting
-    from rlspec.config.paths import nearest
+    from rlspec.errors import nearest
 
     given: dict[str, str] = {}
     for argument in arguments:

@@ -204,7 +204,7 @@ def _policy_settings(config: Any, settings: Mapping[str, str]) -> dict[str, Any]
     """Values in the types that YAML gives them."""
     import yaml
 
-    from rlspec.optim.stages.scale import nearest
+    from rlspec.errors import nearest
 
     for key in settings:
         if key not in vars(config):

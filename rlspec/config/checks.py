@@ -7,8 +7,9 @@ from collections.abc import Iterator
 from typing import Protocol
 
 from rlspec.config.passthrough import check_architecture, check_trainer
-from rlspec.config.paths import list_group, nearest, show
+from rlspec.config.paths import list_group, show
 from rlspec.config.schema import Optim, Recipe, RoleSettings
+from rlspec.errors import nearest
 
 Lines = Iterator[str]
 

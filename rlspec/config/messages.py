@@ -11,8 +11,9 @@ from typing import Any, Literal
 from pydantic import BaseModel, ValidationError
 from pydantic.fields import FieldInfo
 
-from rlspec.config.paths import nearest, show
+from rlspec.config.paths import show
 from rlspec.config.schema import Recipe
+from rlspec.errors import nearest
 
 MOST_LINES = 5
 _WORDS = {int: "a whole number", float: "a number", str: "text", bool: "true or false", type(None): "null"}

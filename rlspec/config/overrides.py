@@ -8,8 +8,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from rlspec.config.kinds import BC, algorithm_of, groups_of, schema_of
-from rlspec.config.paths import GROUPS, is_recipe_file, list_group, list_recipes, nearest
-from rlspec.errors import ConfigError
+from rlspec.config.paths import GROUPS, is_recipe_file, list_group, list_recipes
+from rlspec.errors import ConfigError, nearest
 
 DATA_SUFFIXES = (".jsonl", ".json", ".csv", ".parquet")
 _OVERRIDE = re.compile(r"(?P<sign>\+\+|\+|~|)(?P<key>[A-Za-z_][\w.\-]*)(?:=(?P<value>.*))?", re.DOTALL)

@@ -6,8 +6,9 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 
 from rlspec.config.knobs import IGNORED_BY_GMPO, IGNORED_BY_RL, IGNORED_BY_SFT, NEEDS, REPLACED
-from rlspec.config.paths import nearest, show
+from rlspec.config.paths import show
 from rlspec.config.sources import read_knobs
+from rlspec.errors import nearest
 
 FROM_TOKENIZER = frozenset({"vocab_size", "pad_token_id", "eos_token_id", "bos_token_id"})
 _SIZES = (

@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-import difflib
 import importlib.util
-from collections.abc import Iterable
 from functools import cache
 from pathlib import Path
 from typing import Any
 
-from rlspec.errors import ConfigError
+from rlspec.errors import ConfigError, nearest
 
 GROUPS = ("data", "dataset", "env", "model", "optim", "policy")
 
@@ -66,16 +64,6 @@ def headline(recipe: str, group: str = "") -> str:
     """First comment line of a recipe, or of an option of a group."""
     first = (recipes_folder() / group / f"{recipe}.yaml").read_text(encoding="utf-8").partition("\n")[0]
     return first.lstrip("# ")
-
-
-def nearest(name: str, allowed: Iterable[str], *, most: int = 48) -> str:
-    """A hint for a misspelt word: the nearest name, and all of them where they are at most `most`."""
-    names = sorted(allowed)
-    close = difflib.get_close_matches(name, names, n=1, cutoff=0.5)
-    hints = [f"did you mean {close[0]}?"] if close else []
-    if len(names) <= most:
-        hints.append(f"allowed: {', '.join(names)}")
-    return " ".join(hints) or f"{len(names)} are known, none of them similar"
 
 
 def show(value: Any) -> str:

@@ -14,9 +14,10 @@ from rlspec.config.lerobot_sources import (
     scheduler_types,
     transform_fields,
 )
-from rlspec.config.paths import nearest, show
+from rlspec.config.paths import show
 from rlspec.config.sources import Knob
 from rlspec.config.vla_schema import Env, VlaRecipe
+from rlspec.errors import nearest
 
 Lines = Iterator[str]
 

@@ -11,14 +11,14 @@ from pydantic import Field, ValidationError, model_validator
 
 from rlspec.config.arguments import split_setting
 from rlspec.config.messages import explain, join_lines, takes_text, unknown_key
-from rlspec.config.paths import nearest, recipes_folder
+from rlspec.config.paths import recipes_folder
 from rlspec.config.schema import Section
 from rlspec.config.values import read_value
 from rlspec.contract.actions import EXECUTION_LAWS
 from rlspec.deploy.arm.gripper import GripperSettings
 from rlspec.deploy.safety.tick_bounds import SafetySettings
 from rlspec.deploy.safety.watchdog import WatchdogSettings
-from rlspec.errors import ConfigError
+from rlspec.errors import ConfigError, nearest
 
 Driver = Literal["franky", "franky_sim", "mujoco", "dry_run"]
 RobotMode = Literal["dry_run", "shadow", "sim", "real"]

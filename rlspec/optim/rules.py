@@ -8,7 +8,7 @@ normaliser and the length of the step are settings of the parameter group, so th
 
 from __future__ import annotations
 
-from rlspec.errors import ConfigError
+from rlspec.errors import ConfigError, nearest
 from rlspec.optim.composition import Rule, ema, heavy_ball
 from rlspec.optim.stages.bases import aro, conda
 from rlspec.optim.stages.clipping import soft_clip
@@ -28,7 +28,6 @@ from rlspec.optim.stages.one_sided import (
     row_then_polar,
 )
 from rlspec.optim.stages.outliers import clip_outliers, fitted_polar
-from rlspec.optim.stages.scale import nearest
 from rlspec.optim.stages.second_moments import (
     accumulated_norm,
     adam,

@@ -151,7 +151,7 @@ def test_usage_names_every_key(capsys: pytest.CaptureFixture[str]) -> None:
         (["policy=hold", "action_space=joints"], "action_space=joints"),
         (["policy=hold", "action_space=cartesian_position"], "cannot act in"),
         (["policy=hold", "control_hz=0"], "more than 0"),
-        (["policy=hold", "execution_law=rucksack"], "did you mean ruckig?"),
+        (["policy=hold", "execution_law=rukig"], "did you mean ruckig?"),
         (["policy=hold", "n_action_steps=17"], "wants 1 to 16"),
         (["policy=hold", "horizon=0"], "wants 1 to 1000"),
         (["policy=hold", "token_file=/none"], "token_file=/none: cannot be read"),

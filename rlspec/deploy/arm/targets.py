@@ -8,12 +8,11 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from rlspec.config.paths import nearest
 from rlspec.contract.actions import ACTION_SPACES, DELTA_EEF_STEP, MAX_CARTESIAN_STEP, MAX_JOINT_STEP
 from rlspec.deploy.arm.interfaces import RobotState
 from rlspec.deploy.arm.kinematics import euler_matrix, forward, rotation_matrix, rotation_vector, solve
 from rlspec.deploy.arm.robot_limits import RobotLimits
-from rlspec.errors import ConfigError
+from rlspec.errors import ConfigError, nearest
 
 Array = NDArray[np.float64]
 Action = ArrayLike | Mapping[str, float]

@@ -6,9 +6,8 @@ import importlib.util
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
-from rlspec.config.paths import nearest
 from rlspec.display import Display
-from rlspec.errors import ConfigError, DataError
+from rlspec.errors import ConfigError, DataError, nearest
 
 
 def review(arguments: Sequence[str], display: Display) -> int:

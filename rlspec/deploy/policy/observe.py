@@ -8,10 +8,9 @@ from typing import Any
 
 import numpy as np
 
-from rlspec.config.paths import nearest
 from rlspec.contract.pictures import resize_with_pad
 from rlspec.deploy.arm.interfaces import Frame, RobotState
-from rlspec.errors import ConfigError
+from rlspec.errors import ConfigError, nearest
 
 JOINTS, GRIPPER, PROMPT = "observation/joint_position", "observation/gripper_position", "prompt"
 

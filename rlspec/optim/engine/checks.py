@@ -10,14 +10,14 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from rlspec.errors import CheckpointError, ConfigError
+from rlspec.errors import CheckpointError, ConfigError, nearest
 from rlspec.optim.composition import Rule
 from rlspec.optim.engine.updates import COMPUTE_DTYPES, Group, State
 from rlspec.optim.kernels.layout import check_layout
 from rlspec.optim.kernels.normalisers import NORMALISERS
 from rlspec.optim.rules import get_rule
 from rlspec.optim.stages.constraints import METHODS
-from rlspec.optim.stages.scale import nearest, step_scale
+from rlspec.optim.stages.scale import step_scale
 
 WORDS = {
     "normalise": NORMALISERS,

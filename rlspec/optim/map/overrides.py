@@ -7,11 +7,11 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, fields, replace
 from typing import Any
 
-from rlspec.errors import ConfigError
+from rlspec.errors import ConfigError, nearest
 from rlspec.optim.composition import Rule
 from rlspec.optim.map.families import MODALITIES, ROLE_PRESETS
 from rlspec.optim.rules import RULES, get_rule
-from rlspec.optim.stages.scale import ADJUST_LR, nearest
+from rlspec.optim.stages.scale import ADJUST_LR
 
 SPLITS = ("heads", "whole")
 Roles = Mapping[str, str | Mapping[str, Any]]

@@ -16,7 +16,7 @@ from typing import Any, Literal
 import torch
 from torch import Tensor, nn
 
-from rlspec.errors import ConfigError
+from rlspec.errors import ConfigError, nearest
 from rlspec.optim.kernels.layout import block_shape, check_layout
 from rlspec.optim.map.claims import Claim, Owner, claim, walk
 from rlspec.optim.map.families import MODALITIES
@@ -30,7 +30,6 @@ from rlspec.optim.map.overrides import (
     parse_roles,
 )
 from rlspec.optim.rules import get_rule
-from rlspec.optim.stages.scale import nearest
 
 SPECTRAL_ROLES = ("attention", "mlp", "linear", "conv")
 """Roles that follow the optimizer's rule; all others default to AdamW."""

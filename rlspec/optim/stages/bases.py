@@ -10,14 +10,14 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
-from rlspec.errors import ConfigError
+from rlspec.errors import ConfigError, nearest
 from rlspec.optim.composition import Buffer, Settings, Step, stage
 from rlspec.optim.kernels.blocks import like, nonzero, tall, wide, widened
 from rlspec.optim.kernels.newton_schulz import newton_schulz
 from rlspec.optim.kernels.normalisers import frobenius
 from rlspec.optim.kernels.schedules import SCHEDULES
 from rlspec.optim.stages.filters import check_schedule, pass_energy
-from rlspec.optim.stages.scale import check_whole, nearest
+from rlspec.optim.stages.scale import check_whole
 from rlspec.optim.stages.second_moments import averaged_root
 
 BASIS_EPS = 1e-5

@@ -7,12 +7,11 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
-from rlspec.errors import ConfigError
+from rlspec.errors import ConfigError, nearest
 from rlspec.optim.kernels.blocks import like, nonzero, norm, per_block, tall, wide, widened
 from rlspec.optim.kernels.newton_schulz import newton_schulz
 from rlspec.optim.kernels.normalisers import frobenius
 from rlspec.optim.kernels.roots import root_schedule
-from rlspec.optim.stages.scale import nearest
 
 POLAR_STEPS = {torch.float32: 10, torch.float64: 12}
 """Polar factor to rounding for singular values above 1e-3 (float32) and 3e-5 (float64) of the norm."""

@@ -13,14 +13,14 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from rlspec.errors import ConfigError
+from rlspec.errors import ConfigError, nearest
 from rlspec.optim.composition import Step, stage
 from rlspec.optim.kernels.blocks import norm, widened
 from rlspec.optim.kernels.gram import short_gram
 from rlspec.optim.kernels.newton_schulz import newton_schulz
 from rlspec.optim.kernels.normalisers import NORMALISERS, stable_rank
 from rlspec.optim.kernels.schedules import LOW_PASS, PROMOTION, SCHEDULES, SUPPRESSION, high_pass_schedule, transfer
-from rlspec.optim.stages.scale import check_whole, nearest
+from rlspec.optim.stages.scale import check_whole
 
 
 def pass_energy(blocks: Tensor) -> Tensor:

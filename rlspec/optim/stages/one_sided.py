@@ -17,7 +17,7 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from rlspec.errors import ConfigError
+from rlspec.errors import ConfigError, nearest
 from rlspec.optim.composition import Step, stage
 from rlspec.optim.kernels.blocks import nonzero, widened
 from rlspec.optim.kernels.blocks import norm as frobenius_norm
@@ -25,7 +25,6 @@ from rlspec.optim.kernels.newton_schulz import newton_schulz
 from rlspec.optim.kernels.normalisers import frobenius
 from rlspec.optim.kernels.roots import ITERATIONS, inverse_sqrt, root_schedule
 from rlspec.optim.kernels.schedules import polar_express
-from rlspec.optim.stages.scale import nearest
 
 POLAR_STEPS = 8
 """Of Polar Express, in half precision: enough for singular values above 1e-3 of the norm."""

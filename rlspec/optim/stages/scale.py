@@ -2,24 +2,14 @@
 
 from __future__ import annotations
 
-import difflib
 import math
-from collections.abc import Iterable
 from typing import Literal
 
 from torch import Tensor
 
-from rlspec.errors import ConfigError
+from rlspec.errors import ConfigError, nearest
 
 ADJUST_LR = ("match_rms_adamw", "original", "spectral", "paper", "none")
-
-
-def nearest(name: str, allowed: Iterable[str]) -> str:
-    """A hint for a misspelt word: the nearest names, then all of them."""
-    allowed = list(allowed)
-    close = difflib.get_close_matches(str(name), allowed, n=3)
-    hint = f"did you mean {' or '.join(close)}? " if close else ""
-    return f"{hint}allowed: {', '.join(allowed)}"
 
 
 def check_whole(name: str, value: int, least: int = 1) -> None:

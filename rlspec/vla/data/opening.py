@@ -11,9 +11,8 @@ from typing import Any
 from lerobot.datasets.dataset_metadata import LeRobotDatasetMetadata
 from lerobot.datasets.lerobot_dataset import LeRobotDataset
 
-from rlspec.config.paths import nearest
 from rlspec.config.vla_schema import Dataset
-from rlspec.errors import DataError
+from rlspec.errors import DataError, nearest
 from rlspec.vla.data.exact_statistics import numeric_statistics, statistics_fault
 from rlspec.vla.data.files import INFO, RECORD
 

@@ -11,9 +11,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from rlspec.config.messages import join_lines
-from rlspec.config.paths import nearest
 from rlspec.config.vla_schema import Env
-from rlspec.errors import DataError
+from rlspec.errors import DataError, nearest
 from rlspec.vla.data.comparison import Finding, compare_facts, compare_statistics, near_constant, units
 from rlspec.vla.data.facts import ACTION, IMAGES, SIMULATED_LAW, STATE, Stats, read_record
 from rlspec.vla.data.files import read_columns

@@ -7,10 +7,9 @@ import json
 from pathlib import Path
 from typing import Any
 
-from rlspec.config.paths import nearest
 from rlspec.config.vla_schema import VlaRecipe
 from rlspec.display import Display
-from rlspec.errors import ConfigError
+from rlspec.errors import ConfigError, nearest
 from rlspec.vla.droid.generator import default_recordings_name, generate_recordings, recording_settings
 from rlspec.vla.droid.schema import CAMERAS, IMAGE_SHAPE
 

@@ -9,9 +9,8 @@ from pathlib import Path
 from typing import Any
 
 from rlspec.config.arguments import split_setting
-from rlspec.config.paths import nearest
 from rlspec.contract.actions import ACTION_SPACES, EXECUTION_LAWS
-from rlspec.errors import ConfigError
+from rlspec.errors import ConfigError, nearest
 from rlspec.vla.droid.schema import CAMERAS, IMAGE_SHAPE
 
 SOURCES = ("droid_raw", "droid_rlds", "lerobot")
