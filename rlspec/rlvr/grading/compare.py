@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import dataclass
 from functools import lru_cache
 
 from rlspec.rlvr.grading.budget import MAX_LENGTH, check_budget
@@ -11,26 +9,11 @@ from rlspec.rlvr.grading.expression import Node, OverBudget, Unreadable, parse_e
 from rlspec.rlvr.grading.extract import extract_answer
 from rlspec.rlvr.grading.forms import Form, balanced, read_form
 from rlspec.rlvr.grading.plain import based_number, is_integer_ratio, plain_number, same_decimal
+from rlspec.rlvr.grading.question import Prover, Question
 from rlspec.rlvr.grading.units import units_conflict
 from rlspec.rlvr.grading.verdict import ACCEPTED, Reason, Verdict
 
 MAX_COMPARISONS = 200  # of elements, in unordered collections
-
-
-@dataclass(frozen=True, slots=True)
-class Question:
-    """What the symbolic stage is asked: are two trees of checked size equal (up to a nonzero factor)?"""
-
-    answer: Node
-    gold: Node
-    answer_text: str
-    gold_text: str
-    up_to_factor: bool = False
-
-
-Prover = Callable[[Question], Reason]
-"""Answers with `symbolic`, `different` or `unproven`."""
-
 _OPERATORS = (r"\int", r"\sum", r"\prod", r"\lim")
 
 

@@ -19,8 +19,8 @@ import sympy
 from math_verify import parse, verify
 
 from rlspec.rlvr.grading.budget import digits_bound
-from rlspec.rlvr.grading.compare import Question
 from rlspec.rlvr.grading.expression import Node, symbols_of
+from rlspec.rlvr.grading.question import Question
 from rlspec.rlvr.grading.verdict import Reason
 
 DIGITS = 60  # of the numerical comparison, besides twice those of the longest number: one half may cancel

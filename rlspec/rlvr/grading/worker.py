@@ -18,8 +18,9 @@ import sys
 import time
 from typing import Any
 
-from rlspec.rlvr.grading.compare import Question, grade_answer, grade_completion
+from rlspec.rlvr.grading.compare import grade_answer, grade_completion
 from rlspec.rlvr.grading.frames import Channel, ChannelClosed, ChannelTimeout, pack
+from rlspec.rlvr.grading.question import Question
 from rlspec.rlvr.grading.verdict import Reason, Verdict
 
 BARE, COMPLETION, THINKING = 0, 1, 2
