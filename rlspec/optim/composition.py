@@ -111,12 +111,15 @@ class Stage(_WithOptions):
         buffers: what it keeps.
         reads_gradient: whether it needs `Step.gradient`.
         check: raises ConfigError on options that cannot work; called with the options as keywords.
+        iterates: whether its blocks come in `Step.compute_dtype`, which may be bfloat16; otherwise they have the
+            buffers' dtype, so that a stage can mix the two whatever the arithmetic of the iterations before it.
     """
 
     function: Callable[..., Tensor]
     buffers: Buffers | None = None
     reads_gradient: bool = False
     check: Callable[..., None] | None = None
+    iterates: bool = False
 
     def __call__(self, blocks: Tensor, step: Step) -> Tensor:
         """Run the function with the options of the step's settings."""
@@ -124,10 +127,14 @@ class Stage(_WithOptions):
 
 
 def stage(
-    buffers: Buffers | None = None, *, reads_gradient: bool = False, check: Callable[..., None] | None = None
+    buffers: Buffers | None = None,
+    *,
+    reads_gradient: bool = False,
+    check: Callable[..., None] | None = None,
+    iterates: bool = False,
 ) -> Callable[[Callable[..., Tensor]], Stage]:
     """Turn a function into a stage: `@stage()` above it; the arguments are `Stage`'s."""
-    return lambda function: Stage(function, buffers, reads_gradient, check)
+    return lambda function: Stage(function, buffers, reads_gradient, check, iterates)
 
 
 @dataclass

@@ -29,7 +29,7 @@ import torch
 from torch import Tensor
 
 from rlspec.optim import SpectralOptimizer
-from rlspec.optim.engine.updates import fast_bfloat16
+from rlspec.optim.engine.updates import AUTO_DTYPES
 from rlspec.optim.kernels.gram import cuts, multiply_adds, restart_steps
 from rlspec.optim.kernels.newton_schulz import choose_method
 from rlspec.optim.kernels.schedules import high_pass_schedule, keller
@@ -149,7 +149,7 @@ def plain(make: Callable[..., torch.optim.Optimizer], **settings: Any) -> Callab
 def contenders(device: str) -> list[Row]:
     """All rows; a peer that is not installed is left out."""
     f32, bf16 = torch.float32, torch.bfloat16
-    ours = bf16 if device == "cuda" or fast_bfloat16() else f32
+    ours = AUTO_DTYPES.get(device, f32)
     equal = "torch Muon, float32" if ours == f32 else "torch Muon, as it is"
     muon, open_gate, shut_gate = keller(), high_pass_schedule(5), high_pass_schedule(0)
     adam = {"lr": 1e-6, "weight_decay": 0.1}
@@ -216,7 +216,7 @@ def seconds(function: Callable[[], Any], device: str) -> float:
 def matrix_rate(device: str, dtype: torch.dtype, largest: int) -> float:
     """Floating-point operations per second of a square product as large as the matrices, the best of five."""
     # On CPUs without units for bfloat16 a larger product takes minutes.
-    slow = device == "cpu" and dtype != torch.float32 and not fast_bfloat16()
+    slow = device == "cpu" and dtype != torch.float32 and not torch.cpu._is_amx_tile_supported()
     size = min(largest, 256 if slow else 2048)
     a = torch.randn(size, size, device=device).to(dtype)
     torch.mm(a[:64], a)

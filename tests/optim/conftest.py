@@ -1,4 +1,4 @@
-"""A real, tiny Qwen3 with grouped-query attention, and one batch for it."""
+"""A real, tiny Qwen3 with grouped-query attention, one batch for it, and the arithmetic that `auto` finds."""
 
 from __future__ import annotations
 
@@ -7,6 +7,8 @@ from typing import Any
 
 import pytest
 import torch
+
+from rlspec.optim.engine.updates import AUTO_DTYPES
 
 TINY = {
     "hidden_size": 128,
@@ -41,3 +43,16 @@ def backward() -> Callable[[torch.nn.Module], torch.Tensor]:
         return loss.detach()
 
     return run
+
+
+@pytest.fixture(params=[torch.float32, torch.bfloat16], ids=["in_float32", "in_bfloat16"])
+def arithmetic(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> torch.dtype:
+    """What `compute_dtype="auto"` finds, whatever the processor: a test that asks for it runs in both.
+
+    Two computations of one matrix that differ in the order of their sums differ by a few `torch.finfo(dtype).eps`
+    relative to the matrix, times what the iteration makes of a direction that small: 3.4^5 in Muon's case. So where
+    orders differ, gradients are well conditioned and the tolerance is in units of eps; where every block goes through
+    the same operations, it stays that of float32.
+    """
+    monkeypatch.setitem(AUTO_DTYPES, "cpu", request.param)
+    return request.param

@@ -13,6 +13,7 @@ PAIRS = [name for name, rule in RULES.items() if rule.pair is not None]
 MATRIX = [name for name, rule in RULES.items() if rule.spectral and rule.pair is None]
 every_rule = pytest.mark.parametrize("rule", NAMES)
 every_matrix_rule = pytest.mark.parametrize("rule", MATRIX)
+in_both_arithmetics = pytest.mark.usefixtures("arithmetic")
 
 ADAPTIVE_DECAY = ("namo", "namo_d")
 """Rules whose weight decay follows their adaptive learning rate, by their paper."""

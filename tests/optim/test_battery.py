@@ -15,6 +15,7 @@ from rule_cases import (
     change,
     every_matrix_rule,
     every_rule,
+    in_both_arithmetics,
     matrices,
     params_for,
     same_bits,
@@ -39,6 +40,7 @@ def test_gradients_are_never_mutated(rule: str) -> None:
             assert all(torch.equal(param.grad, old) for param, old in zip(params, before, strict=True))
 
 
+@in_both_arithmetics
 @every_rule
 def test_zero_gradients_change_nothing(rule: str) -> None:
     params = params_for(rule)
@@ -51,6 +53,7 @@ def test_zero_gradients_change_nothing(rule: str) -> None:
     assert same_bits(params, start)
 
 
+@in_both_arithmetics
 @every_rule
 def test_after_zero_gradients_a_real_one_still_moves(rule: str) -> None:
     params = params_for(rule)
@@ -78,6 +81,7 @@ def test_a_gradient_of_none_is_left_out(rule: str) -> None:
     assert deltas[2].any()
 
 
+@in_both_arithmetics
 @every_rule
 def test_weight_decay_is_decoupled_and_uses_the_unscaled_lr(rule: str) -> None:
     params = params_for(rule)
@@ -128,6 +132,7 @@ def test_a_non_finite_gradient_skips_that_matrix_alone(
     assert all(value.isfinite().all() for state in optimizer.state.values() for value in state.values())
 
 
+@in_both_arithmetics
 @every_rule
 def test_masking_on_the_device_gives_the_bits_of_the_host(rule: str, monkeypatch: pytest.MonkeyPatch) -> None:
     host, device = params_for(rule), params_for(rule)
@@ -138,6 +143,7 @@ def test_masking_on_the_device_gives_the_bits_of_the_host(rule: str, monkeypatch
         assert torch.allclose(ours, theirs, atol=1e-6)
 
 
+@in_both_arithmetics
 @every_rule
 def test_a_gradient_whose_norm_overflows_is_not_taken_for_a_non_finite_one(rule: str) -> None:
     params = params_for(rule)
@@ -150,6 +156,7 @@ def test_a_gradient_whose_norm_overflows_is_not_taken_for_a_non_finite_one(rule:
     assert all(param.isfinite().all() for param in params)
 
 
+@in_both_arithmetics
 @every_rule
 @pytest.mark.parametrize("scale", [1e-20, 1e-8, 1e-4, 1e4, 1e20])
 def test_the_update_does_not_depend_on_the_gradients_scale(rule: str, scale: float) -> None:
@@ -167,6 +174,7 @@ def test_the_update_does_not_depend_on_the_gradients_scale(rule: str, scale: flo
         assert max(differences) < 2e-3
 
 
+@in_both_arithmetics
 @every_matrix_rule
 @pytest.mark.parametrize("shape", [(1, 8), (8, 1), (1, 1), (5, 2, 3, 3), (0, 4), (7, 7)])
 def test_odd_shapes_work(rule: str, shape: tuple[int, ...]) -> None:
@@ -179,6 +187,7 @@ def test_odd_shapes_work(rule: str, shape: tuple[int, ...]) -> None:
     assert bool(delta.any()) == (delta.numel() > 0 and not centered_away)
 
 
+@in_both_arithmetics
 @every_matrix_rule
 def test_a_stack_of_experts_is_so_many_matrices(rule: str) -> None:
     stacked, single = matrices((3, 6, 9)), []
@@ -191,6 +200,7 @@ def test_a_stack_of_experts_is_so_many_matrices(rule: str) -> None:
         assert torch.allclose(part, alone, atol=1e-6)
 
 
+@in_both_arithmetics
 @every_matrix_rule
 def test_memory_layout_of_weight_and_gradient_does_not_matter(rule: str) -> None:
     plain = matrices((6, 9))
@@ -201,6 +211,7 @@ def test_memory_layout_of_weight_and_gradient_does_not_matter(rule: str) -> None
     assert torch.allclose(expected[0], result[0], atol=1e-5)
 
 
+@in_both_arithmetics
 @every_rule
 def test_a_small_workspace_changes_nothing(rule: str) -> None:
     shapes = shapes_for(rule) * 3
@@ -215,6 +226,7 @@ def test_a_small_workspace_changes_nothing(rule: str) -> None:
             assert torch.allclose(ours, theirs, atol=1e-6)
 
 
+@in_both_arithmetics
 @every_matrix_rule
 @pytest.mark.parametrize("axis", [0, 1])
 def test_one_head_is_the_whole_matrix_and_heads_are_independent(rule: str, axis: int) -> None:
@@ -230,6 +242,7 @@ def test_one_head_is_the_whole_matrix_and_heads_are_independent(rule: str, axis:
     assert same == [True, True, False, True]
 
 
+@in_both_arithmetics
 @every_matrix_rule
 def test_permuting_heads_permutes_the_update(rule: str) -> None:
     params, permuted = matrices((8, 12)), matrices((8, 12))
@@ -336,6 +349,7 @@ def test_half_precision_weights_keep_float32_state_and_masters(rule: str, dtype:
         assert torch.equal(state["master"].to(dtype), param)
 
 
+@in_both_arithmetics
 @every_rule
 def test_telemetry_has_the_same_numbers_for_every_rule(rule: str) -> None:
     params = params_for(rule)
@@ -353,6 +367,7 @@ def test_telemetry_has_the_same_numbers_for_every_rule(rule: str) -> None:
     assert numbers["gated_share"] == 0
 
 
+@in_both_arithmetics
 @pytest.mark.parametrize("rule", [name for name in MATRIX if RULES[name].momentum is not None])
 def test_momentum_in_bfloat16_with_stochastic_rounding_stays_near_float32(rule: str) -> None:
     exact, rounded, start = (params_for(rule) for _ in range(3))
@@ -374,14 +389,15 @@ shapes = st.tuples(st.integers(1, 9), st.integers(1, 9))
     heads=st.integers(1, 3),
     axis=st.integers(0, 1),
     dtype=st.sampled_from([torch.float32, torch.float64, torch.bfloat16]),
+    arithmetic=st.sampled_from(["auto", "bfloat16"]),
     seed=st.integers(0, 99),
 )
 def test_a_batch_is_so_many_parameters_alone(
-    rule: str, shape: tuple[int, int], heads: int, axis: int, dtype: torch.dtype, seed: int
+    rule: str, shape: tuple[int, int], heads: int, axis: int, dtype: torch.dtype, arithmetic: str, seed: int
 ) -> None:
     size = tuple(length * heads if axis == position else length for position, length in enumerate(shape))
     together, alone = matrices(size, size, dtype=dtype, seed=seed), matrices(size, size, dtype=dtype, seed=seed)
-    layout = {"num_heads": heads, "head_axis": axis, "promotion_steps": 1, "lr": 0.1}
+    layout = {"num_heads": heads, "head_axis": axis, "promotion_steps": 1, "lr": 0.1, "compute_dtype": arithmetic}
     set_gradients(together, seed=seed)
     set_gradients(alone, seed=seed)
     SpectralOptimizer(together, rule=rule, **layout).step()

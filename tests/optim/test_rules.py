@@ -6,11 +6,11 @@ import math
 
 import pytest
 import torch
-from rule_cases import change, matrices, set_gradients
+from rule_cases import change, in_both_arithmetics, matrices, set_gradients
 from torch import Tensor, nn
 
 from rlspec.errors import ConfigError
-from rlspec.optim import RULES
+from rlspec.optim import RULES, SpectralOptimizer
 from rlspec.optim.composition import Buffer, Rule, Step, ema, stage
 from rlspec.optim.rules import register
 from rlspec.optim.stages.filters import normalise, polar
@@ -18,13 +18,14 @@ from rlspec.optim.stages.scale import step_scale
 
 
 @pytest.mark.parametrize("rule", ["muon", "pion"])
-def test_heads_on_columns_are_heads_on_rows_of_the_transpose(rule: str) -> None:
+def test_heads_on_columns_are_heads_on_rows_of_the_transpose(rule: str, arithmetic: torch.dtype) -> None:
     rows, columns = matrices((8, 12)), [nn.Parameter(matrices((8, 12))[0].detach().T.clone())]
-    set_gradients(rows)
+    set_gradients(rows, decay=0.9)
     columns[0].grad = rows[0].grad.T.clone()
     expected = change(rule, rows, num_heads=4, head_axis=0)[0]
     result = change(rule, columns, num_heads=4, head_axis=1)[0]
-    assert torch.allclose(result, expected.T, atol=1e-5)
+    # The transposed products sum in another order, which Keller's steps amplify; misplaced heads differ by 1 and more.
+    assert float((result - expected.T).norm() / expected.norm()) < 64 * torch.finfo(arithmetic).eps
 
 
 def rms(tensor: torch.Tensor) -> float:
@@ -32,10 +33,12 @@ def rms(tensor: torch.Tensor) -> float:
 
 
 @pytest.mark.parametrize("shape", [(16, 40), (40, 16)])
-def test_matched_by_rms_a_full_polar_factor_has_rms_one_fifth(shape: tuple[int, int]) -> None:
+def test_matched_by_rms_a_full_polar_factor_has_rms_one_fifth(shape: tuple[int, int], arithmetic: torch.dtype) -> None:
     params = matrices(shape)
     params[0].grad = torch.randn(shape)
-    assert rms(change("muon", params, schedule="polar_express", ns_steps=12)[0]) == pytest.approx(0.2, rel=1e-4)
+    # Every singular value ends at 1 but for the last product's rounding, half an eps each.
+    expected = pytest.approx(0.2, rel=torch.finfo(arithmetic).eps)
+    assert rms(change("muon", params, schedule="polar_express", ns_steps=12)[0]) == expected
 
 
 @pytest.mark.parametrize(("rank", "promotion_steps"), [(1, 0), (2, 1), (5, 2), (16, 5)])
@@ -46,18 +49,21 @@ def test_matched_by_rms_pion_has_rms_one_fifth_however_many_directions_pass(rank
     assert rms(change("pion", params, promotion_steps=promotion_steps)[0]) == pytest.approx(0.2, rel=2e-2)
 
 
+@in_both_arithmetics
 def test_a_nearly_shut_gate_is_not_amplified() -> None:
     params = matrices((32, 64))
     params[0].grad = torch.randn(32, 64)
     assert rms(change("pion", params, promotion_steps=0)[0]) < 1e-10
 
 
-def test_the_papers_step_is_s_times_the_root_of_the_longer_side_of_a_block() -> None:
+def test_the_papers_step_is_s_times_the_root_of_the_longer_side_of_a_block(arithmetic: torch.dtype) -> None:
     params = matrices((8, 30))
     params[0].grad = torch.outer(torch.ones(8), torch.ones(30))
     delta = change("pion", params, adjust_lr="paper", paper_scale=2.0, num_heads=2)[0]
     for head in delta.chunk(2):
-        assert torch.linalg.matrix_norm(head, 2).item() == pytest.approx(2.0 * math.sqrt(30), rel=1e-5)
+        # Entries of the normalised head are rounded to half an eps, and the filter's fixed point is flat.
+        expected = pytest.approx(2.0 * math.sqrt(30), rel=4 * torch.finfo(arithmetic).eps)
+        assert torch.linalg.matrix_norm(head, 2).item() == expected
 
 
 @pytest.mark.parametrize(
@@ -91,6 +97,29 @@ def even_rows(blocks: Tensor, step: Step, *, row_beta: float = 0.9) -> Tensor:
     return rows * norms[0] / norms[1]
 
 
+@pytest.mark.parametrize("compute_dtype", ["float32", "bfloat16", "float16", "float64"])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64, torch.bfloat16])
+def test_a_stage_of_ones_own_works_whatever_the_arithmetic_before_it(compute_dtype: str, dtype: torch.dtype) -> None:
+    seen = []
+
+    @stage()
+    def watch(blocks: Tensor, step: Step) -> Tensor:
+        seen.append(blocks.dtype)
+        return blocks
+
+    rule = register(Rule("watched", "a test", (normalise, even_rows, polar, watch, even_rows), "S x O", ema))
+    try:
+        params = matrices((8, 12), dtype=dtype)
+        set_gradients(params)
+        optimizer = SpectralOptimizer(params, rule="watched", compute_dtype=compute_dtype)
+        optimizer.step()
+        wide = torch.float64 if dtype == torch.float64 else torch.float32
+        assert [*seen, optimizer.state[params[0]]["row_moment"].dtype] == [wide, wide]
+    finally:
+        del RULES[rule.name]
+
+
+@in_both_arithmetics
 def test_a_new_rule_is_one_line_even_with_a_second_moment() -> None:
     rule = register(Rule("rows", "a test", (normalise, polar, even_rows), "S x O", ema))
     try:

@@ -76,8 +76,7 @@ class SpectralOptimizer(torch.optim.Optimizer):
         stacked: the first axis of a parameter with three or more axes counts matrices (experts).
         scaling: of the LoRA pairs in a group with a pair rule, whose parameters are A, B, A, B, ...
         normalise: name in `NORMALISERS`.
-        compute_dtype: of the iterations; "auto" is bfloat16 on CUDA and on CPUs with matrix units for it, else float32;
-            float64 for float64 parameters.
+        compute_dtype: of the iterations; "auto" is bfloat16 on CUDA, else float32; float64 for float64 parameters.
         state_dtype: of momentum buffers: "float32", or "bfloat16" with stochastic rounding (half the memory).
         gradient_clip: soft bound on the singular values of gradients before the momentum (SPECTRA); 0: none. This and
             the next two act on spectral groups; around AdamW's updates use rule `spectra`.

@@ -180,13 +180,15 @@ def test_what_centering_leaves_of_equal_rows_is_not_amplified(rule: str) -> None
 
 
 @pytest.mark.parametrize("rule", ["right_polar", "row_then_polar"])
-def test_tall_float32_matrices_of_low_rank_have_unit_singular_values(rule: str) -> None:
+def test_tall_float32_matrices_of_low_rank_have_unit_singular_values(rule: str, arithmetic: torch.dtype) -> None:
     gradient = torch.zeros(200, 24)
     gradient[:9] = random(9, 24).float()
     (change,) = run(rule, [gradient], momentum=0.0, adjust_lr="none", nuclear_exponent=0.0)
     values = torch.linalg.svdvals(change.double())
-    assert torch.allclose(values[:9], torch.ones(9, dtype=torch.float64), atol=2e-3)
-    assert float(values[9:].max()) < 2e-3
+    # The last product rounds every entry of a factor of norm 3 by half an eps; directions that were zero get their share.
+    tolerance = max(1e-5, torch.finfo(arithmetic).eps)
+    assert torch.allclose(values[:9], torch.ones(9, dtype=torch.float64), atol=tolerance)
+    assert float(values[9:].max()) < tolerance
 
 
 def test_half_precision_iterations_stay_near_the_polar_factor() -> None:
