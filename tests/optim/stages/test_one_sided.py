@@ -185,7 +185,7 @@ def test_tall_float32_matrices_of_low_rank_have_unit_singular_values(rule: str, 
     gradient[:9] = random(9, 24).float()
     (change,) = run(rule, [gradient], momentum=0.0, adjust_lr="none", nuclear_exponent=0.0)
     values = torch.linalg.svdvals(change.double())
-    # The last product rounds every entry of a factor of norm 3 by half an eps; directions that were zero get their share.
+    # The last product rounds every entry by half an eps; directions that were zero get their share of it.
     tolerance = max(1e-5, torch.finfo(arithmetic).eps)
     assert torch.allclose(values[:9], torch.ones(9, dtype=torch.float64), atol=tolerance)
     assert float(values[9:].max()) < tolerance
