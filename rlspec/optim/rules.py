@@ -41,6 +41,7 @@ from rlspec.optim.stages.second_moments import (
     row_variance,
     signs,
 )
+from rlspec.optim.stages.shampoo import shampoo, soap
 from rlspec.optim.stages.whitening import unwhiten, whiten
 
 RULES: dict[str, Rule] = {
@@ -87,6 +88,8 @@ RULES: dict[str, Rule] = {
         Rule("fismo", "arXiv 2601.21750", (normalise, polar, unwhiten), "O x O", ema, before=(whiten,)),
         Rule("trion", "arXiv 2505.17967", (trion,), "- x S", length="measured", sides="short x long"),
         Rule("dion", "arXiv 2504.05295", (dion,), "O x -", length="measured"),
+        Rule("shampoo", "arXiv 1802.09568, 2309.06497", (shampoo,), "S x S", length="own"),
+        Rule("soap", "arXiv 2409.11321", (soap,), "O x D", length="own", sides="short x long"),
         Rule("dct_adamw", "arXiv 2505.17967", (dct_adamw,), "- x S", length="own", sides="short x long"),
     )
 }

@@ -162,7 +162,7 @@ def test_a_gradient_whose_norm_overflows_is_not_taken_for_a_non_finite_one(rule:
 def test_the_update_does_not_depend_on_the_gradients_scale(rule: str, scale: float) -> None:
     plain, scaled = params_for(rule), params_for(rule)
     start = params_for(rule)
-    options = {"eps": 0.0} if rule in ("adamw", "spectra") else {}
+    options = {"eps": 0.0} if rule in ("adamw", "spectra", "shampoo") else {}
     train(rule, plain, promotion_steps=2, decay=0.7, **options)
     train(rule, scaled, promotion_steps=2, decay=0.7, scale=scale, **options)
     differences = [((a - b).norm() / (a - old).norm()).item() for a, b, old in zip(plain, scaled, start, strict=True)]
@@ -309,7 +309,8 @@ def test_and_under_no_larger_one(rule: str, side: int) -> None:
             return
         groups[1 - where], groups[where] = "-", LARGER[groups[where]]
         errors.append(equivariance_error(rule, *groups, shape))
-    inert = {"auon": 1e-3, "hybrid_auon": 1e-4}  # a brake that only just depends on the entries
+    # A brake that only just depends on the entries, and a rule of which only the length does.
+    inert = {"auon": 1e-3, "hybrid_auon": 1e-4, "shampoo": 5e-3}
     assert max(errors) > inert.get(rule, 0.05)
 
 
