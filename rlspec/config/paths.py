@@ -9,6 +9,7 @@ from typing import Any
 
 from rlspec.errors import ConfigError, nearest
 
+SHIPPED = ("checkpoints", "recipes")  # folders of the source checkout
 GROUPS = ("data", "dataset", "env", "model", "optim", "policy")
 
 
@@ -28,15 +29,15 @@ def recipes_folder() -> Path:
 
 
 def resolve_path(path: str | Path) -> Path:
-    """A file or folder named in a recipe: relative to the current folder or, for what ships, to the source checkout.
+    """A file or folder named in a recipe: relative to the current folder or, for what ships, to where rlspec lies.
 
     The result need not exist.
     """
     given = Path(path).expanduser()
-    if given.is_absolute() or given.exists():
+    if given.is_absolute() or given.exists() or given.parts[0] not in SHIPPED:
         return given
-    shipped = recipes_folder().parent / given
-    return shipped if shipped.exists() else given
+    root = recipes_folder().parent  # of a source checkout, or site-packages, where the folders bear their import names
+    return next((found for found in (root / given, root / f"rlspec_{given}") if found.exists()), given)
 
 
 def is_recipe_file(name: str) -> bool:

@@ -159,7 +159,9 @@ def test_groups_can_be_read_alone() -> None:
 def test_shipped_files_are_found_from_any_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     assert resolve_path("recipes/grpo_math.yaml") == recipes_folder() / "grpo_math.yaml"
+    assert resolve_path("checkpoints/tiny-arithmetic") == recipes_folder().parent / "checkpoints" / "tiny-arithmetic"
     assert resolve_path("checkpoints/mine") == Path("checkpoints/mine")
+    assert resolve_path("rlspec/optim") == Path("rlspec/optim")  # may be the name of a model on the hub
     (tmp_path / "recipes").mkdir()
     (tmp_path / "recipes" / "grpo_math.yaml").touch()
     assert resolve_path("recipes/grpo_math.yaml") == Path("recipes/grpo_math.yaml")

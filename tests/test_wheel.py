@@ -1,0 +1,108 @@
+"""What pip installs is whole: it holds what the checkout holds, and its commands work in an empty folder."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import subprocess
+import sys
+import zipfile
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+REPOSITORY = Path(__file__).resolve().parents[1]
+IMPORT_NAMES = {"rlspec": "rlspec", "envs": "rlspec_envs", "recipes": "rlspec_recipes"}
+WARM_START = "checkpoints/tiny-arithmetic"
+BUILD = "import setuptools.build_meta as build; print(build.build_wheel('dist'))"
+# The installed package stands before the checkout, which the environment of the tests knows too.
+RUN = "import sys, rlspec.cli; print(rlspec.__file__, file=sys.stderr); sys.exit(rlspec.cli.main(sys.argv[1:]))"
+
+Command = Callable[..., subprocess.CompletedProcess[str]]
+
+
+def project_files() -> list[str]:
+    """What git tracks or would track; builds and runs lie in the same folders."""
+    listing = ["git", "ls-files", "--cached", "--others", "--exclude-standard", "-z"]
+    names = subprocess.run(listing, cwd=REPOSITORY, capture_output=True, text=True, check=True).stdout.split("\0")
+    return [name for name in names if (REPOSITORY / name).is_file()]
+
+
+@pytest.fixture(scope="module")
+def wheel(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Built from a copy of the checkout in which somebody has trained."""
+    if shutil.which("git") is None or not (REPOSITORY / ".git").exists():
+        pytest.skip("not a git checkout")
+    source = tmp_path_factory.mktemp("source")
+    for name in project_files():
+        (source / name).parent.mkdir(parents=True, exist_ok=True)
+        shutil.copyfile(REPOSITORY / name, source / name)
+    run = source / "checkpoints" / "grpo_math-tiny-pion-seed0"
+    (run / "checkpoints" / "checkpoint-5").mkdir(parents=True)
+    (run / "summary.json").write_text("{}")
+    (run / "checkpoints" / "checkpoint-5" / "model.safetensors").write_bytes(bytes(1000))
+    done = subprocess.run([sys.executable, "-c", BUILD], cwd=source, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    return source / "dist" / done.stdout.splitlines()[-1]
+
+
+@pytest.fixture(scope="module")
+def installed(wheel: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("site")
+    with zipfile.ZipFile(wheel) as archive:
+        archive.extractall(folder)
+    return folder
+
+
+@pytest.fixture
+def rlspec(installed: Path, tmp_path: Path) -> Command:
+    """The console script of the installed wheel, run in an empty folder."""
+
+    def run(*arguments: str) -> subprocess.CompletedProcess[str]:
+        variables = {**os.environ, "PYTHONPATH": str(installed), "PYTHONSAFEPATH": "1", "HF_HUB_OFFLINE": "1"}
+        command = [sys.executable, "-c", RUN, *arguments]
+        done = subprocess.run(command, cwd=tmp_path, env=variables, capture_output=True, text=True, check=False)
+        assert done.returncode == 0, done.stdout + done.stderr
+        assert done.stderr.startswith(str(installed / "rlspec" / "__init__.py")), "this is not the wheel's rlspec"
+        return done
+
+    return run
+
+
+def test_the_wheel_holds_the_files_of_the_checkout_and_none_of_its_runs(wheel: Path) -> None:
+    expected = set()
+    for name in project_files():
+        top, _, rest = name.partition("/")
+        if top in IMPORT_NAMES:
+            expected.add(f"{IMPORT_NAMES[top]}/{rest}")
+        elif name.startswith(f"{WARM_START}/"):
+            expected.add(f"rlspec_{name}")
+    with zipfile.ZipFile(wheel) as archive:
+        found = {name for name in archive.namelist() if ".dist-info/" not in name}
+    assert sorted(found - expected) == []
+    assert sorted(expected - found) == []
+    assert f"rlspec_{WARM_START}/model.safetensors" in found
+
+
+def test_the_main_command_trains_from_the_wheel(rlspec: Command, tmp_path: Path) -> None:
+    small = ("trainer.max_steps=1", "trainer.max_completion_length=8", "batch.prompts_per_step=2")
+    quick = ("evaluation.before=false", "evaluation.after=false", "report.tensorboard=false")
+    done = rlspec("train", "recipe=grpo_math", *small, *quick)
+    (run,) = (tmp_path / "checkpoints").iterdir()
+    assert (run / "summary.json").is_file()
+    assert list(run.rglob("*.safetensors"))
+    assert str(run.relative_to(tmp_path)) in done.stdout
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (("train", "recipe=vla_franka", "--print"), "recipe: vla_franka"),
+        (("rules", "all"), "pion"),
+        (("collect", "--help"), "droid_raw"),
+        (("deploy", "--help"), "franka_fr3"),
+    ],
+)
+def test_commands_find_their_files_in_the_wheel(rlspec: Command, arguments: tuple[str, ...], said: str) -> None:
+    assert said in rlspec(*arguments).stdout
