@@ -5,9 +5,12 @@ from __future__ import annotations
 import sys
 from collections.abc import Sequence
 
+from rlspec.contract.actions import DELTA_EEF, DROID_HYBRID, DROID_HZ, DROID_SPACES, JOINT_VELOCITY
+from rlspec.contract.features import CAMERAS
+from rlspec.contract.pictures import DROID_SIZE
 from rlspec.entry import run_command
 
-USAGE = """\
+USAGE = f"""\
 usage: python -m rlspec.convert source=droid_raw|droid_rlds|lerobot path=DIR out=DIR [key=value ...]
 
   Recordings in DROID's formats become a LeRobotDataset v3 with typed actions and exact statistics. What cannot be used
@@ -17,10 +20,10 @@ usage: python -m rlspec.convert source=droid_raw|droid_rlds|lerobot path=DIR out
   source=droid_raw      folders with trajectory.h5, metadata_*.json and recordings/MP4, found below path
   source=droid_rlds     TFRecord files of DROID in RLDS (TensorFlow is not needed)
   source=lerobot        a LeRobot data set, v2.1 or v3, in openpi's or LeRobot's DROID naming
-  action_space=NAME     joint_velocity (default), joint_position, cartesian_velocity, cartesian_position,
-                        delta_eef (from the measured poses)
-  cameras=A,B           of exterior_1_left, exterior_2_left, wrist_left (default: all three)
-  image_size=HxW        default 180x320; proportions are kept by black bars
+  action_space=NAME     {", ".join(DROID_SPACES)},
+                        {DELTA_EEF} (from the measured poses); default: {JOINT_VELOCITY}
+  cameras=A,B           of {", ".join(CAMERAS)} (default: all three)
+  image_size=HxW        default {DROID_SIZE[0]}x{DROID_SIZE[1]}; proportions are kept by black bars
   bgr=true              the recorded images are BGR; they become RGB
   video=false           PNG images instead of MP4 (H.264)
   instruction=CHOICE    first (default), random, all (the episode once with each), or an index from 0
@@ -29,9 +32,9 @@ usage: python -m rlspec.convert source=droid_raw|droid_rlds|lerobot path=DIR out
   idle=drop             cut stretches without new commands (openpi's rule, but a moving gripper is not idle): what
                         remains of a recording becomes an episode for each stretch; default: keep
   fps=N                 resample to this rate; default: that of the recordings
-  source_fps=X          rate of the recordings, where it is not 15 Hz or not what the data set says
+  source_fps=X          rate of the recordings, where it is not {DROID_HZ:g} Hz or not what the data set says
   source_action=NAME    what `action` or `actions` holds (lerobot), where the data set does not say
-  execution_law=NAME    what executed the actions, default: what the recordings say, else droid_hybrid
+  execution_law=NAME    what executed the actions, default: what the recordings say, else {DROID_HYBRID}
   limit=N               stop after so many recordings that can be used
   seed=N                of instruction=random (default 0)
   workers=N             processes (default 2)

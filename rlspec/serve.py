@@ -11,6 +11,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, get_type_hints
 
 from rlspec.checkpoint import find_weights
+from rlspec.contract.actions import ACTION_SPACES, DROID_HYBRID, EXECUTION_LAWS, JOINT_POSITION, JOINT_VELOCITY
+from rlspec.contract.features import camera_of
+from rlspec.contract.pictures import OPENPI_SIZE
 from rlspec.entry import run_command
 from rlspec.errors import CheckpointError, ConfigError
 
@@ -19,7 +22,7 @@ if TYPE_CHECKING:
     from rlspec.serving.policy import BatchPolicy
     from rlspec.serving.settings import ServerSettings
 
-USAGE = """\
+USAGE = f"""\
 usage: python -m rlspec.serve checkpoint=WHAT [key=value ...]
        python -m rlspec.serve policy=hold|zeros|replay:FILE [key=value ...]
 
@@ -35,9 +38,9 @@ where:
   insecure=true         allow an address that others can reach without a token
 
 what the actions mean (where the checkpoint does not say it; rlspec.json in it does):
-  action_space=NAME     joint_position, joint_velocity, cartesian_position, cartesian_velocity or delta_eef
+  action_space=NAME     {", ".join(ACTION_SPACES)}
   control_hz=N          actions per second
-  execution_law=NAME    droid_hybrid, joint_impedance, ruckig, joint_velocity or stiff_position
+  execution_law=NAME    {", ".join(EXECUTION_LAWS)}
   n_action_steps=N      how many actions of an answer are meant to be carried out
   camera.NAME=KEY       key of messages for a camera of the policy, for example camera.front=observation/image
   prompt=TEXT           instruction for requests that have none
@@ -166,7 +169,6 @@ def build_policy(given: Mapping[str, str], cameras: Mapping[str, str]) -> BatchP
 
 
 def _built_in(given: Mapping[str, str], cameras: Mapping[str, str]) -> BatchPolicy:
-    from rlspec.contract.actions import ACTION_SPACES
     from rlspec.errors import nearest
     from rlspec.serving.builtin import BUILT_IN, HoldPolicy, ReplayPolicy, ZerosPolicy, load_actions
     from rlspec.serving.policy import PolicySpec
@@ -174,17 +176,17 @@ def _built_in(given: Mapping[str, str], cameras: Mapping[str, str]) -> BatchPoli
     name, _, file = given["policy"].partition(":")
     if name not in BUILT_IN or (name == "replay") != bool(file):
         raise ConfigError(f"policy={given['policy']}: {nearest(name, ('hold', 'zeros', 'replay:FILE'))}")
-    default = "joint_position" if name == "hold" else "joint_velocity"
+    default = JOINT_POSITION if name == "hold" else JOINT_VELOCITY
     space = _known_space(given.get("action_space", default))
     horizon = _count("horizon", given.get("horizon", "16"), 1000)
     spec = PolicySpec(
         model=given["policy"] if not file else f"replay of {Path(file).name}",
         action_space=space,
         control_hz=_rate(given.get("control_hz", str(ACTION_SPACES[space].control_hz))),
-        execution_law=_known_law(given.get("execution_law", "droid_hybrid")),
+        execution_law=_known_law(given.get("execution_law", DROID_HYBRID)),
         horizon=horizon,
         n_action_steps=_count("n_action_steps", given.get("n_action_steps", str(min(8, horizon))), horizon),
-        cameras={camera: (224, 224) for camera in cameras},
+        cameras={camera: OPENPI_SIZE for camera in cameras},
         wire_keys=dict(cameras),
         prompt=given.get("prompt"),
     )
@@ -250,10 +252,8 @@ def read_meaning(folder: str, given: Mapping[str, str], cameras: Mapping[str, st
 
 def _camera_sizes(cameras: Any) -> dict[str, tuple[int, int]]:
     """Camera -> (height, width) of the data that a policy was trained on."""
-    from rlspec.serving.policy import IMAGES
-
     sizes = cameras if isinstance(cameras, dict) else {}
-    return {key.removeprefix(f"{IMAGES}."): (int(size[0]), int(size[1])) for key, size in sizes.items()}
+    return {camera_of(key): (int(size[0]), int(size[1])) for key, size in sizes.items()}
 
 
 def _read_record(path: Path) -> dict[str, Any]:
@@ -278,14 +278,10 @@ def hash_statistics(folder: str) -> str | None:
 
 
 def _known_space(name: str) -> str:
-    from rlspec.contract.actions import ACTION_SPACES
-
     return _known("action_space", name, ACTION_SPACES)
 
 
 def _known_law(name: str) -> str:
-    from rlspec.contract.actions import EXECUTION_LAWS
-
     return _known("execution_law", name, EXECUTION_LAWS)
 
 

@@ -8,6 +8,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from rlspec.contract.features import ACTION, STATE, image_key
 from rlspec.entry import run_command
 from rlspec.errors import ConfigError
 
@@ -217,12 +218,12 @@ def _whole(name: str, config: Any) -> nn.Module:
     from lerobot.configs import FeatureType, PolicyFeature
     from lerobot.policies.factory import get_policy_class
 
-    pictures = {f"observation.images.{name}": (3, 128, 128) for name in ("external", "wrist")}
+    pictures = {image_key(name): (3, 128, 128) for name in ("external", "wrist")}
     config.input_features = config.input_features or {
-        "observation.state": PolicyFeature(FeatureType.STATE, (8,)),
+        STATE: PolicyFeature(FeatureType.STATE, (8,)),
         **{name: PolicyFeature(FeatureType.VISUAL, shape) for name, shape in pictures.items()},
     }
-    config.output_features = config.output_features or {"action": PolicyFeature(FeatureType.ACTION, (7,))}
+    config.output_features = config.output_features or {ACTION: PolicyFeature(FeatureType.ACTION, (7,))}
     config.device = "meta"
     with _without_hub(config) if name == "rlspec_smolvla" else contextlib.nullcontext():
         return get_policy_class(name)(config)

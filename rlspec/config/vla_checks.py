@@ -17,6 +17,7 @@ from rlspec.config.lerobot_sources import (
 from rlspec.config.paths import show
 from rlspec.config.sources import Knob
 from rlspec.config.vla_schema import Env, VlaRecipe
+from rlspec.contract.actions import JOINT_VELOCITY
 from rlspec.errors import nearest
 
 Lines = Iterator[str]
@@ -145,8 +146,8 @@ def _recordings(env: Env) -> Lines:
     space = env.options.get("action_space")
     if env.suite != "franka":
         yield f"env.suite={show(env.suite)}: recordings are of the Franka; use env=franka_droid"
-    elif space != "joint_velocity":
-        yield f"env.options.action_space={show(space)}: recordings have joint_velocity; use env=franka_droid"
+    elif space != JOINT_VELOCITY:
+        yield f"env.options.action_space={show(space)}: recordings have {JOINT_VELOCITY}; use env=franka_droid"
 
 
 def simulator(recipe: VlaRecipe) -> Lines:

@@ -15,6 +15,12 @@ from numpy.typing import NDArray
 
 Picture = NDArray[np.uint8]
 
+DROID_SIZE = (180, 320)
+"""Height and width in DROID's RLDS release, in what rlspec converts and generates, and of simulated cameras."""
+
+OPENPI_SIZE = (224, 224)
+"""Height and width that openpi's clients send."""
+
 
 def resize_with_pad(image: Picture, height: int, width: int) -> Picture:
     """Scale a picture (H, W, 3) RGB until it fits into (height, width, 3), aspect kept, in the middle of black.

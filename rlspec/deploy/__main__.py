@@ -5,9 +5,10 @@ from __future__ import annotations
 import sys
 from collections.abc import Sequence
 
+from rlspec.contract.actions import EXECUTION_LAWS
 from rlspec.entry import run_command
 
-USAGE = """\
+USAGE = f"""\
 usage: python -m rlspec.deploy robot=NAME (server=ws://HOST:PORT | checkpoint=DIR | policy=expert|hold)
                                [mode=dry_run|shadow|sim|real] [seconds=30] [prompt="..."] [host=IP] [key=value ...]
        python -m rlspec.deploy summary=RUN [out=DIR] | replay=RUN [law=NAME] | export=RUN[,RUN] out=DIR [video=true]
@@ -25,8 +26,8 @@ usage: python -m rlspec.deploy robot=NAME (server=ws://HOST:PORT | checkpoint=DI
                       sim: simulated robots' own. real: shows the limits, asks, starts slowly
   seconds=S           of the run (default 30)
   rate=HZ law=NAME action_space=NAME
-                      where the policy does not say; law: droid_hybrid, joint_impedance, ruckig, joint_velocity,
-                      stiff_position (default: the robot's)
+                      where the policy does not say; law (default: the robot's):
+                      {", ".join(EXECUTION_LAWS)}
   scheduler=NAME      open_loop (default), ensemble, rtc; schedule.n_action_steps, overlap, stale, margin, decay, blend
   prompt=TEXT         the instruction
   out=DIR             where ticks.jsonl goes (default checkpoints/deploy/<robot>-<time>)

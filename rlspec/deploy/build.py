@@ -9,7 +9,9 @@ from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from typing import Any
 
-from rlspec.contract.actions import ACTION_SPACES
+from rlspec.contract.actions import ACTION_SPACES, CARTESIAN_POSITION, JOINT_POSITION, JOINT_VELOCITY
+from rlspec.contract.features import EXTERIOR_1, WRIST
+from rlspec.contract.pictures import DROID_SIZE
 from rlspec.deploy.arm.interfaces import Clock, Robot
 from rlspec.deploy.arm.robot_limits import LIMITS, RobotLimits
 from rlspec.deploy.policy.observe import match_cameras
@@ -64,11 +66,11 @@ def make_dry_run(settings: Settings, clock: Clock | None = None) -> Robot:
     """A robot without a connection, that stands for the one of the settings."""
     from rlspec.deploy.robots.dry_run import DryRunRobot
 
-    named = settings.robot.cameras or dict.fromkeys(("exterior_1_left", "wrist_left"), "synthetic")
+    named = settings.robot.cameras or dict.fromkeys((EXTERIOR_1, WRIST), "synthetic")
     cameras = {}
     for camera, source in named.items():
         size = _SIZE.fullmatch(source)
-        width, height, rate = map(int, size.groups()) if size and size[1] else (320, 180, 30)
+        width, height, rate = map(int, size.groups()) if size and size[1] else (*reversed(DROID_SIZE), 30)
         cameras[camera] = (height, width, float(rate))
     return DryRunRobot(LIMITS[settings.robot.model], cameras, clock, name=settings.robot.name)
 
@@ -99,13 +101,14 @@ def _make_policy(settings: Settings, robot: Robot, law: str, stack: ExitStack) -
         client = WatchedClient(url, token=token, timeout_s=_START_PATIENCE)
         heartbeat = None if in_lockstep(robot) else settings.watchdog.heartbeat
         return RemotePolicy(client, heartbeat, settings.inference.deadline)
-    if settings.policy == "expert" and robot.name == "mujoco":
+    simulated_expert = settings.policy == "expert" and robot.name == "mujoco"
+    space = settings.action_space or (JOINT_VELOCITY if simulated_expert else JOINT_POSITION)
+    rate = settings.rate or ACTION_SPACES[space].control_hz
+    if simulated_expert:
         from rlspec.deploy.robots.mujoco_expert import MujocoExpert
 
         horizon = settings.schedule.n_action_steps or 8
-        return Expert(MujocoExpert(robot, settings.action_space or "joint_velocity", horizon, settings.rate or 15.0))  # type: ignore[arg-type]
-    space = settings.action_space or "joint_position"
-    rate = settings.rate or ACTION_SPACES[space].control_hz
+        return Expert(MujocoExpert(robot, space, horizon, rate))  # type: ignore[arg-type]
     if settings.policy == "expert":
         return WavePolicy(robot.clock, space, rate, law=law)
     return HoldPolicy(space, rate, law=law)
@@ -184,7 +187,7 @@ def make_scheduler(settings: Settings, contract: Contract, *, lockstep: bool) ->
         decay=schedule.decay,
         blend=schedule.blend,
     )
-    angles = (3, 4, 5) if contract.action_space == "cartesian_position" else ()
+    angles = (3, 4, 5) if contract.action_space == CARTESIAN_POSITION else ()
     return SCHEDULERS[schedule.name](timing, ACTION_SPACES[contract.action_space].size, angles=angles)
 
 

@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 
-from rlspec.contract.actions import ACTION_SPACES
+from rlspec.contract.actions import ACTION_SPACES, VELOCITY_LAW
 from rlspec.deploy.arm.gripper import GripperDrive, GripperLane
 from rlspec.deploy.arm.interfaces import Robot
 from rlspec.deploy.arm.robot_limits import RobotLimits
@@ -147,9 +147,7 @@ def assemble(
         scheduler=scheduler,
         asker=Asker(policy, contract, scheduler, new_worker("inference"), agreement.cameras, prompt),
         targets=Targets(contract.action_space, limits),
-        safety=SafetyFilter(
-            limits, settings.safety, contract.control_hz, by_velocity=agreement.law == "joint_velocity"
-        ),
+        safety=SafetyFilter(limits, settings.safety, contract.control_hz, by_velocity=agreement.law == VELOCITY_LAW),
         gripper=hand,
         recovery=new_worker("recovery"),
         log=log,

@@ -14,7 +14,7 @@ from rlspec.config.messages import explain, join_lines, takes_text, unknown_key
 from rlspec.config.paths import recipes_folder
 from rlspec.config.schema import Section
 from rlspec.config.values import read_value
-from rlspec.contract.actions import EXECUTION_LAWS
+from rlspec.contract.actions import DROID_HYBRID, ActionSpaceName, ExecutionLaw
 from rlspec.deploy.arm.gripper import GripperSettings
 from rlspec.deploy.safety.tick_bounds import SafetySettings
 from rlspec.deploy.safety.watchdog import WatchdogSettings
@@ -22,9 +22,6 @@ from rlspec.errors import ConfigError, nearest
 
 Driver = Literal["franky", "franky_sim", "mujoco", "dry_run"]
 RobotMode = Literal["dry_run", "shadow", "sim", "real"]
-ActionSpaceName = Literal["joint_position", "joint_velocity", "cartesian_position", "cartesian_velocity", "delta_eef"]
-Law = Literal["droid_hybrid", "joint_impedance", "ruckig", "joint_velocity", "stiff_position"]
-assert set(Law.__args__) == set(EXECUTION_LAWS)  # type: ignore[attr-defined]
 
 _SOURCES = ("server", "checkpoint", "policy")
 _SHORT = {
@@ -56,7 +53,7 @@ class RobotSettings(Section):
     driver: Driver
     model: Literal["fr3", "fr3_pre_5_9", "fer"] = "fr3"
     host: str | None = None
-    law: Law = "droid_hybrid"
+    law: ExecutionLaw = DROID_HYBRID
     cameras: dict[str, str] = {}
     camera_keys: dict[str, str] = {}
     options: dict[str, bool | int | float | str] = {}
@@ -106,7 +103,7 @@ class Settings(Section):
     mode: RobotMode | None = None
     seconds: float = Field(30.0, gt=0)
     rate: float | None = Field(None, gt=0, le=200)
-    law: Law | None = None
+    law: ExecutionLaw | None = None
     action_space: ActionSpaceName | None = None
     prompt: str = ""
     out: str | None = None

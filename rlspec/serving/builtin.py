@@ -9,13 +9,12 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from rlspec.contract.actions import ACTION_SPACES
+from rlspec.contract.actions import ACTION_SPACES, CARTESIAN_POSITION, JOINT_POSITION, RELATIVE_SPACES
 from rlspec.errors import ConfigError, DataError
 from rlspec.serving.policy import Observation, PolicySpec
 
 BUILT_IN = ("hold", "zeros", "replay")
 _MAX_BATCH = 1024
-_RELATIVE = ("joint_velocity", "cartesian_velocity", "delta_eef")
 
 
 class HoldPolicy:
@@ -27,8 +26,8 @@ class HoldPolicy:
         Raises:
             ConfigError: The action space is cartesian_position: there is no pose in an observation.
         """
-        if spec.action_space not in ("joint_position", *_RELATIVE):
-            raise ConfigError(f"policy=hold: cannot act in {spec.action_space}; choose action_space=joint_position")
+        if spec.action_space == CARTESIAN_POSITION:
+            raise ConfigError(f"policy=hold: cannot act in {spec.action_space}; choose action_space={JOINT_POSITION}")
         self.spec = spec
         self.max_batch = _MAX_BATCH
 
@@ -37,13 +36,7 @@ class HoldPolicy:
         return [np.tile(self._action(each.state), (self.spec.horizon, 1)) for each in observations]
 
     def _action(self, state: NDArray[np.float64]) -> NDArray[np.float32]:
-        space = ACTION_SPACES[self.spec.action_space]
-        action = np.zeros(space.size, np.float32)
-        if space.name == "joint_position":
-            action[:7] = state[:7]
-        opened, closed = space.gripper
-        action[-1] = opened + (closed - opened) * np.clip(state[-1], 0.0, 1.0)
-        return action
+        return np.array(ACTION_SPACES[self.spec.action_space].hold(state[:7], float(state[-1])), np.float32)
 
     def forget(self, session: int) -> None:
         """Nothing is remembered."""
@@ -83,7 +76,7 @@ class ReplayPolicy:
         self._places[session] = place + self.spec.n_action_steps
         indices = np.minimum(np.arange(place, place + self.spec.horizon), len(self._actions) - 1)
         chunk = self._actions[indices]
-        if self.spec.action_space in _RELATIVE:
+        if self.spec.action_space in RELATIVE_SPACES:
             chunk[np.arange(place, place + self.spec.horizon) >= len(self._actions), :-1] = 0.0  # stay there
         return chunk
 

@@ -10,13 +10,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from rlspec.contract.actions import ACTION_SPACES
+from rlspec.contract.features import ACTION, STATE, TASK, camera_of, image_key, is_empty_camera, is_image
 from rlspec.contract.pictures import resize_with_pad
+from rlspec.contract.policies import action_steps, chunk_length
 from rlspec.errors import ConfigError
-from rlspec.serving.policy import ACTION, IMAGES, STATE, Observation, PolicySpec
+from rlspec.serving.policy import Observation, PolicySpec
 
-_EMPTY_CAMERA = "empty_camera"  # pictures that a policy makes up itself
 _WITHOUT_LANGUAGE = ("act", "diffusion", "vqbet", "tdmpc")
-_HORIZONS = ("chunk_size", "horizon", "action_chunk_size")
 _MAX_BATCH = 64
 
 
@@ -60,8 +60,8 @@ def read_spec(config: Any, meaning: Meaning) -> PolicySpec:
         names = ", ".join(cameras) or "none"
         raise ConfigError(f"camera.{unknown[0]}: {meaning.model} has no such camera; its cameras: {names}")
     _check_actions(config, meaning)
-    horizon = next((int(size) for name in _HORIZONS if (size := getattr(config, name, None))), 1)
-    steps = meaning.n_action_steps or int(getattr(config, "n_action_steps", None) or horizon)
+    horizon = chunk_length(config) or 1
+    steps = meaning.n_action_steps or action_steps(config) or horizon
     if not 1 <= steps <= horizon:
         raise ConfigError(f"n_action_steps={steps}: {meaning.model} predicts {horizon} actions; choose 1 to {horizon}")
     return PolicySpec(
@@ -86,19 +86,18 @@ def _inputs(config: Any, model: str) -> tuple[dict[str, tuple[int, int]], int]:
     for key, feature in config.input_features.items():
         if key == STATE:
             state = int(feature.shape[0])
-        elif key.startswith(f"{IMAGES}."):
-            name = key.removeprefix(f"{IMAGES}.")
-            if _EMPTY_CAMERA not in name:
-                cameras[name] = (int(feature.shape[-2]), int(feature.shape[-1]))
+        elif is_image(key):
+            if not is_empty_camera(key):
+                cameras[camera_of(key)] = (int(feature.shape[-2]), int(feature.shape[-1]))
         else:
             raise ConfigError(
-                f"{model}: wants {key}, which robots do not send; only {IMAGES}.NAME and {STATE} are served"
+                f"{model}: wants {key}, which robots do not send; only {image_key('NAME')} and {STATE} are served"
             )
     return cameras, state
 
 
 def _check_actions(config: Any, meaning: Meaning) -> None:
-    feature = (config.output_features or {}).get("action")
+    feature = (config.output_features or {}).get(ACTION)
     wanted = ACTION_SPACES[meaning.action_space].size
     found = None if feature is None else int(feature.shape[0])
     if found != wanted:
@@ -175,10 +174,10 @@ class LeRobotPolicy:
         """In LeRobot's form: images float32 (B, 3, H, W) in [0, 1], state float32 (B, n), a list of instructions."""
         import torch
 
-        batch: dict[str, Any] = {"task": [each.prompt for each in observations]}
+        batch: dict[str, Any] = {TASK: [each.prompt for each in observations]}
         for name, size in self.spec.cameras.items():
             pixels = np.stack([resize_with_pad(each.images[name], *size) for each in observations])
-            batch[f"{IMAGES}.{name}"] = torch.from_numpy(pixels).permute(0, 3, 1, 2).contiguous().float().div_(255)
+            batch[image_key(name)] = torch.from_numpy(pixels).permute(0, 3, 1, 2).contiguous().float().div_(255)
         if self.spec.state:
             states = np.stack([each.state for each in observations])
             batch[STATE] = torch.from_numpy(states).float()

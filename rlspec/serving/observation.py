@@ -9,8 +9,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from rlspec.contract.actions import ACTION_SPACES
+from rlspec.contract.features import JOINT_STATE, STATE, image_key
 from rlspec.contract.wire import DELAY, PREFIX
-from rlspec.serving.policy import DROID_STATE, EXTERIOR, IMAGES, STATE, Observation, PolicySpec
+from rlspec.serving.policy import EXTERIOR, Observation, PolicySpec
 
 JOINTS, GRIPPER, FLAT_STATE = "observation/joint_position", "observation/gripper_position", "observation/state"
 PROMPTS = ("prompt", "task")
@@ -43,7 +44,7 @@ def _camera_keys(message: Mapping[str, Any], spec: PolicySpec, camera: str) -> t
     key = spec.wire_key(camera)
     if _ROBOARENA.format(0) in message and EXTERIOR.fullmatch(key):
         key = _ROBOARENA.format(spec.exterior_cameras().index(camera))
-    return key, f"{IMAGES}.{camera}"
+    return key, image_key(camera)
 
 
 def _image(message: Mapping[str, Any], keys: tuple[str, str]) -> NDArray[np.uint8]:
@@ -67,7 +68,7 @@ def _state(message: Mapping[str, Any], spec: PolicySpec) -> NDArray[np.float64]:
     whole = next((key for key in (STATE, FLAT_STATE) if key in message), None)
     if whole is not None:
         return _vector(message, whole, spec.state)
-    if spec.state != DROID_STATE:
+    if spec.state != len(JOINT_STATE):
         raise RequestError(f"{FLAT_STATE}: missing; the policy wants {spec.state} numbers, and got {_names(message)}")
     return np.concatenate([_vector(message, JOINTS, 7), _vector(message, GRIPPER, 1)])
 

@@ -12,18 +12,14 @@ from numpy.typing import NDArray
 
 from rlspec import __version__
 from rlspec.contract.actions import ACTION_SPACES
+from rlspec.contract.features import EXTERIOR_1, EXTERIOR_2, JOINT_STATE, WRIST
 
-IMAGES = "observation.images"
-STATE = "observation.state"
-ACTION = "action"
-WRIST = "observation/wrist_image_left"
+WRIST_KEY = "observation/wrist_image_left"
 EXTERIOR = re.compile(r"observation/exterior_image_(\d)_left")
-DROID_STATE = 8  # seven joint angles and the gripper's closure
-ROBOARENA_SPACES = ("joint_position", "joint_velocity", "cartesian_position", "cartesian_velocity")
 _WIRE_KEYS = {
-    "exterior_1_left": "observation/exterior_image_1_left",
-    "exterior_2_left": "observation/exterior_image_2_left",
-    "wrist_left": WRIST,
+    EXTERIOR_1: "observation/exterior_image_1_left",
+    EXTERIOR_2: "observation/exterior_image_2_left",
+    WRIST: WRIST_KEY,
 }
 
 
@@ -77,7 +73,7 @@ class PolicySpec:
     n_action_steps: int
     cameras: dict[str, tuple[int, int]] = field(default_factory=dict)
     wire_keys: dict[str, str] = field(default_factory=dict)
-    state: int = DROID_STATE
+    state: int = len(JOINT_STATE)
     prompt_required: bool = False
     prompt: str | None = None
     norm_stats_sha256: str | None = None
@@ -132,7 +128,7 @@ def roboarena_metadata(spec: PolicySpec) -> dict[str, Any]:
     sizes = set(spec.cameras.values())
     return {
         "image_resolution": list(sizes.pop()) if len(sizes) == 1 else None,
-        "needs_wrist_camera": any(spec.wire_key(name) == WRIST for name in spec.cameras),
+        "needs_wrist_camera": any(spec.wire_key(name) == WRIST_KEY for name in spec.cameras),
         "n_external_cameras": len(spec.exterior_cameras()),
         "needs_stereo_camera": False,
         "needs_session_id": False,

@@ -15,12 +15,13 @@ from websockets.asyncio.server import Server, serve
 from websockets.http11 import Request, Response
 
 from rlspec import __version__
+from rlspec.contract.actions import DROID_SPACES
 from rlspec.contract.wire import pack
 from rlspec.errors import ConfigError
 from rlspec.serving.batching import Batcher
 from rlspec.serving.connection import Gate, GuardedConnection
 from rlspec.serving.metrics import CONTENT_TYPE, Metrics
-from rlspec.serving.policy import ROBOARENA_SPACES, BatchPolicy, openpi_metadata, roboarena_metadata
+from rlspec.serving.policy import BatchPolicy, openpi_metadata, roboarena_metadata
 from rlspec.serving.session import Session
 from rlspec.serving.settings import ServerSettings, check_settings, tls_context
 
@@ -58,7 +59,7 @@ class PolicyServer:
             ConfigError: The settings cannot work.
         """
         check_settings(settings)
-        if settings.roboarena and policy.spec.action_space not in ROBOARENA_SPACES:
+        if settings.roboarena and policy.spec.action_space not in DROID_SPACES:
             raise ConfigError(f"roboarena=true: has no action space {policy.spec.action_space}")
         self.metrics = Metrics()
         self.port = settings.port

@@ -21,13 +21,10 @@ from gymnasium.vector import AutoresetMode, SyncVectorEnv, VectorEnv
 from lerobot.configs import FeatureType, PolicyFeature
 from lerobot.envs.configs import EnvConfig
 from lerobot.envs.utils import NEW_ROLLOUT_OPTION, _LazyAsyncVectorEnv, freeze_after_episode_end
-from lerobot.utils.constants import ACTION, OBS_IMAGES, OBS_STATE
 
+from rlspec.contract.actions import ACTION_SPACES, DELTA_EEF, SIMULATED_SPACES
+from rlspec.contract.features import ACTION, AGENT_POS, JOINT_STATE, STATE, image_key
 from rlspec.errors import ConfigError
-
-STATE_SIZE = 8
-ACTION_SIZES = {"delta_eef": 7, "joint_velocity": 8, "joint_position": 8}
-CONTROL_RATES = {"delta_eef": 20, "joint_velocity": 15, "joint_position": 15}
 
 Envs = dict[str, dict[int, VectorEnv]]
 
@@ -80,15 +77,17 @@ class RlspecEnvConfig(EnvConfig):
     cameras: list[str] = field(default_factory=list)
     episode_length: int | None = None
 
-    def _declare(self, actions: int) -> None:
-        """Say under which names the policy gets what."""
-        pictures = {f"{OBS_IMAGES}.{camera}": (self.image_size, self.image_size, 3) for camera in self.cameras}
+    def _declare(self, action_space: str) -> None:
+        """Take rates and sizes from the action space, and say under which names the policy gets what."""
+        space = ACTION_SPACES[action_space]
+        self.fps = round(space.control_hz)
+        pictures = {image_key(camera): (self.image_size, self.image_size, 3) for camera in self.cameras}
         self.features = {
-            ACTION: PolicyFeature(FeatureType.ACTION, (actions,)),
-            "agent_pos": PolicyFeature(FeatureType.STATE, (STATE_SIZE,)),
+            ACTION: PolicyFeature(FeatureType.ACTION, (space.size,)),
+            AGENT_POS: PolicyFeature(FeatureType.STATE, (len(JOINT_STATE),)),  # as many as of EEF_STATE
             **{name: PolicyFeature(FeatureType.VISUAL, shape) for name, shape in pictures.items()},
         }
-        self.features_map = {ACTION: ACTION, "agent_pos": OBS_STATE, **{name: name for name in pictures}}
+        self.features_map = {ACTION: ACTION, AGENT_POS: STATE, **{name: name for name in pictures}}
 
     @property
     def gym_kwargs(self) -> dict[str, Any]:
@@ -117,15 +116,14 @@ class RlspecFrankaEnv(RlspecEnvConfig):
     cameras: list[str] = field(default_factory=lambda: ["external", "wrist"])
     robot: str = "fr3"
     arm: str = "primitive"
-    action_space: str = "delta_eef"
+    action_space: str = DELTA_EEF
     randomise: str = "default"
 
     def __post_init__(self) -> None:
-        """Take rates and sizes from the action space."""
-        if self.action_space not in ACTION_SIZES:
-            raise ConfigError(f"env.action_space={self.action_space}; allowed: {', '.join(ACTION_SIZES)}")
-        self.fps = CONTROL_RATES[self.action_space]
-        self._declare(ACTION_SIZES[self.action_space])
+        """Check."""
+        if self.action_space not in SIMULATED_SPACES:
+            raise ConfigError(f"env.action_space={self.action_space}; allowed: {', '.join(SIMULATED_SPACES)}")
+        self._declare(self.action_space)
 
     @property
     def gym_kwargs(self) -> dict[str, Any]:
@@ -163,8 +161,7 @@ class RlspecLiberoEnv(RlspecEnvConfig):
 
     def __post_init__(self) -> None:
         """LIBERO has one rate and one action space."""
-        self.fps = CONTROL_RATES["delta_eef"]
-        self._declare(ACTION_SIZES["delta_eef"])
+        self._declare(DELTA_EEF)
 
     @property
     def gym_kwargs(self) -> dict[str, Any]:

@@ -13,6 +13,7 @@ from types import MappingProxyType
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
+from rlspec.contract.actions import DROID_HYBRID, JOINT_IMPEDANCE, RUCKIG, VELOCITY_LAW
 from rlspec.deploy.arm.jerk_limited import Profile, Reference
 
 Array = NDArray[np.float64]
@@ -64,20 +65,20 @@ Law = Impedance | JerkLimited
 LAWS: Mapping[str, Law] = MappingProxyType(
     {
         # droid/config/{panda,fr3} (polymetis HybridJointImpedanceControl); fairo's own default Kx is 750
-        "droid_hybrid": Impedance(
+        DROID_HYBRID: Impedance(
             stiffness=_vector(40, 30, 50, 25, 35, 25, 10),
             damping=_vector(4, 6, 5, 5, 3, 2, 1),
             cartesian_stiffness=_vector(400, 400, 400, 15, 15, 15),
             cartesian_damping=_vector(37, 37, 37, 2, 2, 2),
         ),
         # libfranka's joint impedance example
-        "joint_impedance": Impedance(
+        JOINT_IMPEDANCE: Impedance(
             stiffness=_vector(600, 600, 600, 600, 250, 150, 50),
             damping=_vector(50, 50, 50, 50, 30, 25, 15),
         ),
-        "ruckig": JerkLimited(),
+        RUCKIG: JerkLimited(),
         # Ruckig takes a velocity as it is, whatever share a motion has: it is the filter that bounds it.
-        "joint_velocity": JerkLimited(velocity_factor=1.0, follows="velocity"),
+        VELOCITY_LAW: JerkLimited(velocity_factor=1.0, follows="velocity"),
     }
 )
 """Named as in contract.actions.EXECUTION_LAWS; `stiff_position` belongs to a simulator and is not among them."""
@@ -101,7 +102,7 @@ def hybrid_torque(
     Returns:
         (7,) Nm, neither clipped nor limited in rate.
     """
-    gains = law if law is not None else LAWS["droid_hybrid"]
+    gains = law if law is not None else LAWS[DROID_HYBRID]
     assert isinstance(gains, Impedance)
     error = np.asarray(q_target, dtype=np.float64) - np.asarray(q, dtype=np.float64)
     speed = np.asarray(dq, dtype=np.float64)

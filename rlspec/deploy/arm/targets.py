@@ -87,7 +87,7 @@ class Targets:
             values, reason = None, STATE_NOT_FINITE
         if values is None:
             return Target(None, None, (reason,))
-        return Target(self._convert(values[:-1], state.joints), self._closure(float(values[-1])))
+        return Target(self._convert(values[:-1], state.joints), self.space.closure(float(values[-1])))
 
     def _read(self, action: Action | None) -> tuple[Array | None, str]:
         if action is None:
@@ -110,10 +110,6 @@ class Targets:
         if np.any(np.abs(values - self._middle) > self._reach):
             return None, WRONG_UNITS
         return values, ""
-
-    def _closure(self, value: float) -> float:
-        opened, closed = self.space.gripper
-        return min(1.0, max(0.0, (value - opened) / (closed - opened)))
 
     def _joint_position(self, action: Array, joints: Array) -> Array:
         return action

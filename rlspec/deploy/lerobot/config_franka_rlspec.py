@@ -7,11 +7,13 @@ from dataclasses import dataclass, field
 from lerobot.cameras import CameraConfig
 from lerobot.robots import RobotConfig
 
+from rlspec.contract.actions import DROID_HYBRID, JOINT_POSITION, STIFF_POSITION
+from rlspec.contract.pictures import DROID_SIZE
 from rlspec.deploy.lerobot.features import ACTION_KEYS
 from rlspec.errors import ConfigError
 
 BACKENDS = ("dry_run", "mujoco", "franky_sim", "franky")
-_LAWS = {"mujoco": "stiff_position"}
+_LAWS = {"mujoco": STIFF_POSITION}
 
 
 @RobotConfig.register_subclass("franka_rlspec")
@@ -41,12 +43,12 @@ class FrankaRlspecConfig(RobotConfig):
     backend: str = "dry_run"
     host: str = ""
     robot_model: str = "fr3"
-    action_space: str = "joint_position"
+    action_space: str = JOINT_POSITION
     law: str = ""
     control_hz: float | None = None
     images: bool = True
-    image_height: int = 180
-    image_width: int = 320
+    image_height: int = DROID_SIZE[0]
+    image_width: int = DROID_SIZE[1]
     cameras: dict[str, CameraConfig] = field(default_factory=dict)
     camera_timeout_s: float = 1.0
     task: str = "pick_place"
@@ -66,4 +68,4 @@ class FrankaRlspecConfig(RobotConfig):
                 raise ConfigError(f"robot.{name}={getattr(self, name)}: choose one of {', '.join(allowed)}")
         if self.backend == "franky" and not self.host:
             raise ConfigError("robot.backend=franky: no address; add --robot.host=IP of the arm's control unit")
-        self.law = self.law or _LAWS.get(self.backend, "droid_hybrid")
+        self.law = self.law or _LAWS.get(self.backend, DROID_HYBRID)

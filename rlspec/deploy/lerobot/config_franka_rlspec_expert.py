@@ -6,6 +6,7 @@ from dataclasses import dataclass
 
 from lerobot.teleoperators import TeleoperatorConfig
 
+from rlspec.contract.actions import JOINT_POSITION
 from rlspec.deploy.lerobot.features import ACTION_KEYS
 from rlspec.errors import ConfigError
 
@@ -25,7 +26,7 @@ class FrankaRlspecExpertConfig(TeleoperatorConfig):
     """
 
     motion: str = "expert"
-    action_space: str = "joint_position"
+    action_space: str = JOINT_POSITION
     amplitude: float = 0.1
     period_s: float = 6.0
 
@@ -38,5 +39,5 @@ class FrankaRlspecExpertConfig(TeleoperatorConfig):
         for name, allowed in (("motion", MOTIONS), ("action_space", tuple(ACTION_KEYS))):
             if getattr(self, name) not in allowed:
                 raise ConfigError(f"teleop.{name}={getattr(self, name)}: choose one of {', '.join(allowed)}")
-        if self.motion == "wave" and self.action_space != "joint_position":
-            raise ConfigError("teleop.motion=wave: it gives joint angles; take action_space=joint_position")
+        if self.motion == "wave" and self.action_space != JOINT_POSITION:
+            raise ConfigError(f"teleop.motion=wave: it gives joint angles; take action_space={JOINT_POSITION}")

@@ -7,7 +7,14 @@ from collections.abc import Mapping
 import numpy as np
 from numpy.typing import NDArray
 
-from rlspec.contract.actions import ACTION_SPACES, DELTA_EEF_STEP, MAX_JOINT_STEP
+from rlspec.contract.actions import (
+    ACTION_SPACES,
+    DELTA_EEF,
+    DELTA_EEF_STEP,
+    JOINT_POSITION,
+    JOINT_VELOCITY,
+    MAX_JOINT_STEP,
+)
 from rlspec.deploy.arm.interfaces import RobotState
 from rlspec.deploy.arm.kinematics import forward, rotation_vector
 from rlspec.errors import RobotError
@@ -19,9 +26,9 @@ POSITIONS = (*(f"joint_{i}.pos" for i in range(1, 8)), GRIPPER)
 """Of the state, and of actions in joint_position: radians, and the gripper's closure from 0 open to 1 closed."""
 
 ACTION_KEYS: dict[str, tuple[str, ...]] = {
-    "joint_position": POSITIONS,
-    "joint_velocity": (*(f"joint_{i}.vel" for i in range(1, 8)), GRIPPER),
-    "delta_eef": (*(f"eef_{axis}.vel" for axis in ("x", "y", "z", "rx", "ry", "rz")), GRIPPER),
+    JOINT_POSITION: POSITIONS,
+    JOINT_VELOCITY: (*(f"joint_{i}.vel" for i in range(1, 8)), GRIPPER),
+    DELTA_EEF: (*(f"eef_{axis}.vel" for axis in ("x", "y", "z", "rx", "ry", "rz")), GRIPPER),
 }
 """By action space; units are those of `rlspec.contract.actions.ACTION_SPACES`."""
 
@@ -34,7 +41,7 @@ def understand(space: str, action: Mapping[str, float]) -> tuple[str, Array]:
     Raises:
         RobotError: Keys are missing or foreign.
     """
-    for meant in (space, "joint_position"):
+    for meant in (space, JOINT_POSITION):
         keys = ACTION_KEYS[meant]
         if set(action) == set(keys):
             return meant, np.array([float(action[key]) for key in keys])
@@ -52,14 +59,13 @@ def describe(space: str, state: RobotState, joints: Array, closure: float) -> di
         joints: Target that was sent, (7,) radians.
         closure: That the hand goes for.
     """
-    opened, closed = ACTION_SPACES[space].gripper
-    if space == "joint_position":
+    if space == JOINT_POSITION:
         numbers = joints
-    elif space == "joint_velocity":
+    elif space == JOINT_VELOCITY:
         numbers = (joints - state.joints) / MAX_JOINT_STEP
     else:
         (position, rotation), (here, turned) = forward(joints), forward(state.joints)
         metres, radians = DELTA_EEF_STEP
         numbers = np.concatenate([(position - here) / metres, rotation_vector(rotation @ turned.T) / radians])
-    values = [*numbers, opened + closure * (closed - opened)]
+    values = [*numbers, ACTION_SPACES[space].gripper_number(closure)]
     return {key: float(value) for key, value in zip(ACTION_KEYS[space], values, strict=True)}

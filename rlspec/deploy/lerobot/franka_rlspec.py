@@ -12,7 +12,8 @@ from lerobot.cameras import make_cameras_from_configs
 from lerobot.robots import Robot
 from lerobot.utils.decorators import check_if_already_connected, check_if_not_connected
 
-from rlspec.contract.actions import ACTION_SPACES
+from rlspec.contract.actions import ACTION_SPACES, JOINT_POSITION, VELOCITY_LAW
+from rlspec.contract.features import EXTERIOR_1, WRIST
 from rlspec.deploy.arm.gripper import GripperDrive, GripperLane, GripperSettings
 from rlspec.deploy.arm.interfaces import Robot as Backend
 from rlspec.deploy.arm.interfaces import RobotState
@@ -53,7 +54,7 @@ class FrankaRlspec(Robot):
         if config.cameras or not config.images or config.backend == "franky":
             return {}
         shape = (config.image_height, config.image_width, 3)
-        return {"exterior_1_left": shape, "wrist_left": shape}
+        return {EXTERIOR_1: shape, WRIST: shape}
 
     @property
     def cameras(self) -> dict[str, Any]:
@@ -101,9 +102,9 @@ class FrankaRlspec(Robot):
             limits = backend.connect(self.config.law, self.control_hz)
             law = self.config.law
             self._filter = SafetyFilter(
-                limits, SafetySettings().for_law(law), self.control_hz, by_velocity=law == "joint_velocity"
+                limits, SafetySettings().for_law(law), self.control_hz, by_velocity=law == VELOCITY_LAW
             )
-            self._targets = {space: Targets(space, limits) for space in (self.config.action_space, "joint_position")}
+            self._targets = {space: Targets(space, limits) for space in (self.config.action_space, JOINT_POSITION)}
             state = backend.read()
             self._filter.reset(state)
             for camera in self._cameras.values():

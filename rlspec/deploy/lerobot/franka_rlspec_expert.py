@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 from lerobot.teleoperators import Teleoperator
 
+from rlspec.contract.actions import ACTION_SPACES
 from rlspec.deploy.lerobot.config_franka_rlspec_expert import FrankaRlspecExpertConfig
 from rlspec.deploy.lerobot.features import ACTION_KEYS
 from rlspec.deploy.lerobot.franka_rlspec import measured, only_simulated
@@ -77,9 +78,7 @@ class FrankaRlspecExpert(Teleoperator):
         robot, space = only_simulated(), self.config.action_space
         if not robot.success:
             return np.asarray(MujocoExpert(robot, space, horizon=1).infer()[0])
-        size, opened = len(ACTION_KEYS[space]), -1.0 if space == "delta_eef" else 0.0
-        still = robot.read().joints if space == "joint_position" else np.zeros(size - 1)
-        return np.append(still, opened)
+        return np.array(ACTION_SPACES[space].hold(robot.read().joints, closure=0.0))
 
     def _wave(self) -> np.ndarray:
         """All joints swing from where they were first seen, beginning at rest."""

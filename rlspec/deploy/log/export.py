@@ -12,12 +12,12 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from rlspec.contract.actions import ACTION_SPACES
+from rlspec.contract.actions import ACTION_SPACES, JOINT_POSITION
+from rlspec.contract.features import ACTION, IMAGE_AXES, JOINT_STATE, STATE, TASK, image_key
 from rlspec.deploy.log.reader import RunLog, read_log
 from rlspec.errors import DataError
 
-ACTION_SPACE = "joint_position"  # what is sent are joint targets, whatever the policy's action space
-STATE_NAMES = (*(f"joint{i}" for i in range(1, 8)), "gripper")
+ACTION_SPACE = JOINT_POSITION  # what is sent are joint targets, whatever the policy's action space
 
 Array = NDArray[np.float64]
 Frame = dict[str, Any]
@@ -131,9 +131,10 @@ def _check_alike(logs: Sequence[RunLog], cameras: Sequence[dict[str, dict[int, P
 def _create(log: RunLog, cameras: dict[str, dict[int, Path]], out: Path, repo_id: str, *, video: bool) -> Any:
     from lerobot.datasets.lerobot_dataset import LeRobotDataset
 
+    space = ACTION_SPACES[ACTION_SPACE]
     features: dict[str, dict[str, Any]] = {
-        "observation.state": {"dtype": "float32", "shape": (8,), "names": list(STATE_NAMES)},
-        "action": {"dtype": "float32", "shape": (8,), "names": list(ACTION_SPACES[ACTION_SPACE].names)},
+        STATE: {"dtype": "float32", "shape": (len(JOINT_STATE),), "names": list(JOINT_STATE)},
+        ACTION: {"dtype": "float32", "shape": (space.size,), "names": list(space.names)},
         "requested": {"dtype": "float32", "shape": (len(log.action_names),), "names": log.action_names},
         "has_request": {"dtype": "bool", "shape": (1,), "names": None},
     }
@@ -142,10 +143,10 @@ def _create(log: RunLog, cameras: dict[str, dict[int, Path]], out: Path, repo_id
             raise DataError(f"{log.folder / 'frames' / camera}: no pictures; remove the folder or run again")
         shape = _picture(next(iter(pictures.values()))).shape
         kind = "video" if video else "image"
-        features[f"observation.images.{camera}"] = {
+        features[image_key(camera)] = {
             "dtype": kind,
             "shape": shape,
-            "names": ["height", "width", "channels"],
+            "names": list(IMAGE_AXES),
         }
     return LeRobotDataset.create(
         repo_id,
@@ -172,7 +173,7 @@ def _add_episode(dataset: Any, log: RunLog, cameras: Sequence[str], problems: li
     """Add one log; returns its number of frames."""
     count = 0
     for frame in _frames(log, cameras):
-        dataset.add_frame({**frame, "task": _task(log)})
+        dataset.add_frame({**frame, TASK: _task(log)})
         count += 1
     problems += [f"{log.path}: {problem}" for problem in log.problems]
     if not count:
@@ -203,9 +204,9 @@ def _frames(log: RunLog, cameras: Sequence[str]) -> Iterator[Frame]:
         requested = np.array(tick.get("requested") or [np.nan], dtype=np.float64)
         complete = requested.shape == (size,) and bool(np.isfinite(requested).all())
         yield {
-            "observation.state": np.array([*state["joints"], state["closure"]], np.float32),
-            "action": np.array([*sent, state["closure"] if closure is None else closure], np.float32),
+            STATE: np.array([*state["joints"], state["closure"]], np.float32),
+            ACTION: np.array([*sent, state["closure"] if closure is None else closure], np.float32),
             "requested": requested.astype(np.float32) if complete else np.zeros(size, np.float32),
             "has_request": np.array([complete]),
-            **{f"observation.images.{camera}": _picture(seen[camera]) for camera in cameras},
+            **{image_key(camera): _picture(seen[camera]) for camera in cameras},
         }

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from rlspec.contract.actions import JOINT_POSITION
 from rlspec.deploy.log.reader import RunLog
 
 if TYPE_CHECKING:
@@ -70,7 +71,7 @@ def _style(style: dict[str, Any]) -> dict[str, Any]:
 
 def _requested_angles(log: RunLog) -> np.ndarray | None:
     """Joint angles that the policy asked for; None where its actions are of another kind (`target` shows them)."""
-    if log.header.get("action_space") != "joint_position":
+    if log.header.get("action_space") != JOINT_POSITION:
         return None
     return log.column("requested", size=8)[:, :7]
 

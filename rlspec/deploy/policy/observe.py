@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 
+from rlspec.contract.features import camera_of
 from rlspec.contract.pictures import resize_with_pad
 from rlspec.deploy.arm.interfaces import Frame, RobotState
 from rlspec.errors import ConfigError, nearest
@@ -40,7 +41,7 @@ def match_cameras(keys: Collection[str], cameras: Collection[str], given: Mappin
 
 def camera_name(key: str, *, from_zero: bool = False) -> str:
     """DROID's name of the camera behind a policy's key."""
-    name = key.removeprefix("observation.images.").removeprefix("observation/")
+    name = camera_of(key).removeprefix("observation/")
     name = name.replace("exterior_image_", "exterior_").replace("wrist_image_", "wrist_")
     if from_zero:
         name = re.sub(r"exterior_(\d)", lambda match: f"exterior_{int(match[1]) + 1}", name)

@@ -10,7 +10,7 @@ from typing import Any, Protocol
 
 import numpy as np
 
-from rlspec.contract.actions import ACTION_SPACES, MAX_JOINT_STEP
+from rlspec.contract.actions import ACTION_SPACES, CARTESIAN_POSITION, JOINT_POSITION, JOINT_VELOCITY, MAX_JOINT_STEP
 from rlspec.deploy.arm.interfaces import Array, Clock, Reply
 from rlspec.deploy.policy.observe import GRIPPER, JOINTS
 from rlspec.errors import ConfigError
@@ -145,18 +145,14 @@ class HoldPolicy(_Local):
     """Asks the robot to stay where it is."""
 
     def __init__(self, action_space: str, control_hz: float, horizon: int = 8, law: str = "") -> None:
-        if action_space == "cartesian_position":
+        if action_space == CARTESIAN_POSITION:  # an observation holds no pose
             raise ConfigError("policy=hold: it holds joints or speeds; take another action_space")
         self._space, self._horizon = ACTION_SPACES[action_space], horizon
         self.metadata = _metadata("hold", action_space, control_hz, horizon, horizon, law)
 
     def infer(self, observation: Mapping[str, Any]) -> Reply:
         """See `Policy`."""
-        opened, closed = self._space.gripper
-        action = np.zeros(self._space.size)
-        if self._space.name == "joint_position":
-            action[:7] = observation[JOINTS]
-        action[-1] = opened + float(observation[GRIPPER][0]) * (closed - opened)
+        action = self._space.hold(observation[JOINTS], float(observation[GRIPPER][0]))
         return Reply(np.tile(action, (self._horizon, 1)), 0.0, 0.0)
 
 
@@ -164,8 +160,8 @@ class WavePolicy(_Local):
     """All joints swing slowly about where they are first seen: the `expert` of a robot without a task."""
 
     def __init__(self, clock: Clock, action_space: str, control_hz: float, horizon: int = 16, law: str = "") -> None:
-        if action_space not in ("joint_position", "joint_velocity"):
-            raise ConfigError(f"policy=expert: here it moves joints, not {action_space}; take joint_position")
+        if action_space not in (JOINT_POSITION, JOINT_VELOCITY):
+            raise ConfigError(f"policy=expert: here it moves joints, not {action_space}; take {JOINT_POSITION}")
         self._clock, self._space, self._rate, self._horizon = clock, action_space, control_hz, horizon
         self._centre: Array | None = None
         self._start = 0.0
@@ -179,7 +175,7 @@ class WavePolicy(_Local):
         times = now - self._start + np.arange(self._horizon + 1) / self._rate
         wave = self._centre + 0.1 * (1 - np.cos(2 * np.pi * 0.2 * times))[:, None]
         closed = (np.sin(2 * np.pi * 0.1 * times[:-1]) < -0.5).astype(float)[:, None]
-        joints = np.diff(wave, axis=0) / MAX_JOINT_STEP if self._space == "joint_velocity" else wave[1:]
+        joints = np.diff(wave, axis=0) / MAX_JOINT_STEP if self._space == JOINT_VELOCITY else wave[1:]
         return Reply(np.concatenate([joints, closed], 1), 0.0, 0.0)
 
 

@@ -7,7 +7,7 @@ from collections.abc import Mapping
 
 import numpy as np
 
-from rlspec.contract.actions import EXECUTION_LAWS
+from rlspec.contract.actions import DROID_HZ, EXECUTION_LAWS
 from rlspec.deploy.arm.interfaces import Array, Clock, Command, Frame, Mode, RobotState
 from rlspec.deploy.arm.robot_limits import RobotLimits
 from rlspec.deploy.clocks import MonotonicClock
@@ -51,7 +51,7 @@ class DryRunRobot:
         self._velocities: Array = np.zeros(7)
         self._closure = 0.0
         self._until = self._expires = 0.0  # until when it moves at even speed; when the command is void
-        self._period = 1 / 15
+        self._period = 1 / DROID_HZ
         self._mode: Mode = "disconnected"
         self._read_only = False
         self._time = self.clock.now()

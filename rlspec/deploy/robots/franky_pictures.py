@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from rlspec.contract.features import EXTERIOR_1, WRIST
 from rlspec.deploy.arm.interfaces import Array
 from rlspec.deploy.robots.cameras import Image, Source
 from rlspec.errors import RobotError
@@ -18,8 +19,8 @@ if TYPE_CHECKING:
 
 PICTURES = ("synthetic", "render", "none")
 _VIEWS: dict[str, tuple[str, dict[str, str]]] = {
-    "exterior_1_left": ("world", {"pos": "1.3 0.7 0.8", "xyaxes": "-0.5 0.87 0 -0.4 -0.23 0.89", "fovy": "50"}),
-    "wrist_left": ("robot0_hand", {"pos": "0.07 0 0", "xyaxes": "0 -1 0 -0.95 0 -0.3", "fovy": "75"}),
+    EXTERIOR_1: ("world", {"pos": "1.3 0.7 0.8", "xyaxes": "-0.5 0.87 0 -0.4 -0.23 0.89", "fovy": "50"}),
+    WRIST: ("robot0_hand", {"pos": "0.07 0 0", "xyaxes": "0 -1 0 -0.95 0 -0.3", "fovy": "75"}),
 }
 Joints = Callable[[], Array]
 

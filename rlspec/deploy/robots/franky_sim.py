@@ -16,13 +16,16 @@ from pathlib import Path
 
 import numpy as np
 
+from rlspec.contract.actions import DROID_HZ
+from rlspec.contract.features import EXTERIOR_1, WRIST
+from rlspec.contract.pictures import DROID_SIZE
 from rlspec.deploy.arm.interfaces import Array
 from rlspec.deploy.arm.robot_limits import RobotLimits
 from rlspec.deploy.robots.franky import FrankyRobot, FrankySettings
 from rlspec.deploy.robots.franky_pictures import PICTURES, source_openers
 from rlspec.errors import ConfigError, RobotError
 
-CAMERAS = ("exterior_1_left", "wrist_left")
+CAMERAS = (EXTERIOR_1, WRIST)
 _START = 60.0  # seconds for the simulator to answer; two on an idle machine
 
 
@@ -125,8 +128,8 @@ class FrankySimRobot(FrankyRobot):
         self,
         *,
         images: str = "synthetic",
-        image_size: tuple[int, int] = (180, 320),
-        camera_hz: float = 15.0,
+        image_size: tuple[int, int] = DROID_SIZE,
+        camera_hz: float = DROID_HZ,
         joints: Sequence[float] | None = None,
         host: str | None = None,
     ) -> None:

@@ -12,6 +12,9 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
+from rlspec.contract.actions import JOINT_VELOCITY
+from rlspec.contract.features import EXTERIOR_1, EXTERIOR_2, WRIST
+from rlspec.contract.pictures import DROID_SIZE
 from rlspec.deploy.arm.interfaces import Clock, Command, Frame, Mode, RobotState
 from rlspec.deploy.arm.robot_limits import RobotLimits
 from rlspec.deploy.robots.mujoco_cameras import Cameras
@@ -26,12 +29,11 @@ if TYPE_CHECKING:
 
 Array = NDArray[np.float64]
 
-CAMERAS = {"exterior_1_left": "external", "exterior_2_left": "external_2", "wrist_left": "wrist"}
+CAMERAS = {EXTERIOR_1: "external", EXTERIOR_2: "external_2", WRIST: "wrist"}
 """Names of the cameras as DROID has them -> the simulation's."""
 
-DEFAULT_CAMERAS = ("exterior_1_left", "wrist_left")
+DEFAULT_CAMERAS = (EXTERIOR_1, WRIST)
 
-IMAGE_SIZE = (180, 320)
 _ARMS = {"fr3": "fr3", "fr3_pre_5_9": "fr3", "fer": "panda"}  # model of a limits table -> the simulation's arm
 _SOON = 1e-6  # seconds: the physics ends a step this close to a moment that is asked for
 _PAUSE = 2.0  # seconds
@@ -82,7 +84,7 @@ class MujocoRobot:
         model: str = "fr3",
         *,
         cameras: Mapping[str, str] | Sequence[str] = DEFAULT_CAMERAS,
-        image_size: tuple[int, int] = IMAGE_SIZE,
+        image_size: tuple[int, int] = DROID_SIZE,
         camera_hz: float = 30.0,
         images: bool = True,
         real_time: bool = False,
@@ -140,7 +142,7 @@ class MujocoRobot:
                 "franka",
                 self.task,
                 robot=_ARMS[self.model],
-                action_space="joint_velocity",
+                action_space=JOINT_VELOCITY,
                 control_hz=control_hz,
                 **({"cameras": list(names.values())} if (names := self._camera_settings[0]) else {}),
                 **self.options,

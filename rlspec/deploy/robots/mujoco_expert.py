@@ -7,10 +7,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from rlspec.contract.actions import ACTION_SPACES, JOINT_POSITION, JOINT_VELOCITY, SIMULATED_SPACES
 from rlspec.deploy.robots.mujoco import MujocoRobot
 from rlspec.errors import ConfigError
-
-SPACES = ("joint_velocity", "joint_position", "delta_eef")
 
 
 class MujocoExpert:
@@ -21,7 +20,7 @@ class MujocoExpert:
 
     Args:
         robot: Connected before the first `infer`.
-        action_space: One of `SPACES`.
+        action_space: One of `contract.actions.SIMULATED_SPACES`.
         horizon: Actions in a chunk.
         control_hz: Rate at which the actions will be executed.
         haste: Share of the expert's steps that is taken. At full speed it overruns its goals behind a safety filter,
@@ -31,13 +30,13 @@ class MujocoExpert:
     def __init__(
         self,
         robot: MujocoRobot,
-        action_space: str = "joint_velocity",
+        action_space: str = JOINT_VELOCITY,
         horizon: int = 8,
-        control_hz: float = 15.0,
+        control_hz: float = ACTION_SPACES[JOINT_VELOCITY].control_hz,
         haste: float = 0.5,
     ) -> None:
-        if action_space not in SPACES:
-            raise ConfigError(f"action_space={action_space}: the expert acts in {', '.join(SPACES)}")
+        if action_space not in SIMULATED_SPACES:
+            raise ConfigError(f"action_space={action_space}: the expert acts in {', '.join(SIMULATED_SPACES)}")
         if horizon < 1:
             raise ConfigError(f"horizon={horizon}: give a whole number from 1")
         if not 0.0 < haste <= 1.0:
@@ -76,7 +75,7 @@ class MujocoExpert:
             for step in range(self.horizon):
                 motion = self.robot.plan()
                 action = np.asarray(controller.towards(motion.position, motion.rotation, motion.close), np.float64)
-                rest = world.joints if self.action_space == "joint_position" else 0.0
+                rest = world.joints if self.action_space == JOINT_POSITION else 0.0
                 action[:-1] = rest + self.haste * (action[:-1] - rest)
                 actions.append(action)
                 if step + 1 < self.horizon:

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
+from rlspec.contract.actions import DROID_HYBRID, JOINT_IMPEDANCE, STIFF_POSITION
 from rlspec.deploy.arm.laws import LAWS, Impedance, hybrid_torque
 
 if TYPE_CHECKING:
@@ -16,9 +17,11 @@ if TYPE_CHECKING:
 
 Array = NDArray[np.float64]
 
-SERVO = "stiff_position"
-LAWS_HERE = ("droid_hybrid", "joint_impedance", SERVO)
-_PERIOD = {SERVO: 0.002}  # physics step in seconds, near which one is found that divides the control period
+SERVO = STIFF_POSITION
+LAWS_HERE = (DROID_HYBRID, JOINT_IMPEDANCE, SERVO)
+_PERIOD: dict[str, float] = {
+    SERVO: 0.002
+}  # physics step in seconds, near which one is found that divides the control period
 _TORQUE_PERIOD = 0.001
 
 
@@ -106,7 +109,7 @@ class Physics:
         self.period = world.model.opt.timestep = physics_period(law, control_hz)
         gains = LAWS.get(law)
         self._gains = gains if isinstance(gains, Impedance) else None
-        stop = LAWS["joint_impedance"]
+        stop = LAWS[JOINT_IMPEDANCE]
         assert isinstance(stop, Impedance)
         self._stop_gains = stop
         model = world.model

@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 from pydantic import Field, model_validator
 
 from rlspec.config.schema import Section
+from rlspec.contract.actions import DROID_HYBRID, JOINT_IMPEDANCE
 from rlspec.deploy.arm.robot_limits import RobotLimits
 
 Array = NDArray[np.float64]
@@ -17,7 +18,7 @@ Array = NDArray[np.float64]
 GUARD = 1e-4
 """Share of every limit that is left free, so that rounding never exceeds it (libfranka leaves 1e-3 units)."""
 
-SOFT_LAWS = ("droid_hybrid", "joint_impedance")
+SOFT_LAWS = (DROID_HYBRID, JOINT_IMPEDANCE)
 SOFT_LAW_SHARE = 0.75
 """Springs overshoot the speed of their target: at share 1, DROID's law left the FR3's envelope by 5% in franky-sim."""
 

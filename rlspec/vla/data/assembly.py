@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import tempfile
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -13,21 +13,15 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
+from rlspec.contract.actions import ACTION_SPACES, DELTA_EEF
+from rlspec.contract.features import ACTION, EEF_STATE, EXECUTED, IMAGE_AXES, JOINT_STATE, STATE, image_key
 from rlspec.vla.data.exact_statistics import (
     image_statistics,
     numeric_statistics,
     vector_statistics,
     write_statistics,
 )
-from rlspec.vla.data.recording import ACTION, EXECUTED, STATE, VIDEO, Episode
-
-IMAGES = "observation.images."
-_NAMES = {
-    ("state", "delta_eef", 8): ["x", "y", "z", "axis_angle_x", "axis_angle_y", "axis_angle_z", "finger_1", "finger_2"],
-    ("state", "joint", 8): [*(f"joint_{index}" for index in range(1, 8)), "gripper"],
-    ("action", "delta_eef", 7): ["dx", "dy", "dz", "droll", "dpitch", "dyaw", "gripper"],
-    ("action", "joint", 8): [*(f"joint_{index}" for index in range(1, 8)), "gripper"],
-}
+from rlspec.vla.data.recording import VIDEO, Episode
 
 
 def features_of(episode: Episode, *, action_space: str, video: bool, disturbed: bool) -> dict[str, dict[str, Any]]:
@@ -40,24 +34,25 @@ def features_of(episode: Episode, *, action_space: str, video: bool, disturbed: 
         disturbed: executed actions differ from the labels and are kept as well.
     """
     features: dict[str, dict[str, Any]] = {
-        f"{IMAGES}{camera}": {
+        image_key(camera): {
             "dtype": "video" if video else "image",
             "shape": shape,
-            "names": ["height", "width", "channels"],
+            "names": list(IMAGE_AXES),
         }
         for camera, shape in episode.shapes.items()
     }
     plan = episode.plan
-    features[STATE] = _vector("state", plan.states.shape[1], action_space)
-    features[ACTION] = _vector("action", plan.labels.shape[1], action_space)
+    numbers = EEF_STATE if action_space == DELTA_EEF else JOINT_STATE
+    features[STATE] = _vector("state", plan.states.shape[1], numbers)
+    names = ACTION_SPACES[action_space].names if action_space in ACTION_SPACES else ()
+    features[ACTION] = _vector("action", plan.labels.shape[1], names)
     if disturbed:
-        features[EXECUTED] = _vector("action", plan.labels.shape[1], action_space)
+        features[EXECUTED] = _vector("action", plan.labels.shape[1], names)
     return features
 
 
-def _vector(kind: str, size: int, action_space: str) -> dict[str, Any]:
-    family = "joint" if action_space.startswith("joint") else action_space
-    names = _NAMES.get((kind, family, size)) or [f"{kind}_{index}" for index in range(size)]
+def _vector(kind: str, size: int, named: Sequence[str]) -> dict[str, Any]:
+    names = list(named) if len(named) == size else [f"{kind}_{index}" for index in range(size)]
     return {"dtype": "float32", "shape": (size,), "names": names}
 
 
@@ -188,7 +183,7 @@ class DatasetBuilder:
         }
         statistics = {key: vector_statistics(values.reshape(length, -1)) for key, values in buffer.items()}
         for camera, histogram in episode.histograms.items():
-            key = f"{IMAGES}{camera}"
+            key = image_key(camera)
             statistics[key] = image_statistics(histogram, length)
             self._histograms[key] = self._histograms.get(key, 0) + histogram
         if not self.video:
@@ -196,7 +191,7 @@ class DatasetBuilder:
         place = self._rows.write(buffer, size=sum(len(each) for film in episode.pictures.values() for each in film))
         if self.video:
             for camera, (film,) in episode.pictures.items():
-                place.update(self._save_film(f"{IMAGES}{camera}", index, film))
+                place.update(self._save_film(image_key(camera), index, film))
         meta.save_episode(index, length, [instruction], statistics, place)
         self._frames += length
 
@@ -206,7 +201,7 @@ class DatasetBuilder:
     @staticmethod
     def _pictures(episode: Recorded) -> dict[str, list[dict[str, Any]]]:
         return {
-            f"{IMAGES}{camera}": [
+            image_key(camera): [
                 {"bytes": picture, "path": f"frame-{number:06d}.png"} for number, picture in enumerate(pictures)
             ]
             for camera, pictures in episode.pictures.items()

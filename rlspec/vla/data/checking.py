@@ -15,6 +15,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
+from rlspec.contract.features import ACTION, STATE
 from rlspec.errors import DataError
 from rlspec.vla.data.files import INFO, STATS, first_line, is_numeric, read_columns, read_json
 from rlspec.vla.data.pixels import decode_image, read_film, read_film_head
@@ -82,7 +83,7 @@ def _check_metadata(root: Path) -> dict[str, Any]:
             f"{root / INFO}: format {info['codebase_version']}, v3.0 is read; convert it with "
             "python -m lerobot.scripts.convert_dataset_v21_to_v30"
         )
-    for name in ("action", "observation.state"):
+    for name in (ACTION, STATE):
         if name not in info["features"]:
             raise DataError(f"{root / INFO}: no feature {name}; the data cannot be imitated without")
     tasks = _read_table(root / _TASKS)
@@ -235,5 +236,5 @@ def _check_statistics(root: Path, features: Mapping[str, Any]) -> None:
         raise DataError(f"{root / STATS}: missing; {remedy}")
     stored = read_json(root / STATS)
     for name in features:
-        if name in ("action", "observation.state") and not {"mean", "std", "min", "max"} <= set(stored.get(name, ())):
+        if name in (ACTION, STATE) and not {"mean", "std", "min", "max"} <= set(stored.get(name, ())):
             raise DataError(f"{root / STATS}: no statistics of {name}; {remedy}")

@@ -13,8 +13,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from rlspec.contract.actions import ACTION_SPACES, MAX_JOINT_STEP
-from rlspec.vla.data.facts import ACTION, STATE, Stats
+from rlspec.contract.actions import ACTION_SPACES, DROID_HZ, MAX_JOINT_STEP
+from rlspec.contract.features import ACTION, STATE
+from rlspec.vla.data.facts import Stats
 
 Finding = tuple[bool, str]  # whether it stops the run, and the line
 Columns = Callable[[str], NDArray[Any]]  # feature -> (N, d), all frames
@@ -81,7 +82,7 @@ def _unit(
             True,
             (
                 f"{seen}, where one unit is the largest step; if they are rad/s, divide them by the rate times "
-                f"{MAX_JOINT_STEP:g} (3 at 15 Hz)"
+                f"{MAX_JOINT_STEP:g} ({DROID_HZ * MAX_JOINT_STEP:g} at {DROID_HZ:g} Hz)"
             ),
         )
     elif unit == "closure" and (low < closure[0] - 0.1 or high > closure[1] + 0.1):

@@ -9,6 +9,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
+from rlspec.contract.features import ACTION, EXECUTED
 from rlspec.errors import DataError
 from rlspec.vla.data.files import RECORD, read_columns
 
@@ -52,7 +53,7 @@ def load_episode_actions(root: Path | str, episode: int) -> EpisodeActions:
     if not 0 <= episode < len(episodes):
         raise DataError(f"{root}: no episode {episode}; it has {len(episodes)}")
     names = json.loads((root / "meta/info.json").read_text(encoding="utf-8"))["features"]
-    key = "executed_action" if "executed_action" in names else "action"
+    key = EXECUTED if EXECUTED in names else ACTION
     columns = read_columns(root, ["episode_index", key])
     chosen = columns["episode_index"][:, 0] == episode
     start = episodes[episode]

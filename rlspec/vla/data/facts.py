@@ -35,15 +35,15 @@ import numpy as np
 
 from rlspec import __version__
 from rlspec.checkpoint import write_json_atomically
-from rlspec.contract.actions import ACTION_SPACES
+from rlspec.contract.actions import ACTION_SPACES, STIFF_POSITION
+from rlspec.contract.features import ACTION, STATE, is_image
+from rlspec.contract.policies import action_steps, chunk_length
 from rlspec.errors import CheckpointError
 from rlspec.vla.data.files import RECORD
 
 FACTS = "rlspec.json"
 FORMAT = 1
-STATE, ACTION, IMAGES = "observation.state", "action", "observation.images."
 KINDS = ("mean", "std", "min", "max", "q01", "q99")
-SIMULATED_LAW = "stiff_position"  # of rlspec_envs' Franka
 
 Stats = Mapping[str, Mapping[str, Any]]
 
@@ -54,7 +54,7 @@ def read_record(root: Path | str | None) -> dict[str, Any]:
         return {}
     content: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
     if "execution_law" not in content and content.get("suite") == "franka":
-        content["execution_law"] = SIMULATED_LAW  # demonstrations, which never were a robot's
+        content["execution_law"] = STIFF_POSITION  # demonstrations, which never were a robot's
     return content
 
 
@@ -78,13 +78,13 @@ def describe_policy(config: Any, meta: Any, stats: Stats, *, dataset: str) -> di
         "action_names": _names(features.get(ACTION), record.get("action_space")),
         "control_hz": None if rate is None else float(rate),
         "execution_law": record.get("execution_law"),
-        "horizon": _first(config, "chunk_size", "horizon", "action_chunk_size"),
-        "n_action_steps": _first(config, "n_action_steps"),
+        "horizon": chunk_length(config),
+        "n_action_steps": action_steps(config),
         "state_names": _names(features.get(STATE), None),
         "cameras": {
             name: [int(side) for side in features[name]["shape"][:2]]
             for name in config.input_features or {}
-            if name.startswith(IMAGES) and name in features
+            if is_image(name) and name in features
         },
         "prompt_required": True,
         "normalization": {name: _mode(mode) for name, mode in (config.normalization_mapping or {}).items()},
@@ -95,10 +95,6 @@ def describe_policy(config: Any, meta: Any, stats: Stats, *, dataset: str) -> di
         "dataset": dataset,
         "version": __version__,
     }
-
-
-def _first(config: Any, *names: str) -> int | None:
-    return next((int(value) for name in names if (value := getattr(config, name, None)) is not None), None)
 
 
 def _mode(mode: Any) -> str:

@@ -17,6 +17,7 @@ from lerobot.datasets.lerobot_dataset import LeRobotDataset
 from torch import Tensor
 from torch.nn import functional as F
 
+from rlspec.contract.features import TASK
 from rlspec.errors import DataError
 
 Batch = dict[str, Any]  # name -> tensor; "task" -> list of str
@@ -129,7 +130,7 @@ class FrameStore:
             # Copies whole rows, unlike indexing with a tensor, which is ten times slower for pictures.
             chosen = values.index_select(0, torch.from_numpy(rows.reshape(-1)))
             batch[key] = chosen.reshape(*rows.shape, *values.shape[1:])
-        batch["task"] = [self._tasks[task] for task in self._columns["task_index"][indices].tolist()]
+        batch[TASK] = [self._tasks[task] for task in self._columns["task_index"][indices].tolist()]
         return batch
 
 

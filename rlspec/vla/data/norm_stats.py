@@ -10,8 +10,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from rlspec.checkpoint import write_json_atomically
+from rlspec.contract.features import ACTION, STATE
 from rlspec.errors import DataError
-from rlspec.vla.data.facts import ACTION, STATE, Stats
+from rlspec.vla.data.facts import Stats
 
 KINDS = ("mean", "std", "q01", "q99")
 _NAMES = {STATE: "state", ACTION: "actions"}

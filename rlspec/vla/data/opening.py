@@ -12,6 +12,7 @@ from lerobot.datasets.dataset_metadata import LeRobotDatasetMetadata
 from lerobot.datasets.lerobot_dataset import LeRobotDataset
 
 from rlspec.config.vla_schema import Dataset
+from rlspec.contract.features import ACTION
 from rlspec.errors import DataError, nearest
 from rlspec.vla.data.exact_statistics import numeric_statistics, statistics_fault
 from rlspec.vla.data.files import INFO, RECORD
@@ -80,7 +81,7 @@ def open_dataset(
         raise DataError(f"dataset.root={root}: no LeRobotDataset there (no {INFO}); correct the folder")
     deltas = dict(delta_indices or {})
     if chunk_size is not None:
-        deltas.setdefault("action", list(range(chunk_size)))
+        deltas.setdefault(ACTION, list(range(chunk_size)))
     dataset = _open(section, root)
     _mend_statistics(dataset)
     dataset.rename(section.rename)
@@ -162,7 +163,7 @@ def policy_delta_indices(config: Any, features: Mapping[str, Any]) -> dict[str, 
     """Which neighbouring frames a LeRobot policy wants of each feature, by its config's `*_delta_indices`."""
     wanted: dict[str, list[int]] = {}
     for key in features:
-        if key == "action":
+        if key == ACTION:
             indices = config.action_delta_indices
         elif key == "next.reward":
             indices = config.reward_delta_indices

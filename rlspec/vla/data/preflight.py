@@ -12,9 +12,11 @@ from numpy.typing import NDArray
 
 from rlspec.config.messages import join_lines
 from rlspec.config.vla_schema import Env
+from rlspec.contract.actions import STIFF_POSITION
+from rlspec.contract.features import ACTION, AGENT_POS, PIXELS, STATE, camera_of, image_key, is_empty_camera, is_image
 from rlspec.errors import DataError, nearest
 from rlspec.vla.data.comparison import Finding, compare_facts, compare_statistics, near_constant, units
-from rlspec.vla.data.facts import ACTION, IMAGES, SIMULATED_LAW, STATE, Stats, read_record
+from rlspec.vla.data.facts import Stats, read_record
 from rlspec.vla.data.files import read_columns
 
 
@@ -36,8 +38,8 @@ class EnvFacts:
         simulator, spaces = env.unwrapped, env.observation_space
         return cls(
             suite=simulator.suite,
-            cameras={name: box.shape for name, box in spaces["pixels"].spaces.items()},
-            state=spaces["agent_pos"].shape[0],
+            cameras={name: box.shape for name, box in spaces[PIXELS].spaces.items()},
+            state=spaces[AGENT_POS].shape[0],
             action_space=simulator.action_space_name,
             low=env.action_space.low,
             high=env.action_space.high,
@@ -133,15 +135,14 @@ def numbers(meta: Any, policy: Any, checkpoint: Stats | None, facts: Mapping[str
 def _policy_features(meta: Any, policy: Any) -> Iterator[Finding]:
     """Everything that the policy reads is in the data, in the same size; pictures may differ, policies resize them."""
     features = meta.features
-    empty = {f"{IMAGES}empty_camera_{number}" for number in range(getattr(policy, "empty_cameras", 0) or 0)}
     for name, wanted in {**(policy.input_features or {}), **(policy.output_features or {})}.items():
-        if name in empty:
+        if is_empty_camera(name):
             continue
         if name not in features:
             yield True, f"policy: it reads {name}, the data has no such feature; {_rename_hint(name, features)}"
             continue
         shape, expected = tuple(features[name]["shape"]), tuple(wanted.shape)
-        if name.startswith(IMAGES):
+        if is_image(name):
             if (shape[2], *shape[:2]) != expected:
                 size = f"{shape[1]}x{shape[0]}"
                 yield False, f"{name}: {size} pixels, the policy was made for {expected[2]}x{expected[1]}"
@@ -151,7 +152,7 @@ def _policy_features(meta: Any, policy: Any) -> Iterator[Finding]:
 
 
 def _rename_hint(name: str, features: Mapping[str, Any]) -> str:
-    alike = [each for each in features if each.startswith(IMAGES) == name.startswith(IMAGES) and "." in each]
+    alike = [each for each in features if is_image(each) == is_image(name) and "." in each]
     if not alike:
         return nearest(name, features)
     return f"set dataset.rename, for example dataset.rename='{{{alike[0]}: {name}}}'"
@@ -162,11 +163,11 @@ def _cameras(meta: Any, env: EnvFacts, policy: Any) -> Iterator[Finding]:
     features = meta.features
     used = set((policy.input_features if policy is not None else None) or features)
     for name in sorted(used):
-        if not name.startswith(IMAGES) or name not in features:
+        if not is_image(name) or name not in features:
             continue
-        camera = name.removeprefix(IMAGES)
+        camera = camera_of(name)
         if camera not in env.cameras:
-            there = [f"{IMAGES}{each}" for each in env.cameras]
+            there = [image_key(each) for each in env.cameras]
             yield (
                 True,
                 (
@@ -222,7 +223,7 @@ def _action_space(meta: Any, env: EnvFacts, record: Mapping[str, Any]) -> Iterat
     elif there != env.action_space:
         line = f"action space: {there} in the data, {env.action_space} in the environment"
         yield True, f"{line}; set env.options.action_space={there}"
-    simulated = record.get("execution_law") == SIMULATED_LAW  # recordings of the simulation, in a robot's format
+    simulated = record.get("execution_law") == STIFF_POSITION  # recordings of the simulation, in a robot's format
     if record.get("suite", env.suite) != env.suite and not simulated:
         yield False, f"suite: the data is from {record['suite']}, the environment is {env.suite}"
     yield from _action_range(meta, env)

@@ -14,9 +14,9 @@ from typing import Any, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
+from rlspec.contract.features import ACTION, AGENT_POS, EXECUTED, PIXELS, STATE
 from rlspec.errors import DataError
 
-STATE, ACTION, EXECUTED = "observation.state", "action", "executed_action"
 PNG_LEVEL = 3  # of pictures of 96 pixels: smaller and quicker than 1, half the time of 6
 _STREAM = 0x0D15  # keeps the disturbance apart from other generators with the same seed
 
@@ -157,11 +157,11 @@ def replay_with_images(env: Any, plan: Plan, *, video_fps: int | None = None) ->
     env.unwrapped.render_observations = True
     options = None if plan.initial_state is None else {"initial_state": plan.initial_state}
     observation, _ = env.reset(seed=plan.seed, options=options)
-    frames: dict[str, list[Pixels]] = {camera: [] for camera in observation["pixels"]}
+    frames: dict[str, list[Pixels]] = {camera: [] for camera in observation[PIXELS]}
     succeeded = False
     for step, action in enumerate(plan.executed):
         _compare(observation, plan, step)
-        for camera, image in observation["pixels"].items():
+        for camera, image in observation[PIXELS].items():
             frames[camera].append(np.array(image))
         observation, _, _, _, outcome = env.step(action)
         succeeded = bool(outcome["is_success"])
@@ -192,7 +192,7 @@ def _compare(observation: Mapping[str, Any], plan: Plan, step: int) -> None:
 
 
 def _state(observation: Mapping[str, Any]) -> Floats:
-    return np.array(observation["agent_pos"], dtype=np.float32)
+    return np.array(observation[AGENT_POS], dtype=np.float32)
 
 
 def encode_episode(plan: Plan, frames: Mapping[str, Pixels], video_fps: int | None) -> Episode:

@@ -19,7 +19,8 @@ from pathlib import Path
 from typing import Any
 
 from rlspec.checkpoint import write_json_atomically
-from rlspec.contract.actions import ACTION_SPACES
+from rlspec.contract.actions import ACTION_SPACES, DROID_HZ
+from rlspec.contract.features import ACTION, IMAGE_AXES, JOINT_STATE, STATE, image_key
 from rlspec.display import Display
 from rlspec.errors import DataError
 from rlspec.versions import library_versions
@@ -28,7 +29,6 @@ from rlspec.vla.data.output import first_difference, locked, read_settings, writ
 from rlspec.vla.data.staging import write_whole
 from rlspec.vla.data.workers import Pool, process_pool
 from rlspec.vla.droid.episodes import Item
-from rlspec.vla.droid.schema import CONTROL_HZ, STATE_NAMES
 from rlspec.vla.droid.settings import ConvertSettings
 from rlspec.vla.droid.writing import ConvertedEpisode, ConvertJob, Outcome, StagedEpisodes, convert_item, open_source
 
@@ -105,7 +105,7 @@ def output_rate(settings: ConvertSettings) -> int:
     """
     rate = settings.fps or settings.source_fps
     if rate is None:
-        rate = read_json(settings.path / INFO)["fps"] if settings.source == "lerobot" else CONTROL_HZ
+        rate = read_json(settings.path / INFO)["fps"] if settings.source == "lerobot" else DROID_HZ
     if round(rate) != rate:
         raise DataError(f"path={settings.path}: {rate:g} frames per second, LeRobot wants a whole number; add fps=")
     return round(rate)
@@ -243,15 +243,15 @@ def features_of(settings: ConvertSettings) -> dict[str, dict[str, Any]]:
     """The features of the data set, as LeRobot declares them."""
     names = ACTION_SPACES[settings.action_space].names
     features: dict[str, dict[str, Any]] = {
-        f"observation.images.{camera}": {
+        image_key(camera): {
             "dtype": "video" if settings.video else "image",
             "shape": (*settings.image_size, 3),
-            "names": ["height", "width", "channels"],
+            "names": list(IMAGE_AXES),
         }
         for camera in settings.cameras
     }
-    features["observation.state"] = {"dtype": "float32", "shape": (len(STATE_NAMES),), "names": list(STATE_NAMES)}
-    features["action"] = {"dtype": "float32", "shape": (len(names),), "names": list(names)}
+    features[STATE] = {"dtype": "float32", "shape": (len(JOINT_STATE),), "names": list(JOINT_STATE)}
+    features[ACTION] = {"dtype": "float32", "shape": (len(names),), "names": list(names)}
     return features
 
 

@@ -11,14 +11,23 @@ from typing import Protocol
 import numpy as np
 from numpy.typing import NDArray
 
+from rlspec.contract.actions import (
+    ACTION_SPACES,
+    CARTESIAN_POSITION,
+    CARTESIAN_VELOCITY,
+    DELTA_EEF,
+    DROID_SPACES,
+    JOINT_POSITION,
+)
 from rlspec.errors import DataError
 from rlspec.vla.data.recording import Pixels
+from rlspec.vla.droid.schema import GRIPPER_POSITION
 
 Numbers = NDArray[np.float64]
 Frame = Callable[[], Pixels]  # decodes one image, (H, W, 3), when it is wanted
 
-ARM_SIZES = {"joint_position": 7, "joint_velocity": 7, "cartesian_position": 6, "cartesian_velocity": 6}
-STATE_SIZES = {"joint_position": 7, "gripper_position": 1, "cartesian_position": 6}
+ACTION_SIZES: dict[str, int] = {name: ACTION_SPACES[name].size - 1 for name in DROID_SPACES} | {GRIPPER_POSITION: 1}
+STATE_SIZES = {name: ACTION_SIZES[name] for name in (JOINT_POSITION, GRIPPER_POSITION, CARTESIAN_POSITION)}
 _RATE_TOLERANCE = 0.2  # of the interval between two frames; DROID's own loop takes a little longer than 1/15 s
 
 
@@ -61,7 +70,7 @@ class Recording:
     Attributes:
         identity: Path or number within the source, the same in every run.
         state: Name of `STATE_SIZES` -> (T, d), as far as there are.
-        actions: Name of an action space, or "gripper_position" -> (T, d), as far as there are.
+        actions: Name of `ACTION_SIZES` -> (T, d), as far as there are.
         instructions: What the robot was told, in the order of the annotators.
         success: None where the recording does not say.
         rate: Frames per second, by convention of the source.
@@ -89,7 +98,7 @@ class Recording:
     place: str = ""
 
     def __len__(self) -> int:
-        return len(self.state["joint_position"])
+        return len(self.state[JOINT_POSITION])
 
 
 @dataclass(frozen=True)
@@ -125,12 +134,12 @@ class Source(Protocol):
 
 def needed_numbers(action_space: str) -> tuple[tuple[str, ...], tuple[str, ...]]:
     """Names of states and of actions without which an action space cannot be had."""
-    if action_space == "delta_eef":
-        return ("joint_position", "gripper_position", "cartesian_position"), ("gripper_position",)
-    state: tuple[str, ...] = ("joint_position", "gripper_position")
-    if action_space == "cartesian_velocity":
-        state += ("cartesian_position",)
-    return state, (action_space, "gripper_position")
+    if action_space == DELTA_EEF:
+        return (JOINT_POSITION, GRIPPER_POSITION, CARTESIAN_POSITION), (GRIPPER_POSITION,)
+    state: tuple[str, ...] = (JOINT_POSITION, GRIPPER_POSITION)
+    if action_space == CARTESIAN_VELOCITY:
+        state += (CARTESIAN_POSITION,)
+    return state, (action_space, GRIPPER_POSITION)
 
 
 def check_recording(recording: Recording, action_space: str) -> None:
@@ -153,7 +162,7 @@ def _check_numbers(recording: Recording, action_space: str) -> None:
                 raise Refused("missing_key", f"no {kind} {name}, which action_space={action_space} needs")
     for kind, values in (("state", recording.state), ("action", recording.actions)):
         for name, numbers in values.items():
-            size = (STATE_SIZES if kind == "state" else {**ARM_SIZES, "gripper_position": 1})[name]
+            size = (STATE_SIZES if kind == "state" else ACTION_SIZES)[name]
             if numbers.ndim != 2 or numbers.shape[1] != size:
                 raise Refused("missing_key", f"{kind} {name} has the shape {numbers.shape}, (frames, {size}) wanted")
             length = len(numbers) if length is None else length

@@ -26,6 +26,7 @@ from typing import Any
 from rlspec.checkpoint import write_json_atomically
 from rlspec.config.vla_schema import Recordings
 from rlspec.contract.actions import ACTION_SPACES
+from rlspec.contract.features import CAMERAS
 from rlspec.display import Display
 from rlspec.errors import ConfigError, DataError
 from rlspec.versions import library_versions
@@ -35,7 +36,6 @@ from rlspec.vla.data.recording import Disturbance
 from rlspec.vla.data.workers import Pool, make_demonstrator, make_environment, process_pool
 from rlspec.vla.droid import simulated
 from rlspec.vla.droid.raw_writer import EpisodeName, write_episode
-from rlspec.vla.droid.schema import CAMERAS
 
 ANNOTATIONS = "aggregated-annotations-030724.json"  # the release's name, which readers look for
 RECORDINGS = "recordings.json"

@@ -12,20 +12,17 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from rlspec.contract.actions import ACTION_SPACES
+from rlspec.contract.actions import ACTION_SPACES, DELTA_EEF, DROID_SPACES, JOINT_POSITION, JOINT_VELOCITY
+from rlspec.contract.features import ACTION, STATE, image_key
 from rlspec.errors import DataError
 from rlspec.vla.data.files import INFO, RECORD, column_array, first_line, read_json
-from rlspec.vla.droid.episodes import ARM_SIZES, STATE_SIZES, Item, Numbers, Recording, Refused, needed_numbers
+from rlspec.vla.droid.episodes import ACTION_SIZES, STATE_SIZES, Item, Numbers, Recording, Refused, needed_numbers
 from rlspec.vla.droid.lerobot_images import read_frames
+from rlspec.vla.droid.schema import GRIPPER_POSITION, RLDS_CAMERAS
 from rlspec.vla.droid.settings import ConvertSettings
 
-_IMAGES = {
-    "exterior_1_left": ("exterior_1_left", "exterior_image_1_left"),
-    "exterior_2_left": ("exterior_2_left", "exterior_image_2_left"),
-    "wrist_left": ("wrist_left", "wrist_image_left"),
-}
-_IMAGE_PREFIXES = ("observation.images.", "observation.", "")
-_STATE_PREFIXES = ("observation.state.", "observation.", "")
+_IMAGE_PREFIXES = (image_key(""), "observation.", "")
+_STATE_PREFIXES = (f"{STATE}.", "observation.", "")
 _ACTION_PREFIXES = ("action.", "action_dict.")
 _INSTRUCTIONS = ("language_instruction", "language_instruction_2", "language_instruction_3")
 _SUCCESS = ("is_episode_successful", "success")
@@ -123,10 +120,10 @@ def _find_columns(
         DataError: What the action space needs is not there, or it is not known what a column means.
     """
     state = _named(features, STATE_SIZES, _STATE_PREFIXES)
-    if _size(features, "observation.state") == 8:
-        state.setdefault("joint_position", ("observation.state", 0, 7))
-        state.setdefault("gripper_position", ("observation.state", 7, 8))
-    actions = _named(features, {**ARM_SIZES, "gripper_position": 1}, _ACTION_PREFIXES)
+    if _size(features, STATE) == 8:
+        state.setdefault(JOINT_POSITION, (STATE, 0, 7))
+        state.setdefault(GRIPPER_POSITION, (STATE, 7, 8))
+    actions = _named(features, ACTION_SIZES, _ACTION_PREFIXES)
     states_needed, actions_needed = needed_numbers(settings.action_space)
     if any(name not in actions for name in actions_needed):
         _add_untyped(actions, features, settings, record)
@@ -158,18 +155,17 @@ def _add_untyped(
     actions: Columns, features: Mapping[str, Any], settings: ConvertSettings, record: Mapping[str, Any]
 ) -> None:
     """`actions` (openpi) or `action`, whose name does not say what it holds."""
-    column = next((name for name in ("actions", "action") if name in features), None)
+    column = next((name for name in ("actions", ACTION) if name in features), None)
     if column is None:
         return
     space = settings.source_action or record.get("action_space")
     if space is None and column == "actions":
-        space = "joint_velocity"  # what openpi's converter writes
+        space = JOINT_VELOCITY  # what openpi's converter writes
     if space is None and "action.original" in features:
-        space = "joint_position"  # what LeRobot's port of DROID writes
+        space = JOINT_POSITION  # what LeRobot's port of DROID writes
     if space is None:
         raise DataError(
-            f"path={settings.path}: it does not say what {column} holds; add source_action="
-            f"{'|'.join(name for name in ACTION_SPACES if name != 'delta_eef')}"
+            f"path={settings.path}: it does not say what {column} holds; add source_action={'|'.join(DROID_SPACES)}"
         )
     size = ACTION_SPACES[space].size
     if _size(features, column) != size:
@@ -177,16 +173,16 @@ def _add_untyped(
             f"path={settings.path}: {column} has {_size(features, column)} numbers, {space} has {size}; "
             "correct source_action="
         )
-    if space != "delta_eef":  # its gripper is another, and its poses are not in it
+    if space != DELTA_EEF:  # its gripper is another, and its poses are not in it
         actions.setdefault(space, (column, 0, size - 1))
-        actions.setdefault("gripper_position", (column, size - 1, size))
+        actions.setdefault(GRIPPER_POSITION, (column, size - 1, size))
 
 
 def _find_cameras(features: Mapping[str, Any], settings: ConvertSettings) -> dict[str, str]:
     """Camera -> feature."""
     found: dict[str, str] = {}
     for camera in settings.cameras:
-        names = [f"{prefix}{name}" for prefix in _IMAGE_PREFIXES for name in _IMAGES[camera]]
+        names = [f"{prefix}{name}" for prefix in _IMAGE_PREFIXES for name in (camera, RLDS_CAMERAS[camera])]
         feature = next((name for name in names if name in features), None)
         if feature is None:
             there = sorted(name for name, each in features.items() if each["dtype"] in ("image", "video"))

@@ -8,10 +8,11 @@ from pathlib import Path
 from typing import Any
 
 from rlspec.config.vla_schema import VlaRecipe
+from rlspec.contract.features import CAMERAS
+from rlspec.contract.pictures import DROID_SIZE
 from rlspec.display import Display
 from rlspec.errors import ConfigError, nearest
 from rlspec.vla.droid.generator import default_recordings_name, generate_recordings, recording_settings
-from rlspec.vla.droid.schema import CAMERAS, IMAGE_SHAPE
 
 _DATA = Path("checkpoints/data")
 
@@ -62,6 +63,6 @@ def _conversion(recipe: VlaRecipe) -> dict[str, Any]:
     for name in cameras:
         if name not in CAMERAS:
             raise ConfigError(f"dataset.cameras={name}: recordings have no such camera; {nearest(name, CAMERAS)}")
-    size = recipe.env.options.get("image_size", IMAGE_SHAPE[:2])
+    size = recipe.env.options.get("image_size", DROID_SIZE)
     height, width = (size, size) if isinstance(size, int) else (int(size[0]), int(size[1]))
     return {"cameras": cameras, "image_size": (height, width), "instruction": "random"}

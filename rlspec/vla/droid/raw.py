@@ -12,15 +12,25 @@ from typing import Any
 
 import numpy as np
 
+from rlspec.contract.actions import DROID_HZ, JOINT_POSITION
 from rlspec.errors import DataError
 from rlspec.vla.data.files import first_line, read_json
 from rlspec.vla.data.pixels import read_film, read_film_head
-from rlspec.vla.droid.episodes import ARM_SIZES, STATE_SIZES, Frame, Item, Numbers, Recording, Refused, frames_of_film
-from rlspec.vla.droid.schema import CONTROL_HZ, RAW_CAMERAS
+from rlspec.vla.droid.episodes import (
+    ACTION_SIZES,
+    STATE_SIZES,
+    Frame,
+    Item,
+    Numbers,
+    Recording,
+    Refused,
+    frames_of_film,
+)
+from rlspec.vla.droid.schema import GRIPPER_POSITION, RAW_CAMERAS
 from rlspec.vla.droid.settings import ConvertSettings
 
 TRAJECTORY = "trajectory.h5"
-_STATE_KEYS = {"joint_position": "joint_positions", "gripper_position": "gripper_position"}  # others keep their names
+_STATE_KEYS = {JOINT_POSITION: "joint_positions", GRIPPER_POSITION: GRIPPER_POSITION}  # others keep their names
 _CLOCKS = ("control/step_start", "robot_state/read_start")  # of observation/timestamp, in milliseconds
 _ROBOTS = ("panda", "fr3")
 _WRIST_TYPE = 0  # of observation/camera_type
@@ -36,7 +46,7 @@ class RawSource:
 
     def __init__(self, settings: ConvertSettings) -> None:
         self._root = settings.path
-        self._rate = settings.source_fps or CONTROL_HZ
+        self._rate = settings.source_fps or DROID_HZ
         self._annotations = _read_annotations(settings)
 
     def items(self) -> list[Item]:
@@ -60,18 +70,18 @@ class RawSource:
         metadata = _read_metadata(folder)
         content = _read_trajectory(folder / TRAJECTORY)
         state = _numbers(content, "observation/robot_state", STATE_SIZES, _STATE_KEYS)
-        if "joint_position" not in state:
+        if JOINT_POSITION not in state:
             raise Refused("missing_key", f"{TRAJECTORY} has no observation/robot_state/joint_positions")
         own: dict[str, Any] = metadata.get("rlspec") or {}  # of recordings that rlspec has generated
         enabled = content.get("observation/controller_info/movement_enabled")
         return Recording(
             identity=item.identity,
             state=state,
-            actions=_numbers(content, "action", {**ARM_SIZES, "gripper_position": 1}, {}),
+            actions=_numbers(content, "action", ACTION_SIZES, {}),
             instructions=self._instructions(metadata),
             success=_success(metadata, folder),
             rate=self._rate,
-            frames=partial(_frames, folder, _serials(metadata, content), len(state["joint_position"])),
+            frames=partial(_frames, folder, _serials(metadata, content), len(state[JOINT_POSITION])),
             times=_times(content),
             enabled=None if enabled is None else enabled.astype(bool).reshape(-1),
             robot=_robot(metadata),

@@ -18,11 +18,12 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from rlspec.vla.droid.schema import CAMERAS, CONTROL_HZ, RAW_CAMERAS
+from rlspec.contract.actions import DROID_HZ, STIFF_POSITION
+from rlspec.contract.features import CAMERAS, EXTERIOR_1, EXTERIOR_2, WRIST
+from rlspec.vla.droid.schema import RAW_CAMERAS
 from rlspec.vla.droid.simulated import Recording
 
-SERIALS = {"exterior_1_left": "31000001", "exterior_2_left": "31000002", "wrist_left": "31000003"}
-LAW = "stiff_position"
+SERIALS = {EXTERIOR_1: "31000001", EXTERIOR_2: "31000002", WRIST: "31000003"}
 _VERSION = "1.3"  # of the recording software whose files these are like
 _EPOCH = datetime(2025, 1, 6, 9, 0, 0)
 _BETWEEN = timedelta(minutes=2)
@@ -83,9 +84,9 @@ def write_episode(folder: Path, name: EpisodeName, recording: Recording, about: 
     films = folder / "recordings" / "MP4"
     films.mkdir(parents=True)
     for camera, pictures in recording.pictures.items():
-        (films / f"{SERIALS[camera]}.mp4").write_bytes(encode_mp4(pictures, round(CONTROL_HZ)))
+        (films / f"{SERIALS[camera]}.mp4").write_bytes(encode_mp4(pictures, round(DROID_HZ)))
     _write_trajectory(folder / "trajectory.h5", name, recording)
-    metadata = _metadata(name, recording) | {"rlspec": {**about, "execution_law": LAW, "pose_frame": "tcp"}}
+    metadata = _metadata(name, recording) | {"rlspec": {**about, "execution_law": STIFF_POSITION, "pose_frame": "tcp"}}
     text = json.dumps(metadata, indent=2, ensure_ascii=False)
     (folder / f"metadata_{name.uuid}.json").write_text(text + "\n", encoding="utf-8")
 
@@ -147,7 +148,7 @@ def _write_trajectory(path: Path, name: EpisodeName, recording: Recording) -> No
 def _times(name: EpisodeName, recording: Recording) -> dict[str, NDArray[Any]]:
     """A clock that keeps the rate to the millisecond."""
     steps, start = len(recording.plan.labels), int((name.time - datetime(1970, 1, 1)).total_seconds() * 1000)
-    begun = start + np.rint(np.arange(steps) * 1000.0 / CONTROL_HZ).astype(np.int64)
+    begun = start + np.rint(np.arange(steps) * 1000.0 / DROID_HZ).astype(np.int64)
     group = "observation/timestamp/"
     control = {"step_start": 0, "policy_start": 12, "sleep_start": 20, "control_start": 60, "step_end": 65}
     camera = {"read_start": 2, "frame_received": 5, "estimated_capture": -25, "read_end": 10}
@@ -178,7 +179,7 @@ def _cameras(recording: Recording) -> dict[str, NDArray[Any]]:
     steps = len(recording.plan.labels)
     arrays: dict[str, NDArray[Any]] = {}
     for camera, serial in SERIALS.items():
-        kind = 0 if camera == "wrist_left" else 1
+        kind = 0 if camera == WRIST else 1
         arrays[f"observation/camera_type/{serial}"] = np.full(steps, kind, np.int64)
         arrays[f"observation/camera_extrinsics/{serial}_left"] = recording.extrinsics[camera]
     return arrays

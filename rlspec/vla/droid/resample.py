@@ -15,10 +15,22 @@ from functools import cached_property
 import numpy as np
 from numpy.typing import NDArray
 
-from rlspec.contract.actions import DELTA_EEF_STEP, MAX_CARTESIAN_STEP, MAX_JOINT_STEP
+from rlspec.contract.actions import (
+    ACTION_SPACES,
+    CARTESIAN_POSITION,
+    CARTESIAN_VELOCITY,
+    DELTA_EEF,
+    DELTA_EEF_STEP,
+    JOINT_POSITION,
+    JOINT_VELOCITY,
+    MAX_CARTESIAN_STEP,
+    MAX_JOINT_STEP,
+    RELATIVE_SPACES,
+)
 from rlspec.vla.droid.episodes import Numbers, Recording
 from rlspec.vla.droid.filters import Range
 from rlspec.vla.droid.rotations import from_euler, from_vector, to_euler, to_vector
+from rlspec.vla.droid.schema import GRIPPER_POSITION
 
 _EPSILON = 1e-6  # of a frame: times that are equal but for rounding are equal
 
@@ -56,9 +68,9 @@ def cut_segment(recording: Recording, chosen: Range, action_space: str, rate: fl
     """
     clock = _Clock(chosen, recording.rate, rate, len(recording))
     arm, rescaled = _arm(recording, clock, action_space)
-    closure = recording.actions["gripper_position"][clock.in_force]
-    gripper = 2 * closure - 1 if action_space == "delta_eef" else closure
-    state = [clock.at(recording.state[name]) for name in ("joint_position", "gripper_position")]
+    closure = recording.actions[GRIPPER_POSITION][clock.in_force]
+    gripper = ACTION_SPACES[action_space].gripper_number(closure)
+    state = [clock.at(recording.state[name]) for name in (JOINT_POSITION, GRIPPER_POSITION)]
     return Segment(
         range=chosen,
         images=clock.images,
@@ -132,25 +144,25 @@ def _inverse(rotations: Numbers) -> Numbers:
 
 def _arm(recording: Recording, clock: _Clock, action_space: str) -> tuple[Numbers, int]:
     """(n, d) what the arm is told, and how many rows were shortened."""
-    if action_space == "delta_eef":
-        return _shorten(_measured_motion(recording.state["cartesian_position"], clock), (3, 3))
+    if action_space == DELTA_EEF:
+        return _shorten(_measured_motion(recording.state[CARTESIAN_POSITION], clock), (3, 3))
     recorded = recording.actions[action_space]
-    if clock.is_same or action_space.endswith("position"):
+    if clock.is_same or action_space not in RELATIVE_SPACES:
         return recorded[clock.in_force], 0
-    if action_space == "joint_velocity":
+    if action_space == JOINT_VELOCITY:
         return _shorten(_joint_offsets(recording, recorded, clock), (7,))
-    assert action_space == "cartesian_velocity", action_space
+    assert action_space == CARTESIAN_VELOCITY, action_space
     return _shorten(_pose_offsets(recording, recorded, clock), (3, 3))
 
 
 def _joint_offsets(recording: Recording, recorded: Numbers, clock: _Clock) -> Numbers:
-    joints = recording.state["joint_position"]
+    joints = recording.state[JOINT_POSITION]
     target = joints + MAX_JOINT_STEP * recorded
     return (target[clock.in_force] - clock.at(joints)) / MAX_JOINT_STEP
 
 
 def _pose_offsets(recording: Recording, recorded: Numbers, clock: _Clock) -> Numbers:
-    poses, (metres, radians) = recording.state["cartesian_position"], MAX_CARTESIAN_STEP
+    poses, (metres, radians) = recording.state[CARTESIAN_POSITION], MAX_CARTESIAN_STEP
     last = clock.in_force
     position = poses[last, :3] + metres * recorded[last, :3]
     rotation = from_euler(radians * recorded[last, 3:]) @ from_euler(poses[last, 3:])

@@ -16,20 +16,16 @@ from typing import Any
 
 import numpy as np
 
+from rlspec.contract.actions import CARTESIAN_POSITION, DELTA_EEF, DROID_HZ, JOINT_POSITION
 from rlspec.errors import DataError
 from rlspec.vla.data.files import first_line
 from rlspec.vla.data.pixels import decode_image
 from rlspec.vla.data.recording import Pixels
-from rlspec.vla.droid.episodes import ARM_SIZES, STATE_SIZES, Frame, Item, Numbers, Recording, Refused
-from rlspec.vla.droid.schema import CONTROL_HZ
+from rlspec.vla.droid.episodes import ACTION_SIZES, STATE_SIZES, Frame, Item, Numbers, Recording, Refused
+from rlspec.vla.droid.schema import GRIPPER_POSITION, RLDS_CAMERAS
 from rlspec.vla.droid.settings import ConvertSettings
 from rlspec.vla.droid.tfrecord import BadRecord, Feature, Place, list_records, parse_example, read_record
 
-IMAGES = {
-    "exterior_1_left": "exterior_image_1_left",
-    "exterior_2_left": "exterior_image_2_left",
-    "wrist_left": "wrist_image_left",
-}
 _SHARD = re.compile(r"-(?P<split>\w+)\.tfrecord-(?P<number>\d+)-of-(?P<count>\d+)$")
 _INSTRUCTIONS = ("language_instruction", "language_instruction_2", "language_instruction_3")
 _STEPS, _DICT = "steps/", "steps/action_dict/"
@@ -41,7 +37,7 @@ class RldsSource:
     def __init__(self, settings: ConvertSettings) -> None:
         self._settings = settings
         self._root = settings.path
-        self._rate = settings.source_fps or CONTROL_HZ
+        self._rate = settings.source_fps or DROID_HZ
 
     def items(self) -> list[Item]:
         """All episodes; what a damaged file has lost is one item that is refused.
@@ -67,7 +63,7 @@ class RldsSource:
     def _check_actions(self, items: list[Item]) -> None:
         """The trap: `action` alone is Cartesian."""
         readable = next((item for item in items if len(item.place) == 3), None)
-        if readable is None or self._settings.action_space in ("cartesian_position", "delta_eef"):
+        if readable is None or self._settings.action_space in (CARTESIAN_POSITION, DELTA_EEF):
             return
         try:
             names = self._example(readable)
@@ -76,7 +72,8 @@ class RldsSource:
         if not any(name.startswith(_DICT) for name in names):
             raise DataError(
                 f"path={self._root}: no action_dict, and RLDS `action` is Cartesian: action_space="
-                f"{self._settings.action_space} cannot be had; set action_space=cartesian_position, or take another set"
+                f"{self._settings.action_space} cannot be had; set "
+                f"action_space={CARTESIAN_POSITION}, or take another set"
             )
 
     def read(self, item: Item) -> Recording:
@@ -94,8 +91,8 @@ class RldsSource:
             for name, size in STATE_SIZES.items()
             if f"steps/observation/{name}" in example
         }
-        if "joint_position" not in state:
-            raise Refused("missing_key", "no steps/observation/joint_position")
+        if JOINT_POSITION not in state:
+            raise Refused("missing_key", f"no steps/observation/{JOINT_POSITION}")
         place = _text(example, "episode_metadata/file_path")
         return Recording(
             identity=item.identity,
@@ -135,7 +132,7 @@ def _length(example: dict[str, Feature]) -> int:
     for name in ("steps/is_first", "steps/reward", "steps/discount"):
         if name in example:
             return len(example[name])
-    joints = example.get("steps/observation/joint_position", [])
+    joints = example.get(f"steps/observation/{JOINT_POSITION}", [])
     return len(joints) // 7
 
 
@@ -149,17 +146,16 @@ def _numbers(example: dict[str, Feature], name: str, length: int, size: int) -> 
 
 
 def _actions(example: dict[str, Feature], length: int) -> dict[str, Numbers]:
-    sizes = {**ARM_SIZES, "gripper_position": 1}
     if any(name.startswith(_DICT) for name in example):
         return {
             name: _numbers(example, f"{_DICT}{name}", length, size)
-            for name, size in sizes.items()
+            for name, size in ACTION_SIZES.items()
             if f"{_DICT}{name}" in example
         }
     if "steps/action" not in example:
         return {}
     both = _numbers(example, "steps/action", length, 7)
-    return {"cartesian_position": both[:, :6], "gripper_position": both[:, 6:]}
+    return {CARTESIAN_POSITION: both[:, :6], GRIPPER_POSITION: both[:, 6:]}
 
 
 def _text(example: dict[str, Feature], name: str) -> str:
@@ -179,7 +175,7 @@ def _success(example: dict[str, Feature], place: str) -> bool | None:
 
 
 def _frames(example: dict[str, Feature], length: int, camera: str) -> Iterator[Frame]:
-    name = f"steps/observation/{IMAGES[camera]}"
+    name = f"steps/observation/{RLDS_CAMERAS[camera]}"
     files = example.get(name)
     if not isinstance(files, list):
         raise Refused("missing_camera", f"no {name}")

@@ -9,9 +9,10 @@ from pathlib import Path
 from typing import Any
 
 from rlspec.config.arguments import split_setting
-from rlspec.contract.actions import ACTION_SPACES, EXECUTION_LAWS
+from rlspec.contract.actions import ACTION_SPACES, EXECUTION_LAWS, JOINT_VELOCITY
+from rlspec.contract.features import CAMERAS
+from rlspec.contract.pictures import DROID_SIZE
 from rlspec.errors import ConfigError, nearest
-from rlspec.vla.droid.schema import CAMERAS, IMAGE_SHAPE
 
 SOURCES = ("droid_raw", "droid_rlds", "lerobot")
 
@@ -23,13 +24,13 @@ class ConvertSettings:
     source: str
     path: Path
     out: Path
-    action_space: str = "joint_velocity"
+    action_space: str = JOINT_VELOCITY
     cameras: tuple[str, ...] = CAMERAS
     instruction: str = "first"
     success: str = "only"
     idle: str = "keep"
     bgr: bool = False
-    image_size: tuple[int, int] = IMAGE_SHAPE[:2]
+    image_size: tuple[int, int] = DROID_SIZE
     fps: int | None = None
     source_fps: float | None = None
     source_action: str | None = None

@@ -13,12 +13,20 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from rlspec.contract.actions import MAX_CARTESIAN_STEP, MAX_JOINT_STEP
+from rlspec.contract.actions import (
+    CARTESIAN_POSITION,
+    CARTESIAN_VELOCITY,
+    JOINT_POSITION,
+    JOINT_VELOCITY,
+    MAX_CARTESIAN_STEP,
+    MAX_JOINT_STEP,
+)
+from rlspec.contract.features import AGENT_POS, CAMERAS, PIXELS
 from rlspec.errors import ConfigError, DataError
 from rlspec.vla.data.recording import Disturbance, Expert, disturb
-from rlspec.vla.droid.schema import CAMERAS
+from rlspec.vla.droid.schema import GRIPPER_POSITION
 
-SPACE = "joint_velocity"
+SPACE = JOINT_VELOCITY
 KEPT_OF_FAILURE = (0.3, 0.7)  # share of a path after which an operator gives up
 MAX_GRIPPER_STEP = 0.25  # share of the gripper's way for one unit of its velocity (droid, RobotIKSolver)
 _STREAM = 0xD201D  # keeps these draws apart from other generators with the same seed
@@ -140,8 +148,8 @@ def film(env: Any, plan: Plan) -> Recording:
     for step, (label, action) in enumerate(zip(plan.labels, plan.executed, strict=True)):
         _compare(observation, plan, step)
         row = _measured(env.unwrapped, torques) | _commanded(env.unwrapped, np.asarray(label, np.float64))
-        row |= {f"pictures/{name}": picture for name, picture in observation["pixels"].items()}
-        row |= {f"extrinsics/{name}": camera_pose(env.unwrapped, name) for name in observation["pixels"]}
+        row |= {f"pictures/{name}": picture for name, picture in observation[PIXELS].items()}
+        row |= {f"extrinsics/{name}": camera_pose(env.unwrapped, name) for name in observation[PIXELS]}
         for key, value in row.items():
             rows.setdefault(key, []).append(value)
         torques = row["observation/robot_state/joint_torques_computed"]
@@ -167,7 +175,7 @@ def _compare(observation: Any, plan: Plan, step: int) -> None:
 
 
 def _state(observation: Any) -> NDArray[np.float32]:
-    return np.array(observation["agent_pos"], dtype=np.float32)
+    return np.array(observation[AGENT_POS], dtype=np.float32)
 
 
 def _measured(simulator: Any, before: Array) -> dict[str, Any]:
@@ -175,8 +183,8 @@ def _measured(simulator: Any, before: Array) -> dict[str, Any]:
     world, group = simulator.world, "observation/robot_state/"
     torques = np.array(world.data.qfrc_actuator[:7])
     return {
-        f"{group}cartesian_position": pose_of(*world.kinematics.pose(world.joints)),
-        f"{group}gripper_position": np.float64(closure_of(world)),
+        f"{group}{CARTESIAN_POSITION}": pose_of(*world.kinematics.pose(world.joints)),
+        f"{group}{GRIPPER_POSITION}": np.float64(closure_of(world)),
         f"{group}joint_positions": world.joints,
         f"{group}joint_velocities": np.array(world.data.qvel[:7]),
         f"{group}joint_torques_computed": torques,
@@ -190,7 +198,9 @@ def _measured(simulator: Any, before: Array) -> dict[str, Any]:
 
 def closure_of(world: Any) -> float:
     """How far the hand is closed, 0 open to 1 closed."""
-    return float(np.clip(1.0 - world.gap / 0.08, 0.0, 1.0))
+    from rlspec_envs.franka.robots import FINGER_STROKE
+
+    return float(np.clip(1.0 - world.gap / (2 * FINGER_STROKE), 0.0, 1.0))
 
 
 def _commanded(simulator: Any, action: Array) -> dict[str, Any]:
@@ -205,11 +215,11 @@ def _commanded(simulator: Any, action: Array) -> dict[str, Any]:
     closure = float(np.clip(action[7], 0.0, 1.0))
     pose = pose_of(*there)
     return {
-        "action/joint_velocity": action[:7],
-        "action/joint_position": target,
-        "action/cartesian_position": pose,
-        "action/cartesian_velocity": _cartesian_velocity(here, there),
-        "action/gripper_position": np.float64(closure),
+        f"action/{JOINT_VELOCITY}": action[:7],
+        f"action/{JOINT_POSITION}": target,
+        f"action/{CARTESIAN_POSITION}": pose,
+        f"action/{CARTESIAN_VELOCITY}": _cartesian_velocity(here, there),
+        f"action/{GRIPPER_POSITION}": np.float64(closure),
         "action/gripper_velocity": np.float64(np.clip((closure - closure_of(world)) / MAX_GRIPPER_STEP, -1.0, 1.0)),
         "action/target_cartesian_position": pose,
         "action/target_gripper_position": np.float64(closure),

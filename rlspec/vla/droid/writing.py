@@ -17,9 +17,11 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from rlspec.contract.actions import DROID_HYBRID, JOINT_VELOCITY
+from rlspec.contract.features import ACTION, STATE
 from rlspec.contract.pictures import resize_with_pad
 from rlspec.vla.data.files import first_line
-from rlspec.vla.data.recording import ACTION, STATE, FilmEncoder, Floats, Pixels, count_values, encode_png
+from rlspec.vla.data.recording import FilmEncoder, Floats, Pixels, count_values, encode_png
 from rlspec.vla.data.staging import read_archive, write_archive, write_whole
 from rlspec.vla.droid.episodes import Frame, Item, Recording, Refused, Source, check_recording
 from rlspec.vla.droid.filters import check_success, choose_instructions, chosen_ranges
@@ -180,10 +182,10 @@ def convert_recording(recording: Recording, settings: ConvertSettings, rate: int
     check_recording(recording, settings.action_space)
     instructions = choose_instructions(recording, settings.instruction, settings.seed)
     whole = cut_segment(recording, (0, len(recording)), settings.action_space, recording.rate)
-    command = recording.actions.get("joint_velocity", whole.action[:, :-1].astype(np.float64))
+    command = recording.actions.get(JOINT_VELOCITY, whole.action[:, :-1].astype(np.float64))
     ranges = chosen_ranges(recording, command, drop_idle=settings.idle == "drop")
     segments = [cut_segment(recording, each, settings.action_space, rate) for each in ranges]
-    law = settings.execution_law or recording.law or "droid_hybrid"
+    law = settings.execution_law or recording.law or DROID_HYBRID
     episodes = [
         ConvertedEpisode(
             instructions,

@@ -8,6 +8,7 @@ from typing import Any
 import gymnasium
 import numpy as np
 
+from rlspec.contract.features import AGENT_POS
 from rlspec.vla.evaluation.simulator import Action, Expert, Observation, Simulator
 
 
@@ -80,7 +81,7 @@ class ReplayActor(Actor):
         step, self._step = self._step, self._step + 1
         assert step < len(self._actions), "the caller ends the episode with its record"
         if self._states is not None and not self._note:
-            self._compare(step, np.asarray(observation["agent_pos"]))
+            self._compare(step, np.asarray(observation[AGENT_POS]))
         return self._actions[step]
 
     def _compare(self, step: int, state: np.ndarray) -> None:

@@ -8,7 +8,7 @@ from typing import Any
 
 import gymnasium
 
-from rlspec.vla.evaluation.observation import IMAGES, STATE
+from rlspec.contract.features import ACTION, AGENT_POS, PIXELS, STATE, image_key, is_empty_camera, is_image
 
 Shape = tuple[int, ...]
 
@@ -44,9 +44,9 @@ def expected_by(config: Any, preprocessor: Any, training: Training) -> Expected:
     for step in preprocessor.steps:
         rename.update(getattr(step, "rename_map", None) or {})
     # Cameras that a policy is allowed to miss are filled by the policy itself.
-    empty = [f"{IMAGES}.empty_camera_{number}" for number in range(getattr(config, "empty_cameras", 0) or 0)]
-    inputs = {name: tuple(each.shape) for name, each in (config.input_features or {}).items() if name not in empty}
-    action = (config.output_features or {}).get("action")
+    given = (config.input_features or {}).items()
+    inputs = {name: tuple(each.shape) for name, each in given if not is_empty_camera(name)}
+    action = (config.output_features or {}).get(ACTION)
     return Expected(inputs, tuple(action.shape) if action is not None else None, rename, training)
 
 
@@ -66,7 +66,7 @@ def remarks(expected: Expected, env: gymnasium.Env[Any, Any]) -> list[str]:
     return lines + [
         f"{name}: the policy was made for {_size(shape)} pixels, the environment renders {_size(given[name])}"
         for name, shape in expected.inputs.items()
-        if name.startswith(IMAGES) and name in given and given[name][1:] != shape[1:]
+        if is_image(name) and name in given and given[name][1:] != shape[1:]
     ]
 
 
@@ -76,15 +76,15 @@ def _size(shape: Shape) -> str:
 
 def _given(expected: Expected, env: gymnasium.Env[Any, Any]) -> dict[str, Shape]:
     space: Any = env.observation_space
-    given = {f"{IMAGES}.{name}": (box.shape[2], *box.shape[:2]) for name, box in space["pixels"].spaces.items()}
-    given[STATE] = space["agent_pos"].shape
+    given = {image_key(name): (box.shape[2], *box.shape[:2]) for name, box in space[PIXELS].spaces.items()}
+    given[STATE] = space[AGENT_POS].shape
     return {expected.rename.get(name, name): shape for name, shape in given.items()}
 
 
 def _features(expected: Expected, env: gymnasium.Env[Any, Any]) -> Iterator[str]:
     given = _given(expected, env)
     for name, shape in expected.inputs.items():
-        images = name.startswith(IMAGES)
+        images = is_image(name)
         if name not in given:
             kind = "camera" if images else "input"
             yield f"the policy needs the {kind} {name}; the environment has {', '.join(given)}"

@@ -9,20 +9,18 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from rlspec.contract.features import AGENT_POS, PIXELS, STATE, TASK, image_key
 from rlspec.vla.evaluation.simulator import Observation
 
 if TYPE_CHECKING:
     from torch import Tensor
 
-IMAGES = "observation.images"
-STATE = "observation.state"
-
 
 def to_batch(observation: Observation, instruction: str) -> dict[str, Any]:
     """A batch of one: images float32 (1, 3, H, W) in [0, 1], state float32 (1, n), the task as a list of one text."""
-    batch: dict[str, Any] = {f"{IMAGES}.{name}": _image(pixels) for name, pixels in observation["pixels"].items()}
-    batch[STATE] = _state(observation["agent_pos"])
-    batch["task"] = [instruction]
+    batch: dict[str, Any] = {image_key(name): _image(pixels) for name, pixels in observation[PIXELS].items()}
+    batch[STATE] = _state(observation[AGENT_POS])
+    batch[TASK] = [instruction]
     return batch
 
 

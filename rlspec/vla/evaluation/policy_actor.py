@@ -16,6 +16,8 @@ import gymnasium
 import numpy as np
 
 from rlspec.checkpoint import MANIFEST
+from rlspec.contract.features import ACTION
+from rlspec.contract.policies import action_steps, chunk_length
 from rlspec.errors import CheckpointError, ConfigError, UserError
 from rlspec.vla.evaluation.actors import Actor
 from rlspec.vla.evaluation.observation import to_batch
@@ -86,7 +88,7 @@ class PolicyActor(Actor):
     def _queue(self) -> deque[Any] | None:
         found = next((queue for name in _QUEUES if (queue := getattr(self._bare, name, None)) is not None), None)
         if found is None and isinstance(queues := getattr(self._bare, "_queues", None), dict):
-            found = queues.get("action")
+            found = queues.get(ACTION)
         return found
 
     def act(self, observation: Observation) -> Action:
@@ -104,18 +106,10 @@ class PolicyActor(Actor):
         return {
             "type": self.config.type,
             "parameters": sum(parameter.numel() for parameter in self.policy.parameters()),
-            "n_action_steps": getattr(self.config, "n_action_steps", None),
+            "n_action_steps": action_steps(self.config),
             "chunk_size": chunk_length(self.config),
             "device": str(self.config.device),
         }
-
-
-def chunk_length(config: Any) -> int | None:
-    """Length of the predicted chunks by the names that LeRobot's policies have for it."""
-    for name in ("chunk_size", "horizon", "action_chunk_size"):
-        if (value := getattr(config, name, None)) is not None:
-            return int(value)
-    return None
 
 
 def load_policy(source: PolicySource) -> PolicyActor:

@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 
 from rlspec.config.paths import resolve_path
 from rlspec.config.vla_schema import VlaRecipe
+from rlspec.contract.features import STATE
 from rlspec.errors import ConfigError, DataError
 from rlspec.vla.data.demonstrations import RECORD, demonstrations_root
 from rlspec.vla.data.episodes import load_episode_actions
@@ -20,7 +21,6 @@ from rlspec.vla.data.exact_statistics import read_columns
 from rlspec.vla.droid.prepared import recordings_root
 from rlspec.vla.evaluation.checks import Training
 from rlspec.vla.evaluation.episodes import EpisodePlan
-from rlspec.vla.evaluation.observation import STATE
 
 
 @dataclass(frozen=True)

@@ -10,6 +10,7 @@ import gymnasium
 import numpy as np
 from numpy.typing import NDArray
 
+from rlspec.contract.features import PIXELS
 from rlspec.vla.evaluation.actors import Actor
 from rlspec.vla.evaluation.episodes import INVALID_ACTION, TIMEOUT, Episode, EpisodePlan
 from rlspec.vla.evaluation.simulator import Observation
@@ -95,4 +96,4 @@ class _Rendering:
     def seen(self, observation: Observation) -> None:
         self.count += self._on
         if self._film is not None:
-            self._film.add(observation["pixels"])
+            self._film.add(observation[PIXELS])

@@ -21,8 +21,9 @@ from torch import nn
 from rlspec.config.paths import resolve_path
 from rlspec.config.schema import Lora
 from rlspec.config.vla_schema import Policy
+from rlspec.contract.features import ACTION, STATE
 from rlspec.errors import ConfigError, UserError
-from rlspec.vla.data.facts import ACTION, KINDS, STATE, describe_policy, write_facts
+from rlspec.vla.data.facts import KINDS, describe_policy, write_facts
 from rlspec.vla.data.norm_stats import read_norm_stats
 from rlspec.vla.training.order import INITIAL, derive_seed, seed_all
 from rlspec.vla.training.samples import Samples

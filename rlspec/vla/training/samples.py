@@ -11,10 +11,9 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
+from rlspec.contract.features import is_image
 from rlspec.vla.training.augmentation import Transform, draw_offsets, random_shift, transform_images
 from rlspec.vla.training.order import BatchShape, SampleOrder
-
-IMAGES = "observation.image"
 
 
 class Samples(Protocol):
@@ -66,7 +65,7 @@ class Augmentation:
 
 def camera_keys(batch: Mapping[str, Any]) -> list[str]:
     """Names of a batch's images."""
-    return sorted(key for key in batch if key.startswith(IMAGES) and not key.endswith("_is_pad"))
+    return sorted(key for key in batch if is_image(key) and not key.endswith("_is_pad"))
 
 
 class Batches(Dataset[dict[str, Any]]):

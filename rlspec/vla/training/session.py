@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from rlspec.checkpoint import write_text_atomically
 from rlspec.config.optim import builder_settings, map_settings
 from rlspec.config.vla_schema import VlaRecipe
+from rlspec.contract.features import camera_of, is_image
 from rlspec.display import Display
 from rlspec.optim import SpectralOptimizer, build_optimizer, symmetry_map
 from rlspec.optim.map.render import RENDERERS, render_text
@@ -128,7 +129,7 @@ def _show_symmetry(optimizer: SpectralOptimizer, run: RunDirectory, display: Dis
 
 
 def _describe_data(recipe: VlaRecipe, samples: Samples, batches: Batches) -> str:
-    cameras = [key.rpartition(".")[2] for key in samples.meta.features if key.startswith("observation.image")]
+    cameras = [camera_of(key) for key in samples.meta.features if is_image(key)]
     epochs = batches.order.epochs(recipe.training.steps)
     return f"data: {len(samples):,} frames of {recipe.dataset.name}, cameras {', '.join(cameras)}; {epochs:.1f} passes"
 

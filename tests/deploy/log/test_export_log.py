@@ -9,9 +9,10 @@ import numpy as np
 import pytest
 from run_logs import record, write
 
+from rlspec.contract.features import JOINT_STATE
 from rlspec.deploy.log.export import export_logs
 from rlspec.errors import DataError
-from rlspec.vla.droid.schema import RECORD_KEYS, STATE_NAMES
+from rlspec.vla.droid.schema import RECORD_KEYS
 
 
 def lines_of(folder: Path) -> list[dict]:
@@ -35,7 +36,7 @@ def test_two_runs_become_two_episodes_with_pictures_and_requests(tmp_path: Path)
 
     data = LeRobotDataset("local/deployment", root=tmp_path / "out", video_backend="pyav")
     assert (data.num_episodes, data.num_frames, data.fps, data.meta.robot_type) == (2, 35, 15, "mujoco")
-    assert tuple(data.features["observation.state"]["names"]) == STATE_NAMES
+    assert tuple(data.features["observation.state"]["names"]) == JOINT_STATE
     closure = None
     for index, tick in enumerate(first[1:]):
         frame = data[index]

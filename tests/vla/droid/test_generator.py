@@ -21,11 +21,11 @@ from scipy.spatial.transform import Rotation
 
 from rlspec.config.load import load_group
 from rlspec.config.vla_schema import Env, Recordings
+from rlspec.contract.features import CAMERAS
 from rlspec.display import Display
 from rlspec.errors import ConfigError, DataError
 from rlspec.vla.droid import generator, simulated
 from rlspec.vla.droid.raw_writer import SERIALS
-from rlspec.vla.droid.schema import CAMERAS
 
 SIZE = (36, 64)
 Generate = Callable[..., Path]

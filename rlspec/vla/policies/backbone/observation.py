@@ -7,6 +7,7 @@ from lerobot.utils.constants import OBS_LANGUAGE_ATTENTION_MASK, OBS_LANGUAGE_TO
 from torch import Tensor
 from torch.nn import functional as F
 
+from rlspec.contract.features import is_image
 from rlspec.errors import DataError
 from rlspec.vla.policies.backbone.settings import BackbonePolicyConfig
 
@@ -18,7 +19,7 @@ def read_images(batch: dict[str, Tensor], config: BackbonePolicyConfig) -> Tenso
         DataError: if a camera is missing.
     """
     expected = list(config.image_features)
-    given = sorted(key for key in batch if key.startswith("observation.image") and not key.endswith("_is_pad"))
+    given = sorted(key for key in batch if is_image(key) and not key.endswith("_is_pad"))
     missing = [key for key in expected if key not in batch]
     if missing:
         raise DataError(

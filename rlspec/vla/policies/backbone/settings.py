@@ -8,6 +8,7 @@ from typing import Any
 from lerobot.configs import NormalizationMode, PreTrainedConfig
 from lerobot.optim.schedulers import CosineDecayWithWarmupSchedulerConfig
 
+from rlspec.contract.features import ACTION, STATE, image_key
 from rlspec.errors import ConfigError
 from rlspec.vla.optimizers import SpectralOptimizerConfig
 
@@ -160,16 +161,16 @@ class BackbonePolicyConfig(PreTrainedConfig):
         """
         given = ", ".join(sorted(self.input_features or {})) or "none"
         if not self.image_features:
-            raise ConfigError(f"{self.type}: needs a camera, observation.images.<name>; input features given: {given}")
+            raise ConfigError(f"{self.type}: needs a camera, {image_key('<name>')}; input features given: {given}")
         if self.action_feature is None:
             outputs = ", ".join(sorted(self.output_features or {})) or "none"
-            raise ConfigError(f"{self.type}: needs the output feature action; given: {outputs}")
+            raise ConfigError(f"{self.type}: needs the output feature {ACTION}; given: {outputs}")
         if self.use_proprio and self.robot_state_feature is None:
             raise ConfigError(
-                f"{self.type}: use_proprio=true needs observation.state; input features given: {given}; "
+                f"{self.type}: use_proprio=true needs {STATE}; input features given: {given}; "
                 "set use_proprio=false to go by images and text alone"
             )
-        for name, feature in [("action", self.action_feature), ("observation.state", self.robot_state_feature)]:
+        for name, feature in [(ACTION, self.action_feature), (STATE, self.robot_state_feature)]:
             if feature is not None and len(feature.shape) != 1:
                 raise ConfigError(f"{self.type}: {name} must have one axis, and has shape {tuple(feature.shape)}")
 

@@ -13,6 +13,7 @@ from lerobot.processor import ObservationProcessorStep, ProcessorStepRegistry
 from lerobot.utils.constants import OBS_LANGUAGE_ATTENTION_MASK, OBS_LANGUAGE_TOKENS
 from torch import Tensor, nn
 
+from rlspec.contract.features import TASK
 from rlspec.errors import DataError
 
 PLACES = 16
@@ -80,7 +81,7 @@ class ByteTextProcessorStep(ObservationProcessorStep):
         return features
 
     def _tasks(self) -> list[str]:
-        task = (self.transition.get(TransitionKey.COMPLEMENTARY_DATA) or {}).get("task")
+        task = (self.transition.get(TransitionKey.COMPLEMENTARY_DATA) or {}).get(TASK)
         tasks = [task] if isinstance(task, str) else list(task or ())
         if not tasks or not all(isinstance(text, str) and text.strip() for text in tasks):
             raise DataError(f"task: every sample needs an instruction, and got {task!r}; give it as text")

@@ -1,0 +1,19 @@
+"""What LeRobot's policies call what trainer, evaluation and server read off their configs."""
+
+from __future__ import annotations
+
+from typing import Any
+
+
+def chunk_length(config: Any) -> int | None:
+    """Actions that a policy predicts at once; None: it does not act in chunks."""
+    for name in ("chunk_size", "horizon", "action_chunk_size"):
+        if (value := getattr(config, name, None)) is not None:
+            return int(value)
+    return None
+
+
+def action_steps(config: Any) -> int | None:
+    """How many of them are meant to be carried out; None: the policy does not say."""
+    steps = getattr(config, "n_action_steps", None)
+    return None if steps is None else int(steps)
