@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any, get_type_hints
 from rlspec.checkpoint import find_weights
 from rlspec.contract.actions import ACTION_SPACES, DROID_HYBRID, EXECUTION_LAWS, JOINT_POSITION, JOINT_VELOCITY
 from rlspec.contract.features import camera_of
+from rlspec.contract.messages import MAX_HORIZON, MAX_HZ
 from rlspec.contract.pictures import OPENPI_SIZE
 from rlspec.entry import run_command
 from rlspec.errors import CheckpointError, ConfigError
@@ -178,7 +179,7 @@ def _built_in(given: Mapping[str, str], cameras: Mapping[str, str]) -> BatchPoli
         raise ConfigError(f"policy={given['policy']}: {nearest(name, ('hold', 'zeros', 'replay:FILE'))}")
     default = JOINT_POSITION if name == "hold" else JOINT_VELOCITY
     space = _known_space(given.get("action_space", default))
-    horizon = _count("horizon", given.get("horizon", "16"), 1000)
+    horizon = _count("horizon", given.get("horizon", "16"), MAX_HORIZON)
     spec = PolicySpec(
         model=given["policy"] if not file else f"replay of {Path(file).name}",
         action_space=space,
@@ -245,7 +246,7 @@ def read_meaning(folder: str, given: Mapping[str, str], cameras: Mapping[str, st
         wire_keys=cameras,
         sizes=_camera_sizes(record.get("cameras")),
         norm_stats_sha256=record.get("norm_stats_sha256"),
-        n_action_steps=None if steps is None else _count("n_action_steps", steps, 1000),
+        n_action_steps=None if steps is None else _count("n_action_steps", steps, MAX_HORIZON),
         prompt=given.get("prompt"),
     )
 
@@ -295,8 +296,8 @@ def _known(key: str, name: str, table: Mapping[str, Any]) -> str:
 
 def _rate(text: str) -> float:
     rate: float = _typed("control_hz", text, float)
-    if not 0 < rate <= 1000:
-        raise ConfigError(f"control_hz={text}: wants more than 0 and at most 1000")
+    if not 0 < rate <= MAX_HZ:
+        raise ConfigError(f"control_hz={text}: wants more than 0 and at most {MAX_HZ}")
     return rate
 
 

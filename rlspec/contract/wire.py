@@ -15,9 +15,6 @@ from typing import Any
 import msgpack
 import numpy as np
 
-PREFIX, DELAY = "rlspec/prefix", "rlspec/delay"
-"""Keys of a request: actions (n, A) that the robot is committed to, and how many it carries out before the answer."""
-
 _ARRAY, _SCALAR, _DATA, _DTYPE, _SHAPE = b"__ndarray__", b"__npgeneric__", b"data", b"dtype", b"shape"
 _ALLOWED = re.compile(r"[<>|=]?(?:b1|[iu][1248]|f[248]|[SU][1-9][0-9]{0,4})")
 _SCALARS: dict[str, tuple[type, ...]] = {

@@ -11,13 +11,14 @@ import resource
 import socket
 import statistics
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
 from urllib.parse import urlsplit
 
 import numpy as np
 
+from rlspec.contract.messages import GRIPPER, JOINTS, OPENPI_CAMERAS, PROMPT, terms_of
 from rlspec.deploy.robots.fci import check_model, driver_versions, import_franky, server_version
 from rlspec.errors import ConfigError, RobotError, ServerError
 
@@ -208,13 +209,11 @@ def _health(url: str) -> str:
 
 def _question(metadata: dict[str, Any]) -> dict[str, Any]:
     """A dark observation in the server's own keys; a server that does not name its cameras gets openpi's."""
-    named = metadata.get("rlspec", {}).get("cameras") or {
-        f"observation/{name}_left": [224, 224] for name in ("exterior_image_1", "wrist_image")
-    }
+    named: Mapping[str, Sequence[int]] = terms_of(metadata).get("cameras") or OPENPI_CAMERAS
     pictures = {key: np.zeros((*[int(side) for side in size[:2]], 3), np.uint8) for key, size in named.items()}
     joints = np.array([0.0, -0.6, 0.0, -2.5, 0.0, 1.9, 0.0])
-    state = {"observation/joint_position": joints, "observation/gripper_position": np.zeros(1)}
-    return {**pictures, **state, "prompt": "stand still"}
+    state = {JOINTS: joints, GRIPPER: np.zeros(1)}
+    return {**pictures, **state, PROMPT: "stand still"}
 
 
 def _split(error: Exception) -> tuple[str, str]:

@@ -10,6 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from rlspec.contract.actions import ACTION_SPACES, CARTESIAN_POSITION, JOINT_POSITION, RELATIVE_SPACES
+from rlspec.contract.messages import ACTIONS
 from rlspec.errors import ConfigError, DataError
 from rlspec.serving.policy import Observation, PolicySpec
 
@@ -108,4 +109,4 @@ def _read(path: Path) -> object:
         rows = [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines() if line.strip()]
         return [row["requested"] for row in rows if row.get("requested") is not None]
     content = np.load(path, allow_pickle=False)
-    return content["actions"] if isinstance(content, np.lib.npyio.NpzFile) else content
+    return content[ACTIONS] if isinstance(content, np.lib.npyio.NpzFile) else content

@@ -10,14 +10,22 @@ from numpy.typing import NDArray
 
 from rlspec.contract.actions import ACTION_SPACES
 from rlspec.contract.features import JOINT_STATE, STATE, image_key
-from rlspec.contract.wire import DELAY, PREFIX
-from rlspec.serving.policy import EXTERIOR, Observation, PolicySpec
+from rlspec.contract.messages import (
+    DELAY,
+    EXTERIOR,
+    FLAT_STATE,
+    GRIPPER,
+    JOINTS,
+    PREFIX,
+    PROMPT,
+    PROMPTS,
+    ROBOARENA_EXTERIOR,
+    counts_from_zero,
+)
+from rlspec.serving.policy import Observation, PolicySpec
 
-JOINTS, GRIPPER, FLAT_STATE = "observation/joint_position", "observation/gripper_position", "observation/state"
-PROMPTS = ("prompt", "task")
 MAX_PROMPT = 2000  # characters
 MAX_SIDE = 4096  # of a picture, pixels
-_ROBOARENA = "observation/exterior_image_{}_left"
 
 
 class RequestError(ValueError):
@@ -42,8 +50,8 @@ def _camera_keys(message: Mapping[str, Any], spec: PolicySpec, camera: str) -> t
     RoboArena counts exterior cameras from 0, openpi from 1: a message with number 0 is RoboArena's.
     """
     key = spec.wire_key(camera)
-    if _ROBOARENA.format(0) in message and EXTERIOR.fullmatch(key):
-        key = _ROBOARENA.format(spec.exterior_cameras().index(camera))
+    if counts_from_zero(message) and EXTERIOR.fullmatch(key):
+        key = ROBOARENA_EXTERIOR.format(spec.exterior_cameras().index(camera))
     return key, image_key(camera)
 
 
@@ -108,7 +116,7 @@ def _prefix(message: Mapping[str, Any], spec: PolicySpec) -> tuple[NDArray[np.fl
 
 
 def _prompt(message: Mapping[str, Any], spec: PolicySpec) -> str:
-    key = next((key for key in PROMPTS if key in message), PROMPTS[0])
+    key = next((key for key in PROMPTS if key in message), PROMPT)
     prompt = message.get(key, spec.prompt)
     if isinstance(prompt, np.ndarray) and prompt.dtype.kind == "U" and prompt.size == 1:
         prompt = prompt.item()

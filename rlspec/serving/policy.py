@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Protocol
@@ -12,15 +11,8 @@ from numpy.typing import NDArray
 
 from rlspec import __version__
 from rlspec.contract.actions import ACTION_SPACES
-from rlspec.contract.features import EXTERIOR_1, EXTERIOR_2, JOINT_STATE, WRIST
-
-WRIST_KEY = "observation/wrist_image_left"
-EXTERIOR = re.compile(r"observation/exterior_image_(\d)_left")
-_WIRE_KEYS = {
-    EXTERIOR_1: "observation/exterior_image_1_left",
-    EXTERIOR_2: "observation/exterior_image_2_left",
-    WRIST: WRIST_KEY,
-}
+from rlspec.contract.features import JOINT_STATE
+from rlspec.contract.messages import EXTERIOR, SECTION, WRIST_KEY, Terms, camera_key
 
 
 @dataclass(frozen=True)
@@ -81,7 +73,7 @@ class PolicySpec:
 
     def wire_key(self, camera: str) -> str:
         """Key of a camera's picture in openpi's messages."""
-        return self.wire_keys.get(camera) or _WIRE_KEYS.get(camera) or f"observation/{camera}"
+        return self.wire_keys.get(camera) or camera_key(camera)
 
     def exterior_cameras(self) -> list[str]:
         """Cameras that look at the robot from outside, in the order of their numbers."""
@@ -105,8 +97,8 @@ class BatchPolicy(Protocol):
 
 
 def openpi_metadata(spec: PolicySpec) -> dict[str, Any]:
-    """The first message of a session: RoboArena's keys, and ours below "rlspec"."""
-    ours = {
+    """The first message of a session: RoboArena's keys, and ours in a section."""
+    ours: Terms = {
         "action_space": spec.action_space,
         "control_hz": spec.control_hz,
         "execution_law": spec.execution_law,
@@ -120,7 +112,7 @@ def openpi_metadata(spec: PolicySpec) -> dict[str, Any]:
         "prompt_required": spec.prompt_required and spec.prompt is None,
         "takes_prefix": spec.takes_prefix,
     }
-    return {**roboarena_metadata(spec), "rlspec": ours}
+    return {**roboarena_metadata(spec), SECTION: ours}
 
 
 def roboarena_metadata(spec: PolicySpec) -> dict[str, Any]:

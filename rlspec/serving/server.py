@@ -16,6 +16,7 @@ from websockets.http11 import Request, Response
 
 from rlspec import __version__
 from rlspec.contract.actions import DROID_SPACES
+from rlspec.contract.messages import USER_AGENT
 from rlspec.contract.wire import pack
 from rlspec.errors import ConfigError
 from rlspec.serving.batching import Batcher
@@ -25,7 +26,6 @@ from rlspec.serving.policy import BatchPolicy, openpi_metadata, roboarena_metada
 from rlspec.serving.session import Session
 from rlspec.serving.settings import ServerSettings, check_settings, tls_context
 
-OUR_CLIENT = "rlspec/"  # beginning of its User-Agent
 _HANDSHAKES = 64  # connections that may be about to become sessions
 _HUNG_S = 60.0
 _CLOSE_S = 2.0
@@ -102,7 +102,7 @@ class PolicyServer:
                 origins=[None],  # a page in a browser on this machine must not reach the robot
                 compression=None,  # images do not compress, and a small message must not become a large one
                 process_request=self._answer_http,
-                server_header=f"rlspec/{__version__}",
+                server_header=f"{USER_AGENT}{__version__}",
                 open_timeout=settings.handshake_s,
                 ping_interval=settings.ping_s,
                 ping_timeout=settings.ping_s,
@@ -158,7 +158,7 @@ class PolicyServer:
             self.metrics.sessions = len(self._sessions)
 
     def _metadata(self, connection: Any) -> bytes:
-        ours = connection.request.headers.get("User-Agent", "").startswith(OUR_CLIENT)
+        ours = connection.request.headers.get("User-Agent", "").startswith(USER_AGENT)
         bare = self._settings.roboarena and not ours
         return pack(roboarena_metadata(self._spec) if bare else openpi_metadata(self._spec))
 

@@ -13,6 +13,7 @@ from typing import Any
 from websockets.exceptions import ConnectionClosed
 from websockets.frames import CloseCode
 
+from rlspec.contract.messages import ACTIONS, DEADLINE, ENDPOINT, INFER, INFER_MS, REQUEST_ID, RESET, TIMING
 from rlspec.contract.wire import WireError, pack, unpack
 from rlspec.serving.batching import Answer, Batcher, Expired, PolicyFailed, QueueFull, Ticket
 from rlspec.serving.connection import GuardedConnection
@@ -21,8 +22,6 @@ from rlspec.serving.observation import RequestError, read_observation
 from rlspec.serving.policy import PolicySpec
 from rlspec.serving.settings import ServerSettings
 
-REQUEST_ID, DEADLINE = "rlspec/request_id", "rlspec/deadline_ms"
-ENDPOINT, RESET, INFER = "endpoint", "reset", "infer"
 RESET_REPLY = "reset successful"  # RoboArena's server says these words
 _WRITE_S = 5.0  # for a client to take an answer
 _MAX_ID = 64  # characters
@@ -197,13 +196,13 @@ class Session:
         if ENDPOINT in request:
             return pack(answer.actions)  # RoboArena's client and its conformance test want the bare array
         timing = {
-            "infer_ms": 1000 * answer.infer_s,
+            INFER_MS: 1000 * answer.infer_s,
             "queue_ms": 1000 * answer.queue_s,
             "batch_size": answer.batch,
         }
         if self._previous_ms is not None:
             timing["prev_total_ms"] = self._previous_ms
-        reply: dict[str, Any] = {"actions": answer.actions, "server_timing": timing}
+        reply: dict[str, Any] = {ACTIONS: answer.actions, TIMING: timing}
         number = request.get(REQUEST_ID)
         if type(number) is int or (isinstance(number, str) and len(number) <= _MAX_ID):
             reply[REQUEST_ID] = number

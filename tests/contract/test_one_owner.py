@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from rlspec.contract import actions, features
+from rlspec.contract import actions, features, messages
 
 PACKAGE = Path(actions.__file__).resolve().parents[1]
 SOURCES = sorted(path for path in PACKAGE.rglob("*.py") if "build" not in path.parts)
@@ -25,6 +25,14 @@ PATTERN = re.compile(
 ALLOWED = {
     "deploy/safety/nearest_target.py": {"joint_position", "joint_velocity"},  # limits, as reasons in the log
 }
+
+
+KEYS = frozenset(
+    [messages.JOINTS, messages.GRIPPER, messages.FLAT_STATE, messages.PREFIX, messages.DELAY, messages.REQUEST_ID]
+    + [messages.DEADLINE, messages.TIMING, messages.INFER_MS, *map(messages.camera_key, features.CAMERAS)]
+)
+PLAIN_KEYS = frozenset([messages.PROMPT, messages.ENDPOINT, messages.SECTION])  # words elsewhere
+ENDS_OF_THE_WIRE = ("serving/", "deploy/policy/", "deploy/probes.py")
 
 
 def texts(tree: ast.AST) -> Iterator[ast.Constant]:
@@ -47,6 +55,14 @@ def strangers(source: str, allowed: frozenset[str] = frozenset()) -> list[str]:
 def test_names_of_the_contract_are_imported(path: Path) -> None:
     allowed = frozenset(ALLOWED.get(str(path.relative_to(PACKAGE)), set()))
     assert strangers(path.read_text(encoding="utf-8"), allowed) == []
+
+
+@pytest.mark.parametrize("path", OUTSIDE, ids=lambda path: str(path.relative_to(PACKAGE)))
+def test_keys_of_messages_are_imported(path: Path) -> None:
+    name = str(path.relative_to(PACKAGE))
+    keys = KEYS | PLAIN_KEYS if name.startswith(ENDS_OF_THE_WIRE) else KEYS
+    tree = ast.parse(path.read_text(encoding="utf-8"))
+    assert [f"line {text.lineno}: {text.value}" for text in texts(tree) if text.value in keys] == []
 
 
 @pytest.mark.parametrize(

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 from serving_cases import SPEC, state_message
 
-from rlspec.contract.wire import DELAY, PREFIX
+from rlspec.contract.messages import DELAY, PREFIX
 from rlspec.errors import ConfigError
 from rlspec.serving.lerobot_policy import LeRobotPolicy, Meaning, read_spec
 from rlspec.serving.observation import RequestError, read_observation

@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from rlspec.contract.wire import DELAY, PREFIX
+from rlspec.contract.messages import DELAY, PREFIX
 from rlspec.deploy.arm.interfaces import Frame, Reply, RobotState
 from rlspec.deploy.policy.observe import observation
 from rlspec.deploy.policy.schedule import Chunk, Request, Scheduler

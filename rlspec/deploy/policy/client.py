@@ -23,14 +23,23 @@ from websockets.sync.client import ClientConnection, connect
 
 from rlspec import __version__
 from rlspec.contract.actions import ACTION_SPACES
+from rlspec.contract.messages import (
+    ACTIONS,
+    DEADLINE,
+    INFER_MS,
+    MAX_HORIZON,
+    REQUEST_ID,
+    SECTION,
+    TIMING,
+    USER_AGENT,
+    fault_of_terms,
+    terms_of,
+)
 from rlspec.contract.wire import WireError, WireLimits, pack, unpack
 from rlspec.deploy.arm.interfaces import Reply
 from rlspec.errors import ConfigError, ServerError
 
-REQUEST_ID = "rlspec/request_id"
-DEADLINE = "rlspec/deadline_ms"
 REPLY_LIMITS = WireLimits(max_bytes=4 * 2**20, max_elements=2**20)
-MAX_HORIZON = 1000
 _CLOSE_TIMEOUT = 1.0  # seconds for a polite goodbye
 
 
@@ -111,7 +120,7 @@ class PolicyClient:
                     raise
             time.sleep(wait)
             wait = min(2 * wait, longest_wait_s)
-        if before is not None and metadata.get("rlspec") != before.get("rlspec"):
+        if before is not None and terms_of(metadata) != terms_of(before):
             self.close()
             raise ServerError(f"{self.url}: it serves another policy than before; start the deployment anew")
         return metadata
@@ -162,7 +171,7 @@ class PolicyClient:
                 ssl=self._ssl,
                 compression=None,
                 additional_headers=headers,
-                user_agent_header=f"rlspec/{__version__}",
+                user_agent_header=f"{USER_AGENT}{__version__}",
                 proxy=None,
                 open_timeout=self.timeout_s,
                 close_timeout=_CLOSE_TIMEOUT,
@@ -178,7 +187,7 @@ class PolicyClient:
         metadata = self._decode(message)
         if not isinstance(metadata, dict) or not all(isinstance(key, str) for key in metadata):
             raise ServerError(f"{self.url}: its first message is no metadata; it is no policy server")
-        problem = _fault_of_section(metadata.get("rlspec"))
+        problem = fault_of_terms(metadata.get(SECTION))
         if problem:
             raise ServerError(f"{self.url}: its metadata are wrong: {problem}")
         return metadata
@@ -213,18 +222,18 @@ class PolicyClient:
 
     def _read_reply(self, message: str | bytes, number: int, round_trip_ms: float) -> Reply:
         content = self._decode(message)
-        reply = content if isinstance(content, dict) else {"actions": content}  # RoboArena's servers send the array
+        reply = content if isinstance(content, dict) else {ACTIONS: content}  # RoboArena's servers send the array
         if reply.get(REQUEST_ID, number) != number:
             raise ServerError(f"{self.url}: an answer to another request; the session is over")
-        actions = self._checked_actions(reply.get("actions"))
-        timing = reply.get("server_timing")
-        server_ms = timing.get("infer_ms") if isinstance(timing, dict) else None
+        actions = self._checked_actions(reply.get(ACTIONS))
+        timing = reply.get(TIMING)
+        server_ms = timing.get(INFER_MS) if isinstance(timing, dict) else None
         return Reply(actions, float(server_ms) if isinstance(server_ms, int | float) else None, round_trip_ms)
 
     def _checked_actions(self, actions: Any) -> NDArray[np.float64]:
         if not isinstance(actions, np.ndarray) or actions.dtype.kind not in "fiu":
-            raise ServerError(f"{self.url}: its answer has no array of numbers named actions")
-        space = (self.metadata.get("rlspec") or {}).get("action_space")
+            raise ServerError(f"{self.url}: its answer has no array of numbers named {ACTIONS}")
+        space = terms_of(self.metadata).get("action_space")
         width = ACTION_SPACES[space].size if space in ACTION_SPACES else None
         shape = actions.shape
         if len(shape) != 2 or not 1 <= shape[0] <= MAX_HORIZON or shape[1] != (width or shape[1]) or not shape[1]:
@@ -277,20 +286,6 @@ def _refusal(error: InvalidStatus) -> str:
     body = " ".join((response.body or b"").decode("utf-8", "replace").split())[:200]
     remedy = "; give its token" if response.status_code == 401 else ""
     return f"refused with HTTP {response.status_code} {body}{remedy}".rstrip()
-
-
-def _fault_of_section(section: Any) -> str | None:
-    """What is wrong with our part of the metadata; None: nothing, or there is no such part."""
-    if section is None:
-        return None
-    if not isinstance(section, dict):
-        return "rlspec is no map"
-    if section.get("action_space") not in ACTION_SPACES:
-        return f"rlspec.action_space {section.get('action_space')!r} is unknown to this version"
-    rate = section.get("control_hz")
-    if isinstance(rate, bool) or not isinstance(rate, int | float) or not 0 < rate <= 1000:
-        return f"rlspec.control_hz {rate!r} is no rate"
-    return None
 
 
 def _line(error: BaseException) -> str:

@@ -2,18 +2,15 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Collection, Mapping
 from typing import Any
 
 import numpy as np
 
-from rlspec.contract.features import camera_of
+from rlspec.contract.messages import GRIPPER, JOINTS, PROMPT, camera_by_key, counts_from_zero
 from rlspec.contract.pictures import resize_with_pad
 from rlspec.deploy.arm.interfaces import Frame, RobotState
 from rlspec.errors import ConfigError, nearest
-
-JOINTS, GRIPPER, PROMPT = "observation/joint_position", "observation/gripper_position", "prompt"
 
 
 def match_cameras(keys: Collection[str], cameras: Collection[str], given: Mapping[str, str]) -> dict[str, str]:
@@ -28,24 +25,15 @@ def match_cameras(keys: Collection[str], cameras: Collection[str], given: Mappin
     Raises:
         ConfigError: A key has no camera.
     """
-    from_zero = any("exterior_image_0" in key for key in keys)
+    from_zero = counts_from_zero(keys)
     found = {}
     for key in keys:
-        name = given.get(key, key if key in cameras else camera_name(key, from_zero=from_zero))
+        name = given.get(key, key if key in cameras else camera_by_key(key, from_zero=from_zero))
         if name not in cameras:
             remedy = f"say which it is with robot.camera_keys.{key}=NAME"
             raise ConfigError(f"the policy needs camera {name} ({key}); {remedy}; {nearest(name, cameras)}")
         found[key] = name
     return found
-
-
-def camera_name(key: str, *, from_zero: bool = False) -> str:
-    """DROID's name of the camera behind a policy's key."""
-    name = camera_of(key).removeprefix("observation/")
-    name = name.replace("exterior_image_", "exterior_").replace("wrist_image_", "wrist_")
-    if from_zero:
-        name = re.sub(r"exterior_(\d)", lambda match: f"exterior_{int(match[1]) + 1}", name)
-    return name
 
 
 def observation(

@@ -11,6 +11,7 @@ from websockets.exceptions import WebSocketException
 from websockets.protocol import State
 from websockets.sync.client import ClientConnection
 
+from rlspec.contract.messages import SECTION
 from rlspec.deploy.arm.interfaces import Reply
 from rlspec.deploy.policy.client import PolicyClient
 from rlspec.errors import ServerError
@@ -70,7 +71,7 @@ class RemotePolicy:
             return f"{self._client.url}: the session is lost"
         if self._limit is None or ping is None or ping[0] is not session or ping[2].is_set():
             return ""
-        if waiting and "rlspec" not in self.metadata:
+        if waiting and SECTION not in self.metadata:
             return ""
         waited = time.monotonic() - ping[1]
         return f"{self._client.url}: no heartbeat for {1e3 * waited:.0f} ms" if waited > self._limit else ""

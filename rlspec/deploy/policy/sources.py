@@ -11,8 +11,8 @@ from typing import Any, Protocol
 import numpy as np
 
 from rlspec.contract.actions import ACTION_SPACES, CARTESIAN_POSITION, JOINT_POSITION, JOINT_VELOCITY, MAX_JOINT_STEP
+from rlspec.contract.messages import GRIPPER, JOINTS, OPENPI_CAMERAS, blind_metadata, terms_of
 from rlspec.deploy.arm.interfaces import Array, Clock, Reply
-from rlspec.deploy.policy.observe import GRIPPER, JOINTS
 from rlspec.errors import ConfigError
 
 
@@ -71,13 +71,6 @@ class Contract:
     takes_prefix: bool = False
 
 
-OPENPI_CAMERAS: dict[str, tuple[int, int] | None] = {
-    "observation/exterior_image_1_left": (224, 224),
-    "observation/wrist_image_left": (224, 224),
-}
-"""What openpi's DROID client sends; for servers that do not say what they want."""
-
-
 def read_contract(metadata: Mapping[str, Any], where: str, *, action_space: str | None, rate: float | None) -> Contract:
     """The contract of a policy, from its metadata and, for what they leave out, from the user.
 
@@ -90,7 +83,7 @@ def read_contract(metadata: Mapping[str, Any], where: str, *, action_space: str 
     Raises:
         ConfigError: They contradict each other, or nobody says it.
     """
-    ours = metadata.get("rlspec") or {}
+    ours = terms_of(metadata)
     said = ours.get("action_space") or metadata.get("action_space")
     if said is None and action_space is None:
         raise ConfigError(f"{where} does not say what its actions mean: add action_space={'|'.join(ACTION_SPACES)}")
@@ -123,7 +116,7 @@ class _Local:
     metadata: dict[str, Any]
 
     def trouble(self, *, waiting: bool) -> str:
-        """Never."""
+        """It is here."""
         return ""
 
     def hurry(self) -> None:
@@ -133,14 +126,6 @@ class _Local:
         """Nothing to free."""
 
 
-def _metadata(model: str, action_space: str, control_hz: float, horizon: int, steps: int, law: str) -> dict[str, Any]:
-    ours = {
-        **{"action_space": action_space, "control_hz": control_hz, "execution_law": law, "horizon": horizon},
-        **{"n_action_steps": steps, "cameras": {}, "state": 8, "model": model, "prompt_required": False},
-    }
-    return {"rlspec": ours}
-
-
 class HoldPolicy(_Local):
     """Asks the robot to stay where it is."""
 
@@ -148,7 +133,9 @@ class HoldPolicy(_Local):
         if action_space == CARTESIAN_POSITION:  # an observation holds no pose
             raise ConfigError("policy=hold: it holds joints or speeds; take another action_space")
         self._space, self._horizon = ACTION_SPACES[action_space], horizon
-        self.metadata = _metadata("hold", action_space, control_hz, horizon, horizon, law)
+        self.metadata = blind_metadata(
+            "hold", action_space, control_hz, horizon=horizon, n_action_steps=horizon, law=law
+        )
 
     def infer(self, observation: Mapping[str, Any]) -> Reply:
         """See `Policy`."""
@@ -165,7 +152,7 @@ class WavePolicy(_Local):
         self._clock, self._space, self._rate, self._horizon = clock, action_space, control_hz, horizon
         self._centre: Array | None = None
         self._start = 0.0
-        self.metadata = _metadata("wave", action_space, control_hz, horizon, 8, law)
+        self.metadata = blind_metadata("wave", action_space, control_hz, horizon=horizon, n_action_steps=8, law=law)
 
     def infer(self, observation: Mapping[str, Any]) -> Reply:
         """See `Policy`."""

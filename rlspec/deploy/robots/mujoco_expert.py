@@ -8,6 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from rlspec.contract.actions import ACTION_SPACES, JOINT_POSITION, JOINT_VELOCITY, SIMULATED_SPACES
+from rlspec.contract.messages import blind_metadata
 from rlspec.deploy.robots.mujoco import MujocoRobot
 from rlspec.errors import ConfigError
 
@@ -47,19 +48,10 @@ class MujocoExpert:
     @property
     def metadata(self) -> dict[str, Any]:
         """What a server would say of it."""
-        return {
-            "rlspec": {
-                "action_space": self.action_space,
-                "control_hz": self.control_hz,
-                "execution_law": self.robot.law,  # it is at home under any
-                "horizon": self.horizon,
-                "n_action_steps": self.horizon,
-                "cameras": {},
-                "state": 8,
-                "model": "scripted expert",
-                "prompt_required": False,
-            }
-        }
+        steps, law = self.horizon, self.robot.law  # it is at home under any law
+        return blind_metadata(
+            "scripted expert", self.action_space, self.control_hz, horizon=steps, n_action_steps=steps, law=law
+        )
 
     def reset(self) -> None:
         """Nothing to forget: the expert looks at the state alone."""

@@ -36,6 +36,7 @@ from rlspec.vla.data.recording import Disturbance
 from rlspec.vla.data.workers import Pool, make_demonstrator, make_environment, process_pool
 from rlspec.vla.droid import simulated
 from rlspec.vla.droid.raw_writer import EpisodeName, write_episode
+from rlspec.vla.droid.schema import OURS
 
 ANNOTATIONS = "aggregated-annotations-030724.json"  # the release's name, which readers look for
 RECORDINGS = "recordings.json"
@@ -261,10 +262,10 @@ def _finish(job: RawJob, slots: list[Slot], matters: Mapping[str, Any]) -> tuple
     for slot in slots:
         name = job.name(slot)
         content = json.loads((job.folder(slot) / f"metadata_{name.uuid}.json").read_text(encoding="utf-8"))
-        texts = content["rlspec"]["instructions"]
+        texts = content[OURS]["instructions"]
         annotations[name.uuid] = {f"language_instruction{index}": text for index, text in enumerate(texts, start=1)}
         frames += content["trajectory_length"]
-        kinds.update(content["rlspec"]["attempts"])
+        kinds.update(content[OURS]["attempts"])
     write_json_atomically(job.out / ANNOTATIONS, annotations)
     record = {
         "complete": True,

@@ -26,7 +26,7 @@ from rlspec.vla.droid.episodes import (
     Refused,
     frames_of_film,
 )
-from rlspec.vla.droid.schema import GRIPPER_POSITION, RAW_CAMERAS
+from rlspec.vla.droid.schema import GRIPPER_POSITION, OURS, RAW_CAMERAS
 from rlspec.vla.droid.settings import ConvertSettings
 
 TRAJECTORY = "trajectory.h5"
@@ -72,7 +72,7 @@ class RawSource:
         state = _numbers(content, "observation/robot_state", STATE_SIZES, _STATE_KEYS)
         if JOINT_POSITION not in state:
             raise Refused("missing_key", f"{TRAJECTORY} has no observation/robot_state/joint_positions")
-        own: dict[str, Any] = metadata.get("rlspec") or {}  # of recordings that rlspec has generated
+        own: dict[str, Any] = metadata.get(OURS) or {}  # of recordings that rlspec has generated
         enabled = content.get("observation/controller_info/movement_enabled")
         return Recording(
             identity=item.identity,

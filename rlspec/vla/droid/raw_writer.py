@@ -20,7 +20,7 @@ from numpy.typing import NDArray
 
 from rlspec.contract.actions import DROID_HZ, STIFF_POSITION
 from rlspec.contract.features import CAMERAS, EXTERIOR_1, EXTERIOR_2, WRIST
-from rlspec.vla.droid.schema import RAW_CAMERAS
+from rlspec.vla.droid.schema import OURS, RAW_CAMERAS
 from rlspec.vla.droid.simulated import Recording
 
 SERIALS = {EXTERIOR_1: "31000001", EXTERIOR_2: "31000002", WRIST: "31000003"}
@@ -86,7 +86,7 @@ def write_episode(folder: Path, name: EpisodeName, recording: Recording, about: 
     for camera, pictures in recording.pictures.items():
         (films / f"{SERIALS[camera]}.mp4").write_bytes(encode_mp4(pictures, round(DROID_HZ)))
     _write_trajectory(folder / "trajectory.h5", name, recording)
-    metadata = _metadata(name, recording) | {"rlspec": {**about, "execution_law": STIFF_POSITION, "pose_frame": "tcp"}}
+    metadata = _metadata(name, recording) | {OURS: {**about, "execution_law": STIFF_POSITION, "pose_frame": "tcp"}}
     text = json.dumps(metadata, indent=2, ensure_ascii=False)
     (folder / f"metadata_{name.uuid}.json").write_text(text + "\n", encoding="utf-8")
 

@@ -16,5 +16,8 @@ RAW_CAMERAS = {EXTERIOR_1: "ext1", EXTERIOR_2: "ext2", WRIST: "wrist"}
 RLDS_CAMERAS = {EXTERIOR_1: "exterior_image_1_left", EXTERIOR_2: "exterior_image_2_left", WRIST: "wrist_image_left"}
 """In the RLDS release, and in LeRobot data sets made of it."""
 
+OURS = "rlspec"
+"""Of metadata_*.json of generated recordings: law, pose frame and what the generator knows."""
+
 RECORD_KEYS = ("suite", "action_space", "units", "control_hz", "execution_law", "robot", "source", "episodes")
 """Of meta/rlspec.json, at least; `episodes` lists for each: source (path or id), task, success, frames."""

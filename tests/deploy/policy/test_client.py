@@ -17,7 +17,8 @@ import numpy as np
 import pytest
 from websockets.sync.server import ServerConnection, serve
 
-from rlspec.deploy.policy.client import DEADLINE, REQUEST_ID, PolicyClient
+from rlspec.contract.messages import DEADLINE, REQUEST_ID
+from rlspec.deploy.policy.client import PolicyClient
 from rlspec.errors import ConfigError, ServerError
 
 OBSERVATION = {"observation/joint_position": np.arange(7.0), "prompt": "pick it up"}
@@ -181,6 +182,7 @@ def test_two_answers_to_one_question_end_the_session() -> None:
         (msgpack.packb({"rlspec": 1}), "no map"),
         (msgpack.packb({"rlspec": {"action_space": "joints", "control_hz": 15}}), "action_space 'joints' is unknown"),
         (msgpack.packb({"rlspec": {"action_space": "joint_velocity", "control_hz": 0}}), "no rate"),
+        (msgpack.packb({"rlspec": {"action_space": "joint_velocity", "control_hz": 15, "horizon": "x"}}), "no number"),
     ],
 )
 def test_a_server_must_introduce_itself(first: Any, message: str) -> None:
