@@ -15,6 +15,7 @@ from rlspec.contract.actions import ACTION_SPACES, DROID_HYBRID, EXECUTION_LAWS,
 from rlspec.contract.features import camera_of
 from rlspec.contract.messages import MAX_HORIZON, MAX_HZ
 from rlspec.contract.pictures import OPENPI_SIZE
+from rlspec.contract.records import POLICY_RECORD
 from rlspec.entry import run_command
 from rlspec.errors import CheckpointError, ConfigError
 
@@ -38,7 +39,7 @@ where:
   tls_cert=FILE tls_key=FILE   serve wss://
   insecure=true         allow an address that others can reach without a token
 
-what the actions mean (where the checkpoint does not say it; rlspec.json in it does):
+what the actions mean (where the checkpoint does not say it; {POLICY_RECORD} in it does):
   action_space=NAME     {", ".join(ACTION_SPACES)}
   control_hz=N          actions per second
   execution_law=NAME    {", ".join(EXECUTION_LAWS)}
@@ -62,7 +63,6 @@ _POLICY_KEYS = (
     *("prompt", "device", "threads", "horizon", "token_file"),
 )
 _CAMERA = "camera."
-RECORD = "rlspec.json"
 _MEANING = ("action_space", "control_hz", "execution_law")
 
 
@@ -228,7 +228,7 @@ def read_meaning(folder: str, given: Mapping[str, str], cameras: Mapping[str, st
     """
     from rlspec.serving.lerobot_policy import Meaning
 
-    record = _read_record(Path(folder) / RECORD)
+    record = _read_record(Path(folder) / POLICY_RECORD)
     missing = [name for name in _MEANING if not record.get(name) and name not in given]
     if missing:
         wanted = " ".join(f"{name}=..." for name in missing)

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from rlspec.contract import actions, features, messages
+from rlspec.contract import actions, features, messages, records
 
 PACKAGE = Path(actions.__file__).resolve().parents[1]
 SOURCES = sorted(path for path in PACKAGE.rglob("*.py") if "build" not in path.parts)
@@ -31,6 +31,7 @@ KEYS = frozenset(
     [messages.JOINTS, messages.GRIPPER, messages.FLAT_STATE, messages.PREFIX, messages.DELAY, messages.REQUEST_ID]
     + [messages.DEADLINE, messages.TIMING, messages.INFER_MS, *map(messages.camera_key, features.CAMERAS)]
 )
+KEYS |= {records.DATA_RECORD, records.POLICY_RECORD}
 PLAIN_KEYS = frozenset([messages.PROMPT, messages.ENDPOINT, messages.SECTION])  # words elsewhere
 ENDS_OF_THE_WIRE = ("serving/", "deploy/policy/", "deploy/probes.py")
 
@@ -58,7 +59,7 @@ def test_names_of_the_contract_are_imported(path: Path) -> None:
 
 
 @pytest.mark.parametrize("path", OUTSIDE, ids=lambda path: str(path.relative_to(PACKAGE)))
-def test_keys_of_messages_are_imported(path: Path) -> None:
+def test_keys_of_messages_and_names_of_records_are_imported(path: Path) -> None:
     name = str(path.relative_to(PACKAGE))
     keys = KEYS | PLAIN_KEYS if name.startswith(ENDS_OF_THE_WIRE) else KEYS
     tree = ast.parse(path.read_text(encoding="utf-8"))

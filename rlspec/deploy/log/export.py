@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 
 from rlspec.contract.actions import ACTION_SPACES, JOINT_POSITION
 from rlspec.contract.features import ACTION, IMAGE_AXES, JOINT_STATE, STATE, TASK, image_key
+from rlspec.contract.records import DATA_RECORD
 from rlspec.deploy.log.reader import RunLog, read_log
 from rlspec.errors import DataError
 
@@ -70,7 +71,7 @@ def export_logs(runs: Sequence[Path], out: Path, *, repo_id: str = "local/deploy
         shutil.rmtree(out, ignore_errors=True)  # half a data set would be taken for a whole one
         raise
     record = describe(logs, counts)
-    (out / "meta" / "rlspec.json").write_text(json.dumps(record, indent=2) + "\n", encoding="utf-8")
+    (out / DATA_RECORD).write_text(json.dumps(record, indent=2) + "\n", encoding="utf-8")
     return Export(len(logs), sum(counts), tuple(problems))
 
 

@@ -59,7 +59,7 @@ class LocalServer:
         self.url = self._wait(patience)
 
     def close(self) -> None:
-        """End it."""
+        """End the server; one that does not within three seconds is killed."""
         if self._process.poll() is None:
             self._process.terminate()
             try:
@@ -77,7 +77,7 @@ class LocalServer:
 
     @property
     def pid(self) -> int:
-        """Of the child."""
+        """Of the server's process."""
         return self._process.pid
 
     def _read(self) -> None:

@@ -111,19 +111,18 @@ def _size(size: Any) -> tuple[int, int] | None:
 
 
 class _Local:
-    """What policies without a server have in common."""
+    """What policies without a server have in common: they are always there."""
 
     metadata: dict[str, Any]
 
     def trouble(self, *, waiting: bool) -> str:
-        """It is here."""
         return ""
 
     def hurry(self) -> None:
-        """They do."""
+        pass
 
     def close(self) -> None:
-        """Nothing to free."""
+        pass
 
 
 class HoldPolicy(_Local):

@@ -19,10 +19,10 @@ from typing import Any, Protocol
 
 from rlspec.checkpoint import write_json_atomically
 from rlspec.config.vla_schema import Demonstrations, VlaRecipe
+from rlspec.contract.records import DATA_RECORD
 from rlspec.display import Display
 from rlspec.errors import ConfigError, DataError
 from rlspec.versions import library_versions
-from rlspec.vla.data.files import RECORD
 from rlspec.vla.data.output import first_difference, locked, read_settings, writing
 from rlspec.vla.data.recording import Disturbance
 from rlspec.vla.data.staging import Staging
@@ -111,7 +111,7 @@ def _is_done(out: Path, matters: Mapping[str, Any]) -> bool:
     """Raises DataError where the folder holds anything but these demonstrations."""
     if not out.exists() or (out.is_dir() and not any(out.iterdir())):
         return False
-    record = read_settings(out / RECORD)
+    record = read_settings(out / DATA_RECORD)
     if record is None:
         raise DataError(f"{out} exists and holds no demonstrations of rlspec; choose another folder, or remove it")
     if different := first_difference(record.get("settings", {}), matters):
@@ -192,7 +192,7 @@ def _assemble(
         "versions": library_versions(),
         "episodes": episodes,
     }
-    write_json_atomically(root / RECORD, record)
+    write_json_atomically(root / DATA_RECORD, record)
     return frames
 
 

@@ -10,8 +10,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from rlspec.contract.features import ACTION, EXECUTED
+from rlspec.contract.records import DATA_RECORD
 from rlspec.errors import DataError
-from rlspec.vla.data.files import RECORD, read_columns
+from rlspec.vla.data.files import INFO, read_columns
 
 
 @dataclass(frozen=True)
@@ -41,18 +42,18 @@ def load_episode_actions(root: Path | str, episode: int) -> EpisodeActions:
     """
     root = Path(root)
     try:
-        record = json.loads((root / RECORD).read_text(encoding="utf-8"))
+        record = json.loads((root / DATA_RECORD).read_text(encoding="utf-8"))
         episodes = record["episodes"]
     except FileNotFoundError:
         raise DataError(
-            f"{root}: no {RECORD}, so the starts of its episodes are unknown and cannot be replayed; "
+            f"{root}: no {DATA_RECORD}, so the starts of its episodes are unknown and cannot be replayed; "
             "set evaluation.replay=0"
         ) from None
     except (OSError, ValueError, KeyError) as error:
-        raise DataError(f"{root / RECORD}: cannot be read ({error}); generate the data again") from None
+        raise DataError(f"{root / DATA_RECORD}: cannot be read ({error}); generate the data again") from None
     if not 0 <= episode < len(episodes):
         raise DataError(f"{root}: no episode {episode}; it has {len(episodes)}")
-    names = json.loads((root / "meta/info.json").read_text(encoding="utf-8"))["features"]
+    names = json.loads((root / INFO).read_text(encoding="utf-8"))["features"]
     key = EXECUTED if EXECUTED in names else ACTION
     columns = read_columns(root, ["episode_index", key])
     chosen = columns["episode_index"][:, 0] == episode

@@ -38,10 +38,9 @@ from rlspec.checkpoint import write_json_atomically
 from rlspec.contract.actions import ACTION_SPACES, STIFF_POSITION
 from rlspec.contract.features import ACTION, STATE, is_image
 from rlspec.contract.policies import action_steps, chunk_length
+from rlspec.contract.records import DATA_RECORD, POLICY_RECORD
 from rlspec.errors import CheckpointError
-from rlspec.vla.data.files import RECORD
 
-FACTS = "rlspec.json"
 FORMAT = 1
 KINDS = ("mean", "std", "min", "max", "q01", "q99")
 
@@ -50,7 +49,7 @@ Stats = Mapping[str, Mapping[str, Any]]
 
 def read_record(root: Path | str | None) -> dict[str, Any]:
     """What a data set's meta/rlspec.json says; empty where there is none."""
-    if root is None or not (path := Path(root) / RECORD).is_file():
+    if root is None or not (path := Path(root) / DATA_RECORD).is_file():
         return {}
     content: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
     if "execution_law" not in content and content.get("suite") == "franka":
@@ -128,7 +127,7 @@ def statistics_hash(norm_stats: Mapping[str, Any]) -> str:
 
 def write_facts(folder: Path, facts: Mapping[str, Any], *, step: int) -> None:
     """Write rlspec.json beside a policy."""
-    write_json_atomically(folder / FACTS, {**facts, "step": step})
+    write_json_atomically(folder / POLICY_RECORD, {**facts, "step": step})
 
 
 def read_facts(folder: Path | str) -> dict[str, Any]:
@@ -137,7 +136,7 @@ def read_facts(folder: Path | str) -> dict[str, Any]:
     Raises:
         CheckpointError: The file is damaged or of another format.
     """
-    path = Path(folder) / FACTS
+    path = Path(folder) / POLICY_RECORD
     if not path.is_file():
         return {}
     try:

@@ -16,7 +16,6 @@ from rlspec.errors import DataError
 
 INFO = "meta/info.json"
 STATS = "meta/stats.json"
-RECORD = "meta/rlspec.json"  # what LeRobot's metadata has no place for: environment, seeds, settings
 
 
 def is_numeric(feature: Mapping[str, Any]) -> bool:

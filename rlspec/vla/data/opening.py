@@ -14,8 +14,9 @@ from lerobot.datasets.lerobot_dataset import LeRobotDataset
 from rlspec.config.vla_schema import Dataset
 from rlspec.contract.features import ACTION
 from rlspec.errors import DataError, nearest
+from rlspec.contract.records import DATA_RECORD
 from rlspec.vla.data.exact_statistics import numeric_statistics, statistics_fault
-from rlspec.vla.data.files import INFO, RECORD
+from rlspec.vla.data.files import INFO
 
 log = logging.getLogger(__name__)
 
@@ -125,7 +126,7 @@ def _open(section: Dataset, root: Path | None) -> RenamedDataset:
 def _mend_statistics(dataset: RenamedDataset) -> None:
     """Put exact statistics of numbers in place of those that LeRobot has merged wrongly; the files stay as they are."""
     root, meta = Path(dataset.root), dataset.meta
-    if (root / RECORD).is_file():  # our own are exact
+    if (root / DATA_RECORD).is_file():  # our own are exact
         return
     exact = numeric_statistics(root)
     if int(exact["index"]["count"][0]) != meta.total_frames:

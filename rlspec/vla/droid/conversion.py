@@ -21,10 +21,11 @@ from typing import Any
 from rlspec.checkpoint import write_json_atomically
 from rlspec.contract.actions import ACTION_SPACES, DROID_HZ
 from rlspec.contract.features import ACTION, IMAGE_AXES, JOINT_STATE, STATE, image_key
+from rlspec.contract.records import DATA_RECORD
 from rlspec.display import Display
 from rlspec.errors import DataError
 from rlspec.versions import library_versions
-from rlspec.vla.data.files import INFO, RECORD, read_json
+from rlspec.vla.data.files import INFO, read_json
 from rlspec.vla.data.output import first_difference, locked, read_settings, writing
 from rlspec.vla.data.staging import write_whole
 from rlspec.vla.data.workers import Pool, process_pool
@@ -78,7 +79,7 @@ def _list_items(settings: ConvertSettings) -> list[Item]:
 def _is_done(out: Path, matters: Mapping[str, Any]) -> bool:
     if not out.exists() or (out.is_dir() and not any(out.iterdir())):
         return False
-    record = read_settings(out / RECORD)
+    record = read_settings(out / DATA_RECORD)
     if record is None or "settings" not in record:
         raise DataError(f"{out} exists and holds no converted data set; choose another folder, or remove it")
     if different := first_difference(record["settings"], matters):
@@ -204,7 +205,7 @@ class _Conversion:
             "episodes": self.episodes,
         }
         self._write_refused(root / REFUSED)
-        write_json_atomically(root / RECORD, record)
+        write_json_atomically(root / DATA_RECORD, record)
 
     def _write_refused(self, path: Path) -> None:
         write_whole(path, "".join(f"{json.dumps(each)}\n" for each in self.refused).encode())

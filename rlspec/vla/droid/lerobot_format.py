@@ -14,8 +14,9 @@ import pyarrow.parquet as pq
 
 from rlspec.contract.actions import ACTION_SPACES, DELTA_EEF, DROID_SPACES, JOINT_POSITION, JOINT_VELOCITY
 from rlspec.contract.features import ACTION, STATE, image_key
+from rlspec.contract.records import DATA_RECORD
 from rlspec.errors import DataError
-from rlspec.vla.data.files import INFO, RECORD, column_array, first_line, read_json
+from rlspec.vla.data.files import INFO, column_array, first_line, read_json
 from rlspec.vla.droid.episodes import ACTION_SIZES, STATE_SIZES, Item, Numbers, Recording, Refused, needed_numbers
 from rlspec.vla.droid.lerobot_images import read_frames
 from rlspec.vla.droid.schema import GRIPPER_POSITION, RLDS_CAMERAS
@@ -40,7 +41,7 @@ class LeRobotSource:
         version = str(self.info.get("codebase_version"))
         if version not in ("v2.0", "v2.1", "v3.0"):
             raise DataError(f"path={self._root}: format {version}; v2.1 and v3.0 are read")
-        self._record = read_json(self._root / RECORD) if (self._root / RECORD).is_file() else {}
+        self._record = read_json(self._root / DATA_RECORD) if (self._root / DATA_RECORD).is_file() else {}
         self.features: dict[str, Any] = self.info["features"]
         self._columns = _find_columns(self.features, settings, self._record)
         self._cameras = _find_cameras(self.features, settings)

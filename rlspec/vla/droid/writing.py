@@ -56,7 +56,7 @@ class ConvertedEpisode:
 
     @property
     def instruction(self) -> str:
-        """The first one."""
+        """The first one, which is what a data set with one text per episode shows."""
         return self.instructions[0]
 
     def columns(self) -> dict[str, Floats]:

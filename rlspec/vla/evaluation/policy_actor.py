@@ -137,7 +137,7 @@ class _Nowhere:
         return len(text)
 
     def flush(self) -> None:
-        """Nothing is kept."""
+        pass
 
 
 def register_policies() -> None:

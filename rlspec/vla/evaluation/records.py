@@ -14,8 +14,9 @@ from numpy.typing import NDArray
 from rlspec.config.paths import resolve_path
 from rlspec.config.vla_schema import VlaRecipe
 from rlspec.contract.features import STATE
+from rlspec.contract.records import DATA_RECORD
 from rlspec.errors import ConfigError, DataError
-from rlspec.vla.data.demonstrations import RECORD, demonstrations_root
+from rlspec.vla.data.demonstrations import demonstrations_root
 from rlspec.vla.data.episodes import load_episode_actions
 from rlspec.vla.data.exact_statistics import read_columns
 from rlspec.vla.droid.prepared import recordings_root
@@ -69,7 +70,7 @@ def dataset_folder(recipe: Any) -> Path | None:
 
 def has_starts(root: Path) -> bool:
     """Whether the data set says how its episodes began, so that they can be replayed; converted ones do not."""
-    if not (root / RECORD).is_file():
+    if not (root / DATA_RECORD).is_file():
         return False
     episodes = read_starts(root).get("episodes") or []
     return bool(episodes) and all("seed" in episode for episode in episodes)
@@ -82,10 +83,10 @@ def read_starts(root: Path) -> dict[str, Any]:
         DataError: It says nothing, or cannot be read.
     """
     try:
-        content: dict[str, Any] = json.loads((root / RECORD).read_text(encoding="utf-8"))
+        content: dict[str, Any] = json.loads((root / DATA_RECORD).read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
         raise DataError(
-            f"dataset={root}: its {RECORD} cannot be read ({error}); replays need a data set of rlspec.collect"
+            f"dataset={root}: its {DATA_RECORD} cannot be read ({error}); replays need a data set of rlspec.collect"
         ) from None
     return content
 
@@ -116,7 +117,7 @@ def plan_replays(root: Path, suite: str, tasks: list[str], per_task: int) -> lis
 
 def training_of(root: Path) -> Training:
     """Rate and action space of a data set, as far as it says."""
-    if (root / RECORD).is_file():
+    if (root / DATA_RECORD).is_file():
         content = read_starts(root)
         return Training(content.get("control_hz"), content.get("action_space"))
     info = root / "meta" / "info.json"

@@ -10,9 +10,9 @@ import pytest
 from run_logs import record, write
 
 from rlspec.contract.features import JOINT_STATE
+from rlspec.contract.records import DATA_KEYS
 from rlspec.deploy.log.export import export_logs
 from rlspec.errors import DataError
-from rlspec.vla.droid.schema import RECORD_KEYS
 
 
 def lines_of(folder: Path) -> list[dict]:
@@ -56,7 +56,7 @@ def test_two_runs_become_two_episodes_with_pictures_and_requests(tmp_path: Path)
     assert (with_picture["observation.images.exterior_1_left"] != without["observation.images.exterior_1_left"]).any()
 
     record_file = json.loads((tmp_path / "out/meta/rlspec.json").read_text())
-    assert set(RECORD_KEYS) <= set(record_file)
+    assert set(DATA_KEYS) <= set(record_file)
     assert record_file["action_space"] == "joint_position"
     assert record_file["requested_action_space"] == "joint_velocity"
     assert record_file["execution_law"] == "stiff_position"

@@ -28,11 +28,11 @@ from PIL import Image
 from scipy.spatial.transform import Rotation
 
 from rlspec.contract.actions import ACTION_SPACES
+from rlspec.contract.records import DATA_KEYS
 from rlspec.display import Display
 from rlspec.errors import DataError
 from rlspec.vla.data.checking import check_dataset
 from rlspec.vla.data.exact_statistics import statistics_are_exact
-from rlspec.vla.droid.schema import RECORD_KEYS
 
 
 @pytest.fixture(scope="module")
@@ -72,7 +72,7 @@ def test_every_number_and_pixel_arrives(raw: Raw, tmp_path: Path) -> None:
 
 def test_the_record_says_what_the_numbers_mean(raw: Raw, tmp_path: Path) -> None:
     record = read_record(run("droid_raw", raw[0], tmp_path / "out", *PLAIN))
-    assert set(RECORD_KEYS) <= record.keys()
+    assert set(DATA_KEYS) <= record.keys()
     assert (record["suite"], record["action_space"], record["control_hz"]) == ("droid", "joint_velocity", 15.0)
     assert record["units"] == ["unitless"] * 7 + ["closure"]
     assert (record["execution_law"], record["robot"], record["pose_frame"]) == ("droid_hybrid", "panda", "flange")
