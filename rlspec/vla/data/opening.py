@@ -13,8 +13,8 @@ from lerobot.datasets.lerobot_dataset import LeRobotDataset
 
 from rlspec.config.vla_schema import Dataset
 from rlspec.contract.features import ACTION
-from rlspec.errors import DataError, nearest
 from rlspec.contract.records import DATA_RECORD
+from rlspec.errors import DataError, nearest
 from rlspec.vla.data.exact_statistics import numeric_statistics, statistics_fault
 from rlspec.vla.data.files import INFO
 
