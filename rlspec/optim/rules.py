@@ -14,6 +14,7 @@ from rlspec.optim.stages.bases import aro, conda
 from rlspec.optim.stages.clipping import soft_clip
 from rlspec.optim.stages.dion import dion
 from rlspec.optim.stages.filters import high_pass, low_pass, low_rank, normalise, polar
+from rlspec.optim.stages.lmo import row_ball, sign_ball, spectral_ball
 from rlspec.optim.stages.lora import LORA_MUON, LORA_PION
 from rlspec.optim.stages.lora_adaptive import ADAPRE_LORA, LORA_RITE
 from rlspec.optim.stages.low_rank import dct_adamw, trion
@@ -88,6 +89,9 @@ RULES: dict[str, Rule] = {
         Rule("fismo", "arXiv 2601.21750", (normalise, polar, unwhiten), "O x O", ema, before=(whiten,)),
         Rule("trion", "arXiv 2505.17967", (trion,), "- x S", length="measured", sides="short x long"),
         Rule("dion", "arXiv 2504.05295", (dion,), "O x -", length="measured"),
+        Rule("scion", "arXiv 2502.07529", (normalise, polar, spectral_ball), "O x O", ema, length="own"),
+        Rule("scion_sign", "arXiv 2502.07529", (sign_ball,), "S x S", ema, length="own"),
+        Rule("scion_row", "arXiv 2502.07529", (row_ball,), "S x O", ema, length="own"),
         Rule("shampoo", "arXiv 1802.09568, 2309.06497", (shampoo,), "S x S", length="own"),
         Rule("soap", "arXiv 2409.11321", (soap,), "O x D", length="own", sides="short x long"),
         Rule("dct_adamw", "arXiv 2505.17967", (dct_adamw,), "- x S", length="own", sides="short x long"),

@@ -21,6 +21,13 @@ ADAMW_RMS = 0.2
 
 UNIT_VECTORS = {"row_norm": 0, "centered_row_norm": 0, "polar_then_row": 0, "column_norm": 1}
 """Rules that bring vectors to norm 1 instead of singular values -> the axis that counts them."""
+NOT_MATCHED = {
+    "auon": "as long as the gradient is",
+    "scion": "as long as scion_radius says",
+    "scion_sign": "as long as scion_radius says",
+    "scion_row": "as long as scion_radius says",
+}
+"""Rules whose updates are no fixed multiple of AdamW's."""
 OF_A_RANK = ("trion", "dion", "low_rank_muon")
 """Rules in which as many directions pass as their rank option says."""
 
@@ -42,14 +49,14 @@ def update_rms(
         paper_scale: s of adjust_lr "paper".
 
     Raises:
-        ConfigError: on an unknown rule or adjust_lr, on `auon`, whose length is the gradient's, and on a rule with a
-            rank if its energy is needed and not given.
+        ConfigError: on an unknown rule or adjust_lr, on those of `NOT_MATCHED`, and on a rule with a rank if its
+            energy is needed and not given.
     """
     entry = get_rule(rule)
     if not entry.spectral:
         return ADAMW_RMS
-    if rule == "auon":
-        raise ConfigError("rule auon: its updates are as long as the gradient is, so no learning rate can be matched")
+    if rule in NOT_MATCHED:
+        raise ConfigError(f"rule {rule}: its updates are {NOT_MATCHED[rule]}, so no learning rate can be matched")
     if energy is None and rule in OF_A_RANK and adjust_lr != "match_rms_adamw":
         raise ConfigError(f"rule {rule}: under adjust_lr={adjust_lr!r} its length goes by its rank; give it as energy")
     rows, cols = shape

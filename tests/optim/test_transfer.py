@@ -164,6 +164,11 @@ class TestRootMeanSquare:
         with pytest.raises(ConfigError, match="lora_rite"):
             transfer_lr(1e-3, (64, 64), (128, 128), "spectral", rule="lora_rite")
 
+    @pytest.mark.parametrize("rule", ["auon", "scion", "scion_sign", "scion_row"])
+    def test_rules_that_are_as_long_as_something_else_says_are_refused(self, rule: str) -> None:
+        with pytest.raises(ConfigError, match=f"{rule}: its updates are as long as"):
+            equivalent_lr(1e-3, rule, (64, 64), "adamw", "match_rms_adamw")
+
     def test_there_and_back_is_the_same(self) -> None:
         there = equivalent_lr(3e-4, "muon", (96, 256), "original", "spectral")
         assert equivalent_lr(there, "muon", (96, 256), "spectral", "original") == pytest.approx(3e-4, rel=1e-12)

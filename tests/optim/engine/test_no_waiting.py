@@ -28,14 +28,17 @@ from rlspec.optim.stages.constraints import constrain
 from rlspec.optim.stages.low_rank import dct_basis
 
 CUDA = torch.device("cuda", 0)
-DECOMPOSED = {"conda", "low_rank_muon"}
-"""Rules that are an SVD by definition, which checks its result on the host: Conda's in one step of `basis_period`."""
-OFTEN = {"basis_period": 1, "whitening_period": 1, "dct_period": 1}
+DECOMPOSED = {"conda", "low_rank_muon", "shampoo", "soap"}
+"""Rules that are an SVD by definition, which checks its result on the host: Conda's in one step of `basis_period`.
+Shampoo's roots are eigendecompositions in every step of `shampoo_period`; SOAP's first step is an SVD."""
+OFTEN = {"basis_period": 1, "whitening_period": 1, "dct_period": 1, "soap_period": 1}
 VARIANTS: dict[str, list[dict[str, Any]]] = {
     "pion": [{"promotion_steps": "auto"}, {"promotion_steps": 1.5}],
     "right_polar": [{"polar_eps": 0.1}, {"polar_eps": 0.1, "eps_mode": "absolute"}],
     "row_norm": [{"eps_mode": "absolute"}],
     "aro": [{"base_function": "polar"}, {"base_function": "sign"}, {"base_function": "row_norm"}],
+    "shampoo": [{}, {"shampoo_graft": "none"}, {"max_precondition_dim": 300}],
+    "soap": [{}, {"max_precondition_dim": 300}],
     "muon": [{"normalise": name} for name in NORMALISERS],
 }
 
