@@ -54,28 +54,29 @@ def run(arguments: Sequence[str]) -> int:
 
 def composition(rule: Rule) -> str:
     """The line of the table in words: what happens to the gradient, in order."""
-    if rule.pair is not None:
+    if rule.kind == "pair":
         return "pair of LoRA factors"
-    if not rule.stages:
+    if rule.kernel is not None:
         return "elementwise"
     words = [stage.function.__name__ for stage in rule.before]
     words += [rule.momentum.__name__] if rule.momentum is not None else []
-    return " . ".join(words + [stage.function.__name__ for stage in rule.stages])
+    line = " . ".join(words + [stage.function.__name__ for stage in rule.stages])
+    return f"elementwise: {line}" if rule.kind == "elementwise" else line
 
 
 def state_share(rule: Rule) -> float:
     """State of a matrix of shape `MATRIX`, or a LoRA pair of it, in float32 values per weight (AdamW: 2)."""
     rows, cols = MATRIX
     settings = {name: value for name, value in rule.options.items() if value is not inspect.Parameter.empty}
-    if rule.pair is None:
+    if rule.kind != "pair":
         return rule.state_values(1, rows, cols, settings) / (rows * cols)
     values = rule.state_values(1, PAIR_RANK, cols, settings, "a") + rule.state_values(1, rows, PAIR_RANK, settings, "b")
     return values / (PAIR_RANK * (rows + cols))
 
 
 def _cells(rule: Rule) -> tuple[str, ...]:
-    sides = "" if rule.sides == "rows x columns" or rule.pair is not None else f" ({rule.sides})"
-    symmetry = "GL(rank)" if rule.pair is not None else rule.symmetry + sides
+    sides = "" if rule.sides == "rows x columns" else f" ({rule.sides})"
+    symmetry = "GL(rank)" if rule.kind == "pair" else rule.symmetry + sides
     return rule.name, composition(rule), symmetry, f"{state_share(rule):.2f}", rule.source
 
 
@@ -109,8 +110,7 @@ def describe(rules: dict[str, Rule], name: str) -> str:
     rule = rules[load_group("optim", name)["name"]]
     lines = [f"{name}: {headline(name, 'optim')}", ""]
     lines += [f"{title:12} {value}" for title, value in zip(HEADERS, _cells(rule), strict=True)]
-    stages = [rule.pair] if rule.pair is not None else [*rule.before, *rule.stages]
-    for stage in stages:
+    for stage in rule.all_stages:
         about = (inspect.getdoc(stage.function) or "").partition("\n")[0]
         lines += ["", f"{stage.function.__name__.lstrip('_')}: {about}"]
         for option, default in stage.options.items():

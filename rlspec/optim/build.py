@@ -119,7 +119,7 @@ def _param_groups(model: nn.Module, mapping: SymmetryMap, lr: float, weight_deca
     alike: dict[Any, list[str]] = defaultdict(list)
     settings: dict[Any, dict[str, Any]] = {}
     for spec in mapping:
-        paired = get_rule(spec.rule).pair is not None
+        paired = get_rule(spec.rule).kind == "pair"
         if paired and spec.role.startswith("lora.B"):
             continue  # comes with its A
         chosen = _group_settings(spec, lr, weight_decay)
@@ -140,7 +140,7 @@ def _group_settings(spec: ParameterSpec, lr: float, weight_decay: float) -> dict
         "lr": lr,
         "weight_decay": weight_decay if spec.decays else 0.0,
     }
-    if get_rule(spec.rule).pair is not None:
+    if get_rule(spec.rule).kind == "pair":
         settings |= {"role": spec.label.replace("lora.A", "lora"), "scaling": spec.scaling}
     if spec.override is not None:
         settings["lr"] = lr * spec.override.lr_scale

@@ -52,6 +52,8 @@ class Buffer:
         return fill((blocks, *self.shape), dtype=dtype, device=device)
 
 
+Length = Literal["full_rank", "measured", "unit", "own", "gradient"]
+
 Buffers = Callable[[int, int, Settings], dict[str, Buffer]]
 """(rows, cols of a block, settings) -> name -> buffer."""
 
@@ -189,13 +191,35 @@ class PairStage(_WithOptions):
 
 
 @dataclass(frozen=True)
+class Kernel(_WithOptions):
+    """A whole step in one call, decay included, for what torch has fused: faster, with its bits.
+
+    Attributes:
+        function: (targets, gradients, buffers by name, step counters, found_inf, *, options) -> None; all in place.
+            `found_inf` is a scalar 1.0 where nothing may change, else 0.0; None: known to be finite.
+        buffers: names of what it keeps, each of the parameter's shape.
+        check: raises ConfigError on options that cannot work.
+    """
+
+    function: Callable[..., None]
+    buffers: tuple[str, ...]
+    check: Callable[..., None] | None = None
+
+
+Kind = Literal["elementwise", "matrix", "pair"]
+
+
+@dataclass(frozen=True)
 class Rule:
     """One composition: a line of the table.
+
+    It is one of three kinds (`kind`), which differ in what a block is: a matrix, a whole parameter of any shape
+    (`elementwise`), or both factors of a LoRA layer (`pair`).
 
     Attributes:
         name: the word a user writes.
         source: where the formulas come from.
-        stages: what happens to the momentum's blocks, in order; none makes the rule elementwise (AdamW).
+        stages: what happens to the momentum's blocks, in order.
         symmetry: the largest group under which the map from gradients to updates is equivariant, first x second side:
             `O` rotations and reflections, `S` signed permutations, `P` permutations, `D` signs, `-` none. State that
             starts at zero or at the identity moves along. The battery of tests holds every rule to it.
@@ -203,8 +227,11 @@ class Rule:
         momentum: how gradients are averaged; None: a stage does it.
         before: what happens to the gradient's blocks before the momentum.
         length: what `match_rms_adamw` does, see `stages.scale.step_scale`: `full_rank` and `measured` count
-            directions, `own` leaves the length as it is because it is AdamW's already.
+            directions, `unit` counts entries of size 1; `own` leaves the length as it is because it is AdamW's already,
+            `gradient` because it is the gradient's, which no rule of shapes can match.
         pair: the joint update of a LoRA pair; such a rule has no stages.
+        elementwise: whether the stages take parameters of any shape, whole: split and bounds do not apply.
+        kernel: of an elementwise rule, in place of momentum and stages.
         gates: whether the filter can stop an update altogether, which is watched.
     """
 
@@ -214,20 +241,35 @@ class Rule:
     symmetry: str = "S x S"
     momentum: Momentum | None = None
     before: tuple[Stage, ...] = ()
-    length: Literal["full_rank", "measured", "own"] = "full_rank"
+    length: Length = "full_rank"
     pair: PairStage | None = None
     gates: bool = False
     sides: Literal["rows x columns", "short x long"] = "rows x columns"
+    elementwise: bool = False
+    kernel: Kernel | None = None
+
+    @property
+    def kind(self) -> Kind:
+        """What the rule acts on."""
+        if self.pair is not None:
+            return "pair"
+        return "elementwise" if self.elementwise or self.kernel is not None else "matrix"
 
     @property
     def spectral(self) -> bool:
-        """Whether the rule acts on matrices; otherwise it is elementwise."""
-        return bool(self.stages) or self.pair is not None
+        """Whether the rule acts on matrices, alone or in pairs."""
+        return self.kind != "elementwise"
 
     @property
-    def all_stages(self) -> tuple[Stage | PairStage, ...]:
-        """Those on gradients, then those on the momentum; or the one of a pair rule."""
-        return self.before + self.stages if self.pair is None else (self.pair,)
+    def width(self) -> int:
+        """Parameters that move together."""
+        return 2 if self.kind == "pair" else 1
+
+    @property
+    def all_stages(self) -> tuple[Stage | PairStage | Kernel, ...]:
+        """Those on gradients, then those on the momentum; or the one of a pair rule, or the kernel."""
+        alone = self.pair or self.kernel
+        return self.before + self.stages if alone is None else (alone,)
 
     @property
     def reads_gradient(self) -> bool:
@@ -269,8 +311,8 @@ class Rule:
         self, blocks: int, rows: int, cols: int, settings: Settings, factor: Literal["", "a", "b"] = ""
     ) -> int:
         """Values of optimizer state of a parameter of that many blocks."""
-        if not self.spectral:
-            return 2 * blocks * rows * cols
+        if self.kernel is not None:
+            return len(self.kernel.buffers) * blocks * rows * cols
         kept = sum(math.prod(buffer.shape) for buffer in self.buffers(rows, cols, settings, factor).values())
         return blocks * ((rows * cols if self.momentum is not None else 0) + kept)
 

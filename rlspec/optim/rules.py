@@ -13,6 +13,7 @@ from rlspec.optim.composition import Rule, ema, heavy_ball
 from rlspec.optim.stages.bases import aro, conda
 from rlspec.optim.stages.clipping import soft_clip
 from rlspec.optim.stages.dion import dion
+from rlspec.optim.stages.elementwise import ADAMW, sgd
 from rlspec.optim.stages.filters import high_pass, low_pass, low_rank, normalise, polar
 from rlspec.optim.stages.lmo import row_ball, sign_ball, spectral_ball
 from rlspec.optim.stages.lora import LORA_MUON, LORA_PION
@@ -48,7 +49,9 @@ from rlspec.optim.stages.whitening import unwhiten, whiten
 RULES: dict[str, Rule] = {
     rule.name: rule
     for rule in (
-        Rule("adamw", "arXiv 1711.05101, torch.optim.AdamW"),
+        Rule("adamw", "arXiv 1711.05101, torch.optim.AdamW", length="own", kernel=ADAMW),
+        Rule("sgd", "torch.optim.SGD", (sgd,), "O x O", length="gradient", elementwise=True),
+        Rule("signum", "arXiv 1802.04434", (signs,), "S x S", ema, length="unit", elementwise=True),
         Rule("muon", "https://kellerjordan.github.io/posts/muon/", (normalise, polar), "O x O", ema),
         Rule("pion", "arXiv 2605.19282", (normalise, high_pass), "O x O", ema, length="measured", gates=True),
         Rule("low_pass_muon", "arXiv 2605.19282", (normalise, low_pass), "O x O", ema, length="measured", gates=True),
@@ -79,7 +82,7 @@ RULES: dict[str, Rule] = {
             length="measured",
             gates=True,
         ),
-        Rule("auon", "arXiv 2509.24320", (cosh_brake,), "S x S", ema, length="own"),
+        Rule("auon", "arXiv 2509.24320", (cosh_brake,), "S x S", ema, length="gradient"),
         Rule("hybrid_auon", "arXiv 2509.24320", (normalise, polar, cosh_brake), "S x S", ema),
         Rule("spectra", "arXiv 2603.14315", (adam, soft_clip), "S x S", length="own"),
         Rule("lora_muon", "arXiv 2606.12921", symmetry="O x O", momentum=ema, pair=LORA_MUON),

@@ -22,7 +22,6 @@ ADAMW_RMS = 0.2
 UNIT_VECTORS = {"row_norm": 0, "centered_row_norm": 0, "polar_then_row": 0, "column_norm": 1}
 """Rules that bring vectors to norm 1 instead of singular values -> the axis that counts them."""
 NOT_MATCHED = {
-    "auon": "as long as the gradient is",
     "scion": "as long as scion_radius says",
     "scion_sign": "as long as scion_radius says",
     "scion_row": "as long as scion_radius says",
@@ -49,10 +48,16 @@ def update_rms(
         paper_scale: s of adjust_lr "paper".
 
     Raises:
-        ConfigError: on an unknown rule or adjust_lr, on those of `NOT_MATCHED`, and on a rule with a rank if its
-            energy is needed and not given.
+        ConfigError: on an unknown rule or adjust_lr, on rules as long as the gradient (`auon`, `sgd`), on those of
+            `NOT_MATCHED`, and on a rule with a rank if its energy is needed and not given.
     """
     entry = get_rule(rule)
+    if entry.length == "gradient":
+        raise ConfigError(
+            f"rule {rule}: its updates are as long as the gradient is, so no learning rate can be matched"
+        )
+    if entry.length == "unit":
+        return ADAMW_RMS if adjust_lr == "match_rms_adamw" else 1.0
     if not entry.spectral:
         return ADAMW_RMS
     if rule in NOT_MATCHED:
@@ -102,8 +107,9 @@ def equivalent_lr(
 def operator_norm(rule: str, shape: Shape, adjust_lr: str, *, energy: float = 1.0, paper_scale: float = 5.0) -> float:
     """RMS-to-RMS operator norm of an update in which at least one direction passes, over lr.
 
-    AdamW's is that of an update whose signs are aligned with the features, `ADAMW_RMS cols`: the most that it can be,
-    and in order of magnitude what it is, because gradients of one layer have few directions (Tensor Programs V).
+    AdamW's, and signum's, is that of an update whose signs are aligned with the features, `ADAMW_RMS cols`: the most
+    that it can be, and in order of magnitude what it is, because gradients of one layer have few directions (Tensor
+    Programs V).
 
     Args:
         rule: name in `RULES`, of a filter that sends singular values to 1.
@@ -118,9 +124,9 @@ def operator_norm(rule: str, shape: Shape, adjust_lr: str, *, energy: float = 1.
     """
     entry = get_rule(rule)
     rows, cols = shape
-    if not entry.spectral:
-        return ADAMW_RMS * cols
-    if entry.length == "own" or rule in UNIT_VECTORS:
+    if entry.length == "unit" or not entry.spectral and entry.length == "own":
+        return update_rms(rule, shape, adjust_lr) * cols
+    if entry.length in ("own", "gradient") or rule in UNIT_VECTORS:
         raise ConfigError(f"rule {rule}: the operator norm of its updates is not known; use a rule with a filter")
     return _length(rule, shape, adjust_lr, energy, paper_scale) * math.sqrt(cols / rows)
 

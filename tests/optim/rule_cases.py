@@ -9,10 +9,12 @@ from torch import nn
 from rlspec.optim import RULES, SpectralOptimizer
 
 NAMES = [name for name in RULES]
-PAIRS = [name for name, rule in RULES.items() if rule.pair is not None]
-MATRIX = [name for name, rule in RULES.items() if rule.spectral and rule.pair is None]
+PAIRS = [name for name, rule in RULES.items() if rule.kind == "pair"]
+ALONE = [name for name, rule in RULES.items() if rule.kind != "pair" and rule.kernel is None]
+"""Compositions on one parameter at a time: rules of matrices, and elementwise ones, which take a matrix whole."""
+AS_LONG_AS_THE_GRADIENT = [name for name, rule in RULES.items() if rule.length == "gradient"]
 every_rule = pytest.mark.parametrize("rule", NAMES)
-every_matrix_rule = pytest.mark.parametrize("rule", MATRIX)
+every_rule_alone = pytest.mark.parametrize("rule", ALONE)
 in_both_arithmetics = pytest.mark.usefixtures("arithmetic")
 
 ADAPTIVE_DECAY = ("namo", "namo_d")

@@ -14,14 +14,12 @@ from rlspec.optim.engine.finite import Flag
 from rlspec.optim.engine.updates import HALF, Entry, Group, State, layout
 from rlspec.optim.kernels.layout import block_shape
 from rlspec.optim.rules import get_rule
-
-FUSED_DEVICES = ("cpu", "cuda")
-"""Types of devices on which AdamW's groups take torch's fused kernel."""
+from rlspec.optim.stages.elementwise import FUSED_DEVICES
 
 
 def step_device(param: Tensor, group: Group) -> torch.device:
-    """Fused AdamW counts its steps on the device; all others where reading them is free."""
-    fused = not get_rule(group["rule"]).spectral and param.device.type in FUSED_DEVICES
+    """Fused kernels count their steps on the device; all others where reading them is free."""
+    fused = get_rule(group["rule"]).kernel is not None and param.device.type in FUSED_DEVICES
     return param.device if fused else torch.device("cpu")
 
 
@@ -29,17 +27,15 @@ def initial_state(param: Tensor, group: Group, position: int) -> State:
     """The state of a parameter before its first step; `position` in the group tells A from B in LoRA pairs."""
     rule, dtype = get_rule(group["rule"]), torch.float64 if param.dtype == torch.float64 else torch.float32
     state: State = {"step": torch.zeros((), dtype=torch.float32, device=step_device(param, group))}
-    if rule.spectral:
-        if rule.momentum is not None:
-            kept = torch.bfloat16 if group["state_dtype"] == "bfloat16" else dtype
-            state["momentum_buffer"] = torch.zeros_like(param, dtype=kept, memory_format=torch.preserve_format)
-        factor: Literal["", "a", "b"] = "" if rule.pair is None else ("b" if position % 2 else "a")
-        blocks, rows, cols = block_shape(param.shape, *layout(group))
-        for name, buffer in rule.buffers(rows, cols, group, factor).items():
-            state[name] = buffer.new(blocks, dtype, param.device)
-    else:
-        state["exp_avg"] = torch.zeros_like(param, dtype=dtype, memory_format=torch.preserve_format)
-        state["exp_avg_sq"] = torch.zeros_like(state["exp_avg"])
+    if rule.momentum is not None:
+        kept = torch.bfloat16 if group["state_dtype"] == "bfloat16" else dtype
+        state["momentum_buffer"] = torch.zeros_like(param, dtype=kept, memory_format=torch.preserve_format)
+    for name in rule.kernel.buffers if rule.kernel is not None else ():
+        state[name] = torch.zeros_like(param, dtype=dtype, memory_format=torch.preserve_format)
+    factor: Literal["", "a", "b"] = "" if rule.kind != "pair" else ("b" if position % 2 else "a")
+    blocks, rows, cols = block_shape(param.shape, *layout(group, rule))
+    for name, buffer in rule.buffers(rows, cols, group, factor).items():
+        state[name] = buffer.new(blocks, dtype, param.device)
     if param.dtype in HALF:
         state["master"] = param.detach().to(torch.float32)
     return state
@@ -54,8 +50,8 @@ def batches(
 ) -> Iterator[list[Entry]]:
     """Entries of a group that can go together: equal shapes, dtype, device and age, within the workspace.
 
-    In a group of LoRA pairs the entries alternate between A and B, and a pair counts as one. Gradients are cast when
-    their batch comes, so that no more than one batch of them is copied at a time.
+    In a group of LoRA pairs those of all A come before those of all B, and a pair counts as one. Gradients are cast
+    when their batch comes, so that no more than one batch of them is copied at a time.
 
     Args:
         group: its parameters without a state get one.
@@ -65,7 +61,7 @@ def batches(
         workspace_bytes: bound on the float32 values of a batch, of one parameter or pair at least.
     """
     rule, params = get_rule(group["rule"]), group["params"]
-    width = 1 if rule.pair is None else 2
+    width = rule.width
     alike: dict[Any, list[int]] = defaultdict(list)
     for start in range(0, len(params), width):
         unit = range(start, start + width)
@@ -76,20 +72,20 @@ def batches(
             alike[_kind([params[position] for position in unit], flags[start], states, rule)].append(start)
     for starts in alike.values():
         sizes = [4 * sum(param.numel() for param in params[start : start + width]) for start in starts]
-        cached = rule.spectral and params[starts[0]].device.type == "cpu"
+        cached = rule.kernel is None and params[starts[0]].device.type == "cpu"
         for part in _within(starts, sizes, min(workspace_bytes, CPU_BATCH_BYTES) if cached else workspace_bytes):
-            entries = []
-            for start in part:
-                alive = None if flags[start] is True else _together(flags[start : start + width])
-                for position in range(start, start + width):
-                    entries.append(_entry(params[position], states, rule, first + position, alive))
-            yield entries
+            alive = [None if flags[start] is True else _together(flags[start : start + width]) for start in part]
+            yield [
+                _entry(params[start + offset], states, rule, first + start + offset, flag)
+                for offset in range(width)
+                for start, flag in zip(part, alive, strict=True)
+            ]
 
 
 def _kind(params: list[Tensor], flag: Flag, states: Mapping[Tensor, State], rule: Rule) -> Any:
     """What parameters must share to be updated in one batch."""
     where = params[0].dtype, params[0].device, flag is True
-    if not rule.spectral:
+    if rule.kernel is not None:
         return where
     return (*where, int(states[params[0]]["step"]), *(param.shape for param in params))
 
@@ -120,6 +116,6 @@ def _entry(param: Tensor, states: Mapping[Tensor, State], rule: Rule, index: int
     target = state.get("master", param)
     if gradient.dtype != target.dtype:
         gradient = gradient.to(target.dtype)
-    if alive is not None and rule.spectral:  # AdamW's kernel is told to leave its whole batch alone
+    if alive is not None and rule.kernel is None:  # a kernel is told to leave its whole batch alone
         gradient = torch.where(alive > 0, gradient, 0.0)
     return Entry(param, target, gradient, state, index, alive)

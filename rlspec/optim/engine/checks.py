@@ -72,7 +72,7 @@ def check_group(group: Group) -> None:
     rule.check(group)
     for name, param in named_parameters(group):
         _check_parameter(name, param, group, rule)
-    if rule.pair is not None:
+    if rule.kind == "pair":
         _check_pairs(group, rule)
 
 
@@ -130,7 +130,7 @@ def _check_bounds(group: Group, rule: Rule) -> None:
     for key in BOUNDS:
         if not group[key] >= 0:
             raise ConfigError(f"role {group['role']}: {key}={group[key]} must not be negative; 0 means none")
-        if group[key] and rule.pair is not None:
+        if group[key] and rule.kind == "pair":
             raise ConfigError(
                 f"role {group['role']}: {key} does not apply to the LoRA pairs of rule {rule.name}; use 0"
             )

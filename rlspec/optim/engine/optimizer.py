@@ -10,11 +10,11 @@ from typing import TYPE_CHECKING, Any, Literal
 
 import torch
 from torch import Tensor
-from torch.optim.adamw import adamw
 from torch.utils.hooks import RemovableHandle
 
 from rlspec.errors import ConfigError
-from rlspec.optim.engine.batches import FUSED_DEVICES, batches, initial_state, step_device
+from rlspec.optim.composition import Rule
+from rlspec.optim.engine.batches import batches, initial_state, step_device
 from rlspec.optim.engine.checks import (
     Group,
     check_edited,
@@ -27,7 +27,7 @@ from rlspec.optim.engine.checks import (
 )
 from rlspec.optim.engine.finite import Flag, finite_on_device, finite_on_host
 from rlspec.optim.engine.telemetry import Recorder
-from rlspec.optim.engine.updates import Entry, apply_updates, composed_updates, layout, pair_updates
+from rlspec.optim.engine.updates import Entry, apply_updates, layout, run_kernel, updates
 from rlspec.optim.kernels.layout import merge_blocks, split_blocks
 from rlspec.optim.rules import get_rule
 from rlspec.optim.stages.constraints import constrain
@@ -182,7 +182,7 @@ class SpectralOptimizer(torch.optim.Optimizer):
         flags, first = self._alive(), 0
         for group in self.param_groups:
             size = len(group["params"])
-            if get_rule(group["rule"]).pair is not None:
+            if get_rule(group["rule"]).kind == "pair":
                 self._report_half_pairs(group)
             for entries in batches(group, first, flags[first : first + size], self.state, self.workspace_bytes):
                 self._update(group, entries)
@@ -319,22 +319,19 @@ class SpectralOptimizer(torch.optim.Optimizer):
     def _update(self, group: Group, entries: list[Entry]) -> None:
         rule = get_rule(group["rule"])
         targets, lr = [entry.target for entry in entries], float(group["lr"])
-        if not rule.spectral:
-            with self._recorder.measure(group["role"], lr, targets):
-                _adamw_step(group, entries)
-            self._recorder.elementwise(group["role"], [entry.state["exp_avg"] for entry in entries])
-        else:
-            if rule.pair is None:
-                result = composed_updates(group, rule, entries)
-            else:
-                entries = entries[0::2] + entries[1::2]
-                targets = [entry.target for entry in entries]
-                result = pair_updates(group, rule, entries[: len(entries) // 2], entries[len(entries) // 2 :])
-            self._recorder.blocks(group["role"], result.blocks, result.filtered, result.energy)
-            with self._recorder.measure(group["role"], lr, targets):
+        result = None if rule.kernel is not None else updates(group, rule, entries)
+        with self._recorder.measure(group["role"], lr, targets):
+            if result is not None:
                 apply_updates(group, rule, entries, result)
-                if group["spectral_cap"]:
-                    _cap(group, targets)
+            elif rule.kernel is not None:
+                run_kernel(group, rule.kernel, entries)
+            if group["spectral_cap"] and rule.spectral:
+                _cap(group, rule, targets)
+        if result is not None and rule.spectral:
+            self._recorder.blocks(group["role"], result.blocks, result.filtered, result.energy)
+        else:
+            kept = "momentum_buffer" if rule.kernel is None else rule.kernel.buffers[0]
+            self._recorder.elementwise(group["role"], [entry.state.get(kept, entry.gradient) for entry in entries])
         copies = [entry for entry in entries if entry.target is not entry.param]
         if copies:
             torch._foreach_copy_([entry.param for entry in copies], [entry.target for entry in copies])
@@ -364,33 +361,11 @@ class SpectralOptimizer(torch.optim.Optimizer):
             )
 
 
-def _cap(group: Group, targets: list[Tensor]) -> None:
+def _cap(group: Group, rule: Rule, targets: list[Tensor]) -> None:
     for target in targets:
-        blocks = split_blocks(target, *layout(group))
+        blocks = split_blocks(target, *layout(group, rule))
         capped = constrain(blocks, group["spectral_cap"], group["cap_method"])
         target.copy_(merge_blocks(capped, target.shape, group["head_axis"], group["stacked"]))
-
-
-def _adamw_step(group: Group, entries: list[Entry]) -> None:
-    flags = [entry.alive for entry in entries if entry.alive is not None]
-    fused = entries[0].param.device.type in FUSED_DEVICES
-    adamw(
-        [entry.target for entry in entries],
-        [entry.gradient for entry in entries],
-        [entry.state["exp_avg"] for entry in entries],
-        [entry.state["exp_avg_sq"] for entry in entries],
-        [],
-        [entry.state["step"] for entry in entries],
-        fused=fused,
-        found_inf=1.0 - torch.stack(flags).amin() if flags else None,
-        amsgrad=False,
-        beta1=group["betas"][0],
-        beta2=group["betas"][1],
-        lr=group["lr"],
-        weight_decay=group["weight_decay"],
-        eps=group["eps"],
-        maximize=False,
-    )
 
 
 SETTINGS = tuple(

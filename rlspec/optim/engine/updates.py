@@ -10,11 +10,11 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from rlspec.optim.composition import Pair, Rule, Stage, Step
+from rlspec.optim.composition import Kernel, Pair, Rule, Stage, Step
 from rlspec.optim.kernels.layout import block_shape, merge_blocks, split_blocks
 from rlspec.optim.kernels.rounding import stochastic_round
 from rlspec.optim.stages.clipping import soft_clip_blocks
-from rlspec.optim.stages.scale import step_scale
+from rlspec.optim.stages.scale import MATCHED, step_scale
 
 Group = dict[str, Any]
 State = dict[str, Tensor]
@@ -81,9 +81,9 @@ class Updates:
     energy: Tensor | None
 
 
-def layout(group: Group) -> tuple[int, int, bool]:
-    """num_heads, head_axis, stacked of a parameter group."""
-    return group["num_heads"], group["head_axis"], group["stacked"]
+def layout(group: Group, rule: Rule) -> tuple[int, int, bool]:
+    """num_heads, head_axis, stacked of a parameter group; elementwise rules take every parameter whole."""
+    return (group["num_heads"], group["head_axis"], group["stacked"]) if rule.spectral else (1, 0, False)
 
 
 def compute_dtype(group: Group, blocks: Tensor) -> torch.dtype:
@@ -93,39 +93,56 @@ def compute_dtype(group: Group, blocks: Tensor) -> torch.dtype:
     return torch.float64 if blocks.dtype == torch.float64 else AUTO_DTYPES.get(blocks.device.type, torch.float32)
 
 
-def composed_updates(group: Group, rule: Rule, entries: list[Entry]) -> Updates:
-    """Run a rule's composition on parameters of equal block shape, dtype, device and step count.
+def updates(group: Group, rule: Rule, entries: list[Entry]) -> Updates:
+    """Run a rule's composition on parameters of equal shapes, dtype, device and step count, as `batches` gives them.
 
     Their momentum buffers and stage buffers are updated; the targets are not.
     """
+    return _pair_updates(group, rule, entries) if rule.kind == "pair" else _composed_updates(group, rule, entries)
+
+
+def run_kernel(group: Group, kernel: Kernel, entries: list[Entry]) -> None:
+    """Run a kernel on parameters, which moves them; where one is masked, all of them stay."""
+    flags = [entry.alive for entry in entries if entry.alive is not None]
+    kernel.function(
+        [entry.target for entry in entries],
+        [entry.gradient for entry in entries],
+        {name: [entry.state[name] for entry in entries] for name in kernel.buffers},
+        [entry.state["step"] for entry in entries],
+        1.0 - torch.stack(flags).amin() if flags else None,
+        **kernel.arguments(group),
+    )
+
+
+def _composed_updates(group: Group, rule: Rule, entries: list[Entry]) -> Updates:
+    """Blocks of matrices, or whole parameters of any shape."""
     gradients = [entry.gradient for entry in entries]
-    rows, cols = block_shape(entries[0].param.shape, *layout(group))[1:]
+    rows, cols = block_shape(entries[0].param.shape, *layout(group, rule))[1:]
+    gradient_clip, update_clip = (group[key] if rule.spectral else 0.0 for key in ("gradient_clip", "update_clip"))
     step = _begin(group, entries, rows, cols, rule)
-    if rule.before or group["gradient_clip"]:
-        blocks = _split(gradients, group)
-        if group["gradient_clip"]:
-            blocks = soft_clip_blocks(blocks, group["gradient_clip"])
+    if rule.before or gradient_clip:
+        blocks = _split(gradients, group, rule)
+        if gradient_clip:
+            blocks = soft_clip_blocks(blocks, gradient_clip)
         blocks = _through(rule.before, blocks, step)
-        gradients = _merge(blocks, entries, group)
+        gradients = _merge(blocks, entries, group, rule)
     directions = _momentum(group, rule, entries, gradients)
     if rule.reads_gradient:
-        step.gradient = _split(gradients, group)
-    direction = _split(directions, group)
+        step.gradient = _split(gradients, group, rule)
+    direction = _split(directions, group, rule)
     blocks = _through(rule.stages, direction, step)
     _write_back(step, entries)
     filtered = blocks.to(direction.dtype)
     measured = step.energy if rule.length == "measured" else None
-    factor, factors = step_scale(
-        group["adjust_lr"], rows, cols, energy=measured, paper_scale=group["paper_scale"], length=rule.length
-    )
+    factor, factors = _length(group, rule, rows, cols, measured)
     scaled = filtered if factors is None else filtered * factors.to(filtered.dtype)[:, None, None]
-    if group["update_clip"]:
-        scaled, factor = soft_clip_blocks(scaled * factor, group["update_clip"]), 1.0
+    if update_clip:
+        scaled, factor = soft_clip_blocks(scaled * factor, update_clip), 1.0
     decay = None
     if step.decay is not None and group["weight_decay"]:
-        decay = _merge(step.decay.to(filtered.dtype).expand_as(filtered), entries, group)
+        decay = _merge(step.decay.to(filtered.dtype).expand_as(filtered), entries, group, rule)
     seen = direction if step.normalised is None else step.normalised
-    return Updates(_merge(scaled, entries, group), factor, decay, seen, filtered, step.energy)
+    return Updates(_merge(scaled, entries, group, rule), factor, decay, seen, filtered, step.energy)
 
 
 def _through(stages: Sequence[Stage], blocks: Tensor, step: Step) -> Tensor:
@@ -136,14 +153,14 @@ def _through(stages: Sequence[Stage], blocks: Tensor, step: Step) -> Tensor:
     return blocks
 
 
-def pair_updates(group: Group, rule: Rule, entries_a: list[Entry], entries_b: list[Entry]) -> Updates:
-    """Run a pair rule on LoRA layers of equal shapes; updates are those of all A, then those of all B."""
+def _pair_updates(group: Group, rule: Rule, entries: list[Entry]) -> Updates:
+    """LoRA layers: entries, and updates, are those of all A, then those of all B."""
     assert rule.pair is not None
-    entries = entries_a + entries_b
+    pairs = len(entries) // 2
+    entries_a, entries_b = entries[:pairs], entries[pairs:]
     rows, cols = entries_b[0].param.shape[0], entries_a[0].param.shape[1]
     step = _begin(group, entries, rows, cols, rule)
     directions = _momentum(group, rule, entries, [entry.gradient for entry in entries])
-    pairs = len(entries_a)
     pair = Pair(
         a=torch.stack([entry.target for entry in entries_a]),
         b=torch.stack([entry.target for entry in entries_b]),
@@ -168,10 +185,18 @@ def _begin(group: Group, entries: list[Entry], rows: int, cols: int, rule: Rule)
         name: torch.cat([entry.state[name] for entry in entries if name in entry.state])
         for name in sorted(names.difference(OWN_KEYS))
     }
-    length = step_scale(group["adjust_lr"], rows, cols, paper_scale=group["paper_scale"], length=rule.length)[0]
+    length = _length(group, rule, rows, cols)[0]
     count = int(entries[0].state["step"])
     dtype = compute_dtype(group, entries[0].target)
     return Step(group, float(group["lr"]), length, count, dtype, state=state)
+
+
+def _length(
+    group: Group, rule: Rule, rows: int, cols: int, energy: Tensor | None = None
+) -> tuple[float, Tensor | None]:
+    """`step_scale` of a block; of the modes only AdamW's is for entries, the others are for matrices."""
+    mode = group["adjust_lr"] if rule.spectral or rule.length == "unit" and group["adjust_lr"] == MATCHED else "none"
+    return step_scale(mode, rows, cols, energy=energy, paper_scale=group["paper_scale"], length=rule.length)
 
 
 def _momentum(group: Group, rule: Rule, entries: list[Entry], gradients: list[Tensor]) -> list[Tensor]:
@@ -195,9 +220,9 @@ def _seed(entry: Entry) -> int:
     return 1_000_003 * int(entry.state["step"]) + entry.index
 
 
-def _split(tensors: Sequence[Tensor], group: Group) -> Tensor:
+def _split(tensors: Sequence[Tensor], group: Group, rule: Rule) -> Tensor:
     """Blocks of tensors of one shape, in their order; those of a single tensor are a view."""
-    num_heads, head_axis, stacked = layout(group)
+    num_heads, head_axis, stacked = layout(group, rule)
     if len(tensors) > 1 and (head_axis == 0 or num_heads == 1):
         many = torch.stack(list(tensors))
         return split_blocks(many.flatten(0, 1) if stacked else many, num_heads, head_axis, stacked=True)
@@ -205,8 +230,8 @@ def _split(tensors: Sequence[Tensor], group: Group) -> Tensor:
     return parts[0] if len(parts) == 1 else torch.cat(parts)
 
 
-def _merge(blocks: Tensor, entries: list[Entry], group: Group) -> list[Tensor]:
-    shape, (_, head_axis, stacked) = entries[0].param.shape, layout(group)
+def _merge(blocks: Tensor, entries: list[Entry], group: Group, rule: Rule) -> list[Tensor]:
+    shape, (_, head_axis, stacked) = entries[0].param.shape, layout(group, rule)
     many = (len(entries) * shape[0], *shape[1:]) if stacked else (len(entries), *shape)
     return list(merge_blocks(blocks, many, head_axis, stacked=True).reshape(len(entries), *shape).unbind())
 
@@ -237,7 +262,7 @@ def apply_updates(group: Group, rule: Rule, entries: list[Entry], result: Update
         factors = [1 - decay * _flagged(part, entry) for part, entry in zip(result.decay, entries, strict=True)]
         torch._foreach_mul_(targets, factors)
     elif decay:
-        factor = 1 - decay if rule.pair is None else math.sqrt(max(0.0, 1 - decay))
+        factor = 1 - decay if rule.kind != "pair" else math.sqrt(max(0.0, 1 - decay))
         if alive:
             torch._foreach_mul_(targets, [torch.where(flag > 0, factor, 1.0) for flag in alive])
         else:

@@ -73,4 +73,4 @@ def _matrix_shape(shape: Sequence[int], stacked: bool) -> tuple[int, int, int]:
     cols = 1
     for size in rest[1:]:
         cols *= size
-    return matrices, rest[0], cols
+    return matrices, rest[0] if rest else 1, cols  # of a scalar, which elementwise rules have

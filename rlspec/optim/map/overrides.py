@@ -156,7 +156,9 @@ def check_knobs(override: Override, rule: Rule, name: str) -> None:
         ConfigError: naming the setting, the parameter and the rule.
     """
     for setting in override.changes:
-        used = rule.spectral if setting == "adjust_lr" else setting == "weight_decay" or setting in rule.options
+        used = setting == "weight_decay" or setting in rule.options
+        if setting == "adjust_lr":
+            used = rule.spectral or rule.length == "unit"
         if not used:
             where = f"overrides: pattern {override.pattern!r}" if override.pattern else "roles:"
             raise ConfigError(f"{where} sets {setting} of {name}, whose rule {rule.name} has none")

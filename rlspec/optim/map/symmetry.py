@@ -116,11 +116,11 @@ class ParameterSpec:
         settings |= self.settings
         settings |= self.override.changes if self.override is not None else {}
         factor: Literal["", "a", "b"] = ""
-        if rule.pair is not None:
+        if rule.kind == "pair":
             factor = "a" if self.role.startswith("lora.A") else "b"
         width = 8 if self.dtype == torch.float64 else 4
         master = 4 * self.numel if self.dtype in (torch.bfloat16, torch.float16) else 0
-        rounded = rule.spectral and rule.momentum is not None and settings.get("state_dtype") == "bfloat16"
+        rounded = rule.momentum is not None and settings.get("state_dtype") == "bfloat16"
         saved = (width - 2) * self.numel if rounded else 0
         return width * rule.state_values(*self._blocks, settings, factor) - saved + master
 
@@ -164,7 +164,8 @@ def symmetry_map(
     Args:
         model: any module; a transformers model (also inside peft's or a policy) brings its config, others go by module
             types and common names.
-        rule: of the roles in `SPECTRAL_ROLES`; the others get AdamW, and `ROLE_RULES` their own.
+        rule: of the roles in `SPECTRAL_ROLES`, while the others get AdamW, and `ROLE_RULES` their own; an elementwise
+            rule is that of all roles.
         roles: key -> rule, or a mapping with the keys of `Override` but `pattern`, over these defaults. A key is a role
             or the beginning of one (`attention` stands for attention.q, attention.k, ...), a part of the model
             (`vision`, `language`, `connector`, `action`: its roles in `SPECTRAL_ROLES`), or both: `action:attention`,
@@ -221,7 +222,7 @@ def _spec(name: str, param: Tensor, found: Claim, rule: str, said: Override | No
                 "or use nn.Linear"
             )
         stacked = found.stacked
-        if get_rule(chosen).pair is None:
+        if get_rule(chosen).kind == "matrix":
             heads, axis = _cut(found, split)
         check_layout(param.shape, heads, axis, name, stacked)
     scaling = 1.0 if found.scaling is None else found.scaling
@@ -240,11 +241,11 @@ def _cut(found: Claim, split: str) -> tuple[int, int]:
 
 
 def _default_rule(role: str, rule: str) -> str:
-    if get_rule(rule).pair is not None:
+    if get_rule(rule).kind == "pair":
         return rule if _within(role, "lora") else "adamw"
-    if role.partition(".")[0] not in SPECTRAL_ROLES:
-        return "adamw"
-    return ROLE_RULES.get(role, rule) if get_rule(rule).spectral else rule
+    if not get_rule(rule).spectral:
+        return rule
+    return ROLE_RULES.get(role, rule) if role.partition(".")[0] in SPECTRAL_ROLES else "adamw"
 
 
 def _applies(key: str, found: Claim) -> bool:
@@ -279,7 +280,7 @@ def _check_pairs(specs: Sequence[ParameterSpec], claims: Sequence[Claim]) -> Non
     """Rules of LoRA pairs need both factors of a layer with the same settings, and its scaling."""
     by_name = {spec.name: spec for spec in specs}
     for spec, found in zip(specs, claims, strict=True):
-        if get_rule(spec.rule).pair is None:
+        if get_rule(spec.rule).kind != "pair":
             continue
         start = f"{spec.name}: rule {spec.rule} "
         if spec.partner is None:

@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 import math
-from typing import Literal
+from collections.abc import Mapping
 
 from torch import Tensor
 
 from rlspec.errors import ConfigError, nearest
+from rlspec.optim.composition import Length
 
-ADJUST_LR = ("match_rms_adamw", "original", "spectral", "paper", "none")
+MATCHED = "match_rms_adamw"
+ADJUST_LR = (MATCHED, "original", "spectral", "paper", "none")
+SIZED: Mapping[Length, float] = {"unit": 0.2, "own": 1.0, "gradient": 1.0}
+"""Lengths that do not depend on directions -> the factor that matches them to AdamW's, as far as one can."""
 
 
 def check_whole(name: str, value: int, least: int = 1) -> None:
@@ -25,7 +29,7 @@ def step_scale(
     *,
     energy: Tensor | None = None,
     paper_scale: float = 5.0,
-    length: Literal["full_rank", "measured", "own"] = "full_rank",
+    length: Length = "full_rank",
 ) -> tuple[float, Tensor | None]:
     """How long a block's step is, as a factor and, where it depends on the block, a tensor of factors.
 
@@ -33,7 +37,8 @@ def step_scale(
       passes: 0.2 sqrt(rows cols / max(energy, 1)). Under a full polar factor energy = min(rows, cols), which is
       Moonlight's 0.2 sqrt(max(rows, cols)) (arXiv 2502.16982); under Pion with one passing direction it is
       s sqrt(max(rows, cols)) with s = 0.2 sqrt(min(rows, cols)). A gate that is nearly shut is not amplified.
-      A rule whose update has AdamW's size by itself (`length` "own") keeps it.
+      Entries of size 1 (`length` "unit") become 0.2; an update that has AdamW's size by itself ("own"), or the
+      gradient's ("gradient"), keeps it.
     - `original`: sqrt(max(1, rows / cols)), Keller Jordan's.
     - `spectral`: sqrt(rows / cols), so that ||update||_{RMS -> RMS} is 1.
     - `paper`: paper_scale sqrt(max(rows, cols)), Pion's own; its RLVR runs use 5.0 for Muon and Pion alike.
@@ -53,9 +58,9 @@ def step_scale(
     Raises:
         ConfigError: on an unknown mode.
     """
-    if mode == "match_rms_adamw":
-        if length == "own":
-            return 1.0, None
+    if mode == MATCHED:
+        if length in SIZED:
+            return SIZED[length], None
         if energy is None:
             return 0.2 * math.sqrt(max(rows, cols)), None
         return 0.2 * math.sqrt(rows * cols), energy.clamp(min=1.0).rsqrt()

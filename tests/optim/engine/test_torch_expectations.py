@@ -242,7 +242,7 @@ def test_an_unknown_option_names_the_nearest() -> None:
 @pytest.mark.parametrize(
     ("settings", "message"),
     [
-        ({"state_dtype": "int8"}, "state_dtype='int8'; allowed: float32, bfloat16"),
+        ({"state_dtype": "int8"}, "state_dtype='int8'; allowed: bfloat16, float32"),
         ({"cap_method": "soft"}, "cap_method='soft'"),
         ({"update_clip": -1.0}, "update_clip=-1.0 must not be negative"),
         ({"rule": "muonn"}, "unknown optimizer rule 'muonn'; did you mean muon"),
