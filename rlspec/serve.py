@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, get_type_hints
 from rlspec.checkpoint import find_weights
 from rlspec.contract.actions import ACTION_SPACES, DROID_HYBRID, EXECUTION_LAWS, JOINT_POSITION, JOINT_VELOCITY
 from rlspec.contract.features import camera_of
-from rlspec.contract.messages import MAX_HORIZON, MAX_HZ
+from rlspec.contract.messages import MAX_HORIZON, MAX_HZ, OPEN_LOOP_STEPS
 from rlspec.contract.pictures import OPENPI_SIZE
 from rlspec.contract.records import POLICY_RECORD
 from rlspec.entry import run_command
@@ -186,7 +186,9 @@ def _built_in(given: Mapping[str, str], cameras: Mapping[str, str]) -> BatchPoli
         control_hz=_rate(given.get("control_hz", str(ACTION_SPACES[space].control_hz))),
         execution_law=_known_law(given.get("execution_law", DROID_HYBRID)),
         horizon=horizon,
-        n_action_steps=_count("n_action_steps", given.get("n_action_steps", str(min(8, horizon))), horizon),
+        n_action_steps=_count(
+            "n_action_steps", given.get("n_action_steps", str(min(OPEN_LOOP_STEPS, horizon))), horizon
+        ),
         cameras={camera: OPENPI_SIZE for camera in cameras},
         wire_keys=dict(cameras),
         prompt=given.get("prompt"),

@@ -8,7 +8,8 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from rlspec.contract.features import ACTION, STATE, image_key
+from rlspec.contract.actions import ACTION_SPACES, DELTA_EEF
+from rlspec.contract.features import ACTION, EEF_STATE, STATE, image_key
 from rlspec.entry import run_command
 from rlspec.errors import ConfigError
 
@@ -220,10 +221,12 @@ def _whole(name: str, config: Any) -> nn.Module:
 
     pictures = {image_key(name): (3, 128, 128) for name in ("external", "wrist")}
     config.input_features = config.input_features or {
-        STATE: PolicyFeature(FeatureType.STATE, (8,)),
+        STATE: PolicyFeature(FeatureType.STATE, (len(EEF_STATE),)),
         **{name: PolicyFeature(FeatureType.VISUAL, shape) for name, shape in pictures.items()},
     }
-    config.output_features = config.output_features or {ACTION: PolicyFeature(FeatureType.ACTION, (7,))}
+    config.output_features = config.output_features or {
+        ACTION: PolicyFeature(FeatureType.ACTION, (ACTION_SPACES[DELTA_EEF].size,))
+    }
     config.device = "meta"
     with _without_hub(config) if name == "rlspec_smolvla" else contextlib.nullcontext():
         return get_policy_class(name)(config)

@@ -33,7 +33,7 @@ STIFF_POSITION: ExecutionLaw = "stiff_position"
 DROID_HZ = 15.0
 LIBERO_HZ = 20.0
 
-_JOINTS = tuple(f"joint{i}" for i in range(1, 8))
+JOINT_NAMES = tuple(f"joint{i}" for i in range(1, 8))
 _POSE = ("x", "y", "z", "roll", "pitch", "yaw")
 
 
@@ -113,14 +113,14 @@ ACTION_SPACES: dict[str, ActionSpace] = {
     for space in (
         _space(
             JOINT_POSITION,
-            _JOINTS,
+            JOINT_NAMES,
             ("rad",) * 7,
             (_PI,) * 5 + (4.7, _PI),
             "seven joint angles in radians",
         ),
         _space(
             JOINT_VELOCITY,
-            _JOINTS,
+            JOINT_NAMES,
             _UNITLESS * 7,
             (1.0,) * 7,
             "DROID: one unit puts a joint's target 0.2 rad from where the joint is measured; it is not rad/s",

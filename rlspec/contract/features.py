@@ -6,6 +6,8 @@ robot environments do.
 
 from __future__ import annotations
 
+from rlspec.contract.actions import JOINT_NAMES
+
 STATE = "observation.state"
 ACTION = "action"
 EXECUTED = "executed_action"
@@ -25,7 +27,7 @@ CAMERAS = (EXTERIOR_1, EXTERIOR_2, WRIST)
 IMAGE_AXES = ("height", "width", "channels")
 """Of a picture in a data set."""
 
-JOINT_STATE = (*(f"joint{i}" for i in range(1, 8)), "gripper")
+JOINT_STATE = (*JOINT_NAMES, "gripper")
 """Numbers of the state with DROID's robots: joint angles in radians and the gripper's closure, 0 open to 1 closed."""
 
 EEF_STATE = ("x", "y", "z", "axis_angle_x", "axis_angle_y", "axis_angle_z", "finger_left", "finger_right")

@@ -37,6 +37,8 @@ ENDPOINT, INFER, RESET = "endpoint", "infer", "reset"
 
 ACTIONS, TIMING, INFER_MS = "actions", "server_timing", "infer_ms"
 """(horizon, A) actions; and a map with the policy's own share of the time, in milliseconds."""
+OPEN_LOOP_STEPS = 8
+"""Actions of an answer that are carried out where nobody says it; openpi's DROID client does as many."""
 MAX_HORIZON, MAX_HZ = 1000, 1000
 """Actions that an answer may hold, and that a policy may give per second."""
 

@@ -203,7 +203,7 @@ def _read_scalar(entries: dict[Any, Any]) -> np.generic:
 
 
 def _check_depth(message: Any, most: int) -> None:
-    level, depth = [message], 0
+    level, depth = [message], 0  # level by level: recursion would end in Python's own limit before ours
     while level := [value for value in level if isinstance(value, dict | list)]:
         depth += 1
         if depth > most:

@@ -11,6 +11,7 @@ from typing import Any
 
 from rlspec.contract.actions import ACTION_SPACES, CARTESIAN_POSITION, JOINT_POSITION, JOINT_VELOCITY
 from rlspec.contract.features import EXTERIOR_1, WRIST
+from rlspec.contract.messages import OPEN_LOOP_STEPS
 from rlspec.contract.pictures import DROID_SIZE
 from rlspec.deploy.arm.interfaces import Clock, Robot
 from rlspec.deploy.arm.robot_limits import LIMITS, RobotLimits
@@ -107,7 +108,7 @@ def _make_policy(settings: Settings, robot: Robot, law: str, stack: ExitStack) -
     if simulated_expert:
         from rlspec.deploy.robots.mujoco_expert import MujocoExpert
 
-        horizon = settings.schedule.n_action_steps or 8
+        horizon = settings.schedule.n_action_steps or OPEN_LOOP_STEPS
         return Expert(MujocoExpert(robot, space, horizon, rate))  # type: ignore[arg-type]
     if settings.policy == "expert":
         return WavePolicy(robot.clock, space, rate, law=law)

@@ -176,6 +176,7 @@ class LeRobotPolicy:
 
         batch: dict[str, Any] = {TASK: [each.prompt for each in observations]}
         for name, size in self.spec.cameras.items():
+            # Letterboxed as bytes, as the converter does, and only then scaled to [0, 1]: the pixels of training.
             pixels = np.stack([resize_with_pad(each.images[name], *size) for each in observations])
             batch[image_key(name)] = torch.from_numpy(pixels).permute(0, 3, 1, 2).contiguous().float().div_(255)
         if self.spec.state:

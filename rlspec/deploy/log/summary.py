@@ -11,10 +11,10 @@ from typing import Any
 
 import numpy as np
 
+from rlspec.contract.actions import JOINT_NAMES
 from rlspec.deploy.log.reader import RunLog, read_log
 
 SUMMARY_NAME = "summary"
-_JOINTS = tuple(f"joint{i}" for i in range(1, 8))
 
 
 @dataclass(frozen=True)
@@ -160,7 +160,7 @@ def _reasons(figures: Figures) -> list[tuple[Any, ...]]:
 
 
 def _joints(figures: Figures) -> list[tuple[Any, ...]]:
-    columns = zip(_JOINTS, figures.lag, figures.changed, figures.speed, strict=True)
+    columns = zip(JOINT_NAMES, figures.lag, figures.changed, figures.speed, strict=True)
     return [(name, *(f"{number:.3f}" for number in numbers)) for name, *numbers in columns]
 
 

@@ -56,5 +56,6 @@ def observation(
     for key, camera in needed.items():
         size = sizes.get(key)
         image = frames[camera].image
+        # Scaled here and not by the server: a 720p picture is 2.8 MB, what the policy sees of it 0.17 MB.
         seen[key] = image if size is None else resize_with_pad(image, *size)
     return seen

@@ -11,7 +11,7 @@ from typing import Any, Protocol
 import numpy as np
 
 from rlspec.contract.actions import ACTION_SPACES, CARTESIAN_POSITION, JOINT_POSITION, JOINT_VELOCITY, MAX_JOINT_STEP
-from rlspec.contract.messages import GRIPPER, JOINTS, OPENPI_CAMERAS, blind_metadata, terms_of
+from rlspec.contract.messages import GRIPPER, JOINTS, OPEN_LOOP_STEPS, OPENPI_CAMERAS, blind_metadata, terms_of
 from rlspec.deploy.arm.interfaces import Array, Clock, Reply
 from rlspec.errors import ConfigError
 
@@ -65,7 +65,7 @@ class Contract:
     control_hz: float
     law: str = ""
     horizon: int = 0
-    n_action_steps: int = 8
+    n_action_steps: int = OPEN_LOOP_STEPS
     cameras: dict[str, tuple[int, int] | None] = field(default_factory=dict)
     prompt_required: bool = False
     takes_prefix: bool = False
@@ -99,7 +99,7 @@ def read_contract(metadata: Mapping[str, Any], where: str, *, action_space: str 
         control_hz=float(trained or rate or ACTION_SPACES[space].control_hz),
         law=ours.get("execution_law") or "",
         horizon=int(ours.get("horizon") or 0),
-        n_action_steps=int(ours.get("n_action_steps") or ours.get("horizon") or 8),
+        n_action_steps=int(ours.get("n_action_steps") or ours.get("horizon") or OPEN_LOOP_STEPS),
         cameras=dict(OPENPI_CAMERAS) if cameras is None else {key: _size(size) for key, size in cameras.items()},
         prompt_required=bool(ours.get("prompt_required")),
         takes_prefix=bool(ours.get("takes_prefix")),
@@ -128,7 +128,7 @@ class _Local:
 class HoldPolicy(_Local):
     """Asks the robot to stay where it is."""
 
-    def __init__(self, action_space: str, control_hz: float, horizon: int = 8, law: str = "") -> None:
+    def __init__(self, action_space: str, control_hz: float, horizon: int = OPEN_LOOP_STEPS, law: str = "") -> None:
         if action_space == CARTESIAN_POSITION:  # an observation holds no pose
             raise ConfigError("policy=hold: it holds joints or speeds; take another action_space")
         self._space, self._horizon = ACTION_SPACES[action_space], horizon
@@ -151,7 +151,9 @@ class WavePolicy(_Local):
         self._clock, self._space, self._rate, self._horizon = clock, action_space, control_hz, horizon
         self._centre: Array | None = None
         self._start = 0.0
-        self.metadata = blind_metadata("wave", action_space, control_hz, horizon=horizon, n_action_steps=8, law=law)
+        self.metadata = blind_metadata(
+            "wave", action_space, control_hz, horizon=horizon, n_action_steps=OPEN_LOOP_STEPS, law=law
+        )
 
     def infer(self, observation: Mapping[str, Any]) -> Reply:
         """See `Policy`."""

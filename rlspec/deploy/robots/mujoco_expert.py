@@ -8,7 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from rlspec.contract.actions import ACTION_SPACES, JOINT_POSITION, JOINT_VELOCITY, SIMULATED_SPACES
-from rlspec.contract.messages import blind_metadata
+from rlspec.contract.messages import OPEN_LOOP_STEPS, blind_metadata
 from rlspec.deploy.robots.mujoco import MujocoRobot
 from rlspec.errors import ConfigError
 
@@ -32,7 +32,7 @@ class MujocoExpert:
         self,
         robot: MujocoRobot,
         action_space: str = JOINT_VELOCITY,
-        horizon: int = 8,
+        horizon: int = OPEN_LOOP_STEPS,
         control_hz: float = ACTION_SPACES[JOINT_VELOCITY].control_hz,
         haste: float = 0.5,
     ) -> None:

@@ -13,7 +13,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from rlspec.contract.actions import ACTION_SPACES, DELTA_EEF, DROID_SPACES, JOINT_POSITION, JOINT_VELOCITY
-from rlspec.contract.features import ACTION, STATE, image_key
+from rlspec.contract.features import ACTION, JOINT_STATE, STATE, image_key
 from rlspec.contract.records import DATA_RECORD
 from rlspec.errors import DataError
 from rlspec.vla.data.files import INFO, column_array, first_line, read_json
@@ -121,9 +121,9 @@ def _find_columns(
         DataError: What the action space needs is not there, or it is not known what a column means.
     """
     state = _named(features, STATE_SIZES, _STATE_PREFIXES)
-    if _size(features, STATE) == 8:
-        state.setdefault(JOINT_POSITION, (STATE, 0, 7))
-        state.setdefault(GRIPPER_POSITION, (STATE, 7, 8))
+    if _size(features, STATE) == (size := len(JOINT_STATE)):
+        state.setdefault(JOINT_POSITION, (STATE, 0, size - 1))
+        state.setdefault(GRIPPER_POSITION, (STATE, size - 1, size))
     actions = _named(features, ACTION_SIZES, _ACTION_PREFIXES)
     states_needed, actions_needed = needed_numbers(settings.action_space)
     if any(name not in actions for name in actions_needed):

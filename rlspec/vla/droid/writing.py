@@ -223,6 +223,7 @@ def _add_pictures(
     for number, segment in enumerate(segments):
         owner[segment.images] = number  # ranges do not overlap
         np.add.at(repeats, segment.images, 1)
+    # One pass over all segments: a film can only be decoded forwards, and its frames are too many to keep.
     writers = [_PictureWriter(rate if settings.video else None) for _ in segments]
     for index, frame in enumerate(_exactly(recording.frames(camera), len(recording), camera)):
         if repeats[index]:
