@@ -15,6 +15,8 @@ from rlspec.optim.kernels.roots import root_schedule
 
 POLAR_STEPS = {torch.float32: 10, torch.float64: 12}
 """Polar factor to rounding for singular values above 1e-3 (float32) and 3e-5 (float64) of the norm."""
+SOFT_REACH = 1.3
+"""In units of cap: from there on the soft cap's polynomial would fold singular values."""
 SQUARINGS = 6
 """Of the Gram matrix: 64 power iterations."""
 
@@ -26,12 +28,13 @@ def constrain(weight_blocks: Tensor, cap: float, method: str = "hard") -> Tensor
         weight_blocks: (batch, rows, cols), finite; never mutated.
         cap: the bound, positive.
         method: `hard`: every singular value s becomes min(s, cap). `normalise`: a matrix whose largest is above cap is
-            scaled down as a whole. `hammer`: only the largest one is set to cap, which is cheapest, and enough when
+            scaled down as a whole. `soft`: the largest becomes cap, and those near it shrink too, smoothly and with no
+            polar factor. `hammer`: only the largest one is set to cap, which is cheapest, and enough when
             applied in every step.
 
     Returns:
         (batch, rows, cols) in the dtype of the weights; weights within the bound come back as they were (up to
-        rounding under `normalise` and `hammer`, whose largest singular value is measured).
+        rounding under `normalise`, `soft` and `hammer`, whose largest singular value is measured).
 
     Raises:
         ConfigError: on an unknown method or a cap that is not positive.
@@ -82,8 +85,34 @@ def hammer(weight_blocks: Tensor, cap: float) -> Tensor:
     return (work - (top - cap).clamp(min=0) * torch.bmm(left, right.mT)).to(weight_blocks.dtype)
 
 
+def soft_cap(weight_blocks: Tensor, cap: float) -> Tensor:
+    """Every singular value s becomes `p(s)`, an odd polynomial near s that takes the largest one to cap.
+
+    `x = s - a s^3, p(s) = x + a x^3`, the soft cap of arXiv 2507.13338. There `a` follows from lr and weight decay,
+    which bound the largest singular value k beforehand; here k is measured, so that any rule may take the step, and `a`
+    is the same root of p(k) = cap: with t = a k^2, `1 - 3 t^2 + 3 t^3 - t^4 = cap / k`. p rises on [0, k] up to
+    k = 1.3 cap; matrices further out, which one step does not make, are scaled down to that first.
+    """
+    work = widened(weight_blocks)
+    if not work.numel():
+        return weight_blocks
+    top = top_triple(work)[1]
+    near = torch.minimum(top, per_block(SOFT_REACH * cap, top))
+    x = wide(work * (near / nonzero(top)))
+    ratio = (cap / nonzero(near)).clamp(max=1.0)
+    t = ((1 - ratio) / 3).sqrt()
+    for _ in range(8):  # Newton's method from below; the function falls on [0, 1] and its slope is 0 only at 0
+        error = 1 - 3 * t**2 + 3 * t**3 - t**4 - ratio
+        t = t + error / nonzero(6 * t - 9 * t**2 + 4 * t**3)
+    strength = t / nonzero(near).square()
+    once = x - strength * torch.bmm(torch.bmm(x, x.mT), x)
+    twice = once + strength * torch.bmm(torch.bmm(once, once.mT), once)
+    return like(torch.where(top > cap, twice, wide(work)), work).to(weight_blocks.dtype)
+
+
 METHODS: dict[str, Callable[[Tensor, float], Tensor]] = {
     "hard": hard_cap,
+    "soft": soft_cap,
     "normalise": spectral_normalise,
     "hammer": hammer,
 }

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
+import numpy as np
 import pytest
 import torch
 from torch import Tensor, nn
@@ -125,9 +126,10 @@ def test_the_hard_cap_takes_the_smaller_of_singular_value_and_cap(
     assert torch.equal(capped[2], blocks[2])
 
 
-def test_a_cap_applied_in_every_step_holds_and_leaves_the_rest_alone() -> None:
+@pytest.mark.parametrize("method", ["hard", "soft"])
+def test_a_cap_applied_in_every_step_holds_and_leaves_the_rest_alone(method: str) -> None:
     param = nn.Parameter(weights(F32)[0].clone())
-    optimizer = SpectralOptimizer([param], rule="muon", lr=0.02, adjust_lr="none", spectral_cap=1.0)
+    optimizer = SpectralOptimizer([param], rule="muon", lr=0.02, adjust_lr="none", spectral_cap=1.0, cap_method=method)
     for seed in range(5):
         param.grad = random(24, 16, seed=seed).float()
         optimizer.step()
@@ -156,7 +158,52 @@ def test_the_top_triple_is_the_decompositions(shape: tuple[int, int]) -> None:
     assert torch.allclose(near @ far.mT, left[:, :, :1] @ right[:, :, :1].mT, atol=1e-12)
 
 
-@pytest.mark.parametrize("method", ["hard", "normalise", "hammer"])
+def overshooting(by: float, dtype: torch.dtype) -> Tensor:
+    """Singular values from 0.1 to 1 + by, with a gap below the top one; the last matrix stays below 1."""
+    left, right = torch.linalg.qr(random(2, 24, 16)).Q, torch.linalg.qr(random(2, 16, 16, seed=1)).Q
+    values = torch.linspace(0.1, 0.9, 16, dtype=F64).repeat(2, 1)
+    values[0, -1] = 1 + by
+    return ((left * values[:, None, :]) @ right.mT).to(dtype)
+
+
+@pytest.mark.parametrize(("dtype", "tolerance"), [(F64, 1e-10), (F32, 1e-5)])
+@pytest.mark.parametrize("transposed", [False, True])
+@pytest.mark.parametrize("by", [0.001, 0.1, 0.29, 2.0])
+def test_the_soft_cap_takes_the_largest_to_cap_by_the_papers_polynomial(
+    dtype: torch.dtype, tolerance: float, transposed: bool, by: float
+) -> None:
+    blocks = overshooting(by, dtype)
+    blocks = blocks.mT if transposed else blocks
+    capped = constrain(blocks, 1.0, "soft")
+    top = min(1 + by, 1.3)
+    # The root that the paper solves for: k - 3 a^2 k^5 + 3 a^3 k^7 - a^4 k^9 = cap.
+    found = [
+        root.real
+        for root in np.roots([-(top**9), 3 * top**7, -3 * top**5, 0.0, top - 1.0])
+        if abs(root.imag) < 1e-6 and 0 < root.real <= 1 / top**2
+    ]
+    strength = min(found)
+
+    def soft(values: Tensor) -> Tensor:
+        x = values * top / (1 + by)
+        x = x - strength * x**3
+        return x + strength * x**3
+
+    assert relative(capped[:1], mapped(blocks[:1].to(F64), soft)) < tolerance
+    assert torch.linalg.matrix_norm(capped[0].to(F64), 2).item() == pytest.approx(1.0, abs=1e-5)
+    assert torch.equal(capped[1], blocks[1])
+
+
+def test_the_soft_cap_keeps_the_order_of_singular_values() -> None:
+    left, right = torch.linalg.qr(random(1, 40, 40)).Q, torch.linalg.qr(random(1, 40, 40, seed=1)).Q
+    values = torch.linspace(0.1, 1.3, 40, dtype=F64)
+    capped = constrain((left * values) @ right.mT, 1.0, "soft")
+    after = (left.mT @ capped @ right)[0].diagonal()
+    assert (after.diff() > 0).all()
+    assert after[-1].item() == pytest.approx(1.0, abs=1e-2)  # the top two are 3% apart
+
+
+@pytest.mark.parametrize("method", ["hard", "soft", "normalise", "hammer"])
 def test_zero_and_empty_weights_stay_as_they_are(method: str) -> None:
     assert torch.equal(constrain(torch.zeros(2, 3, 4), 1.0, method), torch.zeros(2, 3, 4))
     assert constrain(torch.zeros(2, 0, 4), 1.0, method).shape == (2, 0, 4)
