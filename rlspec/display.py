@@ -99,11 +99,11 @@ class Display:
             finally:
                 self._progress = self._task = None
 
-    def step(self, row: Mapping[str, Any], total: int) -> None:
-        """The line of one logged step."""
+    def step(self, row: Mapping[str, Any], total: int, panel: str = "") -> None:
+        """The line of one logged step; `panel` is what probes say of it."""
         if self._progress is not None and self._task is not None:
             self._progress.update(self._task, completed=row["step"], description=_headline(row))
-        self.line(format_step(row, total))
+        self.line(format_step(row, total, panel))
 
 
 def _headline(row: Mapping[str, Any]) -> str:
@@ -124,30 +124,9 @@ _COLUMNS = (
 )
 
 
-_KINDS = ("attention", "mlp", "lora", "vision:", "connector:", "language:", "action:")  # of roles, or of modality:role
-
-
-def format_step(row: Mapping[str, Any], total: int) -> str:
-    """`step  12/60  reward 0.531  ...  update/lr attention 0.200 mlp 0.198  gated 25%`."""
+def format_step(row: Mapping[str, Any], total: int, panel: str = "") -> str:
+    """`step  12/60  reward 0.531  ...`, and behind it what probes say."""
     width = len(str(total))
     parts = [f"step {row['step']:>{width}}/{total}"]
     parts += [f"{name} {row[key]:{form}}" for name, key, form in _COLUMNS if isinstance(row.get(key), (int, float))]
-    parts += _optimizer_parts(row)
-    return "  ".join(parts)
-
-
-def _optimizer_parts(row: Mapping[str, Any]) -> list[str]:
-    parts = []
-    sizes = {kind: _mean_over_roles(row, kind, "update_rms") for kind in _KINDS}
-    shown = [f"{kind.rstrip(':')} {value:.3f}" for kind, value in sizes.items() if value is not None]
-    if shown:
-        parts.append("update/lr " + " ".join(shown))
-    if (gated := _mean_over_roles(row, "", "gated_share")) is not None:
-        parts.append(f"gated {gated:.0%}")
-    return parts
-
-
-def _mean_over_roles(row: Mapping[str, Any], kind: str, metric: str) -> float | None:
-    keys = [key for key in row if key.startswith(f"optim/{kind}") and key.endswith(f"/{metric}")]
-    values = [row[key] for key in keys if isinstance(row[key], (int, float))]
-    return sum(values) / len(values) if values else None
+    return "  ".join([*parts, panel] if panel else parts)

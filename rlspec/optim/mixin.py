@@ -77,11 +77,15 @@ class SpectralTrainerMixin:
             self.optimizer = optimizer
         return self.optimizer
 
+    def step_numbers(self) -> dict[str, float]:
+        """What is logged of a step besides the trainer's own numbers; a subclass may add to it."""
+        telemetry = self.spectral_optimizer.telemetry()
+        return {f"optim/{role}/{name}": value for role, values in telemetry.items() for name, value in values.items()}
+
     def log(self, logs: dict[str, float], *args: Any, **kwargs: Any) -> None:
         """Add the optimizer's numbers to the log of a training step; those of evaluations have no `loss`."""
         if "loss" in logs:
-            for role, values in self.spectral_optimizer.telemetry().items():
-                logs.update({f"optim/{role}/{name}": value for name, value in values.items()})
+            logs.update(self.step_numbers())
         super().log(logs, *args, **kwargs)  # type: ignore[misc]
 
     def _ask_for_telemetry(self, optimizer: torch.optim.Optimizer, *_: Any) -> None:

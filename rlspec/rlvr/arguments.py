@@ -4,43 +4,55 @@ from __future__ import annotations
 
 import importlib.util
 import os
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from rlspec.config.schema import Recipe
+from rlspec.config.schema import Evaluation, Recipe, Rollout
 from rlspec.errors import ConfigError
 from rlspec.rlvr.batching import BatchPlan
 from rlspec.rlvr.evaluation import PromptStyle
 
+_COMPLETION_TOKENS = 512  # where the recipe gives no length
 _NEVER = 10**9  # optimizer steps: the trainer still saves at the end of training
 
 
-def training_steps(recipe: Recipe, num_prompts: int) -> int:
+def training_steps(trainer: Mapping[str, Any], *, num_prompts: int, prompts_per_step: int, supervised: bool) -> int:
     """Optimizer steps of the run: `trainer.max_steps`, else `trainer.num_train_epochs` passes over the prompts.
 
     Raises:
         ConfigError: Neither is given.
     """
-    steps = recipe.trainer.get("max_steps", -1)
+    steps = trainer.get("max_steps", -1)
     if steps > 0:
         return int(steps)
-    epochs = recipe.trainer.get("num_train_epochs")
-    passes = 1 if recipe.algorithm == "sft" else recipe.trainer.get("num_iterations", 1)
+    epochs = trainer.get("num_train_epochs")
+    passes = 1 if supervised else trainer.get("num_iterations", 1)
     if epochs is None:
         raise ConfigError("trainer.max_steps: give the number of optimizer steps, or trainer.num_train_epochs")
-    return max(1, round(epochs * passes * num_prompts / recipe.batch.prompts_per_step))
+    return max(1, round(epochs * passes * num_prompts / prompts_per_step))
 
 
-def uses_bf16(recipe: Recipe, device: str) -> bool:
+def stretched_schedule(trainer: Mapping[str, Any], stored: Mapping[str, Any]) -> str | None:
+    """The schedule of the learning rate, if it spans the run and the run's length has changed."""
+    schedule = str(trainer.get("lr_scheduler_type", "linear"))
+    same = all(stored.get(key) == trainer.get(key) for key in ("max_steps", "num_train_epochs"))
+    return None if same or schedule.startswith("constant") else schedule
+
+
+def uses_bf16(trainer: Mapping[str, Any], device: str) -> bool:
     """Whether forward passes run under autocast to bfloat16: by default on CUDA."""
-    return bool(recipe.trainer.get("bf16", device == "cuda"))
+    return bool(trainer.get("bf16", device == "cuda"))
+
+
+def completion_length(trainer: Mapping[str, Any], evaluation: Evaluation) -> int:
+    """Longest completion, in tokens, in training and (unless it says otherwise) in evaluation."""
+    return trainer.get("max_completion_length") or evaluation.max_new_tokens or _COMPLETION_TOKENS
 
 
 def common_arguments(recipe: Recipe, *, checkpoints: Path, device: str, steps: int) -> dict[str, Any]:
     """Arguments of any Hugging Face trainer; the recipe's own knobs come last and win where both are allowed."""
     report_to = [name for name in ("tensorboard", "wandb") if getattr(recipe.report, name)]
-    if recipe.report.wandb and importlib.util.find_spec("wandb") is None:
-        raise ConfigError("report.wandb=true: wandb is not installed; install it, or leave report.wandb=false")
     os.environ["TENSORBOARD_LOGGING_DIR"] = str(checkpoints.parent / "tensorboard")
     arguments = {
         "output_dir": str(checkpoints),
@@ -55,7 +67,7 @@ def common_arguments(recipe: Recipe, *, checkpoints: Path, device: str, steps: i
         "disable_tqdm": True,
         "logging_steps": 1,
         "use_cpu": device == "cpu",
-        "bf16": uses_bf16(recipe, device),
+        "bf16": uses_bf16(recipe.trainer, device),
         "ddp_find_unused_parameters": False,  # every trainable parameter takes part in every pass
         **recipe.trainer,
         "max_steps": steps,
@@ -64,10 +76,10 @@ def common_arguments(recipe: Recipe, *, checkpoints: Path, device: str, steps: i
     return arguments
 
 
-def grpo_arguments(recipe: Recipe, plan: BatchPlan, style: PromptStyle) -> dict[str, Any]:
+def grpo_arguments(rollout: Rollout, plan: BatchPlan, style: PromptStyle) -> dict[str, Any]:
     """Arguments of `trl.GRPOConfig` beyond `common_arguments`."""
     arguments: dict[str, Any] = {**plan.trl_arguments(), "chat_template_kwargs": style.template_kwargs or None}
-    if recipe.rollout.engine == "vllm":
+    if rollout.engine == "vllm":
         if importlib.util.find_spec("vllm") is None:
             raise ConfigError(
                 "rollout.engine=vllm: vllm is not installed; install it, or use rollout.engine=transformers"

@@ -6,36 +6,35 @@ import math
 from collections.abc import Callable
 from typing import Any
 
-from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
+from transformers import TrainerCallback, TrainerControl, TrainerState
 
+from rlspec.diagnostics.idle import IdleRoles
 from rlspec.display import Display
-from rlspec.optim import SpectralOptimizer
+from rlspec.rlvr.trainers import RlspecTrainerMixin
 from rlspec.run_directory import RunDirectory
-from rlspec.runtime.idle import EVERY, IdleRoles
 from rlspec.runtime.interrupt import Interrupt
 
 
 class MetricsCallback(TrainerCallback):
-    """Writes every logged step to metrics.jsonl and shows it."""
+    """Writes every logged step to metrics.jsonl and shows it, and looks for roles that no update reaches."""
 
-    def __init__(self, run: RunDirectory, display: Display) -> None:
+    def __init__(self, trainer: RlspecTrainerMixin, run: RunDirectory, display: Display) -> None:
+        self.trainer = trainer
         self.run = run
         self.display = display
+        self.roles = IdleRoles(display)
 
-    def on_log(
-        self,
-        args: TrainingArguments,
-        state: TrainerState,
-        control: TrainerControl,
-        logs: dict[str, Any] | None = None,
-        **kwargs: Any,
-    ) -> None:
+    def on_step_end(self, args: Any, state: TrainerState, control: TrainerControl, **_: Any) -> None:
+        """Look every few steps."""
+        self.roles.look(state.global_step, self.trainer.spectral_optimizer)
+
+    def on_log(self, args: Any, state: TrainerState, control: TrainerControl, logs: Any = None, **_: Any) -> None:
         """Only training steps: the summary that the trainer logs at its end has no `loss`."""
         if logs is None or "loss" not in logs or not state.is_world_process_zero:
             return
         row = {"step": state.global_step, **logs}
         self.run.append_metrics(row)
-        self.display.step(row, state.max_steps)
+        self.display.step(row, state.max_steps, self.trainer.panel)
 
 
 class EvaluationCallback(TrainerCallback):
@@ -45,7 +44,7 @@ class EvaluationCallback(TrainerCallback):
         self.evaluate = evaluate
         self.every = every
 
-    def on_step_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
+    def on_step_end(self, args: Any, state: TrainerState, control: TrainerControl, **_: Any) -> None:
         """The last step is left to the evaluation after training, and a run that is to stop is not held up."""
         last = state.global_step >= state.max_steps or control.should_training_stop
         if state.global_step % self.every == 0 and not last:
@@ -88,14 +87,7 @@ class CollapseGuard(TrainerCallback):
             self.below = self.below + 1 if mean < self.fraction * self.best else 0
         return self.below >= self.patience
 
-    def on_log(
-        self,
-        args: TrainingArguments,
-        state: TrainerState,
-        control: TrainerControl,
-        logs: dict[str, Any] | None = None,
-        **kwargs: Any,
-    ) -> None:
+    def on_log(self, args: Any, state: TrainerState, control: TrainerControl, logs: Any = None, **_: Any) -> None:
         """Judge the reward of a logged step."""
         reward = (logs or {}).get("reward")
         if reward is None or self.collapsed:
@@ -110,36 +102,22 @@ class CollapseGuard(TrainerCallback):
             control.should_training_stop = True
 
 
-class OptimizerCallback(TrainerCallback):
-    """Says loudly when spectral groups do nothing."""
-
-    def __init__(self, optimizer: Callable[[], SpectralOptimizer], display: Display) -> None:
-        self.optimizer = optimizer
-        self.roles = IdleRoles(display)
-
-    def on_step_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
-        """Look every few steps."""
-        if state.global_step % EVERY == 0:
-            self.roles.look(self.optimizer())
-
-
-class InterruptCallback(Interrupt, TrainerCallback):
+class InterruptCallback(TrainerCallback):
     """Ctrl-C or SIGTERM in a trainer."""
 
-    def on_train_begin(
-        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
-    ) -> None:
+    def __init__(self, interrupt: Interrupt) -> None:
+        self.interrupt = interrupt
+
+    def on_train_begin(self, *_: Any, **__: Any) -> None:
         """From here on there is something to save."""
-        self.training = True
+        self.interrupt.training = True
 
-    def on_train_end(
-        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
-    ) -> None:
+    def on_train_end(self, *_: Any, **__: Any) -> None:
         """All is saved."""
-        self.training = False
+        self.interrupt.training = False
 
-    def on_step_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
+    def on_step_end(self, args: Any, state: TrainerState, control: TrainerControl, **_: Any) -> None:
         """Ask the trainer to save and stop after the step in progress."""
-        if self.agreed():
+        if self.interrupt.agreed():
             control.should_save = True
             control.should_training_stop = True

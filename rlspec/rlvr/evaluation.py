@@ -42,6 +42,10 @@ class PromptStyle:
         )
         return str(text)
 
+    def length(self, problem: Problem, tokenizer: PreTrainedTokenizerBase) -> int:
+        """Tokens of the templated prompt."""
+        return len(tokenizer(self.text(problem, tokenizer), add_special_tokens=False)["input_ids"])
+
 
 @dataclass(frozen=True)
 class Protocol:

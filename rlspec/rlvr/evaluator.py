@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -15,29 +15,32 @@ from transformers import PreTrainedTokenizerBase
 
 from rlspec.checkpoint import write_json_atomically
 from rlspec.config.schema import Evaluation
+from rlspec.rlvr.arguments import completion_length, uses_bf16
 from rlspec.rlvr.data import Problem
 from rlspec.rlvr.evaluation import Metrics, PromptStyle, Protocol, evaluate_policy, summarize, write_outcomes
 from rlspec.rlvr.generation import Policy
 from rlspec.rlvr.grading.pool import GraderPool
+from rlspec.runtime.outcome import Scores, keep_best
+from rlspec.runtime.starting import Run
 
 
-def build_protocol(settings: Evaluation, *, max_new_tokens: int, bf16: bool) -> Protocol:
-    """The protocol of a recipe's section `evaluation`; `max_new_tokens` stands in where it names none."""
+def build_protocol(settings: Evaluation, trainer: Mapping[str, Any], device: str) -> Protocol:
+    """The protocol of a recipe's section `evaluation`; precision and, unless it names one, length are training's."""
     return Protocol(
         samples=settings.samples,
         k=tuple(settings.k),
-        max_new_tokens=settings.max_new_tokens or max_new_tokens,
+        max_new_tokens=settings.max_new_tokens or completion_length(trainer, settings),
         temperature=settings.temperature,
         top_p=settings.top_p,
         top_k=settings.top_k,
         batch_size=settings.batch_size,
         seed=settings.seed,
-        bf16=bf16,
+        bf16=uses_bf16(trainer, device),
     )
 
 
 @dataclass(frozen=True)
-class Evaluator:
+class ProblemEvaluator:
     """Asks a policy the problems of every data set and writes what it answered below `folder`."""
 
     datasets: Mapping[str, Sequence[Problem]]
@@ -72,6 +75,53 @@ class Evaluator:
         """The metrics of an earlier call, as JSON by data set; those that are not there are left out."""
         paths = {name: self.folder / f"{label}-{name}.json" for name in self.datasets}
         return {name: json.loads(path.read_text(encoding="utf-8")) for name, path in paths.items() if path.is_file()}
+
+
+@dataclass(frozen=True)
+class HeldOutEvaluations:
+    """The evaluations of one run, shown and recorded; the best weights of those during training are kept.
+
+    Every process takes part in each.
+    """
+
+    settings: Evaluation
+    evaluator: ProblemEvaluator
+    policy: Policy
+    tokenizer: PreTrainedTokenizerBase
+    run: Run
+    write_best: Callable[[Path], None] | None  # into a folder; None: they are not kept
+
+    def before(self) -> Scores | None:
+        """Measure the policy that the run starts from; of a resumed run what was measured then."""
+        if self.run.point is not None:
+            return self.evaluator.stored("before") or None
+        return self._measure("before", 0) if self.settings.before else None
+
+    def during(self, step: int) -> None:
+        """Measure between two steps."""
+        self._measure(f"step-{step}", step)
+
+    def after(self, step: int) -> Scores | None:
+        """Measure the trained policy."""
+        return self._measure("after", step) if self.settings.after else None
+
+    def _measure(self, label: str, step: int) -> Scores:
+        results = self.evaluator(self.policy, self.tokenizer, label)
+        if self.run.process.is_main_process:
+            self._record(results, label.replace("-", " "), step)
+            if step > 0 and self.settings.every and self.write_best is not None:
+                score = next(iter(results.values())).sampled_pass_at_1
+                keep_best(self.run, step, ("sampled_pass_at_1", score), self.write_best)
+        return {name: metrics.to_json() for name, metrics in results.items()}
+
+    def _record(self, results: Mapping[str, Metrics], label: str, step: int) -> None:
+        row: dict[str, Any] = {"step": step}
+        for name, metrics in results.items():
+            row[f"eval/{name}/pass_at_1"] = metrics.pass_at_1
+            row[f"eval/{name}/sampled_pass_at_1"] = metrics.sampled_pass_at_1
+            for text in format_metrics(f"{label}: {name}", metrics):
+                self.run.display.line(text)
+        self.run.directory.append_metrics(row)
 
 
 def format_metrics(name: str, metrics: Metrics) -> list[str]:

@@ -10,11 +10,10 @@ from transformers import PreTrainedTokenizerBase
 
 from rlspec.config.schema import Model, Recipe
 from rlspec.display import Display
-from rlspec.rlvr.arguments import uses_bf16
-from rlspec.rlvr.evaluator import Evaluator, build_protocol, format_metrics
+from rlspec.rlvr.evaluator import ProblemEvaluator, build_protocol, format_metrics
 from rlspec.rlvr.generation import Policy
 from rlspec.rlvr.models import build_model, load_tokenizer
-from rlspec.rlvr.session import Problems, completion_length, evaluation_sets, load_policy, prompt_style, read_problems
+from rlspec.rlvr.session import ProblemSets, evaluation_sets, load_policy, prompt_style, read_problems
 from rlspec.runtime.devices import choose_device
 from rlspec.runtime.quiet import quiet_libraries
 
@@ -31,10 +30,10 @@ def measure(recipe: Recipe, *, folder: str, out: Path) -> int:
     policy = load_trained(recipe.model, folder, tokenizer, adapters=adapters).to(device)
     settings = recipe.evaluation
     held_out = [] if settings.data else read_problems(recipe.data)[1]
-    problems = Problems([], evaluation_sets(settings.data, settings.problems, recipe.data, held_out))
-    protocol = build_protocol(settings, max_new_tokens=completion_length(recipe), bf16=uses_bf16(recipe, device))
+    problems = ProblemSets([], evaluation_sets(settings.data, settings.problems, recipe.data, held_out))
+    protocol = build_protocol(settings, recipe.trainer, device)
     with closing(problems.grader(recipe.grader)) as pool:
-        evaluator = Evaluator(problems.measured, prompt_style(recipe.model), protocol, pool, out)
+        evaluator = ProblemEvaluator(problems.measured, prompt_style(recipe.model), protocol, pool, out)
         results = evaluator(policy, tokenizer, "evaluate")
     for name, metrics in results.items():
         for line in format_metrics(name, metrics):

@@ -1,4 +1,4 @@
-"""A rough account of the memory that a run needs, made before any weight is loaded.
+"""The memory that training a language model needs, before any weight is loaded.
 
 Weights, gradients and optimizer state are exact; activations, logits and the rollouts' key-value cache are estimates
 that show the order of magnitude and which knob moves it.
@@ -13,27 +13,25 @@ import torch
 from torch import nn
 from transformers import AutoModelForCausalLM, PretrainedConfig
 
-from rlspec.errors import ConfigError
 from rlspec.rlvr.models import apply_lora
-from rlspec.runtime.devices import GIB
+from rlspec.runtime.memory import MemoryAccount, Row
 
 BYTES = {"float32": 4, "bfloat16": 2}
 OptimizerBytes = Callable[[nn.Module], int]
 
 
 @dataclass(frozen=True)
-class MemoryEstimate:
-    """Bytes on one device, and the parameter counts behind them."""
+class LanguageModelMemory(MemoryAccount):
+    """Of one replica, with the parameter counts behind it."""
 
     parameters: int
     trainable: int
-    weights: int
-    gradients: int
-    optimizer: int
     activations: int
     logits: int
     kv_cache: int
     reference: int = 0
+
+    lighter = "take a smaller model or model.weights_dtype=bfloat16 with model.lora"
 
     @property
     def static(self) -> int:
@@ -45,24 +43,26 @@ class MemoryEstimate:
         """The peak: rollouts and the backward pass come one after the other."""
         return self.static + max(self.activations + self.logits, self.kv_cache)
 
-    def table(self) -> str:
-        """One line per item, in GiB."""
+    def rows(self) -> list[Row]:
+        """All items."""
         trained = "" if self.trainable == self.parameters else f", {self.trainable:,} of them trained"
-        rows = [
+        return [
             ("weights", self.weights, f"{self.parameters:,} parameters{trained}"),
-            *(
-                [("reference", self.reference, "weights of the reference model; trainer.beta")]
-                if self.reference
-                else []
-            ),
+            ("reference", self.reference, "weights of the reference model; trainer.beta"),
             ("gradients", self.gradients, "float32"),
             ("optimizer", self.optimizer, "state"),
             ("activations", self.activations, "estimate; trainer.gradient_checkpointing, batch.micro_batch"),
             ("logits", self.logits, "estimate; batch.micro_batch, trainer.max_completion_length"),
             ("rollouts", self.kv_cache, "key-value cache, estimate; not at the same time as the two above"),
-            ("peak", self.total, ""),
         ]
-        return "\n".join(f"{name:<12} {size / GIB:8.2f} GiB  {note}".rstrip() for name, size, note in rows)
+
+    def remedy(self, available: int) -> str:
+        """By what takes most."""
+        if self.static > available:
+            return "train LoRA adapters (model.lora), or use more devices"
+        if self.kv_cache > self.activations + self.logits:
+            return "lower batch.prompts_per_step or trainer.max_completion_length, or use rollout.engine=vllm"
+        return "lower batch.micro_batch or set trainer.gradient_checkpointing=true"
 
 
 def estimate_memory(
@@ -79,7 +79,7 @@ def estimate_memory(
     lora_targets: Sequence[str] = (),
     optimizer_bytes: OptimizerBytes | None = None,
     reference: bool = False,
-) -> MemoryEstimate:
+) -> LanguageModelMemory:
     """Memory of training one replica of a model.
 
     Args:
@@ -102,16 +102,17 @@ def estimate_memory(
     """
     model = meta_model(config)
     parameters = count_parameters(model)
-    adapters = 0 if lora_r is None else _lora_parameters(model, lora_r, lora_targets)
-    trainable, trained_bytes = (parameters, BYTES[weights_dtype]) if lora_r is None else (adapters, 4)
+    trained = _trained(model, lora_r, lora_targets)
+    trainable = sum(parameter.numel() for parameter in trained.parameters() if parameter.requires_grad)
+    adapters, trained_bytes = (0, BYTES[weights_dtype]) if lora_r is None else (trainable, 4)
     number = 2 if autocast else BYTES[weights_dtype]
     per_token = number * _activations_per_token(config, gradient_checkpointing)
-    return MemoryEstimate(
+    return LanguageModelMemory(
         parameters=parameters + adapters,
         trainable=trainable,
         weights=BYTES[weights_dtype] * parameters + 4 * adapters,
         gradients=trained_bytes * trainable,
-        optimizer=8 * trainable if optimizer_bytes is None else optimizer_bytes(_trained(model, lora_r, lora_targets)),
+        optimizer=8 * trainable if optimizer_bytes is None else optimizer_bytes(trained),
         activations=micro_batch * sequence_length * per_token,
         # Logits and their gradient, in float32 as the loss takes them.
         logits=2 * 4 * micro_batch * completion_length * config.vocab_size,
@@ -139,11 +140,6 @@ def _trained(model: nn.Module, lora_r: int | None, lora_targets: Sequence[str]) 
         return apply_lora(model, r=lora_r, alpha=1.0, target_modules=lora_targets)  # type: ignore[arg-type]
 
 
-def _lora_parameters(model: nn.Module, r: int, targets: Sequence[str]) -> int:
-    modules = [module for name, module in model.named_modules() if name.rsplit(".", 1)[-1] in set(targets)]
-    return sum(r * (module.in_features + module.out_features) for module in modules if isinstance(module, nn.Linear))
-
-
 def _head_dim(config: PretrainedConfig) -> int:
     return getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads
 
@@ -165,24 +161,3 @@ def _activations_per_token(config: PretrainedConfig, gradient_checkpointing: boo
     if gradient_checkpointing:
         return config.num_hidden_layers * config.hidden_size + layer
     return config.num_hidden_layers * layer
-
-
-def check_memory(estimate: MemoryEstimate, available: int) -> str | None:
-    """A warning if the estimate exceeds the memory of the device, else None.
-
-    Raises:
-        ConfigError: the weights alone do not fit.
-    """
-    size = f"{available / GIB:.1f} GiB"
-    if estimate.weights > available:
-        remedy = "take a smaller model or model.weights_dtype=bfloat16 with model.lora"
-        raise ConfigError(f"the weights take {estimate.weights / GIB:.1f} GiB and the device has {size}: {remedy}")
-    if estimate.total <= available:
-        return None
-    if estimate.static > available:
-        remedy = "train LoRA adapters (model.lora), or use more devices"
-    elif estimate.kv_cache > estimate.activations + estimate.logits:
-        remedy = "lower batch.prompts_per_step or trainer.max_completion_length, or use rollout.engine=vllm"
-    else:
-        remedy = "lower batch.micro_batch or set trainer.gradient_checkpointing=true"
-    return f"about {estimate.total / GIB:.1f} GiB are needed and the device has {size}: {remedy}"

@@ -12,37 +12,28 @@ from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
-
-from transformers import PreTrainedTokenizerBase
 
 from rlspec.errors import DataError
-from rlspec.rlvr.data import Problem, format_prompt
+from rlspec.rlvr.data import Problem
 from rlspec.rlvr.grading import GraderPool, preflight, read_as_one_number
+from rlspec.run_directory import PREFLIGHT
+from rlspec.runtime.starting import Run
 
 log = logging.getLogger(__name__)
+PromptLength = Callable[[Problem], int]  # in tokens
 CHUNK = 512  # problems checked at once where only the first few are wanted
 
 
 @dataclass(frozen=True)
 class Dropped:
-    """A problem that is not trained on.
-
-    Attributes:
-        id: of the problem.
-        problem: its text.
-        answer: its gold answer.
-        check: what failed: ``answer``, ``identity``, ``mutation: <kind>`` or ``length``.
-        reason: the grader's reason code, or the length in tokens and the limit.
-        tried: the answer that was graded; empty for other checks.
-    """
+    """A problem that is not trained on."""
 
     id: str
     problem: str
-    answer: str
-    check: str
-    reason: str
-    tried: str = ""
+    answer: str  # gold
+    check: str  # what failed: `answer`, `identity`, `mutation: <kind>` or `length`
+    reason: str  # the grader's reason code, or the length in tokens and the limit
+    tried: str = ""  # the answer that was graded; empty for other checks
 
 
 @dataclass(frozen=True)
@@ -69,11 +60,31 @@ class Checked:
         path.write_text("".join(lines), encoding="utf-8")
 
 
+def keep_checked(
+    problems: list[Problem], run: Run, *, pool: GraderPool, prompt_length: PromptLength, longest: int, limit: int | None
+) -> list[Problem]:
+    """The problems that pass, in their order; the others are listed in the run's directory.
+
+    The main process checks once and for all: the others, and a resumed run, drop what its report lists, so that a
+    verdict that timed out here and not there cannot give two orders of problems.
+    """
+    report = run.directory.path / PREFLIGHT
+    if run.process.is_main_process and (run.point is None or not report.is_file()):
+        checked = check_problems(
+            problems, pool=pool, prompt_length=prompt_length, max_prompt_length=longest, limit=limit
+        )
+        checked.write(report)
+        run.display.line(f"{checked.describe()}" + (f"; list: {report}" if checked.dropped else ""))
+    run.process.wait_for_everyone()
+    dropped = {json.loads(line)["id"] for line in report.read_text(encoding="utf-8").splitlines()}
+    return [problem for problem in problems if problem.id not in dropped][:limit]
+
+
 def check_problems(
     problems: Sequence[Problem],
     *,
     pool: GraderPool,
-    prompt_length: Callable[[Problem], int] | None = None,
+    prompt_length: PromptLength | None = None,
     max_prompt_length: int | None = None,
     limit: int | None = None,
     mutations_per_gold: int = 2,
@@ -83,7 +94,7 @@ def check_problems(
     Args:
         problems: the candidates.
         pool: grades each gold against itself and against mutations of it.
-        prompt_length: prompt's length in tokens, see `prompt_length_of`; None: lengths are not checked.
+        prompt_length: prompt's length in tokens, template included; None: lengths are not checked.
         max_prompt_length: longest prompt that is kept.
         limit: number of problems wanted; None: all that pass.
         mutations_per_gold: wrong answers tried for every distinct gold.
@@ -137,27 +148,8 @@ def _answer_fault(problem: Problem, verdicts: dict[str, tuple[str, str, str] | N
 
 
 def _length_fault(
-    problem: Problem, prompt_length: Callable[[Problem], int] | None, longest: int | None
+    problem: Problem, prompt_length: PromptLength | None, longest: int | None
 ) -> tuple[str, str, str] | None:
     if prompt_length is None or longest is None or (length := prompt_length(problem)) <= longest:
         return None
     return "length", f"too long: {length} tokens, at most {longest}", ""
-
-
-def prompt_length_of(
-    tokenizer: PreTrainedTokenizerBase,
-    *,
-    system_prompt: str | None = None,
-    instruction: str | None = None,
-    chat_template_kwargs: dict[str, Any] | None = None,
-) -> Callable[[Problem], int]:
-    """A function that gives a problem's prompt length in tokens, template included."""
-
-    def length(problem: Problem) -> int:
-        messages = format_prompt(problem, system_prompt=system_prompt, instruction=instruction)
-        text = tokenizer.apply_chat_template(
-            messages, tokenize=False, add_generation_prompt=True, **(chat_template_kwargs or {})
-        )
-        return len(tokenizer(text, add_special_tokens=False)["input_ids"])
-
-    return length

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-import shutil
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from itertools import chain
 from pathlib import Path
 from typing import Any
@@ -17,31 +17,34 @@ from transformers.trainer_callback import PrinterCallback
 from rlspec.config.load import load_group
 from rlspec.config.optim import builder_settings, map_settings
 from rlspec.config.paths import resolve_path
-from rlspec.config.schema import Data, Grader, Model, Optim, Recipe
+from rlspec.config.schema import Batch, Data, Evaluation, Grader, Model, Optim, Recipe
 from rlspec.errors import DataError
 from rlspec.optim import SpectralOptimizer, build_optimizer, symmetry_map
 from rlspec.rlvr.arguments import (
     build_arguments,
     common_arguments,
+    completion_length,
     grpo_arguments,
     sft_arguments,
+    training_steps,
     uses_bf16,
 )
 from rlspec.rlvr.batching import BatchPlan, plan_batches
 from rlspec.rlvr.data import Problem, load_problems, prompt_rows
 from rlspec.rlvr.evaluation import PromptStyle
+from rlspec.rlvr.evaluator import HeldOutEvaluations, ProblemEvaluator, build_protocol
 from rlspec.rlvr.generation import Policy
 from rlspec.rlvr.grading import GraderPool, only_plain
-from rlspec.rlvr.memory import MemoryEstimate, estimate_memory
-from rlspec.rlvr.models import apply_lora, build_config, build_model
+from rlspec.rlvr.memory import LanguageModelMemory, estimate_memory
+from rlspec.rlvr.models import apply_lora, build_config, build_model, load_tokenizer
+from rlspec.rlvr.preflight import keep_checked
 from rlspec.rlvr.rewards import MathReward
 from rlspec.rlvr.trainers import RlspecTrainerMixin, SpectralGMPOTrainer, SpectralGRPOTrainer
-from rlspec.run_directory import RECIPE, RunDirectory
 from rlspec.runtime.devices import choose_device
-from rlspec.runtime.starting import stored_recipe
-from rlspec.versions import library_versions
+from rlspec.runtime.memory import show_memory
+from rlspec.runtime.provenance import describe_checkpoint
+from rlspec.runtime.starting import Run
 
-_COMPLETION_TOKENS = 512  # where the recipe gives no length
 _PROMPT_TOKENS = 256  # stands for a prompt's length in the memory estimate
 
 
@@ -73,7 +76,7 @@ def evaluation_sets(
 
 
 @dataclass(frozen=True)
-class Problems:
+class ProblemSets:
     """What a run trains on (before the preflight) and what it is measured on, by data set."""
 
     train: list[Problem]
@@ -85,17 +88,16 @@ class Problems:
         return GraderPool(**settings.model_dump(), warm=not only_plain(golds))
 
 
-def read_all_problems(recipe: Recipe) -> Problems:
+def read_all_problems(data: Data, evaluation: Evaluation) -> ProblemSets:
     """The problems of a recipe.
 
     Raises:
         DataError: There is nothing to train on.
     """
-    train, held_out = read_problems(recipe.data)
+    train, held_out = read_problems(data)
     if not train:
-        raise DataError(f"data={recipe.data.name} is for evaluation only: it has no training part")
-    settings = recipe.evaluation
-    return Problems(train, evaluation_sets(settings.data, settings.problems, recipe.data, held_out))
+        raise DataError(f"data={data.name} is for evaluation only: it has no training part")
+    return ProblemSets(train, evaluation_sets(evaluation.data, evaluation.problems, data, held_out))
 
 
 def load_policy(model: Model, tokenizer: PreTrainedTokenizerBase, *, seed: int) -> Policy:
@@ -116,11 +118,11 @@ def describe_profile(recipe: Recipe, device: str) -> str:
     """What a model's profile has set, in two lines: what is easily overlooked and decides a run's numbers."""
     model, trainer, evaluation = recipe.model, recipe.trainer, recipe.evaluation
     thinking = {None: "no thinking switch", True: "thinking on", False: "thinking off"}[model.enable_thinking]
-    arithmetic = f"bf16 autocast over {model.weights_dtype}" if uses_bf16(recipe, device) else model.weights_dtype
+    arithmetic = f"bf16 autocast over {model.weights_dtype}" if uses_bf16(trainer, device) else model.weights_dtype
     adapted = f"LoRA of rank {model.lora.r}" if model.lora else "all weights trained"
     measured = ", ".join(evaluation.data) or f"held-out {recipe.data.name}"
     start = model.path or model.init or "from random weights"
-    sampling = f"{completion_length(recipe)} new tokens at temperature {trainer.get('temperature', 1.0):g}"
+    sampling = f"{completion_length(trainer, evaluation)} new tokens at temperature {trainer.get('temperature', 1.0):g}"
     return (
         f"model {start}: {thinking}, {arithmetic} weights on {device}, {adapted}\n"
         f"learning rate {recipe.optim.lr:g} ({trainer.get('lr_scheduler_type', 'linear')}), at most {sampling} by "
@@ -128,10 +130,10 @@ def describe_profile(recipe: Recipe, device: str) -> str:
     )
 
 
-def batch_plan(recipe: Recipe, world_size: int) -> BatchPlan:
+def batch_plan(batch: Batch, world_size: int, *, supervised: bool) -> BatchPlan:
     """The recipe's batch; supervised fine-tuning has one example per prompt."""
-    sizes = recipe.batch.model_dump()
-    if recipe.algorithm == "sft":
+    sizes = batch.model_dump()
+    if supervised:
         sizes |= {"samples_per_prompt": 1, "updates_per_generation": 1}
     return plan_batches(**sizes, world_size=world_size)
 
@@ -141,35 +143,23 @@ def model_config(model: Model, tokenizer: PreTrainedTokenizerBase) -> Pretrained
     return build_config(path=model.path, architecture=model.architecture, tokenizer=tokenizer, revision=model.revision)
 
 
-def completion_length(recipe: Recipe) -> int:
-    """Longest completion, in tokens, in training and (unless it says otherwise) in evaluation."""
-    longest = recipe.trainer.get("max_completion_length") or recipe.evaluation.max_new_tokens
-    return longest or _COMPLETION_TOKENS
+def rollouts_are_used_once(batch: Batch, trainer: Mapping[str, Any]) -> bool:
+    """Whether no update leaves the policy that sampled its rollouts."""
+    return batch.updates_per_generation * trainer.get("num_iterations", 1) == 1
 
 
-def longest_prompt(recipe: Recipe, tokenizer: PreTrainedTokenizerBase) -> int:
-    """Tokens that the model's positions leave for a prompt."""
-    return model_config(recipe.model, tokenizer).max_position_embeddings - completion_length(recipe)
-
-
-def identical_to_grpo(recipe: Recipe) -> bool:
-    """Whether the recipe's GMPO never leaves the policy that sampled its rollouts."""
-    reuse = recipe.batch.updates_per_generation * recipe.trainer.get("num_iterations", 1)
-    return recipe.algorithm == "gmpo" and reuse == 1
-
-
-def estimate_run_memory(recipe: Recipe, plan: BatchPlan, tokenizer: PreTrainedTokenizerBase) -> MemoryEstimate:
+def estimate_run_memory(recipe: Recipe, plan: BatchPlan, config: PretrainedConfig) -> LanguageModelMemory:
     """Memory of one process, from the model's configuration alone."""
-    model, completion = recipe.model, completion_length(recipe)
+    model, completion = recipe.model, completion_length(recipe.trainer, recipe.evaluation)
     settings = map_settings(recipe.optim)
     return estimate_memory(
-        model_config(model, tokenizer),
+        config,
         micro_batch=plan.micro_batch,
         sequence_length=completion + _PROMPT_TOKENS,
         completion_length=completion,
         rollout_sequences=0 if recipe.algorithm == "sft" else plan.rollouts_per_process,
         weights_dtype=model.weights_dtype,
-        autocast=uses_bf16(recipe, choose_device(recipe.device)),
+        autocast=uses_bf16(recipe.trainer, choose_device(recipe.device)),
         gradient_checkpointing=bool(recipe.trainer.get("gradient_checkpointing", False)),
         reference=recipe.algorithm != "sft" and recipe.trainer.get("beta", 0.0) > 0 and model.lora is None,
         lora_r=model.lora.r if model.lora else None,
@@ -185,11 +175,11 @@ def optimizer_factory(optim: Optim) -> Callable[[nn.Module], SpectralOptimizer]:
 
 
 @dataclass(frozen=True)
-class Parts:
+class TrainerParts:
     """What a trainer is made of."""
 
     recipe: Recipe
-    run: RunDirectory
+    run: Run
     plan: BatchPlan
     device: str
     steps: int
@@ -199,21 +189,69 @@ class Parts:
     pool: GraderPool
 
     def checkpoint_extras(self, folder: Path) -> dict[str, Any]:
-        """Recipe and symmetry map beside the weights: a checkpoint explains itself. Versions for its manifest."""
-        (folder / RECIPE).write_text(stored_recipe(self.recipe), encoding="utf-8")
-        for table in self.run.path.glob("symmetry.*"):
-            shutil.copyfile(table, folder / table.name)
-        return {"recipe": self.recipe.recipe, "versions": library_versions()}
+        """Describe a checkpoint in its folder; returns values for its manifest."""
+        return describe_checkpoint(folder, self.run)
+
+    def write_weights(self, folder: Path) -> None:
+        """The policy without what a resume needs."""
+        self.policy.save_pretrained(folder)
+        self.tokenizer.save_pretrained(folder)
 
 
-def build_trainer(parts: Parts) -> RlspecTrainerMixin:
+def build_parts(recipe: Recipe, run: Run, plan: BatchPlan, problems: ProblemSets, pool: GraderPool) -> TrainerParts:
+    """Check the problems, then load the policy; shows what is trained on, and the memory that it takes.
+
+    Raises:
+        UserError: Something does not fit together, in one line.
+    """
+    tokenizer = load_tokenizer(recipe.model.path, revision=recipe.model.revision)
+    config = model_config(recipe.model, tokenizer)
+    train = keep_checked(
+        problems.train,
+        run,
+        pool=pool,
+        prompt_length=partial(prompt_style(recipe.model).length, tokenizer=tokenizer),
+        longest=config.max_position_embeddings - completion_length(recipe.trainer, recipe.evaluation),
+        limit=recipe.data.limit,
+    )
+    sizes = ", ".join(f"{len(held_out)} of {name}" for name, held_out in problems.measured.items())
+    run.display.line(f"problems: {len(train)} of {recipe.data.name} to train on; {sizes} held out to measure on")
+    device = choose_device(recipe.device)
+    show_memory(estimate_run_memory(recipe, plan, config), device, run.display)
+    steps = training_steps(
+        recipe.trainer,
+        num_prompts=len(train),
+        prompts_per_step=recipe.batch.prompts_per_step,
+        supervised=recipe.algorithm == "sft",
+    )
+    policy = load_policy(recipe.model, tokenizer, seed=recipe.seed)
+    policy.to(device)
+    return TrainerParts(recipe, run, plan, device, steps, policy, tokenizer, train, pool)
+
+
+def build_evaluations(parts: TrainerParts, measured: Mapping[str, list[Problem]]) -> HeldOutEvaluations:
+    """The evaluations of a run, on `measured` problems by data set."""
+    recipe, settings = parts.recipe, parts.recipe.evaluation
+    protocol = build_protocol(settings, recipe.trainer, parts.device)
+    folder = parts.run.directory.evaluations
+    return HeldOutEvaluations(
+        settings=settings,
+        evaluator=ProblemEvaluator(measured, prompt_style(recipe.model), protocol, parts.pool, folder),
+        policy=parts.policy,
+        tokenizer=parts.tokenizer,
+        run=parts.run,
+        write_best=parts.write_weights if recipe.checkpoints.keep_best else None,
+    )
+
+
+def build_trainer(parts: TrainerParts) -> RlspecTrainerMixin:
     """The trainer of the recipe's algorithm, with its own callbacks removed: rlspec shows and writes by itself."""
     trainer = _build_sft(parts) if parts.recipe.algorithm == "sft" else _build_grpo(parts)
     trainer.remove_callback(PrinterCallback)
     return trainer
 
 
-def _shared(parts: Parts) -> dict[str, Any]:
+def _shared(parts: TrainerParts) -> dict[str, Any]:
     return {
         "optimizer_factory": optimizer_factory(parts.recipe.optim),
         "checkpoint_extras": parts.checkpoint_extras,
@@ -222,15 +260,17 @@ def _shared(parts: Parts) -> dict[str, Any]:
     }
 
 
-def _arguments(parts: Parts) -> dict[str, Any]:
-    return common_arguments(parts.recipe, checkpoints=parts.run.checkpoints, device=parts.device, steps=parts.steps)
+def _arguments(parts: TrainerParts) -> dict[str, Any]:
+    return common_arguments(
+        parts.recipe, checkpoints=parts.run.directory.checkpoints, device=parts.device, steps=parts.steps
+    )
 
 
-def _build_grpo(parts: Parts) -> RlspecTrainerMixin:
+def _build_grpo(parts: TrainerParts) -> RlspecTrainerMixin:
     from trl import GRPOConfig
 
     style = prompt_style(parts.recipe.model)
-    arguments = {**_arguments(parts), **grpo_arguments(parts.recipe, parts.plan, style)}
+    arguments = {**_arguments(parts), **grpo_arguments(parts.recipe.rollout, parts.plan, style)}
     rows = prompt_rows(parts.problems, system_prompt=style.system_prompt, instruction=style.instruction)
     trainer_class = SpectralGMPOTrainer if parts.recipe.algorithm == "gmpo" else SpectralGRPOTrainer
     return trainer_class(
@@ -242,7 +282,7 @@ def _build_grpo(parts: Parts) -> RlspecTrainerMixin:
     )
 
 
-def _build_sft(parts: Parts) -> RlspecTrainerMixin:
+def _build_sft(parts: TrainerParts) -> RlspecTrainerMixin:
     from trl import SFTConfig
 
     from rlspec.rlvr.sft import SpectralSFTTrainer, sft_dataset

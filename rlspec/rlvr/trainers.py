@@ -16,6 +16,7 @@ from transformers import Trainer
 from trl import GRPOTrainer
 
 from rlspec.checkpoint import checkpoint_name, rotate_checkpoints, staged_folder, staging_path
+from rlspec.diagnostics.probes import read_probes
 from rlspec.errors import CheckpointError
 from rlspec.optim import SpectralOptimizer
 from rlspec.optim.mixin import SpectralTrainerMixin
@@ -59,11 +60,18 @@ class RlspecTrainerMixin(SpectralTrainerMixin, _Trainer):
         self._checkpoint_extras = checkpoint_extras
         self._keep_last = keep_last
         self._staging: Path | None = None
+        self.panel = ""  # what the probes say of the step that was logged last
         super().__init__(*args, **kwargs)
 
     def build_spectral_optimizer(self, model: nn.Module) -> SpectralOptimizer:
         """The recipe's."""
         return self._optimizer_factory(model)
+
+    def step_numbers(self) -> dict[str, float]:
+        """What the probes read."""
+        reading = read_probes(self.model, self.spectral_optimizer)
+        self.panel = reading.panel
+        return reading.numbers
 
     def _init_training_state(self, max_steps: int, *args: Any, **kwargs: Any) -> tuple[int, int]:
         """After a restart transformers keeps the stored intervals of logging and saving; the recipe's are meant."""

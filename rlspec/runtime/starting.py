@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -18,10 +19,28 @@ from rlspec.config.vla_schema import VlaRecipe
 from rlspec.display import Display
 from rlspec.errors import CheckpointError
 from rlspec.run_directory import RECIPE, ResumePoint, RunDirectory, create_run, find_resume_point
+from rlspec.runtime.interrupt import Interrupt
 
 AnyRecipe = Recipe | VlaRecipe
 StretchedSchedule = Callable[[Mapping[str, Any]], str | None]
 """From the stored recipe to the name of a schedule that spans a run whose length has changed."""
+
+
+@dataclass(frozen=True)
+class Run:
+    """A run that has a place: what its parts write to, show on and listen to."""
+
+    recipe: AnyRecipe
+    directory: RunDirectory
+    point: ResumePoint | None  # from which it goes on; None: it is new
+    process: PartialState
+    display: Display
+    interrupt: Interrupt = field(default_factory=Interrupt)
+
+    @property
+    def start(self) -> int:
+        """Optimizer steps that are behind it."""
+        return self.point.step if self.point else 0
 
 
 def stored_recipe(recipe: AnyRecipe) -> str:
@@ -29,7 +48,26 @@ def stored_recipe(recipe: AnyRecipe) -> str:
     return dump_recipe(recipe.model_copy(update={"resume": None}))
 
 
-def new_run(recipe: AnyRecipe, process: PartialState) -> RunDirectory:
+def start_run(recipe: AnyRecipe, display: Display, process: PartialState, *, stretched: StretchedSchedule) -> Run:
+    """A new run, or one that goes on, whose files are made to say what holds from here on.
+
+    Args:
+        recipe: Of the run.
+        display: Gets its place, and warnings.
+        process: This process among its peers.
+        stretched: Names the schedule that a change of the run's length stretches.
+
+    Raises:
+        ConfigError: The name of the run is taken, or its folder cannot be made.
+        CheckpointError: There is nothing to resume, or the stored recipe shaped the weights in another way.
+    """
+    point = None if recipe.resume is None else _resume_point(recipe, recipe.resume, display, process, stretched)
+    directory = point.run if point else _new_directory(recipe, process)
+    display.line(f"run directory: {directory.path}" + (f", resumed after step {point.step}" if point else ""))
+    return Run(recipe, directory, point, process, display)
+
+
+def _new_directory(recipe: AnyRecipe, process: PartialState) -> RunDirectory:
     """Made by the main process; the others learn its name."""
     path = [""]
     if process.is_main_process:
@@ -41,29 +79,12 @@ def new_run(recipe: AnyRecipe, process: PartialState) -> RunDirectory:
     return RunDirectory(Path(path[0]))
 
 
-def resume_point(
-    recipe: AnyRecipe,
-    display: Display,
-    process: PartialState,
-    *,
-    stretched: StretchedSchedule,
-) -> ResumePoint | None:
-    """Where to go on; None for a new run. The run's files are made to say what holds from here on.
-
-    Args:
-        recipe: The recipe to go on with.
-        display: For warnings.
-        process: This process among its peers.
-        stretched: Names the schedule that a change of the run's length stretches.
-
-    Raises:
-        CheckpointError: There is nothing to resume, or the stored recipe shaped the weights in another way.
-    """
-    if recipe.resume is None:
-        return None
-    point = find_resume_point(recipe.resume, Path(recipe.output_dir).expanduser(), recipe.run_name)
+def _resume_point(
+    recipe: AnyRecipe, resume: str, display: Display, process: PartialState, stretched: StretchedSchedule
+) -> ResumePoint:
+    point = find_resume_point(resume, Path(recipe.output_dir).expanduser(), recipe.run_name)
     stored = yaml.safe_load((point.checkpoint / RECIPE).read_text(encoding="utf-8"))
-    _check_match(point, stored, recipe)
+    _check_match(point, stored, recipe.model_dump(mode="json"))
     if (schedule := stretched(stored)) is not None:
         display.warn(
             f"the run's length has changed, and its learning rate follows a {schedule} schedule over that length"
@@ -80,8 +101,8 @@ def resume_point(
     return point
 
 
-def _check_match(point: ResumePoint, stored: Mapping[str, Any], recipe: AnyRecipe) -> None:
-    different = differing_keys(stored, recipe.model_dump(mode="json"))
+def _check_match(point: ResumePoint, stored: Mapping[str, Any], wanted: Mapping[str, Any]) -> None:
+    different = differing_keys(stored, wanted)
     if different:
         key, old, new = different[0]
         others = f" and {len(different) - 1} more" if len(different) > 1 else ""

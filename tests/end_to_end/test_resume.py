@@ -9,13 +9,13 @@ import json
 import signal
 import subprocess
 import sys
-import time
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
+from child_run import shown, wait_for_step
 from safetensors.torch import load_file
 
 from rlspec.checkpoint import list_checkpoints
@@ -121,14 +121,7 @@ def start(folder: Path, *overrides: str) -> subprocess.Popen[str]:
     return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
 
 
-def wait_for(condition, seconds: float = 120.0) -> None:
-    deadline = time.monotonic() + seconds
-    while not condition():
-        assert time.monotonic() < deadline, "waited too long"
-        time.sleep(0.002)
-
-
-STEPS = 200  # more than the process can take before the signal
+STEPS = 1000  # more than the process can take before the signal
 
 
 def compare_with_whole_run(run: Path, tmp_path: Path, *overrides: str) -> None:
@@ -142,23 +135,23 @@ def compare_with_whole_run(run: Path, tmp_path: Path, *overrides: str) -> None:
     assert all(torch.equal(tensor, found[name]) for name, tensor in expected.items())
 
 
+@pytest.mark.timeout(900)  # the process may have to share its processor with many
 def test_a_killed_run_goes_on_as_if_nothing_had_happened(tmp_path: Path) -> None:
     overrides = ["recipe=gmpo_math", "data.limit=6", "checkpoints.every=1"]
     with start(tmp_path / "killed", *overrides, f"trainer.max_steps={STEPS}") as process:
-        folder = tmp_path / "killed" / "run" / "checkpoints"
         # With a checkpoint after every step the signal arrives while one is being written, more often than not.
-        wait_for(lambda: (folder / "checkpoint-5").exists() or process.poll() is not None)
+        wait_for_step(process, 6, STEPS)
         process.send_signal(signal.SIGKILL)
     compare_with_whole_run(tmp_path / "killed" / "run", tmp_path, *overrides)
 
 
+@pytest.mark.timeout(900)
 @pytest.mark.parametrize("number", [signal.SIGINT, pytest.param(signal.SIGTERM, marks=pytest.mark.slow)])
 def test_an_interrupted_run_saves_says_how_to_go_on_and_does(number: signal.Signals, tmp_path: Path) -> None:
     with start(tmp_path / "stopped", "recipe=grpo_math", f"trainer.max_steps={STEPS}") as process:
-        metrics = tmp_path / "stopped" / "run" / "metrics.jsonl"
-        wait_for(lambda: metrics.is_file() or process.poll() is not None)
+        wait_for_step(process, 1, STEPS)
         process.send_signal(number)
-        output, _ = process.communicate(timeout=60)
+        output = shown(process).read()
     run = tmp_path / "stopped" / "run"
     assert process.returncode == 130
     assert f"resume    python -m rlspec.train resume={run}" in output

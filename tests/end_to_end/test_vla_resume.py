@@ -6,12 +6,12 @@ import json
 import signal
 import subprocess
 import sys
-import time
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 
 import pytest
 import yaml
+from child_run import shown, wait_for_step
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "vla" / "training"))
 from training_cases import course, equal, make_recipe, resume, state, train, weights_equal  # noqa: E402
@@ -103,13 +103,6 @@ def command(arguments: Sequence[str], processes: int = 1) -> list[str]:
     return [sys.executable, *launcher, "-c", RUNNER, folder, *arguments]
 
 
-def wait_for(condition: Callable[[], bool], seconds: float = 600.0) -> None:
-    deadline = time.monotonic() + seconds
-    while not condition():
-        assert time.monotonic() < deadline, "waited too long"
-        time.sleep(0.005)
-
-
 def recipe_file(folder: Path, *overrides: str) -> str:
     path = folder / "start.yaml"
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -125,9 +118,9 @@ def test_a_run_that_a_signal_ended_goes_on_as_if_nothing_had_happened(number: si
     folder = tmp_path / "killed"
     with subprocess.Popen(command([recipe_file(folder, *overrides)]), stdout=subprocess.PIPE, text=True) as process:
         checkpoints = folder / "run" / "checkpoints"
-        wait_for(lambda: (checkpoints / "checkpoint-3").exists() or process.poll() is not None)
+        wait_for_step(process, 4, 400)
         process.send_signal(number)
-        output, _ = process.communicate(timeout=120)
+        output = shown(process).read()
     run = folder / "run"
     if number == signal.SIGINT:
         assert process.returncode == 130

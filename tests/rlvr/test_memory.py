@@ -11,13 +11,13 @@ from transformers import Qwen3Config, Qwen3ForCausalLM
 from rlspec.errors import ConfigError
 from rlspec.optim import symmetry_map
 from rlspec.rlvr.memory import (
-    check_memory,
     count_parameters,
     estimate_memory,
     meta_model,
 )
 from rlspec.rlvr.models import apply_lora
 from rlspec.runtime.devices import GIB, device_memory
+from rlspec.runtime.memory import check_memory
 
 
 def qwen3(hidden: int, heads: int, ffn: int, layers: int, tied: bool, vocab: int = 151936) -> Qwen3Config:
@@ -98,7 +98,8 @@ def test_a_reference_model_takes_the_weights_once_more() -> None:
     without, with_one = estimate_memory(SMALL, **BATCH), estimate_memory(SMALL, **BATCH, reference=True)
     assert with_one.reference == without.weights and without.reference == 0
     assert with_one.total == without.total + without.weights
-    assert "reference" in with_one.table() and "reference" not in without.table()
+    big = {flag: estimate_memory(SIZES["0.6B"], **BATCH, reference=flag).table() for flag in (True, False)}
+    assert "reference" in big[True] and "reference" not in big[False], "items of 0 bytes are not shown"
     adapted = estimate_memory(SMALL, **BATCH, lora_r=4, lora_targets=["q_proj"], reference=True)
     assert adapted.reference == 0  # the policy without its adapters
 
@@ -151,6 +152,10 @@ def test_the_table_names_every_item_in_gib() -> None:
         "peak",
     ]
     assert lines[0].split()[1:4] == ["2.22", "GiB", "596,049,920"]
+
+
+def test_of_a_small_run_the_peak_alone_is_shown() -> None:
+    assert estimate_memory(SMALL, **BATCH).table().startswith("memory: about ")
 
 
 def test_too_little_memory_is_a_warning_and_for_the_weights_alone_an_error() -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import logging
 from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -12,8 +13,9 @@ import pytest
 from rlspec.config.schema import Columns
 from rlspec.errors import DataError
 from rlspec.rlvr.data import Problem, content_id, load_problems
+from rlspec.rlvr.evaluation import PromptStyle
 from rlspec.rlvr.grading import GraderPool
-from rlspec.rlvr.preflight import check_problems, prompt_length_of
+from rlspec.rlvr.preflight import check_problems
 from rlspec.rlvr.tokenizer import build_byte_tokenizer
 
 
@@ -65,7 +67,7 @@ def test_long_prompts_are_dropped_with_their_length(pool: GraderPool) -> None:
     tokenizer = build_byte_tokenizer()
     problems = make("1", "2")
     long = Problem("é" * 50, "3", None, None, "long")
-    length = prompt_length_of(tokenizer, instruction="Box it.")
+    length = partial(PromptStyle(instruction="Box it.").length, tokenizer=tokenizer)
     messages = [{"role": "user", "content": "é" * 50 + "\nBox it."}]
     assert length(long) == len(tokenizer.apply_chat_template(messages, add_generation_prompt=True)["input_ids"])
     checked = check_problems([*problems, long], pool=pool, prompt_length=length, max_prompt_length=60)

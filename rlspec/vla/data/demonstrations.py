@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from rlspec.checkpoint import write_json_atomically
-from rlspec.config.vla_schema import Demonstrations, VlaRecipe
+from rlspec.config.vla_schema import Dataset, Demonstrations
 from rlspec.contract.records import DATA_RECORD
 from rlspec.display import Display
 from rlspec.errors import ConfigError, DataError
@@ -40,17 +40,17 @@ class EnvSpec(Protocol):
     options: dict[str, Any]
 
 
-def demonstrations_root(recipe: VlaRecipe) -> Path:
+def demonstrations_root(dataset: Dataset, env: EnvSpec | None) -> Path:
     """Where the demonstrations of a recipe are kept: equal ones are shared by all runs.
 
     Raises:
         ConfigError: The recipe has no demonstrations or no environment.
     """
-    if recipe.dataset.demonstrations is None or recipe.env is None:
+    if dataset.demonstrations is None or env is None:
         raise ConfigError("dataset.demonstrations: the recipe has none, or no env to generate them in")
-    if recipe.dataset.root is not None:
-        return Path(recipe.dataset.root).expanduser()
-    return Path("checkpoints/data") / default_name(recipe.env, recipe.dataset.demonstrations)
+    if dataset.root is not None:
+        return Path(dataset.root).expanduser()
+    return Path("checkpoints/data") / default_name(env, dataset.demonstrations)
 
 
 def default_name(env: EnvSpec, settings: Demonstrations) -> str:

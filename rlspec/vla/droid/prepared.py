@@ -7,7 +7,7 @@ import json
 from pathlib import Path
 from typing import Any
 
-from rlspec.config.vla_schema import VlaRecipe
+from rlspec.config.vla_schema import Dataset, Env
 from rlspec.contract.features import CAMERAS
 from rlspec.contract.pictures import DROID_SIZE
 from rlspec.display import Display
@@ -17,24 +17,24 @@ from rlspec.vla.droid.generator import default_recordings_name, generate_recordi
 _DATA = Path("checkpoints/data")
 
 
-def recordings_root(recipe: VlaRecipe) -> Path:
+def recordings_root(dataset: Dataset, env: Env | None) -> Path:
     """Where the converted recordings of a recipe are kept: equal ones are shared by all runs.
 
     Raises:
         ConfigError: The recipe has no recordings, no environment, or an environment that DROID's robots are not.
     """
-    settings, env = recipe.dataset.recordings, recipe.env
+    settings = dataset.recordings
     if settings is None or env is None:
         raise ConfigError("dataset.recordings: the recipe has none, or no env to generate them in")
-    if recipe.dataset.root is not None:
-        return Path(recipe.dataset.root).expanduser()
-    matters = {"recordings": recording_settings(env, settings), "conversion": _conversion(recipe)}
+    if dataset.root is not None:
+        return Path(dataset.root).expanduser()
+    matters = {"recordings": recording_settings(env, settings), "conversion": _conversion(dataset, env)}
     text = json.dumps(matters, sort_keys=True, default=list)
     tasks = "-".join(env.tasks) or "all"
     return _DATA / f"droid-{tasks[:40]}-{hashlib.sha256(text.encode()).hexdigest()[:8]}"
 
 
-def prepare_recordings(recipe: VlaRecipe, display: Display) -> Path:
+def prepare_recordings(dataset: Dataset, env: Env, display: Display) -> Path:
     """Generate and convert the recordings of a recipe, go on with it, or find it done; returns the data set's folder.
 
     Raises:
@@ -44,25 +44,24 @@ def prepare_recordings(recipe: VlaRecipe, display: Display) -> Path:
     from rlspec.vla.droid.conversion import convert
     from rlspec.vla.droid.settings import ConvertSettings
 
-    root, settings, env = recordings_root(recipe), recipe.dataset.recordings, recipe.env
-    assert settings is not None and env is not None, "recordings_root has looked"
+    root, settings = recordings_root(dataset, env), dataset.recordings
+    assert settings is not None, "recordings_root has looked"
     raw = _DATA / default_recordings_name(env, settings)
-    if recipe.dataset.root is not None:
+    if dataset.root is not None:
         raw = root.with_name(f"{root.name}-raw")
     generate_recordings(env, settings, raw, display)
-    how = _conversion(recipe)
+    how = _conversion(dataset, env)
     return convert(
         ConvertSettings("droid_raw", raw, root, **how, seed=settings.seed, workers=settings.workers), display
     )
 
 
-def _conversion(recipe: VlaRecipe) -> dict[str, Any]:
+def _conversion(dataset: Dataset, env: Env) -> dict[str, Any]:
     """Settings of the conversion that the recipe decides."""
-    assert recipe.env is not None
-    cameras = tuple(recipe.dataset.cameras or CAMERAS)
+    cameras = tuple(dataset.cameras or CAMERAS)
     for name in cameras:
         if name not in CAMERAS:
             raise ConfigError(f"dataset.cameras={name}: recordings have no such camera; {nearest(name, CAMERAS)}")
-    size = recipe.env.options.get("image_size", DROID_SIZE)
+    size = env.options.get("image_size", DROID_SIZE)
     height, width = (size, size) if isinstance(size, int) else (int(size[0]), int(size[1]))
     return {"cameras": cameras, "image_size": (height, width), "instruction": "random"}

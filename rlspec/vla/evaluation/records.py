@@ -62,9 +62,9 @@ def dataset_folder(recipe: Any) -> Path | None:
     if not isinstance(recipe, VlaRecipe):
         return None
     if recipe.dataset.demonstrations is not None and recipe.env is not None:
-        return demonstrations_root(recipe)
+        return demonstrations_root(recipe.dataset, recipe.env)
     if recipe.dataset.recordings is not None and recipe.env is not None:
-        return recordings_root(recipe)
+        return recordings_root(recipe.dataset, recipe.env)
     return resolve_path(recipe.dataset.root) if recipe.dataset.root else None
 
 

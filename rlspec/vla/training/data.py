@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from torch.utils.data import default_collate
 
 from rlspec.config.paths import resolve_path
-from rlspec.config.vla_schema import VlaRecipe
+from rlspec.config.vla_schema import Dataset, Env, Policy, VlaRecipe
 from rlspec.display import Display
 from rlspec.vla.training.policy import policy_config
 from rlspec.vla.training.samples import Samples
@@ -51,11 +51,11 @@ def open_samples(recipe: VlaRecipe, display: Display) -> Samples:
     from rlspec.vla.data.opening import open_dataset, policy_delta_indices
 
     config = policy_config(recipe.policy, device="cpu")
-    root = _generated(recipe, display)
+    root = _generated(recipe.dataset, recipe.env, display)
     if root is None:
-        _check_foreign(recipe, display)
+        _check_foreign(recipe.dataset, display)
     dataset = open_dataset(recipe.dataset, root=root)
-    for note in _preflight(recipe, config, dataset.meta):
+    for note in _preflight(recipe.policy, recipe.env, config, dataset.meta):
         display.warn(note)
     deltas = policy_delta_indices(config, dataset.meta.features)
     dataset = open_dataset(recipe.dataset, root=root, delta_indices=deltas)
@@ -70,44 +70,43 @@ def first_size(config: Any) -> tuple[int, int] | None:
     return None if size is None else (size, size)
 
 
-def _preflight(recipe: VlaRecipe, config: Any, meta: Any) -> list[str]:
+def _preflight(policy: Policy, env: Env | None, config: Any, meta: Any) -> list[str]:
     """Compare the data with policy, checkpoint and simulator."""
     from rlspec.vla.data.facts import read_facts
     from rlspec.vla.data.preflight import checkpoint_statistics, preflight, read_env_facts
 
-    folder = resolve_path(recipe.policy.path) if recipe.policy.path else None
+    folder = resolve_path(policy.path) if policy.path else None
     local = folder is not None and folder.is_dir()
     return preflight(
         meta,
         policy=config,
         checkpoint=checkpoint_statistics(folder) if folder is not None and local else None,
         facts=read_facts(folder) if folder is not None and local else None,
-        env=read_env_facts(recipe.env) if recipe.env else None,
+        env=read_env_facts(env) if env else None,
     )
 
 
-def _check_foreign(recipe: VlaRecipe, display: Display) -> None:
+def _check_foreign(dataset: Dataset, display: Display) -> None:
     """Look for faults in a folder that we have not generated; what is on the hub is checked when it is here."""
     from rlspec.vla.data.checking import check_dataset
     from rlspec.vla.data.files import INFO
 
-    if recipe.dataset.root is None:
+    if dataset.root is None:
         return
-    root = Path(recipe.dataset.root).expanduser()
-    if recipe.dataset.repo_id is None or (root / INFO).is_file():
+    root = Path(dataset.root).expanduser()
+    if dataset.repo_id is None or (root / INFO).is_file():
         display.line(f"checked {root}: {check_dataset(root).describe()}")
 
 
-def _generated(recipe: VlaRecipe, display: Display) -> Path | None:
+def _generated(dataset: Dataset, env: Env | None, display: Display) -> Path | None:
     """The folder of generated data; the main process generates it while the others wait."""
     from rlspec.vla.data.demonstrations import collect, demonstrations_root
     from rlspec.vla.droid.prepared import prepare_recordings
 
-    section = recipe.dataset
-    if recipe.env is None or (section.demonstrations is None and section.recordings is None):
+    if env is None or (dataset.demonstrations is None and dataset.recordings is None):
         return None
     with PartialState().main_process_first():
-        if section.recordings is not None:
-            return prepare_recordings(recipe, display)
-        assert section.demonstrations is not None
-        return collect(recipe.env, section.demonstrations, demonstrations_root(recipe), display)
+        if dataset.recordings is not None:
+            return prepare_recordings(dataset, env, display)
+        assert dataset.demonstrations is not None
+        return collect(env, dataset.demonstrations, demonstrations_root(dataset, env), display)

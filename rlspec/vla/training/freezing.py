@@ -15,15 +15,10 @@ from rlspec.optim.map.symmetry import SymmetryMap
 
 @dataclass(frozen=True)
 class FreezeSchedule:
-    """Which parameters stand still for how long.
+    """Which parameters stand still for how long, by name."""
 
-    Attributes:
-        never: names of parameters that are not trained at all.
-        until: name -> optimizer step (from 1) from which on it is trained.
-    """
-
-    never: frozenset[str]
-    until: dict[str, int]
+    never: frozenset[str]  # are not trained at all
+    until: dict[str, int]  # are trained from that optimizer step (from 1) on
 
     def frozen_at(self, step: int) -> set[str]:
         """Names that do not move in that step."""

@@ -6,52 +6,48 @@ import time
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import InitVar, dataclass, field
+from dataclasses import dataclass, field
 from typing import Any
 
 from accelerate import Accelerator
 from torch import nn
 from torch.nn.parallel import DistributedDataParallel
 
-from rlspec.config.vla_schema import VlaRecipe
-from rlspec.display import Display
-from rlspec.run_directory import RunDirectory
-from rlspec.runtime.idle import EVERY, IdleRoles
-from rlspec.runtime.interrupt import Interrupt
-from rlspec.vla.training.evaluations import Evaluations, Evaluator
-from rlspec.vla.training.session import Parts
+from rlspec.config.schema import Checkpoints
+from rlspec.config.vla_schema import Training
+from rlspec.diagnostics.idle import IdleRoles
+from rlspec.diagnostics.probes import read_probes
+from rlspec.runtime.starting import Run
+from rlspec.vla.training.evaluations import Evaluations
+from rlspec.vla.training.session import TrainingParts
 from rlspec.vla.training.state import write_checkpoint
 from rlspec.vla.training.step import FiniteGuard
 from rlspec.vla.training.trackers import Trackers
 
-GATE = "gating_factor"
-
 
 @dataclass
-class Loop:
-    """What a run's steps need; `run` takes them all."""
+class TrainingLoop:
+    """What a run's steps need; `train` takes them all."""
 
-    recipe: VlaRecipe
-    run_directory: RunDirectory
-    display: Display
+    training: Training
+    checkpoints: Checkpoints
+    run: Run
     accelerator: Accelerator
-    parts: Parts
-    evaluator: InitVar[Evaluator | None]
+    parts: TrainingParts
     trackers: Trackers | None
-    interrupt: Interrupt
-    saved: int | None = None  # step of the newest checkpoint
     guard: FiniteGuard = field(default_factory=FiniteGuard)
-    evaluations: Evaluations = field(init=False)
+    evaluations: Evaluations = field(init=False)  # they record through the loop
+    _saved: int | None = None  # step of the newest checkpoint
     _started: float = 0.0
     _counted: int = 0  # steps since the last log line in this session
 
-    def __post_init__(self, evaluator: Evaluator | None) -> None:
-        self.evaluations = Evaluations(self.recipe, self.run_directory, self.display, evaluator, self.record)
+    def __post_init__(self) -> None:
+        self._saved = self.run.start or None
+        self._idle = IdleRoles(self.run.display)
 
-    def run(self) -> bool:
+    def train(self) -> bool:
         """Train to the last step; returns False where a signal ended it before. The last step is saved."""
-        training, state, freezing = self.recipe.training, self.parts.state, self.parts.freezing
-        idle = IdleRoles(self.display)
+        training, state, freezing = self.training, self.parts.state, self.parts.freezing
         stream = self.parts.batches.from_step(
             state.step,
             training.steps,
@@ -62,15 +58,14 @@ class Loop:
         model = self._wrapped()
         self._started = time.perf_counter()
         with self._training():
-            while state.step < training.steps and not self.interrupt.agreed():
+            while state.step < training.steps and not self.run.interrupt.agreed():
                 if freezing.changes_at(state.step + 1):
                     freezing.apply(self.policy, state.step + 1)
                     model = self._wrapped()
                 self._step(model, stream)
-                if state.step % EVERY == 0:
-                    idle.look(state.optimizer, frozen=self._frozen_roles())
+                self._idle.look(state.step, state.optimizer, frozen=self._frozen_roles)
                 self._around()
-            if self.saved != state.step and state.step:
+            if self._saved != state.step and state.step:
                 self._save()
         return state.step >= training.steps
 
@@ -82,7 +77,7 @@ class Loop:
     @contextmanager
     def _training(self) -> Iterator[None]:
         """Signals wait for the end of a step while the body runs."""
-        self.interrupt.training = True
+        self.run.interrupt.training = True
         try:
             with warnings.catch_warnings():
                 if self.parts.freezing.until:
@@ -90,7 +85,7 @@ class Loop:
                     warnings.filterwarnings("ignore", message=".*had no usable gradient in.*")
                 yield
         finally:
-            self.interrupt.training = False
+            self.run.interrupt.training = False
 
     def _wrapped(self) -> nn.Module:
         """The policy, in DDP where there are several processes: made anew when other parameters have gradients."""
@@ -118,12 +113,13 @@ class Loop:
             self._log(lr)
 
     def _is_logged(self, step: int) -> bool:
-        return step in (1, self.recipe.training.steps) or step % self.recipe.training.log_every == 0
+        return step in (1, self.training.steps) or step % self.training.log_every == 0
 
     def _log(self, lr: float) -> None:
         state, now = self.parts.state, time.perf_counter()
         seconds = (now - self._started) / max(self._counted, 1)
         self._started, self._counted = now, 0
+        reading = read_probes(self.policy, state.optimizer)
         row: dict[str, Any] = {
             "step": state.step,
             **state.means(),
@@ -131,24 +127,17 @@ class Loop:
             "epoch": self.parts.batches.order.epochs(state.step),
             "step_time": seconds,
             "samples_per_second": self.parts.batches.shape.samples / seconds,
-            **self._gates(),
+            **reading.numbers,
         }
-        for role, values in state.optimizer.telemetry().items():
-            row.update({f"optim/{role}/{name}": value for name, value in values.items()})
         self.record(row)
-        self.display.step(row, self.recipe.training.steps)
+        self.run.display.step(row, self.training.steps, reading.panel)
 
     def record(self, row: dict[str, Any]) -> None:
         """Write a row of metrics, on the main process."""
         if self.accelerator.is_main_process:
-            self.run_directory.append_metrics(row)
+            self.run.directory.append_metrics(row)
             if self.trackers is not None:
                 self.trackers.log(row)
-
-    def _gates(self) -> dict[str, float]:
-        """How far the gates of a gated head are open."""
-        gates = {name: value.detach() for name, value in self.policy.named_parameters() if name.endswith(GATE)}
-        return {f"gate/{name.removesuffix('.' + GATE)}": float(value.tanh().mean()) for name, value in gates.items()}
 
     def _frozen_roles(self) -> set[str]:
         mapping, frozen = self.parts.state.optimizer.symmetry, self.parts.freezing.frozen_at(self.parts.state.step)
@@ -158,7 +147,7 @@ class Loop:
     def _around(self) -> None:
         """What happens between two steps; its time is not a step's."""
         paused = time.perf_counter()
-        every = self.recipe.checkpoints.every
+        every = self.checkpoints.every
         if every is not None and self.parts.state.step % every == 0:
             self._save()
         if self.accelerator.is_main_process:
@@ -167,7 +156,7 @@ class Loop:
         self._started += time.perf_counter() - paused
 
     def _save(self) -> None:
-        self.saved = self.parts.state.step
+        self._saved = self.parts.state.step
         if self.accelerator.is_main_process:
-            write_checkpoint(self.parts.state, self.recipe, self.run_directory)
+            write_checkpoint(self.parts.state, self.run, keep_last=self.checkpoints.keep_last)
         self.accelerator.wait_for_everyone()

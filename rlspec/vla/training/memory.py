@@ -1,4 +1,4 @@
-"""A rough account of the memory that a run needs, made before the first step."""
+"""The memory that training a robot's policy needs, before the first step."""
 
 from __future__ import annotations
 
@@ -9,53 +9,45 @@ import torch
 from torch import Tensor, nn
 from torch.autograd.graph import saved_tensors_hooks
 
-from rlspec.errors import ConfigError
 from rlspec.optim.map.symmetry import SymmetryMap
-from rlspec.runtime.devices import GIB
+from rlspec.runtime.memory import MemoryAccount, Row
 
 
 @dataclass(frozen=True)
-class MemoryEstimate:
-    """Bytes on one device.
+class RobotPolicyMemory(MemoryAccount):
+    """Of one process."""
 
-    Attributes:
-        weights: all of the policy's.
-        gradients: of trained parameters.
-        optimizer: state, by the rule of each parameter.
-        averages: of the exponential moving average.
-        activations: kept for the backward pass; one sample's, measured, times the batch size.
-    """
+    averages: int  # of the exponential moving average
+    activations: int  # kept for the backward pass; one sample's, measured, times the batch size
 
-    weights: int
-    gradients: int
-    optimizer: int
-    averages: int
-    activations: int
+    lighter = "take a smaller policy"
 
     @property
     def total(self) -> int:
         """The peak of a step, without what single operations need for a moment."""
         return self.weights + self.gradients + self.optimizer + self.averages + self.activations
 
-    def table(self) -> str:
-        """One line per item where they are large, else one line."""
-        if self.total < GIB:
-            return f"memory: about {self.total / 2**20:.0f} MiB at the peak"
-        rows = [
+    def rows(self) -> list[Row]:
+        """All items."""
+        return [
             ("weights", self.weights, ""),
             ("gradients", self.gradients, "policy.freeze, policy.lora"),
             ("optimizer", self.optimizer, "state"),
             ("averages", self.averages, "training.ema_decay"),
             ("activations", self.activations, "one sample's times training.batch_size"),
-            ("peak", self.total, ""),
         ]
-        return "\n".join(f"{name:<12} {size / GIB:8.2f} GiB  {note}".rstrip() for name, size, note in rows if size)
+
+    def remedy(self, available: int) -> str:
+        """By what takes most."""
+        if self.total - self.activations > available:
+            return "train LoRA adapters (policy.lora), freeze parts (policy.freeze), or set training.ema_decay=0"
+        return "lower training.batch_size and raise training.gradient_accumulation"
 
 
-def estimate_memory(model: nn.Module, mapping: SymmetryMap, *, ema: bool, activations: int) -> MemoryEstimate:
+def estimate_memory(model: nn.Module, mapping: SymmetryMap, *, ema: bool, activations: int) -> RobotPolicyMemory:
     """Memory of one process; `activations` in bytes, of a whole forward pass."""
     trained = [parameter for parameter in model.parameters() if parameter.requires_grad]
-    return MemoryEstimate(
+    return RobotPolicyMemory(
         weights=sum(parameter.nbytes for parameter in model.parameters()),
         gradients=sum(parameter.nbytes for parameter in trained),
         optimizer=sum(spec.state_bytes for spec in mapping),
@@ -88,21 +80,3 @@ def activation_bytes(model: nn.Module, forward: Callable[[], Tensor]) -> int:
         for buffer, before in buffers:
             buffer.copy_(before)
     return sum(kept.values())
-
-
-def check_memory(estimate: MemoryEstimate, available: int) -> str | None:
-    """A warning if the estimate exceeds the memory of the device, else None.
-
-    Raises:
-        ConfigError: the weights alone do not fit.
-    """
-    size = f"{available / GIB:.1f} GiB"
-    if estimate.weights > available:
-        raise ConfigError(f"the weights take {estimate.weights / GIB:.1f} GiB and the device has {size}: take a "
-                          "smaller policy")  # fmt: skip
-    if estimate.total <= available:
-        return None
-    remedy = "lower training.batch_size and raise training.gradient_accumulation"
-    if estimate.total - estimate.activations > available:
-        remedy = "train LoRA adapters (policy.lora), freeze parts (policy.freeze), or set training.ema_decay=0"
-    return f"about {estimate.total / GIB:.1f} GiB are needed and the device has {size}: {remedy}"

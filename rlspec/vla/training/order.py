@@ -33,19 +33,12 @@ def seed_all(seed: int) -> None:
 
 @dataclass(frozen=True)
 class BatchShape:
-    """How a step's batch is cut.
+    """How a step's batch is cut."""
 
-    Attributes:
-        size: samples in one forward pass.
-        passes: forward passes per step and process.
-        processes: number of processes.
-        process: index of this one.
-    """
-
-    size: int
-    passes: int = 1
+    size: int  # samples in one forward pass
+    passes: int = 1  # forward passes per step and process
     processes: int = 1
-    process: int = 0
+    process: int = 0  # index of this one
 
     @property
     def samples(self) -> int:
@@ -60,17 +53,11 @@ class BatchShape:
 
 @dataclass(frozen=True)
 class SampleOrder:
-    """Passes over all samples, each in an order of its own; a batch may end one pass and begin the next.
+    """Passes over all samples, each in an order of its own; a batch may end one pass and begin the next."""
 
-    Attributes:
-        length: number of samples.
-        batch: samples per step, of all processes.
-        seed: of the run.
-    """
-
-    length: int
-    batch: int
-    seed: int
+    length: int  # number of samples
+    batch: int  # samples per step, of all processes
+    seed: int  # of the run
 
     def step(self, step: int) -> NDArray[np.int64]:
         """Indices of the samples of a step, counted from 0."""

@@ -35,21 +35,13 @@ IMPOSSIBLE = (OSError, ValueError, TypeError, KeyError, ImportError, RuntimeErro
 
 @dataclass
 class LoadedPolicy:
-    """A policy that is ready to train.
+    """A policy that is ready to train."""
 
-    Attributes:
-        policy: the network, behind LoRA adapters where there are any.
-        preprocessor: LeRobot's pipeline for observations and targets.
-        postprocessor: LeRobot's pipeline for actions.
-        source: path or hub id that the recipe starts from, as its config says it.
-        facts: what rlspec.json says besides the step, see `rlspec.vla.data.facts`.
-    """
-
-    policy: nn.Module
-    preprocessor: Any
-    postprocessor: Any
-    source: str | None
-    facts: dict[str, Any] = field(default_factory=dict)
+    policy: nn.Module  # behind LoRA adapters where there are any
+    preprocessor: Any  # LeRobot's pipeline for observations and targets
+    postprocessor: Any  # LeRobot's pipeline for actions
+    source: str | None  # path or hub id that the recipe starts from, as its config says it
+    facts: dict[str, Any] = field(default_factory=dict)  # of rlspec.json besides the step: rlspec.vla.data.facts
 
     @property
     def config(self) -> Any:

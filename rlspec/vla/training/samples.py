@@ -35,17 +35,11 @@ class Samples(Protocol):
 
 @dataclass(frozen=True)
 class Augmentation:
-    """What happens to images.
+    """What happens to images."""
 
-    Attributes:
-        shift: largest random shift in pixels.
-        transform: of single images.
-        seed: of the run.
-    """
-
-    shift: int = 0
-    transform: Transform | None = None
-    seed: int = 0
+    shift: int = 0  # largest random shift in pixels
+    transform: Transform | None = None  # of single images
+    seed: int = 0  # of the run
 
     def __call__(self, batch: dict[str, Any], shape: BatchShape, *, step: int, number: int) -> dict[str, Any]:
         """Change the images of the batch of a step's pass `number`."""

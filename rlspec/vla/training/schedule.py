@@ -9,7 +9,7 @@ from lerobot.optim.schedulers import LRSchedulerConfig
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler
 
-from rlspec.config.vla_schema import VlaRecipe
+from rlspec.config.vla_schema import Training
 from rlspec.errors import ConfigError
 
 
@@ -34,8 +34,7 @@ def build_scheduler(settings: Mapping[str, Any], optimizer: Optimizer, steps: in
     return scheduler
 
 
-def stretched_schedule(recipe: VlaRecipe, stored: Mapping[str, Any]) -> str | None:
+def stretched_schedule(training: Training, stored: Mapping[str, Any]) -> str | None:
     """The scheduler's type, if it spans the run and the run's length has changed."""
-    kind = str(recipe.training.scheduler.get("type"))
-    same = stored["training"]["steps"] == recipe.training.steps
-    return None if same or kind.startswith("constant") else kind
+    kind = str(training.scheduler.get("type"))
+    return None if stored["steps"] == training.steps or kind.startswith("constant") else kind

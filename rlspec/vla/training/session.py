@@ -2,26 +2,25 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
-import torch
 from accelerate import Accelerator
 from torch import Tensor, nn
 
-from rlspec.checkpoint import write_text_atomically
 from rlspec.config.optim import builder_settings, map_settings
-from rlspec.config.vla_schema import VlaRecipe
+from rlspec.config.schema import Optim
+from rlspec.config.vla_schema import Freeze, Training, VlaRecipe
 from rlspec.contract.features import camera_of, is_image
-from rlspec.display import Display
 from rlspec.optim import SpectralOptimizer, build_optimizer, symmetry_map
-from rlspec.optim.map.render import RENDERERS, render_text
-from rlspec.run_directory import ResumePoint, RunDirectory
-from rlspec.runtime.devices import device_memory
+from rlspec.runtime.memory import show_memory
+from rlspec.runtime.provenance import show_symmetry
+from rlspec.runtime.starting import Run
 from rlspec.vla.training.augmentation import build_transform
 from rlspec.vla.training.ema import Ema
 from rlspec.vla.training.freezing import FreezeSchedule, plan_freezing
-from rlspec.vla.training.memory import activation_bytes, check_memory, estimate_memory
+from rlspec.vla.training.memory import RobotPolicyMemory, activation_bytes, estimate_memory
 from rlspec.vla.training.order import BatchShape, SampleOrder
 from rlspec.vla.training.policy import load_policy
 from rlspec.vla.training.samples import Augmentation, Batches, Samples
@@ -31,7 +30,7 @@ from rlspec.vla.training.step import StepRunner
 
 
 @dataclass(frozen=True)
-class Parts:
+class TrainingParts:
     """What a loop runs with."""
 
     state: TrainingState
@@ -47,7 +46,7 @@ def describe(recipe: VlaRecipe, device: str, processes: int) -> str:
     adapted = f"LoRA of rank {policy.lora.r}" if policy.lora else "all weights that its config trains"
     if policy.freeze:
         adapted += f", {len(policy.freeze)} entries of policy.freeze"
-    shape = batch_shape(recipe, processes)
+    shape = batch_shape(training, processes)
     averaged = f"averaged weights (EMA {training.ema_decay:g})" if training.ema_decay else "the newest weights"
     return (
         f"policy {policy.type} from {policy.path or 'random weights'}: {arithmetic} on {device}, {adapted}\n"
@@ -56,20 +55,13 @@ def describe(recipe: VlaRecipe, device: str, processes: int) -> str:
     )
 
 
-def batch_shape(recipe: VlaRecipe, processes: int, process: int = 0) -> BatchShape:
+def batch_shape(training: Training, processes: int, process: int = 0) -> BatchShape:
     """How the recipe's batch is cut."""
-    return BatchShape(recipe.training.batch_size, recipe.training.gradient_accumulation, processes, process)
+    return BatchShape(training.batch_size, training.gradient_accumulation, processes, process)
 
 
-def build_parts(
-    recipe: VlaRecipe,
-    run: RunDirectory,
-    point: ResumePoint | None,
-    accelerator: Accelerator,
-    samples: Samples,
-    display: Display,
-) -> Parts:
-    """Build everything, and go on from `point` where there is one; shows the symmetry map and the memory estimate.
+def build_parts(recipe: VlaRecipe, run: Run, accelerator: Accelerator, samples: Samples) -> TrainingParts:
+    """Build everything, and go on where the run is resumed; shows the symmetry map and the memory estimate.
 
     Raises:
         UserError: Something does not fit together, in one line.
@@ -80,11 +72,11 @@ def build_parts(
         samples,
         device=accelerator.device.type,  # the current one of several; LeRobot knows no cpu:0
         seed=recipe.seed,
-        resume=point.checkpoint if point else None,
+        resume=run.point.checkpoint if run.point else None,
         dataset=recipe.dataset.name,
     )
-    freezing, optimizer = _optimizer(recipe, loaded.policy)
-    _show_symmetry(optimizer, run, display, main=accelerator.is_main_process)
+    freezing, optimizer = _optimizer(recipe.policy.freeze, recipe.optim, loaded.policy)
+    show_symmetry(optimizer, run)
     trained = {name: value for name, value in loaded.policy.named_parameters() if value.requires_grad}
     state = TrainingState(
         loaded=loaded,
@@ -93,7 +85,7 @@ def build_parts(
         ema=Ema(trained, training.ema_decay) if training.ema_decay else None,
         trained=trained,
     )
-    shape = batch_shape(recipe, accelerator.num_processes, accelerator.process_index)
+    shape = batch_shape(training, accelerator.num_processes, accelerator.process_index)
     batches = Batches(
         samples,
         SampleOrder(len(samples), shape.samples, recipe.seed),
@@ -101,40 +93,31 @@ def build_parts(
         Augmentation(training.random_shift, build_transform(training.augmentation), recipe.seed),
     )
     runner = StepRunner(accelerator, loaded.preprocessor, shape, recipe.seed, training.grad_clip_norm)
-    display.line(_describe_data(recipe, samples, batches))
-    _show_memory(state, batches, runner, display)
-    if point is not None:
-        state.restore(point.checkpoint)
-    return Parts(state, batches, runner, freezing)
+    run.display.line(_describe_data(recipe.dataset.name, batches, training.steps))
+    show_memory(_estimate(state, batches, runner), accelerator.device, run.display)
+    if run.point is not None:
+        state.restore(run.point.checkpoint)
+    return TrainingParts(state, batches, runner, freezing)
 
 
-def _optimizer(recipe: VlaRecipe, policy: nn.Module) -> tuple[FreezeSchedule, SpectralOptimizer]:
+def _optimizer(freeze: Sequence[Freeze], optim: Optim, policy: nn.Module) -> tuple[FreezeSchedule, SpectralOptimizer]:
     """Parameters that are frozen for good are none of the optimizer's; those that wait are, and have no gradient."""
     freezing = FreezeSchedule(frozenset(), {})
-    if recipe.policy.freeze:
-        freezing = plan_freezing(recipe.policy.freeze, symmetry_map(policy, **map_settings(recipe.optim)))
+    if freeze:
+        freezing = plan_freezing(freeze, symmetry_map(policy, **map_settings(optim)))
         for name, parameter in policy.named_parameters():
             if name in freezing.never:
                 parameter.requires_grad_(False)
-    return freezing, build_optimizer(policy, **builder_settings(recipe.optim))
+    return freezing, build_optimizer(policy, **builder_settings(optim))
 
 
-def _show_symmetry(optimizer: SpectralOptimizer, run: RunDirectory, display: Display, *, main: bool) -> None:
-    mapping = optimizer.symmetry
-    assert mapping is not None
-    display.line(render_text(mapping))
-    if main:
-        for suffix in (".md", ".json"):
-            write_text_atomically(run.path / f"symmetry{suffix}", RENDERERS[suffix](mapping))
-
-
-def _describe_data(recipe: VlaRecipe, samples: Samples, batches: Batches) -> str:
+def _describe_data(name: str, batches: Batches, steps: int) -> str:
+    samples, epochs = batches.samples, batches.order.epochs(steps)
     cameras = [camera_of(key) for key in samples.meta.features if is_image(key)]
-    epochs = batches.order.epochs(recipe.training.steps)
-    return f"data: {len(samples):,} frames of {recipe.dataset.name}, cameras {', '.join(cameras)}; {epochs:.1f} passes"
+    return f"data: {len(samples):,} frames of {name}, cameras {', '.join(cameras)}; {epochs:.1f} passes"
 
 
-def _show_memory(state: TrainingState, batches: Batches, runner: StepRunner, display: Display) -> None:
+def _estimate(state: TrainingState, batches: Batches, runner: StepRunner) -> RobotPolicyMemory:
     """Measured on one sample, whose random numbers no step sees."""
     policy: nn.Module = state.loaded.policy
     one = batches.samples.take(np.zeros(1, np.int64))
@@ -145,8 +128,4 @@ def _show_memory(state: TrainingState, batches: Batches, runner: StepRunner, dis
     mapping = state.optimizer.symmetry
     assert mapping is not None
     activations = activation_bytes(policy, forward) * batches.shape.size
-    estimate = estimate_memory(policy, mapping, ema=state.ema is not None, activations=activations)
-    display.line(estimate.table())
-    warning = check_memory(estimate, device_memory(torch.device(runner.accelerator.device)))
-    if warning:
-        display.warn(warning)
+    return estimate_memory(policy, mapping, ema=state.ema is not None, activations=activations)

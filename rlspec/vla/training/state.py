@@ -11,7 +11,6 @@
 
 from __future__ import annotations
 
-import shutil
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -21,13 +20,11 @@ import torch
 from torch import nn
 from torch.optim.lr_scheduler import LRScheduler
 
-from rlspec.checkpoint import checkpoint_name, rotate_checkpoints, staged_folder
-from rlspec.config.vla_schema import VlaRecipe
+from rlspec.checkpoint import checkpoint_name, rotate_checkpoints
 from rlspec.errors import CheckpointError
 from rlspec.optim import SpectralOptimizer
-from rlspec.run_directory import RECIPE, RunDirectory
-from rlspec.runtime.starting import stored_recipe
-from rlspec.versions import library_versions
+from rlspec.runtime.provenance import described_folder
+from rlspec.runtime.starting import Run
 from rlspec.vla.training.ema import Ema
 from rlspec.vla.training.policy import LoadedPolicy
 
@@ -103,23 +100,10 @@ class TrainingState:
                     parameter.copy_(content["weights"][name])
 
 
-def write_checkpoint(state: TrainingState, recipe: VlaRecipe, run: RunDirectory) -> Path:
+def write_checkpoint(state: TrainingState, run: Run, *, keep_last: int) -> Path:
     """Put the checkpoint of the newest step in place, and remove the oldest."""
-    target = run.checkpoints / checkpoint_name(state.step)
-    with staged_folder(target, metadata=checkpoint_metadata(recipe, state.step)) as folder:
+    target = run.directory.checkpoints / checkpoint_name(state.step)
+    with described_folder(target, run, state.step) as folder:
         state.save(folder)
-        describe_checkpoint(folder, recipe, run)
-    rotate_checkpoints(run.checkpoints, keep_last=recipe.checkpoints.keep_last)
+    rotate_checkpoints(run.directory.checkpoints, keep_last=keep_last)
     return target
-
-
-def checkpoint_metadata(recipe: VlaRecipe, step: int) -> dict[str, Any]:
-    """What a manifest says besides its files."""
-    return {"step": step, "recipe": recipe.recipe, "algorithm": recipe.algorithm, "versions": library_versions()}
-
-
-def describe_checkpoint(folder: Path, recipe: VlaRecipe, run: RunDirectory) -> None:
-    """Recipe and symmetry map beside the weights: a checkpoint explains itself."""
-    (folder / RECIPE).write_text(stored_recipe(recipe), encoding="utf-8")
-    for table in run.path.glob("symmetry.*"):
-        shutil.copyfile(table, folder / table.name)

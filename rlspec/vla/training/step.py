@@ -21,21 +21,13 @@ PATIENCE = 10
 
 @dataclass
 class StepRunner:
-    """Gradients of a step, from its batches.
+    """Gradients of a step, from its batches."""
 
-    Attributes:
-        accelerator: devices, mixed precision and the other processes.
-        preprocessor: LeRobot's pipeline.
-        shape: how a step's batch is cut.
-        seed: of the run.
-        clip: norm that gradients are scaled down to; 0: none.
-    """
-
-    accelerator: Accelerator
-    preprocessor: Any
+    accelerator: Accelerator  # devices, mixed precision and the other processes
+    preprocessor: Any  # LeRobot's pipeline
     shape: BatchShape
-    seed: int
-    clip: float
+    seed: int  # of the run
+    clip: float  # norm that gradients are scaled down to; 0: none
 
     def forward(self, model: nn.Module, batch: dict[str, Any], *, step: int, number: int) -> tuple[Tensor, Any]:
         """Loss, and the policy's own numbers.
@@ -98,13 +90,12 @@ def numbers_of(info: Any) -> dict[str, float]:
     """Scalars of what a policy returns beside its loss; a second `loss` among them is the first one's."""
     if not isinstance(info, Mapping):
         return {}
-    scalars = {name: value for name, value in info.items() if isinstance(value, int | float) and name != "loss"}
-    tensors = {
-        name: float(value)
+    scalars = {
+        name: value
         for name, value in info.items()
-        if isinstance(value, Tensor) and value.numel() == 1 and name != "loss"
+        if isinstance(value, int | float) or (isinstance(value, Tensor) and value.numel() == 1)
     }
-    return {f"loss/{name}": float(value) for name, value in {**scalars, **tensors}.items()}
+    return {f"loss/{name}": float(value) for name, value in scalars.items() if name != "loss"}
 
 
 @dataclass

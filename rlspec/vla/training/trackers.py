@@ -2,49 +2,37 @@
 
 from __future__ import annotations
 
-import importlib.util
 from collections.abc import Mapping
 from typing import Any
 
 from rlspec.config.schema import Report
-from rlspec.config.vla_schema import VlaRecipe
-from rlspec.errors import ConfigError
-from rlspec.run_directory import RunDirectory
-
-
-def check_report(report: Report) -> None:
-    """Refuse what cannot be reported to.
-
-    Raises:
-        ConfigError: wandb is wanted and not installed.
-    """
-    if report.wandb and importlib.util.find_spec("wandb") is None:
-        raise ConfigError("report.wandb=true: wandb is not installed; install it, or leave report.wandb=false")
+from rlspec.runtime.starting import Run
 
 
 class Trackers:
     """Sends rows where the recipe's section `report` says.
 
     Args:
-        recipe: of the run.
-        run: its directory.
-        step: after which the run goes on.
+        report: the recipe's section.
+        run: that is tracked.
     """
 
-    def __init__(self, recipe: VlaRecipe, run: RunDirectory, *, step: int = 0) -> None:
+    def __init__(self, report: Report, run: Run) -> None:
         self._events: Any = None
         self._wandb: Any = None
-        if recipe.report.wandb:
+        path = run.directory.path
+        if report.wandb:
             import wandb
 
             self._wandb = wandb.init(
-                name=run.path.name, id=run.path.name, resume="allow", dir=str(run.path), config=recipe.model_dump()
+                name=path.name, id=path.name, resume="allow", dir=str(path), config=run.recipe.model_dump()
             )
-        if recipe.report.tensorboard:
+        if report.tensorboard:
             from torch.utils.tensorboard import SummaryWriter
 
             # Later events of an earlier session are hidden: their steps are taken again.
-            self._events = SummaryWriter(str(run.path / "tensorboard"), purge_step=step + 1 if step else None)
+            purge = run.start + 1 if run.start else None
+            self._events = SummaryWriter(str(path / "tensorboard"), purge_step=purge)
 
     def log(self, row: Mapping[str, Any]) -> None:
         """Send the numbers of a row."""

@@ -16,7 +16,6 @@ from training_cases import FakeEvaluator, MadeUpSamples, course, equal, make_rec
 from rlspec.checkpoint import list_checkpoints, read_manifest
 from rlspec.config.load import load_vla_recipe
 from rlspec.errors import ConfigError, UserError
-from rlspec.vla.training import loop
 from rlspec.vla.training import state as checkpoints
 from rlspec.vla.training.step import FiniteGuard, StepRunner
 
@@ -259,4 +258,3 @@ def test_a_loop_in_several_workers_reads_the_same_batches(tmp_path: Path) -> Non
     alone = train(tmp_path / "alone", "training.steps=3")
     helped = train(tmp_path / "helped", "training.steps=3", "training.num_workers=1")
     assert course(helped) == course(alone)
-    assert loop.GATE == "gating_factor"

@@ -24,8 +24,8 @@ from rlspec.config.vla_schema import VlaRecipe
 from rlspec.display import Display
 from rlspec.errors import INTERRUPTED
 from rlspec.run_directory import RunDirectory
+from rlspec.runtime import outcome
 from rlspec.vla.run import run_vla_recipe
-from rlspec.vla.training import outcome
 
 CHUNK, SIZE, CAMERAS = 4, 32, ("external", "wrist")
 FEATURES: dict[str, dict[str, Any]] = {

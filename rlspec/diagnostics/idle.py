@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection
+from collections.abc import Callable, Collection
 
 from rlspec.display import Display
 from rlspec.optim import SpectralOptimizer
 
-EVERY = 10  # steps between two looks
+EVERY = 10  # steps between two looks: a look waits for the device
 
 
 class IdleRoles:
@@ -17,9 +17,13 @@ class IdleRoles:
         self.display = display
         self._said: set[str] = set()
 
-    def look(self, optimizer: SpectralOptimizer, *, frozen: Collection[str] = ()) -> None:
-        """Warn of roles that no update reached; `frozen` ones are meant to stand still."""
-        idle = [role for role in optimizer.inactive_spectral_groups() if role not in self._said | set(frozen)]
+    def look(
+        self, step: int, optimizer: SpectralOptimizer, *, frozen: Callable[[], Collection[str]] = frozenset
+    ) -> None:
+        """Warn after every few steps of roles that no update reached; `frozen` ones are meant to stand still."""
+        if step % EVERY:
+            return
+        idle = [role for role in optimizer.inactive_spectral_groups() if role not in self._said | set(frozen())]
         if idle:
             self._said.update(idle)
             self.display.warn(
