@@ -48,7 +48,7 @@ class PromptStyle:
 
 
 @dataclass(frozen=True)
-class Protocol:
+class SamplingProtocol:
     """How often each problem is asked and how answers are drawn."""
 
     samples: int = 8
@@ -63,7 +63,7 @@ class Protocol:
 
 
 @dataclass(frozen=True)
-class Answer:
+class GradedAnswer:
     """A completion and what the grader says of it."""
 
     completion: Completion
@@ -71,12 +71,12 @@ class Answer:
 
 
 @dataclass(frozen=True)
-class Outcome:
+class ProblemAnswers:
     """All answers to one problem."""
 
     problem: Problem
-    greedy: Answer
-    samples: list[Answer]
+    greedy: GradedAnswer
+    samples: list[GradedAnswer]
 
     def scored(self) -> list[bool]:
         """Verdicts of the samples, without those that the grader could not judge."""
@@ -84,7 +84,7 @@ class Outcome:
 
 
 @dataclass(frozen=True)
-class Metrics:
+class AccuracyMetrics:
     """Rates in [0, 1] over one data set, with 95% intervals; lengths in tokens."""
 
     n: int
@@ -115,9 +115,9 @@ def evaluate_policy(
     problems: Sequence[Problem],
     *,
     style: PromptStyle,
-    protocol: Protocol,
+    protocol: SamplingProtocol,
     pool: GraderPool,
-) -> list[Outcome]:
+) -> list[ProblemAnswers]:
     """Answer every problem once greedily and `protocol.samples` times at random, and grade the answers."""
     texts = [style.text(problem, tokenizer) for problem in problems]
     greedy_sampling = Sampling(protocol.max_new_tokens, bf16=protocol.bf16)
@@ -135,15 +135,15 @@ def evaluate_policy(
         [(completion.text, gold) for completion, gold in zip(greedy + samples, golds + repeated_golds, strict=True)],
         thinking=bool(style.enable_thinking),
     )
-    answers = [Answer(*pair) for pair in zip(greedy + samples, graded, strict=True)]
+    answers = [GradedAnswer(*pair) for pair in zip(greedy + samples, graded, strict=True)]
     outcomes = []
     for index, problem in enumerate(problems):
         first = len(problems) + index * protocol.samples
-        outcomes.append(Outcome(problem, answers[index], answers[first : first + protocol.samples]))
+        outcomes.append(ProblemAnswers(problem, answers[index], answers[first : first + protocol.samples]))
     return outcomes
 
 
-def majority_correct(answers: Sequence[Answer], k: int) -> float:
+def majority_correct(answers: Sequence[GradedAnswer], k: int) -> float:
     """Credit of the most frequent answer among the first k; ties share it, no extracted answer at all earns 0."""
     votes = Counter(a.verdict.extracted for a in answers[:k] if a.verdict.extracted is not None)
     if not votes:
@@ -154,7 +154,7 @@ def majority_correct(answers: Sequence[Answer], k: int) -> float:
     return len(right) / len(leaders)
 
 
-def summarize(outcomes: Sequence[Outcome], k: Sequence[int]) -> Metrics:
+def summarize(outcomes: Sequence[ProblemAnswers], k: Sequence[int]) -> AccuracyMetrics:
     """Rates and intervals; values of k above the number of samples are left out."""
     greedy = [o.greedy.verdict.correct for o in outcomes if o.greedy.verdict.correct is not None]
     correct = sum(greedy)
@@ -168,7 +168,7 @@ def summarize(outcomes: Sequence[Outcome], k: Sequence[int]) -> Metrics:
             majority[size] = [majority_correct(o.samples, size) for o in outcomes if len(o.samples) >= size]
     samples = [answer for o in outcomes for answer in o.samples]
     everything = samples + [o.greedy for o in outcomes]
-    return Metrics(
+    return AccuracyMetrics(
         n=len(greedy),
         correct=correct,
         pass_at_1=_mean(greedy),
@@ -192,7 +192,7 @@ def _mean(values: Sequence[float]) -> float:
     return sum(values) / len(values) if values else 0.0
 
 
-def write_outcomes(path: Path, outcomes: Sequence[Outcome]) -> None:
+def write_outcomes(path: Path, outcomes: Sequence[ProblemAnswers]) -> None:
     """One JSON line per completion: problem, gold, mode (greedy or sample number), text, verdict, reason code."""
     path.parent.mkdir(parents=True, exist_ok=True)
     with path.open("w", encoding="utf-8") as file:
@@ -201,7 +201,7 @@ def write_outcomes(path: Path, outcomes: Sequence[Outcome]) -> None:
                 file.write(json.dumps(_row(outcome.problem, mode, answer), ensure_ascii=False) + "\n")
 
 
-def _row(problem: Problem, mode: object, answer: Answer) -> dict[str, Any]:
+def _row(problem: Problem, mode: object, answer: GradedAnswer) -> dict[str, Any]:
     return {
         "id": problem.id,
         "problem": problem.problem,

@@ -17,16 +17,23 @@ from rlspec.checkpoint import write_json_atomically
 from rlspec.config.schema import Evaluation
 from rlspec.rlvr.arguments import completion_length, uses_bf16
 from rlspec.rlvr.data import Problem
-from rlspec.rlvr.evaluation import Metrics, PromptStyle, Protocol, evaluate_policy, summarize, write_outcomes
+from rlspec.rlvr.evaluation import (
+    AccuracyMetrics,
+    PromptStyle,
+    SamplingProtocol,
+    evaluate_policy,
+    summarize,
+    write_outcomes,
+)
 from rlspec.rlvr.generation import Policy
 from rlspec.rlvr.grading.pool import GraderPool
 from rlspec.runtime.outcome import Scores, keep_best
 from rlspec.runtime.starting import Run
 
 
-def build_protocol(settings: Evaluation, trainer: Mapping[str, Any], device: str) -> Protocol:
+def build_protocol(settings: Evaluation, trainer: Mapping[str, Any], device: str) -> SamplingProtocol:
     """The protocol of a recipe's section `evaluation`; precision and, unless it names one, length are training's."""
-    return Protocol(
+    return SamplingProtocol(
         samples=settings.samples,
         k=tuple(settings.k),
         max_new_tokens=settings.max_new_tokens or completion_length(trainer, settings),
@@ -45,11 +52,11 @@ class ProblemEvaluator:
 
     datasets: Mapping[str, Sequence[Problem]]
     style: PromptStyle
-    protocol: Protocol
+    protocol: SamplingProtocol
     pool: GraderPool
     folder: Path
 
-    def __call__(self, model: Policy, tokenizer: PreTrainedTokenizerBase, label: str) -> dict[str, Metrics]:
+    def __call__(self, model: Policy, tokenizer: PreTrainedTokenizerBase, label: str) -> dict[str, AccuracyMetrics]:
         """Metrics by data set; `<label>-<data set>.jsonl` holds the completions, the `.json` beside it the metrics.
 
         With several processes each answers its share of the problems, and all return the whole.
@@ -114,7 +121,7 @@ class HeldOutEvaluations:
                 keep_best(self.run, step, ("sampled_pass_at_1", score), self.write_best)
         return {name: metrics.to_json() for name, metrics in results.items()}
 
-    def _record(self, results: Mapping[str, Metrics], label: str, step: int) -> None:
+    def _record(self, results: Mapping[str, AccuracyMetrics], label: str, step: int) -> None:
         row: dict[str, Any] = {"step": step}
         for name, metrics in results.items():
             row[f"eval/{name}/pass_at_1"] = metrics.pass_at_1
@@ -124,7 +131,7 @@ class HeldOutEvaluations:
         self.run.directory.append_metrics(row)
 
 
-def format_metrics(name: str, metrics: Metrics) -> list[str]:
+def format_metrics(name: str, metrics: AccuracyMetrics) -> list[str]:
     """Lines for the terminal: accuracies with 95% intervals, then how the answers look."""
     accuracies = [
         f"greedy pass@1 {_rate(metrics.pass_at_1, metrics.ci95)}",

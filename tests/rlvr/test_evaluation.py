@@ -10,21 +10,30 @@ import torch
 from transformers import Qwen3Config, Qwen3ForCausalLM
 
 from rlspec.rlvr.data import Problem
-from rlspec.rlvr.evaluation import Answer, Outcome, PromptStyle, majority_correct, summarize, write_outcomes
+from rlspec.rlvr.evaluation import (
+    GradedAnswer,
+    ProblemAnswers,
+    PromptStyle,
+    majority_correct,
+    summarize,
+    write_outcomes,
+)
 from rlspec.rlvr.evaluator import format_metrics
 from rlspec.rlvr.generation import Completion, Sampling, generate
 from rlspec.rlvr.grading.verdict import Verdict
 from rlspec.rlvr.tokenizer import build_byte_tokenizer
 
 
-def answer(text: str | None, right: bool | None, length: int = 4) -> Answer:
+def answer(text: str | None, right: bool | None, length: int = 4) -> GradedAnswer:
     reason = "grader_error" if right is None else "exact" if right else "different" if text else "no_box"
-    return Answer(Completion(text or "", length, truncated=text is None), Verdict.of(reason, text, int(bool(text))))
+    return GradedAnswer(
+        Completion(text or "", length, truncated=text is None), Verdict.of(reason, text, int(bool(text)))
+    )
 
 
-def outcome(*samples: tuple[str | None, bool | None], greedy: bool | None = True) -> Outcome:
+def outcome(*samples: tuple[str | None, bool | None], greedy: bool | None = True) -> ProblemAnswers:
     problem = Problem("1+1=?", "2", None, 1, "id")
-    return Outcome(problem, answer("2", greedy), [answer(*sample) for sample in samples])
+    return ProblemAnswers(problem, answer("2", greedy), [answer(*sample) for sample in samples])
 
 
 def test_rates_are_means_over_problems_of_shares_of_samples() -> None:
