@@ -1,12 +1,17 @@
-"""The walls of design.md section 3, read off the source files."""
+"""The walls of design.md section 3, read off the source files.
+
+Imports within functions and those for type checkers count as well; only `test_light_modules_...` is about what is
+imported at once.
+"""
 
 from __future__ import annotations
 
 import ast
 import sys
 import tomllib
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from functools import cache
 from graphlib import CycleError, TopologicalSorter
 from pathlib import Path
 
@@ -14,7 +19,8 @@ import pytest
 
 REPOSITORY = Path(__file__).resolve().parents[1]
 FOLDERS = {"rlspec": "rlspec", "rlspec_envs": "envs", "rlspec_recipes": "recipes"}  # import name -> folder
-# A unit may import units of a lower rank only. Modules with a `main` are entry points, the top rank.
+# A unit (a package or module in rlspec/) may import units of a lower rank only. Modules with a `main` are entry
+# points, the top rank.
 RANKS: dict[str, float] = {
     "rlspec": 0,
     "errors": 0,
@@ -29,25 +35,17 @@ RANKS: dict[str, float] = {
     "run_directory": 2,
     "diagnostics": 2.5,
     "runtime": 3,
+    "serving": 3,
     "rlvr": 4,
     "vla": 4,
-    "serving": 4,
     "deploy": 4,
 }
 ENTRY = 5
-HEAVY = {
-    "torch",
-    "transformers",
-    "trl",
-    "peft",
-    "accelerate",
-    "datasets",
-    "sympy",
-    "math_verify",
-    "matplotlib",
-    "pandas",
-}
+TRAINING = {"torch", "transformers", "trl", "peft", "accelerate", "datasets"}
+HEAVY = TRAINING | {"sympy", "math_verify", "matplotlib", "pandas"}
 LIGHT_UNITS = ("errors", "config")
+# Rooms of the robot side that are LeRobot's or write its format; they alone need what brings torch.
+LEROBOT_ROOMS = ("rlspec.deploy.lerobot", "rlspec.deploy.log.export")
 
 
 @dataclass(frozen=True)
@@ -70,6 +68,7 @@ def modules() -> dict[str, Path]:
 MODULES = modules()
 
 
+@cache
 def imports_of(module: str) -> list[Import]:
     return list(_walk(ast.parse(MODULES[module].read_text(encoding="utf-8")), lazy=False))
 
@@ -87,6 +86,20 @@ def _walk(node: ast.AST, *, lazy: bool) -> Iterator[Import]:
             yield from _walk(child, lazy=True)
         else:
             yield from _walk(child, lazy=lazy or isinstance(child, ast.FunctionDef | ast.AsyncFunctionDef))
+
+
+def targets_of(module: str) -> set[str]:
+    return {each.target for each in imports_of(module)}
+
+
+def inside(module: str, *rooms: str) -> bool:
+    return any(module == room or module.startswith(f"{room}.") for room in rooms)
+
+
+def modules_in(*rooms: str) -> list[str]:
+    found = [module for module in MODULES if inside(module, *rooms)]
+    assert found, f"nothing is in {rooms}"
+    return found
 
 
 def unit_of(module: str) -> str:
@@ -109,87 +122,111 @@ def rank_of(unit: str) -> float:
     return ENTRY
 
 
-def own(module: str) -> list[Import]:
-    return [each for each in imports_of(module) if each.target.split(".")[0] == "rlspec"]
-
-
-@pytest.mark.parametrize("module", [name for name in MODULES if name.split(".")[0] == "rlspec"])
+@pytest.mark.parametrize("module", modules_in("rlspec"))
 def test_imports_point_down(module: str) -> None:
     unit = unit_of(module)
-    upward = [
-        each.target
-        for each in own(module)
-        if unit_of(each.target) != unit and rank_of(unit_of(each.target)) >= rank_of(unit) and unit != "__main__"
-    ]
+    others = [target for target in targets_of(module) if inside(target, "rlspec") and unit_of(target) != unit]
+    upward = [target for target in others if rank_of(unit_of(target)) >= rank_of(unit) and unit != "__main__"]
     assert not upward, f"{module} imports {upward}"
 
 
+# room: what it never imports
+NEVERS = {
+    "rlspec.errors": ("rlspec", "rlspec_envs", "rlspec_recipes"),
+    "rlspec.contract": ("rlspec", "rlspec_envs", "rlspec_recipes"),
+    "rlspec.rlvr": ("rlspec.vla", "rlspec_envs"),
+    "rlspec.vla": ("rlspec.rlvr",),
+    "rlspec.serving": ("rlspec.rlvr", "rlspec.vla", "rlspec_envs"),
+    "rlspec.deploy": ("rlspec.rlvr", "rlspec.vla", "rlspec.serving", "rlspec.optim", "rlspec.runtime"),
+    "rlspec_envs": ("rlspec", "rlspec_recipes"),
+    "rlspec_recipes": ("rlspec", "rlspec_envs"),
+}
+
+
+@pytest.mark.parametrize("room", NEVERS)
+def test_a_room_never_imports_what_it_must_not_know(room: str) -> None:
+    for module in modules_in(room):
+        wrong = [each for each in targets_of(module) if inside(each, *NEVERS[room]) and not inside(each, room)]
+        assert not [each for each in wrong if each != "rlspec"], f"{module} imports {wrong}"  # `rlspec` is its version
+
+
 def test_the_optimizer_needs_nothing_but_torch() -> None:
-    for module in MODULES:
-        if module.startswith("rlspec.optim"):
-            foreign = {
-                each.target
-                for each in imports_of(module)
-                if each.target.split(".")[0] not in sys.stdlib_module_names | {"torch"}
-                and not each.target.startswith(("rlspec.optim", "rlspec.errors"))
-            }
-            assert not foreign, f"{module} imports {foreign}"
+    for module in modules_in("rlspec.optim"):
+        ours = {each for each in targets_of(module) if inside(each, "rlspec.optim", "rlspec.errors")}
+        others = {each.partition(".")[0] for each in targets_of(module) - ours}
+        assert others <= sys.stdlib_module_names | {"torch"}, f"{module} imports {others - sys.stdlib_module_names}"
 
 
-def test_the_contract_stands_on_the_ground_and_needs_the_base_install_alone() -> None:
-    for module in MODULES:
-        if module.startswith("rlspec.contract"):
-            foreign = {
-                each.target
-                for each in imports_of(module)
-                if each.target.split(".")[0] not in sys.stdlib_module_names | {"numpy", "msgpack", "PIL"}
-                and not each.target.startswith(("rlspec.contract", "rlspec.errors"))
-            }
-            assert not foreign, f"{module} imports {foreign}"
+def test_the_robot_side_reaches_no_torch_whatever_it_does() -> None:
+    for start in modules_in("rlspec.deploy"):
+        if inside(start, *LEROBOT_ROOMS):
+            continue
+        for module, path in reached_from(start, lambda each: not inside(each.target, *LEROBOT_ROOMS)):
+            found = {each for each in targets_of(module) if each.partition(".")[0] in TRAINING | {"lerobot"}}
+            assert not found, f"{path} imports {found}"
 
 
-def test_rlvr_and_vla_do_not_know_each_other() -> None:
-    for module in MODULES:
-        for one, other in (("rlspec.rlvr", "rlspec.vla"), ("rlspec.vla", "rlspec.rlvr")):
-            assert not (module.startswith(one) and any(each.target.startswith(other) for each in own(module))), module
-
-
-def test_environments_and_recipes_never_import_rlspec() -> None:
-    for module in MODULES:
-        if not module.startswith("rlspec."):
-            assert not own(module), module
+def reached_from(start: str, follow: Callable[[Import], bool]) -> Iterator[tuple[str, str]]:
+    """Modules of ours that are imported with one, itself included, each with the way to it."""
+    ways = {start: start}
+    waiting = [start]
+    while waiting:
+        module = waiting.pop()
+        yield module, ways[module]
+        parents = [".".join(module.split(".")[:length]) for length in range(1, module.count(".") + 1)]
+        for target in [*parents, *(each.target for each in imports_of(module) if follow(each))]:
+            if target in MODULES and target not in ways:
+                ways[target] = f"{ways[module]} > {target}"
+                waiting.append(target)
 
 
 def light_modules() -> list[str]:
     return [
         name
-        for name in MODULES
-        if name.startswith("rlspec.") and (unit_of(name) in LIGHT_UNITS or rank_of(unit_of(name)) == ENTRY)
+        for name in modules_in("rlspec")
+        if name != "rlspec" and (unit_of(name) in LIGHT_UNITS or rank_of(unit_of(name)) == ENTRY)
     ]
 
 
 @pytest.mark.parametrize("module", light_modules())
 def test_light_modules_start_without_heavy_libraries(module: str) -> None:
-    seen: set[str] = set()
-    waiting = [module]
-    while waiting:
-        current = waiting.pop()
-        if current in seen or current not in MODULES:
-            continue
-        seen.add(current)
-        parents = [".".join(current.split(".")[:length]) for length in range(1, current.count(".") + 1)]
-        eager = [each.target for each in imports_of(current) if not each.lazy]
+    for current, path in reached_from(module, lambda each: not each.lazy):
+        eager = {each.target for each in imports_of(current) if not each.lazy}
         heavy = {target for target in eager if target.split(".")[0] in HEAVY}
-        assert not heavy, f"{module} reaches {current}, which imports {heavy}"
-        waiting += parents + eager
+        assert not heavy, f"{path} imports {heavy}"
 
 
-def test_there_are_no_import_cycles() -> None:
-    graph = {module: {each.target for each in own(module) if not each.lazy} - {module} for module in MODULES}
+def fail_on_cycle(graph: dict[str, set[str]]) -> None:
     try:
         TopologicalSorter(graph).prepare()
     except CycleError as error:
         pytest.fail(f"import cycle: {' -> '.join(error.args[1])}")
+
+
+def test_there_are_no_import_cycles() -> None:
+    fail_on_cycle({module: targets_of(module) & MODULES.keys() - {module} for module in MODULES})
+
+
+@pytest.mark.parametrize("wing", ["rlspec.optim", "rlspec.rlvr", "rlspec.vla", "rlspec.deploy", "rlspec_envs"])
+def test_the_rooms_of_a_wing_do_not_need_each_other_mutually(wing: str) -> None:
+    """A room is a package or a module right below the wing; what `__init__` files hand on is no need of theirs."""
+
+    def room(module: str) -> str:
+        return ".".join(module.split(".")[: wing.count(".") + 2])
+
+    graph: dict[str, set[str]] = {}
+    for module in modules_in(wing):
+        if MODULES[module].name != "__init__.py":
+            needed = {room(each) for each in targets_of(module) if inside(each, wing) and each != wing}
+            graph[room(module)] = graph.get(room(module), set()) | needed - {room(module)}
+    fail_on_cycle(graph)
+
+
+def test_no_module_bears_the_name_of_a_standard_library_module() -> None:
+    """Run as a file, a module's folder comes first on the path: its neighbours would stand for the library's."""
+    packages_and_modules = {name.rpartition(".")[2]: name for name in MODULES}
+    shadowing = {name for name in packages_and_modules if name in sys.stdlib_module_names and name != "__main__"}
+    assert not shadowing, [packages_and_modules[name] for name in shadowing]
 
 
 def test_the_project_file_lists_the_packages_on_disk() -> None:

@@ -13,8 +13,9 @@ from rlspec.contract.actions import ACTION_SPACES, CARTESIAN_POSITION, JOINT_POS
 from rlspec.contract.features import EXTERIOR_1, WRIST
 from rlspec.contract.messages import OPEN_LOOP_STEPS
 from rlspec.contract.pictures import DROID_SIZE
-from rlspec.deploy.arm.interfaces import Clock, Robot
+from rlspec.deploy.arm.interfaces import Robot
 from rlspec.deploy.arm.robot_limits import LIMITS, RobotLimits
+from rlspec.deploy.clocks import Clock
 from rlspec.deploy.policy.observe import match_cameras
 from rlspec.deploy.policy.schedule import SCHEDULERS, Scheduler, Timing
 from rlspec.deploy.policy.sources import (

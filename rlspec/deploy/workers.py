@@ -8,7 +8,7 @@ from concurrent.futures import Future
 from queue import SimpleQueue
 from typing import Any, Protocol
 
-from rlspec.deploy.arm.interfaces import Clock
+from rlspec.deploy.clocks import Clock
 
 
 class Job(Protocol):

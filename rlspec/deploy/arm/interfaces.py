@@ -9,6 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from rlspec.deploy.arm.robot_limits import RobotLimits
+from rlspec.deploy.clocks import Clock
 
 Array = NDArray[np.float64]
 Mode = Literal["idle", "moving", "stopped", "user_stopped", "reflex", "disconnected"]
@@ -72,18 +73,6 @@ class Reply:
     actions: NDArray[np.float64]
     server_ms: float | None
     round_trip_ms: float
-
-
-class Clock(Protocol):
-    """Time as the deployment knows it: real, or that of a simulation which advances while one sleeps."""
-
-    def now(self) -> float:
-        """Seconds; never goes backwards, whatever the wall clock does."""
-        ...
-
-    def sleep_until(self, when: float) -> None:
-        """Return at `when`, or at once where that is past."""
-        ...
 
 
 class Robot(Protocol):

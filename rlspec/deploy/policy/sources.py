@@ -12,7 +12,8 @@ import numpy as np
 
 from rlspec.contract.actions import ACTION_SPACES, CARTESIAN_POSITION, JOINT_POSITION, JOINT_VELOCITY, MAX_JOINT_STEP
 from rlspec.contract.messages import GRIPPER, JOINTS, OPEN_LOOP_STEPS, OPENPI_CAMERAS, blind_metadata, terms_of
-from rlspec.deploy.arm.interfaces import Array, Clock, Reply
+from rlspec.deploy.arm.interfaces import Array, Reply
+from rlspec.deploy.clocks import Clock
 from rlspec.errors import ConfigError
 
 

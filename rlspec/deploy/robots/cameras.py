@@ -9,7 +9,8 @@ from typing import Any, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from rlspec.deploy.arm.interfaces import Clock, Frame
+from rlspec.deploy.arm.interfaces import Frame
+from rlspec.deploy.clocks import Clock
 from rlspec.errors import ConfigError, RobotError
 
 Image = NDArray[np.uint8]

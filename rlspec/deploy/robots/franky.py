@@ -14,10 +14,10 @@ from typing import Any
 
 import numpy as np
 
-from rlspec.deploy.arm.interfaces import Clock, Command, Frame, Mode, RobotState
+from rlspec.deploy.arm.interfaces import Command, Frame, Mode, RobotState
 from rlspec.deploy.arm.jerk_limited import Profile
 from rlspec.deploy.arm.robot_limits import LIMITS, RobotLimits, from_urdf, match
-from rlspec.deploy.clocks import MonotonicClock
+from rlspec.deploy.clocks import Clock, MonotonicClock
 from rlspec.deploy.robots.cameras import CameraThreads, Source, opener
 from rlspec.deploy.robots.fci import check_model, import_franky, server_version
 from rlspec.deploy.robots.franky_gripper import GripperLane

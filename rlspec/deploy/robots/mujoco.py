@@ -15,8 +15,9 @@ from numpy.typing import NDArray
 from rlspec.contract.actions import JOINT_VELOCITY
 from rlspec.contract.features import EXTERIOR_1, EXTERIOR_2, WRIST
 from rlspec.contract.pictures import DROID_SIZE
-from rlspec.deploy.arm.interfaces import Clock, Command, Frame, Mode, RobotState
+from rlspec.deploy.arm.interfaces import Command, Frame, Mode, RobotState
 from rlspec.deploy.arm.robot_limits import RobotLimits
+from rlspec.deploy.clocks import Clock
 from rlspec.deploy.robots.mujoco_cameras import Cameras
 from rlspec.deploy.robots.mujoco_faults import Faults, Reflexes
 from rlspec.deploy.robots.mujoco_physics import LAWS_HERE, Brake, Drive, Imagination, Physics

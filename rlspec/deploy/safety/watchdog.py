@@ -10,7 +10,8 @@ from typing import Literal
 from pydantic import Field
 
 from rlspec.config.schema import Section
-from rlspec.deploy.arm.interfaces import Clock, Frame
+from rlspec.deploy.arm.interfaces import Frame
+from rlspec.deploy.clocks import Clock
 
 Judgement = Literal["run", "hold", "stop", "end"]
 _EPSILON = 1e-6
