@@ -111,3 +111,15 @@ def test_modules_run_as_scripts(tmp_path: Path) -> None:
             timeout=120,
         )
         assert result.returncode == 0 and result.stdout.startswith("usage: "), result.stderr
+
+
+DOORS = sorted(Path(cli.__file__).parent / f"{name}.py" for name in cli.commands())
+
+
+@pytest.mark.parametrize("door", [path for path in DOORS if path.is_file()], ids=lambda path: path.stem)
+def test_a_door_runs_as_a_file(door: Path, tmp_path: Path) -> None:
+    """Its folder is then the first on the path: no neighbour may stand for a library."""
+    more = ["recipe=grpo_math", "--print"] if door.stem == "train" else ["--help"]
+    command = [sys.executable, str(door), *more]
+    result = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=False, timeout=120)
+    assert (result.returncode, result.stderr) == (0, "")
