@@ -179,7 +179,8 @@ def build_model(
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(seed)
             model = Qwen3ForCausalLM(config)
-        torch.nn.Module.to(model, dtype)
+        for param in model.parameters():  # not the buffers: rotary frequencies in bfloat16 are positions that blur
+            param.data = param.data.to(dtype)
         if init is not None:
             copy_weights(initial_weights(init), model)
     model.generation_config = plain_generation_config(model, tokenizer)

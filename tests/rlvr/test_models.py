@@ -81,6 +81,17 @@ def one_line(error: pytest.ExceptionInfo[UserError]) -> str:
 # --- built
 
 
+def test_in_bfloat16_weights_are_rounded_and_rotary_frequencies_are_not(small_folder: Path) -> None:
+    single = build(architecture=TINY)
+    half = build(architecture=TINY, weights_dtype="bfloat16")
+    loaded = build(path=str(small_folder), weights_dtype="bfloat16")
+    assert {param.dtype for param in half.parameters()} == {torch.bfloat16}
+    for name, frequencies in single.named_buffers():
+        assert torch.equal(half.get_buffer(name), frequencies), name
+        assert torch.equal(loaded.get_buffer(name), frequencies), name
+    assert any(True for _ in single.named_buffers())
+
+
 def test_tiny_is_a_real_qwen3_of_the_stated_size() -> None:
     model = build(architecture=TINY)
     assert isinstance(model, Qwen3ForCausalLM)
