@@ -11,7 +11,7 @@ import pytest
 from rlspec.config.paths import list_group
 from rlspec.rules import main
 
-README = Path(__file__).resolve().parents[1] / "README.md"
+README = Path(__file__).resolve().parents[1] / "rlspec/optim/README.md"
 
 
 def test_help_and_mistakes_are_answered_without_torch() -> None:
