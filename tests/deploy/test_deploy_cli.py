@@ -198,7 +198,9 @@ def test_space_on_the_terminal(tmp_path: Path) -> None:
 
 def test_sigkill_leaves_a_readable_log(tmp_path: Path) -> None:
     process = start(tmp_path, "seconds=60")
-    time.sleep(0.5)
+    end = time.monotonic() + 20
+    while len((tmp_path / "run" / "ticks.jsonl").read_bytes().splitlines()) < 20 and time.monotonic() < end:
+        time.sleep(0.01)
     process.kill()
     process.wait()
     header, *ticks = lines_of(tmp_path / "run")

@@ -295,7 +295,7 @@ def test_an_unreachable_hub_is_one_line_at_once(monkeypatch: pytest.MonkeyPatch,
     with pytest.raises(DataError, match=r"cannot fetch dataset openai/gsm8k.*data\.path=FILE\.jsonl") as caught:
         load_problems(name="gsm8k", path="openai/gsm8k", subset="main")
     assert "\n" not in str(caught.value)
-    assert time.perf_counter() - start < 5
+    assert time.perf_counter() - start < 60  # no retries over minutes
 
 
 # --- prompts

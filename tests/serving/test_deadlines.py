@@ -288,7 +288,7 @@ def test_a_message_that_trickles_in_time_is_read() -> None:
 
 
 def test_connections_that_never_begin_are_cut_off() -> None:
-    with serving(Echo(), handshake_s=0.3) as server, robot(server.url) as other:
+    with serving(Echo(), handshake_s=1.0) as server, robot(server.url) as other:
         for beginning in (b"", b"GET / HT", b"\x16\x03\x01\x02\x00"):
             with socket.create_connection(("127.0.0.1", server.port), timeout=PATIENCE) as peer:
                 peer.sendall(beginning)

@@ -105,7 +105,9 @@ def test_killed_process_leaves_whole_lines(tmp_path: Path) -> None:
     process = subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE)
     assert process.stdout is not None
     process.stdout.readline()
-    time.sleep(0.2)
+    end = time.monotonic() + 20
+    while path.read_bytes().count(b"\n") < 60 and time.monotonic() < end:
+        time.sleep(0.01)
     process.send_signal(signal.SIGKILL)
     process.wait()
     text = path.read_text()

