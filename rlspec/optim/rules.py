@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from rlspec.errors import ConfigError, nearest
 from rlspec.optim.composition import Rule, ema, heavy_ball
+from rlspec.optim.stages.adam_variants import ademamix, diffgrad, spectra_base
 from rlspec.optim.stages.bases import aro, conda
 from rlspec.optim.stages.clipping import soft_clip
 from rlspec.optim.stages.dion import dion
@@ -32,7 +33,6 @@ from rlspec.optim.stages.one_sided import (
 from rlspec.optim.stages.outliers import clip_outliers, fitted_polar
 from rlspec.optim.stages.second_moments import (
     accumulated_norm,
-    adam,
     column_ratios,
     cosh_brake,
     elementwise_variance,
@@ -52,6 +52,8 @@ RULES: dict[str, Rule] = {
         Rule("adamw", "arXiv 1711.05101, torch.optim.AdamW", length="own", kernel=ADAMW),
         Rule("sgd", "torch.optim.SGD", (sgd,), "O x O", length="gradient", elementwise=True),
         Rule("signum", "arXiv 1802.04434", (signs,), "S x S", ema, length="unit", elementwise=True),
+        Rule("ademamix", "arXiv 2409.03137", (ademamix,), "S x S", length="own", elementwise=True),
+        Rule("diffgrad", "arXiv 1909.11015", (diffgrad,), "S x S", length="own", elementwise=True),
         Rule("muon", "https://kellerjordan.github.io/posts/muon/", (normalise, polar), "O x O", ema),
         Rule("pion", "arXiv 2605.19282", (normalise, high_pass), "O x O", ema, length="measured", gates=True),
         Rule("low_pass_muon", "arXiv 2605.19282", (normalise, low_pass), "O x O", ema, length="measured", gates=True),
@@ -84,7 +86,7 @@ RULES: dict[str, Rule] = {
         ),
         Rule("auon", "arXiv 2509.24320", (cosh_brake,), "S x S", ema, length="gradient"),
         Rule("hybrid_auon", "arXiv 2509.24320", (normalise, polar, cosh_brake), "S x S", ema),
-        Rule("spectra", "arXiv 2603.14315", (adam, soft_clip), "S x S", length="own"),
+        Rule("spectra", "arXiv 2603.14315", (spectra_base, soft_clip), "S x S", length="own"),
         Rule("lora_muon", "arXiv 2606.12921", symmetry="O x O", momentum=ema, pair=LORA_MUON),
         Rule("lora_pion", "arXiv 2605.19282, 2606.12921", symmetry="O x O", momentum=ema, pair=LORA_PION, gates=True),
         Rule("lora_rite", "arXiv 2410.20625", symmetry="O x O", length="own", pair=LORA_RITE),
