@@ -19,6 +19,7 @@ from urllib.parse import urlsplit
 import numpy as np
 
 from rlspec.contract.messages import GRIPPER, JOINTS, OPENPI_CAMERAS, PROMPT, terms_of
+from rlspec.deploy.arm.kinematics import HOME
 from rlspec.deploy.robots.fci import check_model, driver_versions, import_franky, server_version
 from rlspec.errors import ConfigError, RobotError, ServerError
 
@@ -211,8 +212,7 @@ def _question(metadata: dict[str, Any]) -> dict[str, Any]:
     """A dark observation in the server's own keys; a server that does not name its cameras gets openpi's."""
     named: Mapping[str, Sequence[int]] = terms_of(metadata).get("cameras") or OPENPI_CAMERAS
     pictures = {key: np.zeros((*[int(side) for side in size[:2]], 3), np.uint8) for key, size in named.items()}
-    joints = np.array([0.0, -0.6, 0.0, -2.5, 0.0, 1.9, 0.0])
-    state = {JOINTS: joints, GRIPPER: np.zeros(1)}
+    state = {JOINTS: HOME, GRIPPER: np.zeros(1)}
     return {**pictures, **state, PROMPT: "stand still"}
 
 

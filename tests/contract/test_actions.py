@@ -102,6 +102,14 @@ def test_the_simulators_steps_are_the_contracts() -> None:
     )
 
 
+def test_lerobots_names_of_an_action_are_as_many_as_its_numbers() -> None:
+    from rlspec.deploy.lerobot.features import ACTION_KEYS
+
+    assert {name: len(keys) for name, keys in ACTION_KEYS.items()} == {
+        name: ACTION_SPACES[name].size for name in SIMULATED_SPACES
+    }
+
+
 def test_joint_angles_of_every_robot_lie_within_the_space() -> None:
     space = ACTION_SPACES[JOINT_POSITION]
     for robot in ROBOTS.values():

@@ -9,12 +9,10 @@ import numpy as np
 
 from rlspec.contract.actions import DROID_HZ, EXECUTION_LAWS
 from rlspec.deploy.arm.interfaces import Array, Command, Frame, Mode, RobotState
+from rlspec.deploy.arm.kinematics import HOME
 from rlspec.deploy.arm.robot_limits import RobotLimits
 from rlspec.deploy.clocks import Clock, MonotonicClock
 from rlspec.errors import RobotError
-
-HOME = np.array([0.0, -np.pi / 5, 0.0, -4 * np.pi / 5, 0.0, 3 * np.pi / 5, 0.0])
-"""droid's reset joints."""
 
 
 class DryRunRobot:
