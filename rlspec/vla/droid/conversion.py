@@ -59,7 +59,7 @@ def convert(settings: ConvertSettings, display: Display, *, pool: Pool | None = 
     matters = {"format": _FORMAT, **settings.what_matters()}
     work = out.with_name(f".{out.name}.work")
     with writing(out, "what was converted"), locked(work, display, "convert"):
-        if _is_done(out, matters):
+        if _is_done(out, matters, display):
             display.line(f"convert: {out} is complete")
         else:
             items = _list_items(settings)  # before anything is written that another command would find
@@ -76,14 +76,18 @@ def _list_items(settings: ConvertSettings) -> list[Item]:
         raise DataError(f"path={settings.path}: cannot be read ({error.strerror}); mend that") from None
 
 
-def _is_done(out: Path, matters: Mapping[str, Any]) -> bool:
+def _is_done(out: Path, matters: Mapping[str, Any], display: Display) -> bool:
+    """Whether the data set is complete; one of an earlier format is, and keeps its pictures."""
     if not out.exists() or (out.is_dir() and not any(out.iterdir())):
         return False
     record = read_settings(out / DATA_RECORD)
     if record is None or "settings" not in record:
         raise DataError(f"{out} exists and holds no converted data set; choose another folder, or remove it")
-    if different := first_difference(record["settings"], matters):
+    stored = record["settings"]
+    if different := first_difference({**stored, "format": _FORMAT}, matters):
         raise DataError(f"{out} was converted with another {different}; choose another folder, or remove it")
+    if stored.get("format") != _FORMAT:
+        display.warn(f"{out}: pictures that were scaled differ from a robot's by 4/255; remove it and convert again")
     return True
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -124,6 +125,30 @@ def test_a_finished_conversion_is_found_and_another_is_not_mixed_in(
     with pytest.raises(DataError, match="holds no converted data set; choose another folder"):
         run("droid_raw", recordings, tmp_path / "mine", *PLAIN)
     assert content(whole) == before
+
+
+def test_what_an_earlier_version_converted_stays_complete_and_is_not_gone_on_with(
+    recordings: Path, whole: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    out = tmp_path / "out"
+    shutil.copytree(whole, out)
+    record = out / "meta/rlspec.json"
+    settings = json.loads(record.read_text())
+    settings["settings"]["format"] = 1
+    record.write_text(json.dumps(settings))
+    before = content(out)
+    run("droid_raw", recordings, out, *PLAIN, display=Display("plain"))
+    assert content(out) == before
+    shown = capsys.readouterr()
+    assert "is complete" in shown.out
+    assert "WARNING" in shown.out + shown.err and "convert again" in shown.out + shown.err
+    shutil.rmtree(out)
+    work = tmp_path / ".out.work"
+    (work / "episodes").mkdir(parents=True)
+    (work / "episodes/one.json").write_text('{"parts": 1}')
+    (work / "settings.json").write_text(json.dumps(settings["settings"]))
+    with pytest.raises(DataError, match=r"unfinished conversion with another format \(1 instead of 2\)"):
+        run("droid_raw", recordings, out, *PLAIN)
 
 
 def test_a_full_disk_is_one_line_and_nothing_is_lost(
