@@ -208,9 +208,10 @@ class SpectralOptimizer(torch.optim.Optimizer):
         """Numbers of the newest collected step, by role; the same for every rule.
 
         `change_rms` is the root mean square of the weights' actual change and `update_rms` the same over lr (AdamW's is
-        about 0.2 to 1), `weight_rms` that of the weights; for matrices also the means over blocks of `stable_rank`
-        (of the momentum), `pass_energy` (directions that passed) and `gated_share`, the share of blocks with no update.
-        `skipped` counts all updates left out because of NaN or Inf.
+        about 0.2 to 1), `weight_rms` that of the weights; for matrices also their largest operator norm from RMS to the
+        maximum, `weight_rms_to_inf` (of the output head, what Scion's authors watch), and the means over blocks of
+        `stable_rank` (of the momentum), `pass_energy` (directions that passed) and `gated_share`, the share of blocks
+        with no update. `skipped` counts all updates left out because of NaN or Inf.
         """
         return self._recorder.latest()
 

@@ -24,6 +24,16 @@ LARGEST_MEASURED = 1 << 24
 """Values of a matrix up to which the stable rank of an AdamW parameter is measured: embeddings would take seconds."""
 
 
+def rms_to_inf(weight: Tensor) -> float:
+    """Largest row norm times the root of the row's size: how far an entry of the output moves per RMS of the input.
+
+    Of the output layer it is the norm that the best learning rates and batch sizes of Scion share at every scale
+    ("Optimal Scaling Needs Optimal Norm", arXiv 2510.03871). More axes than two are columns.
+    """
+    rows = weight.flatten(1)
+    return float(torch.linalg.vector_norm(rows, dim=1, dtype=torch.float64).max()) * rows.shape[1] ** 0.5
+
+
 class Recorder:
     """Accumulates a step's telemetry and the counts that outlive a step."""
 
@@ -112,6 +122,8 @@ class Recorder:
             sums["update"] += change / lr**2 if lr else 0.0
             sums["weight"] += float(new.square().sum(dtype=torch.float64))
             sums["values"] += new.numel()
+            if new.ndim > 1 and new.numel():
+                sums["rms_to_inf"] = max(sums["rms_to_inf"], rms_to_inf(new))
 
     def blocks(self, role: str, seen: Tensor, filtered: Tensor, energy: Tensor | None) -> None:
         """Record what a rule did to a batch of blocks.
@@ -166,6 +178,8 @@ class Recorder:
             "change_rms": (sums["change"] / values) ** 0.5,
             "weight_rms": (sums["weight"] / values) ** 0.5,
         }
+        if "rms_to_inf" in sums:
+            summary["weight_rms_to_inf"] = sums["rms_to_inf"]
         if sums["blocks"]:
             summary["stable_rank"] = sums["stable_rank"] / sums["blocks"]
             summary["pass_energy"] = sums["energy"] / sums["blocks"]

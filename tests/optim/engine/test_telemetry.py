@@ -33,6 +33,9 @@ def test_the_numbers_are_the_steps_own() -> None:
     assert numbers["change_rms"] == pytest.approx(change, rel=1e-6)
     assert numbers["update_rms"] == pytest.approx(change / 0.1, rel=1e-6)
     assert numbers["weight_rms"] == pytest.approx(matrix.square().mean().sqrt().item(), rel=1e-6)
+    row = matrix.detach()[matrix.norm(dim=1).argmax()]
+    features = row / row.square().mean().sqrt()  # of all with RMS 1, those that move an entry of the output furthest
+    assert numbers["weight_rms_to_inf"] == pytest.approx((matrix.detach() @ features).max().item(), rel=1e-6)
     ranks = [block.square().sum() / torch.linalg.svdvals(block)[0] ** 2 for block in (passing, noise)]
     assert numbers["stable_rank"] == pytest.approx(sum(ranks).item() / 2, rel=1e-2)
     assert numbers["pass_energy"] == pytest.approx(0.5, abs=1e-3)
