@@ -87,7 +87,9 @@ def _is_done(out: Path, matters: Mapping[str, Any], display: Display) -> bool:
     if different := first_difference({**stored, "format": _FORMAT}, matters):
         raise DataError(f"{out} was converted with another {different}; choose another folder, or remove it")
     if stored.get("format") != _FORMAT:
-        display.warn(f"{out}: pictures that were scaled differ from a robot's by 4/255; remove it and convert again")
+        display.warn(
+            f"{out}: pictures that were scaled are not quite a robot's; to have those, remove it and convert again"
+        )
     return True
 
 
