@@ -13,6 +13,7 @@ from statistics import fmean
 from torch import nn
 
 from rlspec.optim import SpectralOptimizer
+from rlspec.optim.mixin import metric_names
 
 GATE = "gating_factor"
 _KINDS = ("attention", "mlp", "lora", "vision:", "connector:", "language:", "action:")  # of roles, or of modality:role
@@ -35,13 +36,12 @@ def updates(model: nn.Module, optimizer: SpectralOptimizer) -> Reading:
     Of the last step for which the optimizer was asked to collect telemetry.
     """
     telemetry = optimizer.telemetry()
-    numbers = {f"optim/{role}/{name}": value for role, values in telemetry.items() for name, value in values.items()}
     sizes = {kind: _mean_over_roles(telemetry, kind, "update_rms") for kind in _KINDS}
     shown = [f"{kind.rstrip(':')} {value:.3f}" for kind, value in sizes.items() if value is not None]
     parts = ["update/lr " + " ".join(shown)] if shown else []
     if (gated := _mean_over_roles(telemetry, "", "gated_share")) is not None:
         parts.append(f"gated {gated:.0%}")
-    return Reading(numbers, "  ".join(parts))
+    return Reading(metric_names(telemetry), "  ".join(parts))
 
 
 def _mean_over_roles(telemetry: Mapping[str, Mapping[str, float]], kind: str, name: str) -> float | None:

@@ -79,8 +79,7 @@ class SpectralTrainerMixin:
 
     def step_numbers(self) -> dict[str, float]:
         """What is logged of a step besides the trainer's own numbers; a subclass may add to it."""
-        telemetry = self.spectral_optimizer.telemetry()
-        return {f"optim/{role}/{name}": value for role, values in telemetry.items() for name, value in values.items()}
+        return metric_names(self.spectral_optimizer.telemetry())
 
     def log(self, logs: dict[str, float], *args: Any, **kwargs: Any) -> None:
         """Add the optimizer's numbers to the log of a training step; those of evaluations have no `loss`."""
@@ -92,6 +91,11 @@ class SpectralTrainerMixin:
         if _will_be_logged(self.args, self.state):
             assert isinstance(optimizer, SpectralOptimizer)
             optimizer.collect_telemetry = True
+
+
+def metric_names(telemetry: Mapping[str, Mapping[str, float]]) -> dict[str, float]:
+    """Numbers by role under the names that they are logged by."""
+    return {f"optim/{role}/{name}": value for role, values in telemetry.items() for name, value in values.items()}
 
 
 def _will_be_logged(args: Any, state: Any) -> bool:

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 from transformers import TrainerCallback, TrainerControl, TrainerState
 
+from rlspec.config.schema import Guard
 from rlspec.diagnostics.idle import IdleRoles
 from rlspec.display import Display
 from rlspec.rlvr.trainers import RlspecTrainerMixin
@@ -58,18 +59,14 @@ class CollapseGuard(TrainerCallback):
     steps below `fraction` of it the run is saved and stopped.
     """
 
-    def __init__(
-        self, *, window: int, fraction: float, patience: int, display: Display, rewards: list[float] | None = None
-    ) -> None:
-        self.window = window
-        self.fraction = fraction
-        self.patience = patience
+    def __init__(self, settings: Guard, display: Display, rewards: Sequence[float] = ()) -> None:
+        self.settings = settings
         self.display = display
         self.rewards: list[float] = []
         self.best = 0.0
         self.below = 0
         self.collapsed = False
-        for reward in rewards or []:  # of the steps before a resume
+        for reward in rewards:  # of the steps before a resume
             self.observe(reward)
         self.below = 0  # who resumes a collapsed run wants it to have another chance
 
@@ -80,12 +77,13 @@ class CollapseGuard(TrainerCallback):
         """
         if math.isnan(reward):
             return False
-        self.rewards = [*self.rewards, reward][-self.window :]
-        if len(self.rewards) == self.window:
-            mean = sum(self.rewards) / self.window
+        window = self.settings.window
+        self.rewards = [*self.rewards, reward][-window:]
+        if len(self.rewards) == window:
+            mean = sum(self.rewards) / window
             self.best = max(self.best, mean)
-            self.below = self.below + 1 if mean < self.fraction * self.best else 0
-        return self.below >= self.patience
+            self.below = self.below + 1 if mean < self.settings.fraction * self.best else 0
+        return self.below >= self.settings.patience
 
     def on_log(self, args: Any, state: TrainerState, control: TrainerControl, logs: Any = None, **_: Any) -> None:
         """Judge the reward of a logged step."""
@@ -94,9 +92,10 @@ class CollapseGuard(TrainerCallback):
             return
         if self.observe(float(reward)):
             self.collapsed = True
+            window, fraction, patience = self.settings.window, self.settings.fraction, self.settings.patience
             self.display.warn(
-                f"collapsed: the mean reward of {self.window} steps stayed below {self.fraction:g} of its best "
-                f"({self.best:.3f}) for {self.patience} steps; saving and stopping at step {state.global_step}"
+                f"collapsed: the mean reward of {window} steps stayed below {fraction:g} of its best "
+                f"({self.best:.3f}) for {patience} steps; saving and stopping at step {state.global_step}"
             )
             control.should_save = True
             control.should_training_stop = True

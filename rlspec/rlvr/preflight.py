@@ -11,6 +11,7 @@ import logging
 from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
+from itertools import islice
 from pathlib import Path
 
 from rlspec.errors import DataError
@@ -105,20 +106,18 @@ def check_problems(
     kept: list[Problem] = []
     dropped: list[Dropped] = []
     verdicts: dict[str, tuple[str, str, str] | None] = {}
-    step = len(problems) if limit is None else CHUNK
-    for start in range(0, len(problems), max(step, 1)):
-        chunk = problems[start : start + step]
+    candidates = iter(problems)
+    # All at once keeps every process of the pool busy; where a few are wanted, most would be graded for nothing.
+    while len(kept) != limit and (chunk := list(islice(candidates, CHUNK if limit else None))):
         _grade_golds(chunk, verdicts, pool, mutations_per_gold)
         for problem in chunk:
+            if len(kept) == limit:
+                break
             fault = _answer_fault(problem, verdicts) or _length_fault(problem, prompt_length, max_prompt_length)
             if fault is None:
                 kept.append(problem)
             else:
                 dropped.append(Dropped(problem.id, problem.problem, problem.answer, *fault))
-            if len(kept) == limit:
-                break
-        if len(kept) == limit:
-            break
     checked = Checked(kept, dropped)
     if not kept:
         raise DataError(f"none of {len(dropped)} problems can be trained on{checked.reasons()}")

@@ -97,14 +97,14 @@ class LanguageModelSession:
         """Train, and say whether it collapsed."""
         parts, run = self.parts, self.parts.run
         trainer = build_trainer(parts)
-        trainer.create_optimizer()
+        trainer.create_optimizer()  # not in its own time, which is train(): the map is shown before anything is trained
         show_symmetry(trainer.spectral_optimizer, run)
         trainer.add_callback(MetricsCallback(trainer, run.directory, run.display))
         trainer.add_callback(InterruptCallback(run.interrupt))
         settings, guard = parts.recipe.guard, None
         if settings.enabled and parts.recipe.algorithm != "sft":
             earlier = [row["reward"] for row in run.directory.read_metrics() if isinstance(row.get("reward"), float)]
-            guard = CollapseGuard(**settings.model_dump(exclude={"enabled"}), display=run.display, rewards=earlier)
+            guard = CollapseGuard(settings, run.display, earlier)
             trainer.add_callback(guard)
         if every := parts.recipe.evaluation.every:
             trainer.add_callback(EvaluationCallback(self.evaluations.during, every))

@@ -51,12 +51,6 @@ def stored_recipe(recipe: AnyRecipe) -> str:
 def start_run(recipe: AnyRecipe, display: Display, process: PartialState, *, stretched: StretchedSchedule) -> Run:
     """A new run, or one that goes on, whose files are made to say what holds from here on.
 
-    Args:
-        recipe: Of the run.
-        display: Gets its place, and warnings.
-        process: This process among its peers.
-        stretched: Names the schedule that a change of the run's length stretches.
-
     Raises:
         ConfigError: The name of the run is taken, or its folder cannot be made.
         CheckpointError: There is nothing to resume, or the stored recipe shaped the weights in another way.

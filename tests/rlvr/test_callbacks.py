@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 
 import pytest
 
+from rlspec.config.schema import Guard
 from rlspec.display import Display, format_step
 from rlspec.errors import UserError
 from rlspec.rlvr.callbacks import CollapseGuard
@@ -13,8 +15,8 @@ from rlspec.rlvr.grading.verdict import Verdict
 from rlspec.rlvr.rewards import MathReward
 
 
-def guard(rewards: list[float] | None = None) -> CollapseGuard:
-    return CollapseGuard(window=3, fraction=0.5, patience=4, display=Display("plain", quiet=True), rewards=rewards)
+def guard(rewards: Sequence[float] = ()) -> CollapseGuard:
+    return CollapseGuard(Guard(window=3, fraction=0.5, patience=4), Display("plain", quiet=True), rewards)
 
 
 def collapse_step(rewards: list[float], watch: CollapseGuard) -> int | None:

@@ -65,6 +65,7 @@ class TrainingLoop:
                 self._step(model, stream)
                 self._idle.look(state.step, state.optimizer, frozen=self._frozen_roles)
                 self._around()
+            # Also after a signal; not where nothing was trained, or this step's checkpoint was due anyway.
             if self._saved != state.step and state.step:
                 self._save()
         return state.step >= training.steps
@@ -97,14 +98,14 @@ class TrainingLoop:
     def _step(self, model: nn.Module, stream: Iterator[dict[str, Any]]) -> None:
         state, step = self.parts.state, self.parts.state.step + 1
         logged = self._is_logged(step)
-        state.optimizer.collect_telemetry = logged
+        state.optimizer.collect_telemetry = logged  # it copies weights: only where it is shown
         numbers = self.parts.runner.backward(model, stream, step=step - 1)
         counts = self.guard.watch(numbers, step)
-        lr = float(state.scheduler.get_last_lr()[0])
+        lr = float(state.scheduler.get_last_lr()[0])  # this step's: the schedule moves on below
         state.optimizer.step()
         state.optimizer.zero_grad(set_to_none=True)
         state.scheduler.step()
-        if state.ema is not None and counts:
+        if state.ema is not None and counts:  # else the average would take in the same weights twice
             state.ema.update()
         state.step = step
         state.add(numbers)

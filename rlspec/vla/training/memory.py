@@ -57,18 +57,13 @@ def estimate_memory(model: nn.Module, mapping: SymmetryMap, *, ema: bool, activa
 
 
 def activation_bytes(model: nn.Module, forward: Callable[[], Tensor]) -> int:
-    """Bytes that a forward pass keeps for its backward pass, parameters not among them; buffers are left as they were.
-
-    Args:
-        model: that `forward` runs.
-        forward: returns the loss.
-    """
+    """Bytes that a forward pass keeps for its backward pass, without parameters; buffers are left as they were."""
     known = {parameter.untyped_storage().data_ptr() for parameter in model.parameters()}
     kept: dict[int, int] = {}
     buffers = [(buffer, buffer.clone()) for buffer in model.buffers()]
 
     def note(tensor: Tensor) -> Tensor:
-        storage = tensor.untyped_storage()
+        storage = tensor.untyped_storage()  # views of one tensor are kept once
         if storage.data_ptr() not in known:
             kept[storage.data_ptr()] = storage.nbytes()
         return tensor

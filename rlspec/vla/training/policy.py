@@ -71,15 +71,7 @@ def register_policies() -> None:
 def load_policy(
     settings: Policy, samples: Samples, *, device: str, seed: int, resume: Path | None, dataset: str = ""
 ) -> LoadedPolicy:
-    """The policy that a recipe starts from, or its state in a checkpoint.
-
-    Args:
-        settings: the recipe's section.
-        samples: for features and statistics.
-        dataset: name of the data, for rlspec.json.
-        device: that it is put on.
-        seed: of the run.
-        resume: folder of the checkpoint.
+    """The policy that a recipe starts from, with the features and statistics of the data, or that in a checkpoint.
 
     Raises:
         ConfigError: It cannot be built, in one line.

@@ -14,12 +14,7 @@ from rlspec.errors import ConfigError
 
 
 def build_scheduler(settings: Mapping[str, Any], optimizer: Optimizer, steps: int) -> LRScheduler:
-    """LeRobot's scheduler of that `type`; it multiplies every group's learning rate.
-
-    Args:
-        settings: `training.scheduler`.
-        optimizer: of the run.
-        steps: of the whole run.
+    """LeRobot's scheduler of that `type` over all `steps` of a run; it multiplies every group's learning rate.
 
     Raises:
         ConfigError: A setting is missing or impossible.

@@ -106,11 +106,7 @@ class FiniteGuard:
     _bad: list[int] = field(default_factory=list)
 
     def watch(self, numbers: Mapping[str, float], step: int) -> bool:
-        """Whether the step counts.
-
-        Args:
-            numbers: of the step.
-            step: counted from 1.
+        """Whether the step, counted from 1, counts.
 
         Raises:
             UserError: It is the last of `patience` in a row that do not.
