@@ -15,6 +15,7 @@ from rlspec.optim.kernels.layout import check_layout
 from rlspec.optim.map.families import ADAPTIVE_NORM, HEAD_NAMES, MODULES, Entry, Family, find_family, modality_of
 
 _WRAPPERS = re.compile(r"(?:^|\.)(?:_orig_mod|base_layer|modules_to_save\.[^.]+)(?=\.)")
+_PARAMETRISED = re.compile(r"\.?parametrizations\.([^.]+)\.original$")  # of torch.nn.utils.parametrize
 _LORA = re.compile(r"\.lora_(embedding_)?([AB])\.([^.]+)(?:\.weight)?$")
 _NAMED_ALONE = ("token", "position")  # roles of bare parameters, told by their names
 _NEAR = 4  # modules above a projection among which its attention is sought; adapters put two between
@@ -102,13 +103,16 @@ def walk(model: nn.Module) -> Iterator[tuple[str, Tensor, Owner]]:
             if param in seen:
                 continue
             seen.add(param)
-            parts = path.split(".") if path else []
+            name = f"{path}.{key}" if path else key
+            home = _PARAMETRISED.sub("", name) if _PARAMETRISED.search(name) else path
+            parts = home.split(".") if home else []
             ancestors = [modules[".".join(parts[:end])] for end in range(len(parts), -1, -1)]
-            yield (f"{path}.{key}" if path else key), param, Owner(_plain(path), ancestors, _plain(path) in heads)
+            yield name, param, Owner(_plain(home), ancestors, _plain(home) in heads)
 
 
 def _plain(name: str) -> str:
-    """A name without what peft and torch.compile put into it."""
+    """A name without what peft, torch.compile and parametrisations put into it."""
+    name = _PARAMETRISED.sub(r".\1", name)
     return _WRAPPERS.sub("", f"{name}.").removesuffix(".").removeprefix(".")
 
 
@@ -126,7 +130,7 @@ def claim(name: str, param: Tensor, owner: Owner, fallback: bool) -> Claim:
     Raises:
         ConfigError: naming the parameter, if nothing tells its role or its heads contradict it.
     """
-    plain = _WRAPPERS.sub("", name).removeprefix(".")
+    plain = _plain(name)
     lora = _LORA.search(plain)
     if lora:
         return _lora_claim(name, plain[: lora.start()], lora, param, owner)

@@ -242,7 +242,7 @@ def _cut(found: Claim, split: str) -> tuple[int, int]:
 
 def _default_rule(role: str, rule: str) -> str:
     if get_rule(rule).kind == "pair":
-        return rule if _within(role, "lora") else "adamw"
+        return rule if within(role, "lora") else "adamw"
     if not get_rule(rule).spectral:
         return rule
     return ROLE_RULES.get(role, rule) if role.partition(".")[0] in SPECTRAL_ROLES else "adamw"
@@ -253,10 +253,11 @@ def _applies(key: str, found: Claim) -> bool:
     if key in MODALITIES:
         return found.modality == key and found.role.partition(".")[0] in SPECTRAL_ROLES
     modality, _, role = key.rpartition(":")
-    return modality in ("", found.modality) and _within(found.role, role)
+    return modality in ("", found.modality) and within(found.role, role)
 
 
-def _within(role: str, prefix: str) -> bool:
+def within(role: str, prefix: str) -> bool:
+    """Whether a role is what a key of `roles` means: that role, or one that begins with it."""
     return role == prefix or role.startswith(f"{prefix}.")
 
 
