@@ -2,18 +2,24 @@
 
 from __future__ import annotations
 
+import re
 from functools import lru_cache
 
 from rlspec.rlvr.grading.budget import MAX_LENGTH, check_budget
-from rlspec.rlvr.grading.expression import Node, OverBudget, Unreadable, parse_expression
+from rlspec.rlvr.grading.expression import Node, OverBudget, Unreadable, parse_expression, symbols_of
 from rlspec.rlvr.grading.extract import extract_answer
-from rlspec.rlvr.grading.forms import Form, balanced, read_form
+from rlspec.rlvr.grading.forms import Form, balanced, letters_of, read_form
+from rlspec.rlvr.grading.names import is_name
 from rlspec.rlvr.grading.plain import based_number, is_integer_ratio, plain_number, same_decimal
 from rlspec.rlvr.grading.question import Prover, Question
+from rlspec.rlvr.grading.regions import region
+from rlspec.rlvr.grading.typed import settle
 from rlspec.rlvr.grading.units import units_conflict
+from rlspec.rlvr.grading.values import CLEARLY, UNDEFINED, value
 from rlspec.rlvr.grading.verdict import ACCEPTED, Reason, Verdict
 
 MAX_COMPARISONS = 200  # of elements, in unordered collections
+_DECIMAL = re.compile(r"-?[0-9]{1,300}(?:\.[0-9]{1,300})?\Z", re.ASCII)  # what needs no tokens
 _OPERATORS = (r"\int", r"\sum", r"\prod", r"\lim")
 
 
@@ -61,12 +67,14 @@ def _prove(question: Question) -> Reason:
 def _reason(answer: str, gold: str, prove: Prover) -> Reason:
     if answer == gold:
         return "exact"
+    if _DECIMAL.match(answer) and _DECIMAL.match(gold):
+        return _numbers(answer, gold)
     if not balanced(answer):
         return "unparseable"
     if len(answer) > MAX_LENGTH or len(gold) > MAX_LENGTH:
         return "budget"
     try:
-        return _Comparison(prove).forms(read_form(answer), _gold_form(gold))
+        return _Comparison(prove).forms(read_form(settle(answer, gold)), _gold_form(settle(gold, answer)))
     except OverBudget:
         return "budget"
 
@@ -96,30 +104,39 @@ class _Comparison:
             reason = _words(answer, gold)
             products = reason == "different" and _is_product(answer) and _is_product(gold)
             return self.scalars(answer, gold) if products else reason
-        if answer.kind != gold.kind or answer.mark != gold.mark:
-            return "different"
-        if gold.kind == "scalar":
-            return self.scalars(answer, gold)
-        if len(answer.items) != len(gold.items):
-            return "different"
-        if gold.kind in ("set", "list", "union"):
+        if "set" in (answer.kind, gold.kind) and answer.kind != gold.kind:
+            answer, gold = _element_of(answer, gold), _element_of(gold, answer)
+        if "named" in (answer.kind, gold.kind):
+            return self.named(answer, gold)
+        if _is_collection(answer) and _is_collection(gold):
             return self.unordered(answer, gold)
-        return self.ordered(answer, gold)
+        if answer.kind == gold.kind == "relation":
+            return self.relations(answer, gold)
+        if answer.kind == gold.kind == "scalar":
+            return self.scalars(answer, gold)
+        one, other = region(answer) or answer, region(gold) or gold
+        if one.kind != other.kind or one.mark != other.mark or len(one.items) != len(other.items):
+            return "different"
+        return self.unordered(one, other) if other.kind in ("union", "list") else self.ordered(one, other)
 
     def ordered(self, answer: Form, gold: Form) -> Reason:
         for one, other in zip(answer.items, gold.items, strict=True):
             reason = self.forms(one, other)
             if reason not in ACCEPTED:
                 return reason
-        if gold.kind == "tuple":
+        if gold.kind in ("tuple", "named", "list"):
             return "interval" if set(gold.mark) & {"[", "]"} else "tuple"
         return "matrix" if gold.kind == "matrix" else "relation"
 
     def unordered(self, answer: Form, gold: Form) -> Reason:
         """Match equal texts first, then whatever is equal; equality is transitive, so greedy is exact."""
-        left = list(answer.items)
+        left, wanted = list(answer.items), gold.items
+        if len(left) != len(wanted) or any(item.kind == "equation" for item in left) != any(
+            item.kind == "equation" for item in wanted
+        ):
+            return "different"
         open_golds = []
-        for item in gold.items:
+        for item in wanted:
             if item in left:
                 left.remove(item)
             else:
@@ -130,6 +147,26 @@ class _Comparison:
                 return "different"
             left.remove(match)
         return "set" if gold.kind == "set" else "union" if gold.kind == "union" else "list"
+
+    def named(self, answer: Form, gold: Form) -> Reason:
+        """Several named values: by name, and with unnamed ones in the order of their names."""
+        if answer.kind == gold.kind:
+            return self.ordered(answer, gold) if answer.mark == gold.mark else "different"
+        bare = gold if answer.kind == "named" else answer
+        listed = bare.kind == "list" or (bare.kind, bare.mark) == ("tuple", "()")
+        if not listed or len(answer.items) != len(gold.items) or any(item.kind == "equation" for item in bare.items):
+            return "different"
+        return self.ordered(answer, gold)
+
+    def relations(self, answer: Form, gold: Form) -> Reason:
+        """The same chain, or, where the gold is not solved for a name, a positive multiple of its one inequality."""
+        if answer.mark != gold.mark or len(answer.items) != len(gold.items):
+            return "different"
+        reason = self.ordered(answer, gold)
+        solved = any(is_name(item.tokens) for item in gold.items)
+        if reason in ACCEPTED or solved or len(gold.items) != 2 or any(i.kind != "scalar" for i in gold.items):
+            return reason
+        return self.proportional(answer, gold, "relation") if _same_direction(answer, gold) else "different"
 
     def scalars(self, answer: Form, gold: Form) -> Reason:
         reason = self.bodies(answer, gold)
@@ -160,7 +197,7 @@ class _Comparison:
         """Both are equations, or one is and its left side is a name that can be dropped."""
         if answer.kind != gold.kind:
             whole, other = (answer, gold) if answer.kind == "equation" else (gold, answer)
-            if not _is_name(whole.tokens):
+            if not is_name(whole.tokens):
                 return "different"
             return self.forms(whole.items[0], other) if whole is answer else self.forms(other, whole.items[0])
         if answer.mark != gold.mark:
@@ -169,10 +206,12 @@ class _Comparison:
             return self.forms(answer.items[0], gold.items[0])
         if gold.mark != "=" or answer.items[0].kind != "scalar" or gold.items[0].kind != "scalar":
             return "different"
-        return self.proportional(answer, gold)
+        if is_name(gold.tokens) and _is_constant(gold.items[0]):
+            return "different" if is_name(answer.tokens) else "unevaluated"  # `2x=10` for `x=5`
+        return self.proportional(answer, gold, "equation")
 
-    def proportional(self, answer: Form, gold: Form) -> Reason:
-        """Whether left minus right of both equations differ by a constant nonzero factor only."""
+    def proportional(self, answer: Form, gold: Form, accepted: Reason) -> Reason:
+        """Whether left minus right of both differ by a constant nonzero factor only."""
         try:
             one, other = _difference(answer), _difference(gold)
         except Unreadable:
@@ -180,11 +219,44 @@ class _Comparison:
         check_budget(one)
         check_budget(other)
         reason = self.prove(Question(one, other, answer.text, gold.text, up_to_factor=True))
-        return "equation" if reason == "symbolic" else reason
+        return accepted if reason == "symbolic" else reason
 
 
-def _difference(equation: Form) -> Node:
-    left, right = (parse_expression(list(side)) for side in (equation.tokens, equation.items[0].tokens))
+def _is_collection(form: Form) -> bool:
+    return form.kind == "set" or (form.kind == "list" and not form.mark)
+
+
+def _element_of(form: Form, other: Form) -> Form:
+    """The one element of a set that is compared with something that has no elements."""
+    return form.items[0] if form.kind == "set" and len(form.items) == 1 and not _is_collection(other) else form
+
+
+def _sides(form: Form) -> tuple[tuple[str, ...], tuple[str, ...]]:
+    if form.kind == "equation":
+        return form.tokens, form.items[0].tokens
+    return form.items[0].tokens, form.items[1].tokens
+
+
+def _is_constant(form: Form) -> bool:
+    try:
+        return not symbols_of(parse_expression(list(form.tokens)))
+    except (Unreadable, OverBudget):
+        return False
+
+
+def _same_direction(answer: Form, gold: Form) -> bool:
+    """Whether the factor between two inequalities is positive (or they are no inequalities)."""
+    if gold.mark == r"\neq":
+        return True
+    try:
+        ratio = complex(value(_difference(answer), 0) / value(_difference(gold), 0))
+    except UNDEFINED:
+        return False
+    return ratio.real > 0 and abs(ratio.imag) < CLEARLY
+
+
+def _difference(form: Form) -> Node:
+    left, right = (parse_expression(list(side)) for side in _sides(form))
     return Node("add", (left, Node("neg", (right,))))
 
 
@@ -216,15 +288,10 @@ def _words(answer: Form, gold: Form) -> Reason:
     """Words are compared letter by letter, without spaces; bare letters such as `AB` may be points: see `_spoken`."""
     if any(form.kind not in ("word", "scalar") or form.unit is not None for form in (answer, gold)):
         return "different"
-    one, other = _letters(answer), _letters(gold)
+    one, other = letters_of(answer.tokens), letters_of(gold.tokens)
     if one == other:
         return "exact"
     return "exact" if _spoken(answer, gold, one) and one.casefold() == other.casefold() else "different"
-
-
-def _letters(form: Form) -> str:
-    text = "".join(t[6:-1] if t.startswith("\\text{") else t for t in form.tokens)
-    return text.replace(" ", "").rstrip(".")
 
 
 def _spoken(answer: Form, gold: Form, letters: str) -> bool:
@@ -236,17 +303,3 @@ def _spoken(answer: Form, gold: Form, letters: str) -> bool:
 def _is_product(form: Form) -> bool:
     """Whether a form is an expression, or one or two bare letters, which are a product as much as a word."""
     return form.kind == "scalar" or (form.kind == "word" and not form.mark and len(form.tokens) <= 2)
-
-
-def _is_name(tokens: tuple[str, ...]) -> bool:
-    """Whether the left side of an equation is only a name: `x`, `x_1`, `f(x)`, a text."""
-    if len(tokens) == 4 and tokens[1] == "(" and tokens[3] == ")":
-        return tokens[0].isalpha() and tokens[2].isalpha()
-    if tokens[1:3] == ("_", "{") and tokens[-1] == "}":
-        index = tokens[3:-1]
-        return _is_letter(tokens[0]) and bool(index) and all(t.isascii() and t.isalnum() for t in index)
-    return len(tokens) == 1 and (tokens[0].startswith("\\text{") or _is_letter(tokens[0]))
-
-
-def _is_letter(token: str) -> bool:
-    return (token.isalpha() and token.isascii()) or token[1:].isalpha()

@@ -11,11 +11,12 @@ import re
 from dataclasses import dataclass
 from fractions import Fraction
 
+from rlspec.rlvr.grading import typed
 from rlspec.rlvr.grading.normalize import Tokens, spell
 
 MAX_DEPTH = 30
 
-FUNCTIONS = frozenset("sin cos tan cot sec csc arcsin arccos arctan sinh cosh tanh ln log exp".split())  # noqa: SIM905
+_CALLS = typed.FUNCTIONS | {"abs"}
 _INVERSE = {"sin": "arcsin", "cos": "arccos", "tan": "arctan"}
 _GREEK = frozenset(
     [
@@ -142,9 +143,13 @@ class _Parser:
         return terms[0] if len(terms) == 1 else Node("add", tuple(terms))
 
     def signed_term(self) -> Node:
-        if self.peek() in ("+", "-"):
-            return Node("neg", (self.term(),)) if self.take() == "-" else self.term()
-        return self.term()
+        """A term with a sign, or with two where a program wrote `14 + -1i`."""
+        negative = False
+        for _ in range(2):
+            if self.peek() in ("+", "-"):
+                negative ^= self.take() == "-"
+        node = self.term()
+        return Node("neg", (node,)) if negative else node
 
     def term(self) -> Node:
         node = self.factor()
@@ -169,7 +174,7 @@ class _Parser:
         if token == "|":
             return self.bars == 0
         return token in (r"\frac", r"\sqrt", r"\binom", "(", "[", "{", r"\lfloor", r"\lceil") or (
-            _is_symbol(token) or token[1:] in FUNCTIONS
+            _is_symbol(token) or token[1:] in _CALLS
         )
 
     def factor(self) -> Node:
@@ -196,7 +201,7 @@ class _Parser:
         if token == r"\sqrt":
             index = self.group("[") if self.peek() == "[" else number(2)
             return Node("root", (self.group("{"), index))
-        if token[:1] == "\\" and token[1:] in FUNCTIONS:
+        if token[:1] == "\\" and token[1:] in _CALLS:
             return self.function(token[1:])
         if token in _CLOSING:
             self.i -= 1
@@ -266,7 +271,7 @@ class _Parser:
                 raise Unreadable("does the power belong to the function or to its argument?")
             return node
         node = self.factor()
-        while self.starts_factor(self.peek()) and self.peek()[1:] not in FUNCTIONS and self.peek() not in ("(", "["):
+        while self.starts_factor(self.peek()) and self.peek()[1:] not in _CALLS and self.peek() not in ("(", "["):
             node = Node("mul", (node, self.factor()))
         if self.peek() in ("/", "*"):
             raise Unreadable("where does the argument end?")

@@ -2,14 +2,16 @@ r"""The shape of an answer: a scalar, a word, a tuple, an interval, a set, a lis
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
 
 from rlspec.rlvr.grading.expression import OverBudget
+from rlspec.rlvr.grading.names import is_name, order_of
 from rlspec.rlvr.grading.normalize import Tokens, spell, tokenize
-from rlspec.rlvr.grading.units import unit_of
+from rlspec.rlvr.grading.units import DEGREES, SIGNS, unit_of
 
-Kind = Literal["scalar", "word", "tuple", "set", "list", "union", "matrix", "equation", "relation", "empty"]
+Kind = Literal["scalar", "word", "tuple", "set", "list", "named", "union", "matrix", "equation", "relation", "empty"]
 
 MAX_NESTING = 12
 MAX_ITEMS = 64
@@ -17,13 +19,19 @@ MAX_ITEMS = 64
 _OPENING = {"(": ")", "[": "]", r"\{": r"\}", r"\langle": r"\rangle", "{": "}"}
 _CLOSING = frozenset(_OPENING.values())
 _RELATIONS = frozenset(("<", ">", r"\leq", r"\geq", r"\neq"))
-_JOINTS = frozenset((r"\text{and}", r"\text{or}", ";"))
+_TURNED = {">": "<", r"\geq": r"\leq"}
+_AND, _OR = r"\text{and}", r"\text{or}"
+_JOINTS = frozenset((_AND, _OR, ";"))
+_SUCH_THAT = frozenset((r"\mid", "|", ":"))
 _MATRICES = {
     r"\begin{pmatrix}": "array",
     r"\begin{bmatrix}": "array",
     r"\begin{matrix}": "array",
+    r"\begin{smallmatrix}": "array",
+    r"\begin{array}": "array",
     r"\begin{vmatrix}": "determinant",
 }
+_ALL_REALS = frozenset(("allrealnumbers", "allreals", "realnumbers", "allrealnumber"))
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,10 +41,10 @@ class Form:
     Attributes:
         kind: its shape.
         tokens: canonical tokens of a scalar or word, without its unit; of an equation, the left side.
-        items: elements of a tuple, set, list, union, relation; the cells of a matrix, row by row; of an equation, the
-            right side.
-        mark: brackets of a tuple (`(]`), operators of a relation, shape and kind of a matrix;
-            `text` for a word that a text command wrote.
+        items: elements of a tuple, set, list, union, relation; the values of named ones, in the order in which they are
+            given without names; the cells of a matrix, row by row; of an equation, the right side.
+        mark: brackets of a tuple (`(]`), operators of a relation, shape and kind of a matrix, the names of named
+            values; how a list of relations is joined (`and`, `or`, `,`); `text` for a word that a text command wrote.
         unit: canonical unit of a scalar, `?word` where it is unknown.
     """
 
@@ -61,6 +69,12 @@ def read_form(text: str) -> Form:
     return _build(tokenize(text), 0)
 
 
+def letters_of(tokens: Sequence[str]) -> str:
+    """The letters of a word without spaces and its text commands."""
+    text = "".join(t[6:-1] if t.startswith("\\text{") else t for t in tokens)
+    return text.replace(" ", "").rstrip(".")
+
+
 def balanced(text: str) -> bool:
     r"""Whether every brace of a text is matched (`\{` and `\}` do not count)."""
     depth, escaped = 0, False
@@ -83,7 +97,7 @@ def _build(tokens: Tokens, level: int) -> Form:
     tokens = _unwrap(tokens)
     if not tokens:
         return Form("empty")
-    for part in (_list, _equation, _relation, _union, _matrix, _bracketed):
+    for part in (_list, _equation, _relation, _union, _matrix, _bracketed, _ratio):
         form = part(tokens, level)
         if form is not None:
             return form
@@ -133,12 +147,48 @@ def _items(parts: list[Tokens], level: int) -> tuple[Form, ...]:
 
 
 def _list(tokens: Tokens, level: int) -> Form | None:
-    r"""Bare commas, `and`, `or`, and `\pm` written out as two elements."""
-    parts = _split(tokens, _JOINTS | {","})
+    r"""Bare commas, `and`, `or`, and `\pm` written out as two elements; `or` and `;` join looser than the others."""
+    split = _split(tokens, frozenset((_OR, ";")))
+    loose = len(split) > 1 and any(_split(part, frozenset((_AND, ",")))[1:] for part in split)
+    parts = split if loose else _split(tokens, _JOINTS | {","})
     if len(parts) > 1 and any(joint in tokens for joint in _JOINTS):
-        parts = [part for part in parts if part]  # "3, 5, and 7"
+        parts = [_without_commas(part) for part in parts if part not in ([], [","])]  # "3, 5, and 7"
     parts = [signed for part in parts for signed in _both_signs(part)]
-    return Form("list", items=_items(parts, level)) if len(parts) > 1 else None
+    if len(parts) < 2:
+        return None
+    return _gathered(_items(parts, level), "or" if _OR in tokens else "and" if _AND in tokens else ",")
+
+
+def _without_commas(tokens: Tokens) -> Tokens:
+    start, end = int(tokens[0] == ","), len(tokens) - (tokens[-1] == ",")
+    return tokens[start:end]
+
+
+def _gathered(items: tuple[Form, ...], joint: str) -> Form:
+    """Elements side by side: values of one name (`x=1 or x=2`, `x=1,2`), of several (`x=1, y=2`), relations, others."""
+    flat = [one for item in items for one in (item.items if item.kind == "list" and not item.mark else (item,))]
+    if len(flat) > MAX_ITEMS:
+        raise OverBudget(f"more than {MAX_ITEMS} elements")
+    if any(item.kind == "relation" for item in flat):
+        return Form("list", items=tuple(flat), mark=joint)
+    named = [item for item in flat if _is_named(item)]
+    one_name = bool(named) and named[0] is flat[0] and len({item.tokens for item in named}) == 1
+    if one_name and (len(named) == len(flat) or (len(named) == 1 and all(one.kind == "scalar" for one in flat[1:]))):
+        values = [item.items[0] if _is_named(item) else item for item in flat]
+        return Form("equation", flat[0].tokens, (_gathered(tuple(values), joint),), mark="=")
+    if joint != "or" and len(named) == len(flat) == len({item.tokens for item in flat}):
+        return _named([item.tokens for item in flat], [item.items[0] for item in flat])
+    return Form("list", items=tuple(flat))
+
+
+def _is_named(form: Form) -> bool:
+    return form.kind == "equation" and form.mark == "=" and is_name(form.tokens)
+
+
+def _named(names: list[tuple[str, ...]], values: list[Form]) -> Form:
+    order = order_of(names)
+    mark = ",".join(spell(list(names[i])) for i in order)
+    return Form("named", items=tuple(values[i] for i in order), mark=mark)
 
 
 def _both_signs(tokens: Tokens) -> list[Tokens]:
@@ -152,13 +202,22 @@ def _both_signs(tokens: Tokens) -> list[Tokens]:
 def _equation(tokens: Tokens, level: int) -> Form | None:
     for sign in ("=", r"\in"):
         parts = _split(tokens, frozenset((sign,)))
-        if len(parts) == 2 and all(parts):
-            right = _build(parts[1], level + 1)
-            return Form("equation", tuple(parts[0]), (right,), mark=sign)
+        if len(parts) != 2 or not all(parts):
+            continue
+        left, right = parts
+        if sign == "=" and is_name(tuple(right)) and not is_name(tuple(left)):
+            left, right = right, left
+        value = _build(right, level + 1)
+        names = [tuple(name) for name in _split(left[1:-1], frozenset((",",)))]
+        pairs = (left[0], left[-1], value.kind, value.mark) == ("(", ")", "tuple", "()")
+        if sign == "=" and pairs and len(names) == len(value.items) and all(map(is_name, names)):
+            return _named(names, list(value.items))
+        return Form("equation", tuple(left), (value,), mark=sign)
     return None
 
 
 def _relation(tokens: Tokens, level: int) -> Form | None:
+    r"""Read from the smaller to the larger side; `-x>-1` is `x<1`, and `3\neq x` is `x\neq 3`."""
     parts = _split(tokens, _RELATIONS)
     if len(parts) < 2 or len(parts) > 3 or not all(parts):
         return None
@@ -166,15 +225,34 @@ def _relation(tokens: Tokens, level: int) -> Form | None:
     signs = [token for token in flat if token in _RELATIONS]
     if len(signs) != len(parts) - 1:
         return None  # a relation inside a bracket
-    if signs[0] in (">", r"\geq"):
-        parts, signs = parts[::-1], signs[::-1]
-    flipped = {">": "<", r"\geq": r"\leq"}
-    return Form("relation", items=_items(parts, level), mark=" ".join(flipped.get(sign, sign) for sign in signs))
+    if signs[0] in _TURNED:
+        parts, signs = parts[::-1], [_TURNED.get(sign, f"not {sign}") for sign in signs[::-1]]
+    if any(part[0] == "-" and len(part) < 4 and is_name(tuple(part[1:])) for part in parts):
+        parts = [_negated(part) for part in (parts if signs == [r"\neq"] else parts[::-1])]
+        signs = signs[::-1]
+    if not set(signs) <= {"<", r"\leq"} and signs != [r"\neq"]:
+        return None  # `1<x>2`
+    if signs == [r"\neq"] and is_name(tuple(parts[1])) and not is_name(tuple(parts[0])):
+        parts = parts[::-1]
+    return Form("relation", items=_items(parts, level), mark=" ".join(signs))
+
+
+def _negated(tokens: Tokens) -> Tokens:
+    if tokens in (["0"], [r"\infty"]):
+        return tokens if tokens == ["0"] else ["-", *tokens]
+    if tokens[0] == "-" and not _split(tokens[1:], frozenset(("+", "-")))[1:]:
+        return tokens[1:]
+    return ["-", *tokens] if not _split(tokens, frozenset(("+", "-")))[1:] else ["-", "(", *tokens, ")"]
 
 
 def _union(tokens: Tokens, level: int) -> Form | None:
     parts = _split(tokens, frozenset((r"\cup",)))
-    return Form("union", items=_items(parts, level)) if len(parts) > 1 else None
+    if len(parts) < 2:
+        return None
+    items = _items(parts, level)
+    if all(item.kind == "set" for item in items):
+        return Form("set", items=tuple(dict.fromkeys(one for item in items for one in item.items)))
+    return Form("union", items=items)
 
 
 def _matrix(tokens: Tokens, level: int) -> Form | None:
@@ -182,6 +260,8 @@ def _matrix(tokens: Tokens, level: int) -> Form | None:
     if style is None or tokens[-1] != tokens[0].replace("begin", "end"):
         return None
     body = tokens[1:-1]
+    if tokens[0] == r"\begin{array}" and body[:1] == ["{"]:
+        body = body[_closing_index(body) + 1 :]  # the alignment of columns
     if any(token.startswith((r"\begin{", r"\end{")) for token in body):
         return None
     rows = [_split(row, frozenset(("&",))) for row in _split(body, frozenset((r"\\",)))]
@@ -198,11 +278,28 @@ def _bracketed(tokens: Tokens, level: int) -> Form | None:
         return None
     parts = _split(tokens[1:-1], frozenset((",",)))
     if tokens[0] == r"\{" and tokens[-1] == r"\}":
-        parts = [signed for part in parts if part for signed in _both_signs(part)]
-        return Form("set", items=_items(parts, level))
+        return _set(tokens[1:-1], parts, level)
     if len(parts) == 1:
-        return _build(parts[0], level + 1) if (tokens[0], tokens[-1]) == ("(", ")") else None
+        square = tokens[0] == "[" and tokens[1] == r"\begin{array}"
+        return _build(parts[0], level + 1) if square or (tokens[0], tokens[-1]) == ("(", ")") else None
     return Form("tuple", items=_items(parts, level), mark=tokens[0] + tokens[-1])
+
+
+def _set(inner: Tokens, parts: list[Tokens], level: int) -> Form:
+    r"""Elements in braces; `\{x \mid x<3\}` is its condition, and nothing in braces the empty set."""
+    condition = _split(inner, _SUCH_THAT)
+    if len(condition) == 2 and is_name(tuple(_split(condition[0], frozenset((r"\in",)))[0])):
+        return _build(condition[1], level + 1)
+    parts = [signed for part in parts if part for signed in _both_signs(part)]
+    return Form("set", items=_items(parts, level)) if parts else Form("scalar", (r"\emptyset",))
+
+
+def _ratio(tokens: Tokens, level: int) -> Form | None:
+    """`3:4`; a time (`1:05`) stays as it is."""
+    parts = _split(tokens, frozenset((":",)))
+    if len(parts) < 2 or not all(parts) or any(len(part[0]) > 1 and part[0][0] == "0" for part in parts):
+        return None
+    return Form("tuple", items=_items(parts, level), mark="::")
 
 
 def _scalar(tokens: Tokens, level: int, spoken: bool) -> Form:
@@ -216,6 +313,8 @@ def _scalar(tokens: Tokens, level: int, spoken: bool) -> Form:
         return Form("scalar", tuple(tokens))
     letters = all(len(token) == 1 and token.isalpha() for token in tokens)
     if (letters and len(tokens) > 1) or tokens[0].startswith(r"\text{"):
+        if letters_of(tokens).casefold() in _ALL_REALS:
+            return Form("scalar", (r"\mathbb", "{", "R", "}"))
         return Form("word", tuple(tokens), mark="text" if spoken else "")
     return Form("scalar", tuple(tokens))
 
@@ -223,15 +322,18 @@ def _scalar(tokens: Tokens, level: int, spoken: bool) -> Form:
 def _split_unit(tokens: Tokens) -> tuple[Tokens, str | None]:
     """The tokens before a unit, and the unit; a dollar sign may also stand before the number."""
     sign = tokens[:1] if tokens[0] in ("-", "+") else []
-    if tokens[len(sign) : len(sign) + 1] == [r"\$"]:
-        return sign + tokens[len(sign) + 1 :], "dollar"
-    if tokens[-1] in (r"\%", r"\$") and len(tokens) > 1:
-        return tokens[:-1], "percent" if tokens[-1] == r"\%" else "dollar"
+    rest = tokens[len(sign) :]
+    if len(rest) > 1 and rest[0] in SIGNS and rest[0] != r"\%":
+        return sign + rest[1:], SIGNS[rest[0]]
+    if tokens[-1] in SIGNS and len(tokens) > 1:
+        return tokens[:-1], SIGNS[tokens[-1]]
     has_function = any(
         token[:1] == "\\" and token[1:4] in ("sin", "cos", "tan", "cot", "sec", "csc") for token in tokens
     )
-    if tokens[-4:] == ["^", "{", r"\circ", "}"] and len(tokens) > 4 and not has_function:
-        return tokens[:-4], "degree"
+    scale = DEGREES.get(tokens[-1])
+    end = len(tokens) - (scale is not None)
+    if end > 4 and tokens[end - 4 : end] == ["^", "{", r"\circ", "}"] and not has_function:
+        return tokens[: end - 4], scale or "degree"
     power = 1
     if len(tokens) > 4 and tokens[-4:-2] == ["^", "{"] and tokens[-2] in ("2", "3") and tokens[-1] == "}":
         power, end = int(tokens[-2]), len(tokens) - 4

@@ -4,24 +4,25 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Iterator
-from typing import NamedTuple
 
 from rlspec.rlvr.grading.compare import gold_text
 from rlspec.rlvr.grading.expression import OverBudget
 from rlspec.rlvr.grading.forms import Form, read_form
 from rlspec.rlvr.grading.plain import plain_number
+from rlspec.rlvr.grading.respell import Variant, respelled
 from rlspec.rlvr.grading.values import clearly_differ
 
 _TEXT = re.compile(r"\\(?:text|mbox|begin|end|textbf|mathrm)\s*\{[^{}]*\}")
+_OTHER_UNIT = {
+    **dict.fromkeys(("centimeter", "meter", "kilometer", "inch", "foot", "mile"), "mm"),
+    **dict.fromkeys(("centimeter^2", "meter^2", "foot^2", "inch^2"), "mm^2"),
+    **dict.fromkeys(("dollar", "euro"), "cents"),
+    **dict.fromkeys(("hour", "minute", "day", "week", "year"), "seconds"),
+    **dict.fromkeys(("meter per second", "mile per hour"), "km/h"),
+    **dict.fromkeys(("degree", "celsius"), "radians"),
+}
 _NUMBER = re.compile(r"[0-9]+", re.ASCII)
 _PLAIN_INTEGER = re.compile(r"-?[0-9]+\Z", re.ASCII)
-
-
-class Variant(NamedTuple):
-    """An answer near a gold, and how it was made."""
-
-    kind: str
-    answer: str
 
 
 def mutate(gold: str, limit: int | None = None) -> list[Variant]:
@@ -71,6 +72,57 @@ def _mutated(text: str, form: Form) -> Iterator[Variant]:
     yield from _parts(text, form)
     yield from _containers(text, form)
     yield from _words(form)
+    yield from _units(text, form)
+    yield from _wrong_in_other_notations(text, form)
+
+
+def _wrong_in_other_notations(text: str, form: Form) -> Iterator[Variant]:
+    """Every notation that is accepted, with another digit, sign, bracket, order, joint or element."""
+    for kind, spelled in respelled(text, form):
+        wrong = [*_digits(spelled), *_signs(spelled, form), *_joined(spelled)]
+        if form.kind == "matrix":
+            wrong += _transposed(spelled)
+        yield from (Variant(f"{kind}: {one.kind}", one.answer) for one in wrong)
+
+
+def _joined(text: str) -> Iterator[Variant]:
+    """Other brackets, relations, joints and order."""
+    for old, new in (
+        (" or ", " and "),
+        ("<", r"\le "),
+        (r"\le ", "<"),
+        ("(", "["),
+        ("]", ")"),
+        ("e", "e-"),
+    ):
+        if text.count(old) == 1:
+            yield Variant(f"{old.strip()} as {new.strip()}", text.replace(old, new))
+    for sign, other in (("<", ">"), (r"\le ", r"\ge "), (">", "<")):
+        if sign in text:
+            yield Variant(f"{sign.strip()} turned", text.replace(sign, other))
+    parts = text.strip("()").split(",")
+    if len(parts) == 2 and all("=" in part for part in parts):
+        names, values = zip(*(part.strip().split("=", 1) for part in parts), strict=True)
+        yield Variant("names exchanged", f"{names[1]}={values[0]}, {names[0]}={values[1]}")
+        yield Variant("names left out, exchanged", f"{values[1]},{values[0]}")
+    if len(parts) > 1:
+        yield Variant("element left out", ",".join(parts[:-1]))
+
+
+def _transposed(text: str) -> list[Variant]:
+    r"""A row as a column, and a column as a row."""
+    if "&" in text:
+        return [] if r"\\" in text else [Variant("transposed", text.replace("&", r"\\"))]
+    return [Variant("transposed", text.replace(r"\\", "&"))]
+
+
+def _units(text: str, form: Form) -> Iterator[Variant]:
+    """Another known unit of the same kind."""
+    if form.kind == "scalar" and form.unit in _OTHER_UNIT:
+        yield Variant("other unit", f"{form.text}\\text{{ {_OTHER_UNIT[form.unit]}}}")
+    if form.kind == "scalar" and form.unit == "dollar":
+        yield Variant("other currency", f"{form.text}€")
+        yield Variant("other currency sign", f"£{form.text}")
 
 
 def _numbers(text: str) -> list[re.Match[str]]:
@@ -123,7 +175,6 @@ def _containers(text: str, form: Form) -> Iterator[Variant]:
         if len(parts) == len(form.items):
             yield Variant("dropped element", ",".join(parts[:-1]))
             yield Variant("list as tuple", f"({plain})")
-            yield Variant("list as set", f"\\{{{plain}\\}}")
     if form.kind == "tuple" and plain[0] in "([" and plain[-1] in ")]":
         parts = [part.strip() for part in plain[1:-1].split(",")]
         if len(parts) != len(form.items):
@@ -135,7 +186,6 @@ def _containers(text: str, form: Form) -> Iterator[Variant]:
         yield Variant("tuple as set", f"\\{{{','.join(parts)}\\}}")
         yield Variant("tuple as list", ",".join(parts))
     if form.kind == "set" and plain.startswith(r"\{"):
-        yield Variant("set as list", plain[2:-2])
         yield Variant("set as tuple", f"({plain[2:-2]})")
     if form.kind == "union":
         yield Variant("dropped part", plain.split(r"\cup")[0])
@@ -164,6 +214,7 @@ def _rewritten(text: str, form: Form) -> Iterator[Variant]:
         yield Variant("x =", f"x = {text}")
         if form.unit is None and plain_number(form.text) is not None:
             yield from _numeric(text, form)
+    yield from respelled(text, form)
     if form.kind in ("list", "set") and text.count(",") == len(form.items) - 1 and r"\pm" not in text:
         opening, inner, closing = (r"\{", text[2:-2], r"\}") if form.kind == "set" else ("", text, "")
         yield Variant("other order", opening + ", ".join(inner.split(",")[::-1]) + closing)

@@ -3,14 +3,20 @@ r"""Normalisation of an answer: one way of writing for what is the same on paper
 Every pass is linear in the length of the text. Policies, all of them deliberate:
 
 - **Boxes and GSM8K.** The text after the last `####` counts; an inner `\boxed{}` is unwrapped.
-- **Percent, dollar, degree, unit words** are units: `10\%`, `\$10`, `10^\circ` and `10\text{ cm}` all have the body
-  `10`. A unit that only one side writes is ignored, so `10\%` equals `10` (and never `0.1`). Two *known* units that
-  differ (`5\text{ cents}` and `5\text{ dollars}`) are different; a unit word nobody knows is ignored. Words that
-  carry a value (`million`, `dozen`, `or`, `more`, ...) are not units, and such an answer is unreadable.
+- **Percent, money, degrees, unit words** are units: `10\%`, `\$10`, `10^\circ C`, `10\text{ cm}`, `10 m/s` and
+  `$10$ hours` all have the body `10`. A unit that only one side writes is ignored, so `10\%` equals `10` (and never
+  `0.1`). Two *known* units that differ (`5\text{ cents}` and `5\text{ dollars}`) are different; a unit word nobody
+  knows is ignored. Words that carry a value (`million`, `dozen`, `or`, `more`, ...) are not units, and such an answer
+  is unreadable. One bare letter (`5 m`) is a factor.
+- **What people type** for TeX (`<=`, `pi/2`, `sqrt(2)`, `4.5e33`, `2 3/4`, full-width signs): see `typed.py`.
 - **Thousands.** `1,080`, `10,\!080`, `1{,}080` and `1 080` are numbers outside of brackets; inside `( )`, `[ ]` and
   `\{ \}` a bare comma separates elements.
-- **Leading `x=` or `x \in`** (any lone symbol, `f(x)` or a text) is dropped when only one side has it; `x=5` and
-  `y=5` differ.
+- **Names.** A leading `x=`, `AB=`, `\angle ABC=`, `f(x)=`, `x \in` (see `names.py`) is dropped when only one side has
+  it; `x=5` and `y=5` differ. Several named values (`x=5, y=8` or `(x,y)=(5,8)`) are compared by name, and with
+  unnamed ones in the order of their names: `5,8` or `(5,8)`, never `8,5`.
+- **Sets and regions.** `\{1,2\}` is `1,2`; `x<3` is `(-\infty,3)`, `x<1 or x>3` is a union, `\mathbb{R}` is
+  `(-\infty,\infty)`, whatever the variable is called (`x<3` and `y<3` differ all the same). `1<x<3` equals `(1,3)`
+  although that may be a point: nobody answers a question about a point with a chain of inequalities.
 - **TeX shorthand.** `\frac43` is `\frac{4}{3}`, `\sqrt2` is `\sqrt{2}`; `2^10` is read as its author meant it:
   `2^{10}`.
 - **Words** (`\text{Evelyn}`, `east`) are compared letter by letter, ignoring case where a side is a `\text{}` of two
@@ -19,50 +25,20 @@ Every pass is linear in the length of the text. Policies, all of them deliberate
 - **Identities that need an assumption** are refused: `\ln x^2` against `2\ln x` (they differ for negative `x`) and
   `\sqrt a\sqrt b` against `\sqrt{ab}` (for negative `a` and `b`). A gold states no domain, so assuming one would pay
   for wrong answers elsewhere (`\sqrt{x^2}` for `x`); with numbers both are decided.
-- Digits are ASCII; other scripts, invisible and bidirectional characters are left as they are and so match nothing.
+- Digits are ASCII or full-width; other scripts, invisible and bidirectional characters are left as they are and so
+  match nothing.
 """
 
 from __future__ import annotations
 
 import re
 
-from rlspec.rlvr.grading.units import bare_unit
-
-Tokens = list[str]
+from rlspec.rlvr.grading.typed import FUNCTIONS, Tokens, as_tex, mixed_numbers, named_letters
+from rlspec.rlvr.grading.units import SIGNS, bare_unit
 
 _TOKEN = re.compile(
     r"\\(?:begin|end)\s*+\{[A-Za-z*]+\}|\\[A-Za-z]+|\\.|[0-9]+(?:\.[0-9]+)?|\.[0-9]+|\s+|.",
     re.DOTALL | re.ASCII,
-)
-_UNICODE = str.maketrans(
-    {
-        "−": "-",
-        "–": "-",
-        "×": r"\times ",
-        "·": r"\cdot ",
-        "⋅": r"\cdot ",
-        "÷": r"\div ",
-        "π": r"\pi ",
-        "θ": r"\theta ",
-        "∞": r"\infty ",
-        "°": r"^\circ ",
-        "√": r"\sqrt ",
-        "≤": r"\le ",
-        "≥": r"\ge ",
-        "≠": r"\ne ",
-        "±": r"\pm ",
-        "∪": r"\cup ",
-        "∈": r"\in ",
-        "²": "^{2}",
-        "³": "^{3}",
-        "½": r"\frac{1}{2}",
-        "¼": r"\frac{1}{4}",
-        "¾": r"\frac{3}{4}",
-        "~": " ",
-        "\u00a0": " ",
-        "\u2009": " ",
-        "\u202f": " ",
-    }
 )
 _SPACES = frozenset(("$", r"\,", r"\;", r"\:", r"\>", "\\ ", r"\quad", r"\qquad"))
 _DROPPED = frozenset(
@@ -126,11 +102,18 @@ _RENAMED = {
     r"\degree": r"^\circ",
     r"\varnothing": r"\emptyset",
     "%": r"\%",
+    r"\land": r"\text{and}",
+    r"\wedge": r"\text{and}",
+    r"\lor": r"\text{or}",
+    r"\vee": r"\text{or}",
+    r"\pounds": "£",
+    r"\euro": "€",
+    r"\yen": "¥",
+    r"\infin": r"\infty",
 }
 _TEXT = frozenset(
     (r"\text", r"\mbox", r"\textbf", r"\textit", r"\textrm", r"\mathrm", r"\hbox", r"\textnormal", r"\operatorname")
 )
-_FUNCTIONS = "sin cos tan cot sec csc arcsin arccos arctan sinh cosh tanh ln log exp".split()  # noqa: SIM905
 _ARGUMENTS = {
     r"\frac": 2,
     r"\binom": 2,
@@ -148,12 +131,12 @@ _HEAD = re.compile(r"[1-9][0-9]{0,2}\Z", re.ASCII)
 def tokenize(text: str) -> Tokens:
     """Clean tokens of an answer: no spaces, no layout, arguments in braces, thousands joined, texts as one token."""
     _, marked, after = text.rpartition("####")
-    raw = bare_unit((after if marked else text).translate(_UNICODE).strip())
-    tokens = _drop_layout(_TOKEN.findall(raw))
-    tokens = [token for token in _join_thousands(tokens) if token != " "]
+    raw = bare_unit(as_tex(after if marked else text))
+    tokens = _join_thousands(named_letters(_drop_layout(_TOKEN.findall(raw))))
+    tokens = [token for token in mixed_numbers(tokens) if token != " "]
     while tokens and tokens[-1] == ".":
         tokens.pop()
-    return _brace_arguments(tokens)
+    return _brace_arguments(_brace_brackets(tokens))
 
 
 def normalize(text: str) -> str:
@@ -219,8 +202,12 @@ def _text_tokens(command: str, content: Tokens) -> Tokens:
     """
     start = next((i for i, token in enumerate(content) if not token.isspace() and token not in _SPACES), 0)
     words = "".join(content[start:]).strip()
-    if words in _FUNCTIONS:
+    if words in FUNCTIONS:
         return ["\\" + words]
+    if words in SIGNS:
+        return [words]
+    if words.strip(", ") in ("and", "or"):
+        words = words.strip(", ")
     if command == r"\mathrm" and len(words) == 1 and start == 0:
         return [words]
     return ["\\text{" + words + "}"] if words else []
@@ -263,6 +250,20 @@ def _thousands(tokens: Tokens, i: int, bracketed: bool) -> tuple[str, int] | Non
     return None
 
 
+def _brace_brackets(tokens: Tokens) -> Tokens:
+    r"""`x^(a+b)` and `\sqrt(2)` mean `x^{a+b}` and `\sqrt{2}`."""
+    braced = list(tokens)
+    opened: list[int] = []
+    for i, token in enumerate(tokens):
+        if token == "(":
+            opened.append(i)
+        elif token == ")" and opened:
+            start = opened.pop()
+            if start and tokens[start - 1] in ("^", r"\sqrt"):
+                braced[start], braced[i] = "{", "}"
+    return braced
+
+
 def _brace_arguments(tokens: Tokens) -> Tokens:
     r"""Put single-token arguments of `\frac`, `\sqrt`, `\mathbb`, `^`, `_` and their like into braces."""
     braced: Tokens = []
@@ -271,6 +272,9 @@ def _brace_arguments(tokens: Tokens) -> Tokens:
     queue = tokens[::-1]
     while queue:
         token = queue.pop()
+        if token == "{" and not pending and (lone := _lone(queue)) is not None:
+            queue[-2 if lone else -1 :] = [lone] if lone else []
+            continue
         if token == "{":
             stack.append(max(pending - 1, 0))
             pending = 0
@@ -290,6 +294,13 @@ def _brace_arguments(tokens: Tokens) -> Tokens:
             pending = _ARGUMENTS.get(token, 0)
         braced.append(token)
     return braced
+
+
+def _lone(queue: Tokens) -> str | None:
+    """The number in braces around nothing else (`{10}^{3}`), an empty text for empty braces, else None."""
+    if queue[-1:] == ["}"]:
+        return ""
+    return queue[-1] if queue[-2:-1] == ["}"] and queue[-1][0].isdigit() else None
 
 
 def _sign_and(token: str, queue: Tokens) -> Tokens:

@@ -11,28 +11,54 @@ from typing import Any
 from rlspec.rlvr.grading.budget import check_budget
 from rlspec.rlvr.grading.expression import Node, OverBudget, Unreadable, parse_expression
 from rlspec.rlvr.grading.forms import Form
+from rlspec.rlvr.grading.names import is_name
 from rlspec.rlvr.grading.plain import based_number, plain_number
+from rlspec.rlvr.grading.regions import region
+from rlspec.rlvr.grading.units import units_conflict
 
 CLEARLY = 1e-6  # relative difference that no rounding explains
 _MAX_FACTORIAL = 3_000
-_UNDEFINED = (ArithmeticError, ValueError, TypeError, OverBudget, Unreadable)
+UNDEFINED = (ArithmeticError, ValueError, TypeError, OverBudget, Unreadable)
 
 
 def clearly_differ(one: Form, other: Form) -> bool:
     """True only if two forms certainly mean different things; False where that is unknown."""
     if one.kind == "equation" and other.kind == "equation":
         return one.tokens == other.tokens and clearly_differ(one.items[0], other.items[0])
+    if "equation" in (one.kind, other.kind):
+        return _named_differs(one, other) if one.kind == "equation" else _named_differs(other, one)
+    if "named" in (one.kind, other.kind) and one.kind != other.kind:
+        bare = other if one.kind == "named" else one
+        return (bare.kind == "list" or (bare.kind, bare.mark) == ("tuple", "()")) and _any_differ(one, other)
+    if "set" in (one.kind, other.kind) and {one.kind, one.mark, other.kind, other.mark} <= {"set", "list", ""}:
+        return len(one.items) != len(other.items) or _collections_differ(one, other)
     if one.kind != other.kind or one.mark != other.mark:
-        return "equation" not in (one.kind, other.kind) and not _one_is_word(one, other)
+        one, other = region(one) or one, region(other) or other
+    if one.kind != other.kind or one.mark != other.mark:
+        return not _one_is_word(one, other) and not _sole(one, other)
     if one.kind == "word":
         return one.text.casefold().replace(" ", "") != other.text.casefold().replace(" ", "")
     if one.kind == "scalar":
-        return _scalars_differ(one, other)
+        return units_conflict(one.unit, other.unit) or _scalars_differ(one, other)
     if len(one.items) != len(other.items):
         return True
     if one.kind in ("set", "list", "union"):
         return _collections_differ(one, other)
-    return any(clearly_differ(a, b) for a, b in zip(one.items, other.items, strict=True))
+    return _any_differ(one, other)
+
+
+def _any_differ(one: Form, other: Form) -> bool:
+    """Whether elements at one place differ; False if the numbers of elements do."""
+    return len(one.items) == len(other.items) and any(map(clearly_differ, one.items, other.items))
+
+
+def _named_differs(named: Form, other: Form) -> bool:
+    return named.mark == "=" and is_name(named.tokens) and clearly_differ(named.items[0], other)
+
+
+def _sole(one: Form, other: Form) -> bool:
+    """Whether one is a set of one element, which may be the other."""
+    return any(form.kind == "set" and len(form.items) == 1 for form in (one, other))
 
 
 def _one_is_word(one: Form, other: Form) -> bool:
@@ -49,7 +75,7 @@ def _scalars_differ(one: Form, other: Form) -> bool:
     try:
         trees = [parse_expression(list(form.tokens)) for form in (one, other)]
         return any(_far(*(value(tree, k) for tree in trees)) for k in range(3))
-    except _UNDEFINED:
+    except UNDEFINED:
         return False
 
 
@@ -57,7 +83,7 @@ def _collections_differ(one: Form, other: Form) -> bool:
     """Sums over all scalars inside, which do not depend on the order."""
     try:
         return any(_far(*(_sum(form, k, power) for form in (one, other))) for k in (0, 1) for power in (1, 2))
-    except _UNDEFINED:
+    except UNDEFINED:
         return False
 
 

@@ -16,6 +16,7 @@ MATH_VERIFY_ACCEPTS = {
     "base": "it drops the subscript: 52_8 = 52_10 = 52",
     "bracket": "it compares tuples, sets and lists as sets",
     "float": "it rounds to six decimals: .0000672 = .0000673",
+    "unit": "it drops units: 55 degrees = 55 radians",
 }
 # Kinds of notation that math_verify refuses, with the reason for accepting them.
 MATH_VERIFY_REFUSES = {
@@ -23,6 +24,18 @@ MATH_VERIFY_REFUSES = {
     r"\%": "percent is a unit here (see normalize.py), a factor of 0.01 there",
     "name": "it keeps the name of a word: x = (C)",
     "thousands": "it reads 58,500 as the set of 58 and 500",
+    "quotient unit": "it reads m/s as a quotient of variables",
+    "celsius": "it reads C as a variable",
+    "euro sign": "it knows the dollar only",
+    "pound sign": "it knows the dollar only",
+    "typed": "it reads a box as TeX: pi is p times i",
+    "full-width": "it does not know full-width signs",
+    "mixed number": "it reads 3 1/2 as a product",
+    "named in other order": "it compares in the order of writing",
+    "e-notation": "it reads e as Euler's number",
+    "x 10^": "it reads x as a variable",
+    "interval as relation": "it takes an inequality for an interval in one direction only, by design",
+    "union as relations": "it takes an inequality for an interval in one direction only, by design",
 }
 
 
@@ -38,6 +51,8 @@ def _why_accepted(kind: str, gold: str) -> str:
         return "base"
     if any(word in kind for word in ("tuple", "list", "set", "reversed", "bracket")):
         return "bracket"
+    if "unit" in kind:
+        return "unit"
     return "float" if gold == ".0000672" else f"unexplained: {kind} of {gold}"
 
 
