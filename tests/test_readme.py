@@ -142,7 +142,13 @@ def test_pictures_are_small_files_that_say_what_they_show(path: Path) -> None:
 
 def test_the_front_page_is_short_and_has_pictures() -> None:
     assert len(FRONT.read_text(encoding="utf-8").split()) <= MOST_WORDS
-    assert len(page(FRONT).pictures) >= 2
+    assert len(page(FRONT).pictures) >= 3
+
+
+def test_what_a_wheel_says_leads_to_no_file_that_it_does_not_hold() -> None:
+    shown = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]["readme"]
+    assert isinstance(shown, dict), "README.md links to the repository's files"
+    assert not re.search(r"\]\(|<img|README\.md", shown["text"])
 
 
 def test_no_picture_lies_around_unused() -> None:
