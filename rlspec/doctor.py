@@ -3,146 +3,126 @@
 from __future__ import annotations
 
 import json
-import os
-import platform
-import shutil
-import subprocess
 import sys
-from collections.abc import Callable, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
-from dataclasses import asdict, dataclass
-from importlib import metadata
-from pathlib import Path
-from typing import Any, Literal
+from collections.abc import Callable, Sequence
+from dataclasses import asdict
+from typing import TYPE_CHECKING, Annotated
 
-from rlspec.config.arguments import split_setting
-from rlspec.entry import run_command
-from rlspec.errors import ConfigError, nearest
+from pydantic import model_validator
 
-USAGE = """\
-usage: python -m rlspec.doctor [robot=NAME [host=ADDRESS] [cameras=A,B]] [server=ws://HOST:PORT] [--json]
+from rlspec.config.command import CommandLine, one_of
+from rlspec.config.paths import list_robots
+from rlspec.config.schema import Key
+from rlspec.entry import command
 
-  Checks versions, torch, the renderer, LIBERO, video and disk space; says what to do about what does not work.
-  Exit code 1 where something is broken; what is not installed is a warning.
+if TYPE_CHECKING:
+    from rlspec.deploy.probes import ProbeResult
+    from rlspec.runtime.machine import Finding
 
-  robot=NAME         what this robot needs instead: franka_fr3, franka_panda, franka_sim, mujoco, dry_run
-  host=ADDRESS       of the robot; nothing moves
-  cameras=A,B        such as opencv:/dev/video0@640x480x30,realsense:0123456,zed:30785375
-  server=URL         a policy server as well; token=... where it wants one
-  --json             the same as JSON
-"""
-ROBOTS = {"franka_fr3": "fr3", "franka_panda": "fer", "franka_sim": "fr3", "mujoco": "", "dry_run": ""}
-_KEYS = ("robot", "host", "cameras", "server", "token")
-_PROBE = "--probe"  # run one check in this process and print it as JSON
-_SECONDS = 60.0  # for one check; a second or two where the machine is idle and its disk warm
-_GIB = 2**30
-_LIBRARIES = ("transformers", "trl", "peft", "accelerate", "datasets", "lerobot", "gymnasium", "mujoco", "hf-libero")
 _MARKS = {"ok": "ok  ", "warn": "WARN", "fail": "FAIL"}
+_WITH_ADDRESS = ("franka_fr3", "franka_panda")
 
 
-@dataclass(frozen=True)
-class Finding:
-    """The outcome of one check.
+class DoctorCommand(CommandLine):
+    """Checks versions, torch, the renderer, LIBERO, video and disk space; says what to do about what does not work.
+    Exit code 1 where something is broken; what is not installed is a warning.
+    """  # noqa: D205
 
-    Attributes:
-        name: Of the check.
-        status: `fail`: broken; `warn`: absent or slower than it could be.
-        detail: What was found.
-        remedy: What to do; empty where nothing is to be done.
-    """
+    command = "doctor"
+    synopsis = ("[robot=NAME [host=ADDRESS] [cameras=A,B]] [server=ws://HOST:PORT] [--json]",)
+    example = "robot=franka_fr3, or --json"
+    short = {"json": "as_json"}
 
-    name: str
-    status: Literal["ok", "warn", "fail"]
-    detail: str
-    remedy: str = ""
+    robot: Annotated[str | None, one_of(list_robots), Key("what this robot needs instead", "NAME")] = None
+    host: Annotated[str | None, Key("of the robot; nothing moves", "ADDRESS")] = None
+    cameras: Annotated[
+        list[str], Key("such as opencv:/dev/video0@640x480x30,realsense:0123456,zed:30785375", "A,B")
+    ] = []
+    server: Annotated[str | None, Key("a policy server as well", "URL")] = None
+    token: Annotated[str | None, Key("what that server wants")] = None
+    as_json: Annotated[bool, Key("the same as JSON")] = False
+
+    @model_validator(mode="after")
+    def _an_address(self) -> DoctorCommand:
+        if self.host is not None and self.robot not in _WITH_ADDRESS:
+            has = f"robot={self.robot or 'dry_run'} has no address"
+            raise ValueError(f"host={self.host}: {has}; use robot={' or robot='.join(_WITH_ADDRESS)}")
+        return self
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Entry point; returns the exit code: 0, 1 where something is broken, 2 for an unknown argument."""
-    arguments = list(sys.argv[1:] if argv is None else argv)
-    return run_command(arguments or ["--text"], lambda: USAGE, _doctor)
+    return command(DoctorCommand, _doctor, argv, bare=True)
 
 
-def _doctor(arguments: Sequence[str]) -> int:
-    if arguments[0] == _PROBE:
-        sys.stdout.write(json.dumps(asdict(PROBES[arguments[1]]())) + "\n")
-        return 0
-    chosen = _choose([argument for argument in arguments if argument not in ("--json", "--text")])
-    findings = examine_robot(chosen) if chosen else examine()
+def _doctor(line: DoctorCommand) -> int:
+    if line.model_fields_set - {"as_json"}:
+        from rlspec.runtime.machine import guarded
+
+        given = line.model_dump(exclude={"as_json", "robot"})
+        checks = robot_checks(line.robot or "dry_run", **given)
+        findings = [guarded(name, check) for name, check in checks.items()]
+    else:
+        from rlspec.runtime.machine import examine
+
+        findings = examine()
     healthy = all(finding.status != "fail" for finding in findings)
-    if "--json" in arguments:
+    if line.as_json:
         content = {"ok": healthy, "checks": [asdict(finding) for finding in findings]}
         sys.stdout.write(json.dumps(content, indent=2) + "\n")
     else:
-        sys.stdout.write("".join(f"{line}\n" for line in _render(findings)))
+        sys.stdout.write("".join(f"{text}\n" for text in _render(findings)))
     return 0 if healthy else 1
 
 
-def _choose(arguments: Sequence[str]) -> dict[str, str]:
-    """key=value arguments, checked."""
-    chosen = {}
-    for argument in arguments:
-        key, value = split_setting(argument, "robot=franka_fr3, or --json")
-        if key not in _KEYS:
-            raise ConfigError(f"{key}: unknown key; {nearest(key, _KEYS)}")
-        chosen[key] = value
-    robot = chosen.get("robot", "dry_run")
-    if robot not in ROBOTS:
-        raise ConfigError(f"robot={robot}: unknown; {nearest(robot, ROBOTS)}")
-    if "host" in chosen and robot not in ("franka_fr3", "franka_panda"):
-        raise ConfigError(f"host={chosen['host']}: robot={robot} has no address; use robot=franka_fr3 or franka_panda")
-    return chosen
-
-
-def examine_robot(chosen: Mapping[str, str]) -> list[Finding]:
-    """Run the checks that a deployment on a robot needs."""
-    return [_guarded(name, check) for name, check in robot_checks(chosen).items()]
-
-
-def robot_checks(chosen: Mapping[str, str]) -> dict[str, Callable[[], Finding]]:
+def robot_checks(
+    robot: str,
+    *,
+    host: str | None = None,
+    cameras: Sequence[str] = (),
+    server: str | None = None,
+    token: str | None = None,
+) -> dict[str, Callable[[], Finding]]:
     """The checks for a robot, in order.
 
     Args:
-        chosen: Arguments: robot, host, cameras, server, token.
+        robot: An option of recipes/robot.
+        host: Of the robot.
+        cameras: Descriptions, see `rlspec.deploy.robots.cameras.opener`.
+        server: URL of a policy server.
+        token: What that server wants.
     """
     from rlspec.deploy import probes
+    from rlspec.runtime.machine import Finding, check_python, probe_apart
 
-    robot, host = chosen.get("robot", "dry_run"), chosen.get("host", "")
-    listed: dict[str, Callable[[], probes.Outcome]] = {}
-    if robot.startswith("franka"):
+    is_real = robot in ("franka_fr3", "franka_panda")
+    listed: dict[str, Callable[[], ProbeResult]] = {}
+    if is_real or robot == "franka_sim":
         listed["driver"] = probes.driver
-    if robot in ("franka_fr3", "franka_panda"):
+    if is_real:
         listed |= {"kernel": probes.realtime_kernel, "priority": probes.realtime_priority, "governor": probes.governor}
         if host:
             listed["network"] = lambda: probes.network(host)
-            listed["robot"] = lambda: probes.robot_server(host, ROBOTS[robot])
+            listed["robot"] = lambda: probes.robot_server(host, "fer" if robot == "franka_panda" else "fr3")
         else:
-            listed["robot"] = lambda: probes.Outcome("warn", "not asked", "say where it is: host=ADDRESS")
+            listed["robot"] = lambda: probes.ProbeResult("warn", "not asked", "say where it is: host=ADDRESS")
     if robot == "franka_sim":
         listed["simulator"] = probes.simulator
-    if names := chosen.get("cameras"):
-        listed["cameras"] = lambda: probes.cameras(names.split(","))
-    if url := chosen.get("server"):
-        listed["policy server"] = lambda: probes.policy_server(url, chosen.get("token"))
+    if cameras:
+        listed["cameras"] = lambda: probes.cameras(cameras)
+    if server:
+        listed["policy server"] = lambda: probes.policy_server(server, token)
 
-    def found(name: str, probe: Callable[[], probes.Outcome]) -> Callable[[], Finding]:
+    def found(name: str, probe: Callable[[], ProbeResult]) -> Callable[[], Finding]:
         return lambda: Finding(name, *probe())
 
     checks: dict[str, Callable[[], Finding]] = {"python": check_python}
     checks |= {name: found(name, probe) for name, probe in listed.items()}
     if robot == "mujoco":
-        checks["renderer"] = lambda: _probe("renderer")
-    if not chosen.get("server"):
-        checks["torch"] = lambda: _probe("torch")  # a policy that runs on the robot's computer
+        checks["renderer"] = lambda: probe_apart("renderer")
+    if not server:
+        checks["torch"] = lambda: probe_apart("torch")  # a policy that runs on the robot's computer
     return checks
-
-
-def examine() -> list[Finding]:
-    """Run all checks. Those that load libraries run in processes of their own, side by side."""
-    with ThreadPoolExecutor(max_workers=2) as pool:
-        probes = {name: pool.submit(_probe, name) for name in PROBES}
-        findings = [_guarded(name, check) for name, check in CHECKS.items()]
-        return findings + [probe.result() for probe in probes.values()]
 
 
 def _render(findings: Sequence[Finding]) -> list[str]:
@@ -154,235 +134,6 @@ def _render(findings: Sequence[Finding]) -> list[str]:
             lines.append(f"{'':{width + 6}}  remedy: {finding.remedy}")
     bad = [finding.name for finding in findings if finding.status == "fail"]
     return [*lines, f"broken: {', '.join(bad)}" if bad else "nothing is broken"]
-
-
-def _guarded(name: str, check: Callable[[], Finding]) -> Finding:
-    """A check whose own failure is a finding as well."""
-    try:
-        return check()
-    except Exception as error:  # a doctor does not faint
-        text = " ".join(str(error).split())[:300]
-        return Finding(name, "fail", f"{type(error).__name__}: {text}", "reinstall with `uv sync`, or report this line")
-
-
-def _probe(name: str) -> Finding:
-    """A check in a process of its own, which may crash or hang."""
-    command = [sys.executable, "-m", "rlspec.doctor", _PROBE, name]
-    try:
-        done = subprocess.run(command, capture_output=True, text=True, timeout=_SECONDS, check=False)
-    except subprocess.TimeoutExpired:
-        # Only a GL driver is known to hang; the others wait for the disk or the processor.
-        status: Literal["warn", "fail"] = "fail" if name == "renderer" else "warn"
-        return Finding(
-            name, status, f"no answer within {_SECONDS:g} s", "the machine is busy, or a driver hangs; retry"
-        )
-    try:
-        return Finding(**json.loads(done.stdout.strip().splitlines()[-1]))
-    except (IndexError, ValueError, TypeError):
-        last = (done.stderr.strip().splitlines() or ["no message"])[-1]
-        remedy = "reinstall with `uv sync`, or report this line"
-        return Finding(name, "fail", f"the check ended with code {done.returncode}: {last[:300]}", remedy)
-
-
-def check_python() -> Finding:
-    """The interpreter."""
-    version = platform.python_version()
-    detail = f"{version} ({platform.system()} {platform.machine()}, {os.cpu_count()} cores)"
-    if not (3, 12) <= sys.version_info[:2] < (3, 14):
-        return Finding("python", "fail", detail, "use Python 3.12 or 3.13")
-    return Finding("python", "ok", detail)
-
-
-def check_libraries() -> Finding:
-    """Installed versions against what pyproject.toml asks for."""
-    from packaging.requirements import Requirement
-
-    wrong, found, absent = [], [], []
-    for line in metadata.requires("rlspec") or []:
-        requirement = Requirement(line)
-        try:
-            version = metadata.version(requirement.name)
-        except metadata.PackageNotFoundError:
-            absent.append(requirement)
-            continue
-        if requirement.specifier and not requirement.specifier.contains(version, prereleases=True):
-            wrong.append(f"{requirement.name} {version} (needs {requirement.specifier})")
-        elif requirement.name in _LIBRARIES:
-            found.append(f"{requirement.name} {version}")
-    missing = [each.name for each in absent if each.marker is None or "extra" not in str(each.marker)]
-    if wrong or missing:
-        detail = ", ".join([*wrong, *(f"{name} is missing" for name in missing)])
-        return Finding("libraries", "fail", detail, "install what pyproject.toml names: `uv sync`")
-    optional = sorted({each.name for each in absent} - {"rlspec"})
-    if optional:
-        remedy = "needed by some commands: `uv sync --extra all`"
-        return Finding("libraries", "warn", f"not installed: {', '.join(optional)}", remedy)
-    return Finding("libraries", "ok", ", ".join(dict.fromkeys(found)))
-
-
-def check_recipes() -> Finding:
-    """Whether the recipes are installed beside the code."""
-    from rlspec.config.paths import GROUPS, list_group, list_recipes, recipes_folder
-
-    options = sum(len(list_group(group)) for group in GROUPS)
-    names = list_recipes()
-    status: Literal["ok", "fail"] = "ok" if names and options else "fail"
-    detail = f"{len(names)} recipes, {options} options of {len(GROUPS)} groups in {recipes_folder()}"
-    return Finding("recipes", status, detail, "" if names else "install rlspec with `uv sync`")
-
-
-def check_disk() -> Finding:
-    """Room for checkpoints, data and the hub's cache, as far as they lie on different disks."""
-    cache = Path(os.environ.get("HF_HOME", Path.home() / ".cache" / "huggingface"))
-    places = {"here": Path.cwd(), "hub cache": cache, "temporary": Path(os.environ.get("TMPDIR", "/tmp"))}
-    free = {name: shutil.disk_usage(_existing(place)).free / _GIB for name, place in places.items()}
-    detail = ", ".join(f"{name} {amount:.1f} GiB free" for name, amount in free.items())
-    least = min(free.values())
-    if least < 1:
-        return Finding("disk", "fail", detail, "free some space, or set output_dir, HF_HOME or TMPDIR to another disk")
-    if least < 10:
-        return Finding("disk", "warn", detail, "checkpoints of large policies and LIBERO's assets need more")
-    return Finding("disk", "ok", detail)
-
-
-def _existing(path: Path) -> Path:
-    return next(folder for folder in (path, *path.parents) if folder.is_dir())
-
-
-def probe_torch() -> Finding:
-    """Torch, CUDA and bfloat16."""
-    try:
-        import torch
-    except ImportError as error:
-        return Finding("torch", "warn", f"not usable: {error}", "for training: `uv sync --extra train`")
-    version = torch.__version__
-    if not torch.cuda.is_available():
-        detail = f"{version}, no CUDA device, {torch.get_num_threads()} CPU threads"
-        if any(Path("/dev").glob("nvidia[0-9]*")):
-            return Finding(
-                "torch", "fail", detail, "there is a GPU: install an NVIDIA driver that knows this torch's CUDA"
-            )
-        return Finding("torch", "ok", detail)
-    cards = [torch.cuda.get_device_properties(number) for number in range(torch.cuda.device_count())]
-    bf16 = "bf16" if torch.cuda.is_bf16_supported() else "no bf16 (set training.bf16=false)"
-    names = ", ".join(f"{card.name} {card.total_memory / _GIB:.0f} GiB" for card in cards)
-    return Finding("torch", "ok", f"{version}, CUDA {torch.version.cuda}: {names}, {bf16}")
-
-
-_SCENE = """<mujoco><worldbody><light pos="0 0 3"/><camera name="eye" pos="0 0 1"/>
-<geom type="sphere" size=".2" rgba="1 0 0 1"/></worldbody></mujoco>"""
-
-
-def probe_renderer() -> Finding:
-    """One frame of a red ball."""
-    try:
-        import mujoco
-    except ImportError as error:
-        if "mujoco" not in str(error):
-            raise
-        return Finding("renderer", "warn", "mujoco is not installed", "for simulators: `uv sync --extra vla`")
-    except RuntimeError as error:  # MUJOCO_GL names no library
-        return Finding("renderer", "fail", " ".join(str(error).split()), _GL_REMEDY)
-    from rlspec_envs.errors import EnvironmentUnavailable
-    from rlspec_envs.rendering import OffscreenRenderer, choose_gl
-
-    try:
-        chosen = choose_gl()
-        model = mujoco.MjModel.from_xml_string(_SCENE)
-        data = mujoco.MjData(model)
-        mujoco.mj_forward(model, data)
-        renderer = OffscreenRenderer(model, 64, 64)
-        red, green, _ = renderer.render(data, "eye")[32, 32]
-        device = _gl_device()
-        renderer.close()
-    except EnvironmentUnavailable as error:
-        return Finding("renderer", "fail", str(error), _GL_REMEDY)
-    detail = f"{chosen} on {device}, mujoco {mujoco.__version__}"
-    if not red > 2 * green:
-        return Finding("renderer", "fail", f"{detail}: the picture is wrong", _GL_REMEDY)
-    return Finding("renderer", "ok", detail)
-
-
-_GL_REMEDY = "unset MUJOCO_GL, or set it to egl or osmesa; apt-get install libegl1 libgl1-mesa-dri (EGL) or libosmesa6"
-
-
-def _gl_device() -> str:
-    from OpenGL import GL
-
-    name = GL.glGetString(GL.GL_RENDERER)
-    text = name.decode() if isinstance(name, bytes) else "an unnamed device"
-    return f"{text} (software)" if any(word in text.lower() for word in ("llvmpipe", "softpipe")) else text
-
-
-def probe_libero() -> Finding:
-    """LIBERO's package, configuration and assets."""
-    try:
-        metadata.version("hf-libero")
-    except metadata.PackageNotFoundError:
-        return Finding("libero", "warn", "hf-libero is not installed", "for LIBERO: `uv sync --extra libero`")
-    from rlspec_envs.libero.diagnosis import describe_libero
-
-    report: dict[str, Any] = describe_libero()
-    versions = ", ".join(f"{name} {version}" for name, version in report["versions"].items())
-    if problems := report["problems"]:
-        detail = f"{versions}: {'; '.join(each['problem'] for each in problems)}"
-        return Finding("libero", "warn", detail, "; ".join(dict.fromkeys(each["remedy"] for each in problems)))
-    return Finding("libero", "ok", f"{versions}, assets {report['assets']} ({report['assets_source']})")
-
-
-def probe_video() -> Finding:
-    """Encode and decode a clip with PyAV; torchcodec is optional."""
-    import io
-
-    try:
-        import av
-        import numpy as np
-    except ImportError as error:
-        return Finding("video", "warn", f"not usable: {error}", "for data sets and films: `uv sync --extra vla`")
-    buffer = io.BytesIO()
-    with av.open(buffer, "w", format="mp4") as output:
-        stream = output.add_stream("libx264", 10)
-        stream.width, stream.height, stream.pix_fmt = 32, 32, "yuv420p"
-        for shade in (0, 120, 240):
-            frame = np.full((32, 32, 3), shade, np.uint8)
-            output.mux(stream.encode(av.VideoFrame.from_ndarray(frame, format="rgb24")))
-        output.mux(stream.encode())
-    buffer.seek(0)
-    with av.open(buffer, "r") as clip:
-        shades = [round(float(frame.to_ndarray(format="rgb24").mean())) for frame in clip.decode(video=0)]
-    if len(shades) != 3 or abs(shades[1] - 120) > 8:
-        return Finding(
-            "video", "fail", f"pyav {av.__version__} decodes {shades}", "reinstall av: `uv sync --reinstall`"
-        )
-    return Finding("video", "ok", f"pyav {av.__version__} encodes and decodes H.264; {_torchcodec()}")
-
-
-def _torchcodec() -> str:
-    """Whether LeRobot's other decoder could be used; it needs FFmpeg's libraries."""
-    try:
-        version = metadata.version("torchcodec")
-    except metadata.PackageNotFoundError:
-        return "torchcodec is not installed (not needed)"
-    from ctypes.util import find_library
-
-    if find_library("avutil") is None:
-        return f"torchcodec {version} lacks FFmpeg's libraries (not needed: video_backend is pyav)"
-    return f"torchcodec {version} with FFmpeg"
-
-
-# Checks that load nothing heavy, and those that do or that may crash. Another device is another line here.
-CHECKS: dict[str, Callable[[], Finding]] = {
-    "python": check_python,
-    "libraries": check_libraries,
-    "recipes": check_recipes,
-    "disk": check_disk,
-}
-PROBES: dict[str, Callable[[], Finding]] = {
-    "torch": probe_torch,
-    "renderer": probe_renderer,
-    "libero": probe_libero,
-    "video": probe_video,
-}
 
 
 if __name__ == "__main__":

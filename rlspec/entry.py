@@ -5,23 +5,29 @@ from __future__ import annotations
 import sys
 from collections.abc import Callable, Sequence
 
+from rlspec.config.command import CommandLine
 from rlspec.errors import INTERRUPTED, UserError
 
 
-def run_command(argv: Sequence[str] | None, usage: Callable[[], str], body: Callable[[list[str]], int]) -> int:
+def command[Line: CommandLine](
+    schema: type[Line], body: Callable[[Line], int], argv: Sequence[str] | None = None, *, bare: bool = False
+) -> int:
     """Run a command; returns its exit code: the body's, 2 for a mistake of the user, 130 after Ctrl-C.
 
     Args:
+        schema: Of the command line.
+        body: Takes what was read.
         argv: Arguments; None: the process's.
-        usage: Text that is shown without arguments and for --help.
-        body: Takes the arguments.
+        bare: It may go without arguments, where others show their usage.
     """
     arguments = list(sys.argv[1:] if argv is None else argv)
-    if not arguments or {"-h", "--help"} & set(arguments):
-        sys.stdout.write(usage())
-        return 0
     try:
-        return body(arguments)
+        if {"-h", "--help"} & set(arguments) or not (arguments or bare):
+            from rlspec.config.usage import usage
+
+            sys.stdout.write(usage(schema))
+            return 0
+        return body(schema.read(arguments))
     except UserError as error:
         sys.stderr.write(f"{error}\n")
         return error.exit_code

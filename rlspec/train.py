@@ -5,50 +5,60 @@ from __future__ import annotations
 import gc
 import sys
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import Annotated, Any
 
-from rlspec.entry import run_command
+from rlspec.config.command import CommandLine
+from rlspec.config.schema import Key
+from rlspec.entry import command
 
-USAGE = """\
-usage: python -m rlspec.train recipe=NAME [key=value ...] [--print]
 
-  recipe=NAME        one of the recipes below, or the recipe.yaml of an earlier run
-  model=, data=      of language models: a profile or data set below; or a hub id, a local folder or a local file
-  policy=, dataset=  of robots: a policy or data set below; or a hub id or a local folder
-  env=, optim=       a simulator, an optimizer below
-  key=value          any key of the recipe in Hydra's grammar, for example optim.lr=2e-6 trainer.max_steps=50 seed=1
-  resume=DIR|auto    continue a run (its own recipe is used unless recipe= is given)
-  --print            print the resolved recipe and stop
-"""
+class TrainCommand(CommandLine):
+    """A recipe, and what is different this time.
+
+    recipe=NAME        one of the recipes below, or the recipe.yaml of an earlier run
+    model=, data=      of language models: a profile or data set below; or a hub id, a local folder or a local file
+    policy=, dataset=  of robots: a policy or data set below; or a hub id or a local folder
+    env=, optim=       a simulator, an optimizer below
+    key=value          any key of the recipe in Hydra's grammar, for example optim.lr=2e-6 trainer.max_steps=50 seed=1
+    resume=DIR|auto    continue a run (its own recipe is used unless recipe= is given)
+    """
+
+    command = "train"
+    synopsis = ("recipe=NAME [key=value ...] [--print]",)
+    example = "optim.lr=2e-6"
+    recipe = True
+
+    print: Annotated[bool, Key("print the resolved recipe and stop")] = False
+    overrides: list[str] = []
+
+    @classmethod
+    def more(cls) -> str:
+        """The names that the groups take."""
+        from rlspec.config.paths import GROUPS, headline, list_group, list_recipes
+
+        recipes = list_recipes()
+        width = max(map(len, recipes))
+        lines = [f"  {name:{width}}  {headline(name)}" for name in recipes]
+        groups = [f"  {group + '=':{width}}  {', '.join(list_group(group))}" for group in GROUPS]
+        return "\n".join(["", "recipes:", *lines, "", "groups:", *groups])
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Entry point; returns the exit code: 0, 2 for a mistake of the user, 130 after Ctrl-C."""
-    return run_command(argv, usage, _train)
+    return command(TrainCommand, _train, argv)
 
 
-def usage() -> str:
-    """The arguments, and the names that they take."""
-    from rlspec.config.paths import GROUPS, headline, list_group, list_recipes
-
-    recipes = list_recipes()
-    width = max(map(len, recipes))
-    lines = [f"  {name:{width}}  {headline(name)}" for name in recipes]
-    groups = [f"  {group + '=':{width}}  {', '.join(list_group(group))}" for group in GROUPS]
-    return "\n".join([USAGE, "recipes:", *lines, "", "groups:", *groups, ""])
-
-
-def _train(arguments: Sequence[str]) -> int:
+def _train(line: TrainCommand) -> int:
     # Nothing below is imported before it is needed: a misspelt key is answered without torch.
     from rlspec.config.kinds import BC
     from rlspec.config.load import dump_recipe, load_any_recipe
 
     gc.disable()  # what is imported now lives on: collecting meanwhile costs time and frees nothing
     try:
-        recipe = load_any_recipe([argument for argument in arguments if argument != "--print"])
+        recipe = load_any_recipe(line.overrides)
     finally:
         gc.enable()
-    if "--print" in arguments:
+    if line.print:
         sys.stdout.write(dump_recipe(recipe))
         return 0
     libraries = "torch and lerobot" if recipe.algorithm == BC else "torch, transformers and trl"

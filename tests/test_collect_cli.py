@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 
 from rlspec import collect
+from rlspec.collect import CollectCommand
 
 
 @pytest.mark.parametrize(
@@ -24,8 +25,8 @@ from rlspec import collect
         ("env=franka episodes=many", "episodes=many: must be a whole number >= 1"),
         ("env=franka noise=-1e-1", "noise=-0.1: must be a number >= 0"),
         ("env=franka video=maybe", "video=maybe: must be true or false"),
-        ("env=franka out=", "out=: no folder; write out=DIR, or leave it out"),
-        ("format=droid episodes=3", "format=droid: unknown; did you mean droid_raw? allowed: droid_raw, lerobot"),
+        ("env=franka out=", "out=: no value; leave it out, or give one"),
+        ("format=droid episodes=3", "format=droid: must be lerobot, droid_raw; did you mean droid_raw?"),
         ("format=droid_raw video=true", "video=true: only with format=lerobot; leave it out"),
         ("env=franka failures=0.1", "failures=0.1: only with format=droid_raw; leave it out"),
         ("format=droid_raw failures=-1", "failures=-1: must be a number >= 0"),
@@ -61,15 +62,17 @@ def test_usage(capsys: pytest.CaptureFixture[str]) -> None:
 
 def test_settings_arrive(tmp_path: Path) -> None:
     given = "env=franka task=push,stack episodes=7 seed=3 workers=4 noise=1e-1 noise_share=0.5 video=true"
-    env, settings, out = collect.parse([*given.split(), "env.image_size=32", "env.robot=panda", f"out={tmp_path}/x"])
-    assert (env.suite, env.tasks, out) == ("franka", ["push", "stack"], tmp_path / "x")
+    line = CollectCommand.read([*given.split(), "env.image_size=32", "env.robot=panda", f"out={tmp_path}/x"])
+    env = line.environment()
+    assert (env.suite, env.tasks, line.out) == ("franka", ["push", "stack"], tmp_path / "x")
     assert env.options == {"action_space": "delta_eef", "image_size": 32, "robot": "panda"}
-    found: dict[str, Any] = settings.model_dump()
+    found: dict[str, Any] = line.settings.model_dump()
     expected = {"episodes": 7, "seed": 3, "workers": 4, "noise": 0.1, "noise_share": 0.5, "video": True}
     assert found == expected
 
 
 def test_recordings_have_settings_and_an_environment_of_their_own() -> None:
-    env, settings, out = collect.parse(["format=droid_raw", "episodes=3", "failures=0.1", "lab=X", "env.image_size=32"])
+    line = CollectCommand.read(["format=droid_raw", "episodes=3", "failures=0.1", "lab=X", "env.image_size=32"])
+    env = line.environment()
     assert (env.name, env.options["action_space"], env.options["image_size"]) == ("franka_droid", "joint_velocity", 32)
-    assert (type(settings).__name__, settings.episodes, out) == ("Recordings", 3, None)
+    assert (type(line.settings).__name__, line.settings.episodes, line.out) == ("Recordings", 3, None)

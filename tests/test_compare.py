@@ -9,6 +9,7 @@ import pytest
 
 from rlspec import compare
 from rlspec.config.load import dump_recipe, load_recipe
+from rlspec.runtime import sweep
 
 
 def store(folder: Path, before: float, after: float, status: str = "finished") -> None:
@@ -18,14 +19,14 @@ def store(folder: Path, before: float, after: float, status: str = "finished") -
 
 
 def test_commas_in_brackets_do_not_split() -> None:
-    assert compare.split_values("a,[1,8],{b: 1, c: 2}") == ["a", "[1,8]", "{b: 1, c: 2}"]
+    assert sweep.split_values("a,[1,8],{b: 1, c: 2}") == ["a", "[1,8]", "{b: 1, c: 2}"]
 
 
 def test_arms_are_all_combinations_and_seeds_their_runs() -> None:
-    arms = compare.plan_arms({"recipe": "x,y", "optim": "pion,adamw", "optim.lr": "1e-4", "seed": "0,1,2"})
+    arms = sweep.plan_arms({"recipe": "x,y", "optim": "pion,adamw", "optim.lr": "1e-4", "seed": "0,1,2"})
     assert [arm.name for arm in arms] == ["x, pion", "x, adamw", "y, pion", "y, adamw"]
     assert arms[1].runs[2] == ("recipe=x", "optim=adamw", "optim.lr=1e-4", "seed=2")
-    names = {compare.run_name(run) for arm in arms for run in arm.runs}
+    names = {sweep.run_name(run) for arm in arms for run in arm.runs}
     assert len(names) == 12
 
 
@@ -82,7 +83,7 @@ def test_a_mistake_in_any_combination_is_found_before_the_first_run(
 def test_a_folder_of_another_comparison_is_not_taken_for_this_one(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    names = {compare.run_name(("recipe=a", f"batch.{key}=8")) for key in ("prompts_per_step", "samples_per_prompt")}
+    names = {sweep.run_name(("recipe=a", f"batch.{key}=8")) for key in ("prompts_per_step", "samples_per_prompt")}
     assert len(names) == 2
     store(tmp_path / "debug_grpo-0", 0.4, 0.8)
     (tmp_path / "debug_grpo-0" / "recipe.yaml").write_text(
@@ -94,6 +95,6 @@ def test_a_folder_of_another_comparison_is_not_taken_for_this_one(
 
 def test_an_interrupted_run_is_not_taken_for_a_result(tmp_path: Path) -> None:
     store(tmp_path / "run", 0.4, 0.8, status="interrupted")
-    assert compare.read_summary(tmp_path / "run") is None
+    assert sweep.read_summary(tmp_path / "run") is None
     store(tmp_path / "collapsed", 0.4, 0.1, status="collapsed")
-    assert compare.read_summary(tmp_path / "collapsed") is not None
+    assert sweep.read_summary(tmp_path / "collapsed") is not None

@@ -12,17 +12,18 @@ from typing import Any
 import pytest
 
 from rlspec import doctor
-from rlspec.doctor import Finding
+from rlspec.runtime import machine
+from rlspec.runtime.machine import Finding
 
 
 def ask(*arguments: str, **environment: str) -> subprocess.CompletedProcess[str]:
-    command = [sys.executable, "-m", "rlspec.doctor", *arguments]
+    command = [sys.executable, "-m", "rlspec.runtime.machine", *arguments]
     variables = {**os.environ, **environment}
     return subprocess.run(command, capture_output=True, text=True, env=variables, timeout=200, check=False)
 
 
 def test_a_renderer_that_does_not_exist_is_found_and_remedied() -> None:
-    done = ask("--probe", "renderer", MUJOCO_GL="nonsense")
+    done = ask("renderer", MUJOCO_GL="nonsense")
     finding = Finding(**json.loads(done.stdout))
     assert finding.status == "fail"
     assert "nonsense" in finding.detail
@@ -35,42 +36,42 @@ def test_the_renderer_draws_a_frame() -> None:
         rendering.choose_gl()
     except Exception as error:
         pytest.skip(f"no GL library here: {error}")
-    finding = Finding(**json.loads(ask("--probe", "renderer").stdout))
+    finding = Finding(**json.loads(ask("renderer").stdout))
     assert finding.status == "ok", finding
     assert "mujoco 3." in finding.detail
 
 
 def test_video_and_libero_are_examined_in_this_process() -> None:
-    video = doctor.probe_video()
+    video = machine.probe_video()
     assert (video.status, "H.264" in video.detail) == ("ok", True)
-    libero = doctor.probe_libero()
+    libero = machine.probe_libero()
     assert libero.status in ("ok", "warn")
     assert bool(libero.remedy) == (libero.status == "warn")
 
 
 def test_all_cheap_checks_pass_in_the_development_environment() -> None:
-    findings = {name: check() for name, check in doctor.CHECKS.items()}
+    findings = {name: check() for name, check in machine.CHECKS.items()}
     assert [name for name, finding in findings.items() if finding.status == "fail"] == []
     assert "lerobot 0.6.1" in findings["libraries"].detail
 
 
 def test_a_wrong_version_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
-    real = doctor.metadata.version
-    monkeypatch.setattr(doctor.metadata, "version", lambda name: "0.5.0" if name == "lerobot" else real(name))
-    finding = doctor.check_libraries()
+    real = machine.metadata.version
+    monkeypatch.setattr(machine.metadata, "version", lambda name: "0.5.0" if name == "lerobot" else real(name))
+    finding = machine.check_libraries()
     assert finding.status == "fail"
     assert "lerobot 0.5.0 (needs ==0.6.1)" in finding.detail
 
 
 def test_a_full_disk_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(doctor.shutil, "disk_usage", lambda path: SimpleNamespace(free=2**29))
-    finding = doctor.check_disk()
+    monkeypatch.setattr(machine.shutil, "disk_usage", lambda path: SimpleNamespace(free=2**29))
+    finding = machine.check_disk()
     assert (finding.status, "0.5 GiB free" in finding.detail) == ("fail", True)
 
 
 def run_with(monkeypatch: pytest.MonkeyPatch, checks: dict[str, Any], *arguments: str) -> int:
-    monkeypatch.setattr(doctor, "CHECKS", checks)
-    monkeypatch.setattr(doctor, "PROBES", {})
+    monkeypatch.setattr(machine, "CHECKS", checks)
+    monkeypatch.setattr(machine, "PROBES", {})
     return doctor.main(list(arguments))
 
 
@@ -101,8 +102,8 @@ def test_warnings_do_not_break_anything_and_json_says_the_same(
 
 def test_a_check_that_dies_is_a_finding(monkeypatch: pytest.MonkeyPatch) -> None:
     dead = SimpleNamespace(stdout="", stderr="Segmentation fault\n", returncode=-11)
-    monkeypatch.setattr(doctor.subprocess, "run", lambda *args, **kwargs: dead)
-    finding = doctor._probe("renderer")
+    monkeypatch.setattr(machine.subprocess, "run", lambda *args, **kwargs: dead)
+    finding = machine.probe_apart("renderer")
     assert (finding.name, finding.status) == ("renderer", "fail")
     assert "code -11: Segmentation fault" in finding.detail
 
@@ -112,13 +113,11 @@ def test_a_check_that_hangs_is_a_finding(monkeypatch: pytest.MonkeyPatch, name: 
     def hang(command: list[str], **options: Any) -> None:
         raise subprocess.TimeoutExpired(command, options["timeout"])
 
-    monkeypatch.setattr(doctor.subprocess, "run", hang)
-    finding = doctor._probe(name)
+    monkeypatch.setattr(machine.subprocess, "run", hang)
+    finding = machine.probe_apart(name)
     assert (finding.status, "no answer within 60 s" in finding.detail) == (status, True)
 
 
 def test_an_unknown_argument_is_one_line(capsys: pytest.CaptureFixture[str]) -> None:
     assert doctor.main(["--jason"]) == 2
-    assert capsys.readouterr().err == (
-        "'--jason' is no setting: write key=value, for example robot=franka_fr3, or --json\n"
-    )
+    assert capsys.readouterr().err.startswith("--jason: unknown key; did you mean --json?")

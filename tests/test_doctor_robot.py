@@ -16,6 +16,8 @@ import pytest
 from rlspec import doctor
 from rlspec.deploy import probes
 from rlspec.errors import RobotError
+from rlspec.runtime import machine
+from rlspec.runtime.machine import Finding
 
 
 @pytest.mark.parametrize(
@@ -25,20 +27,20 @@ from rlspec.errors import RobotError
             {"robot": "franka_fr3", "host": "h", "server": "ws://s"},
             ["python", "driver", "kernel", "priority", "governor", "network", "robot", "policy server"],
         ),
-        ({"robot": "franka_sim", "cameras": "opencv:0"}, ["python", "driver", "simulator", "cameras", "torch"]),
+        ({"robot": "franka_sim", "cameras": ["opencv:0"]}, ["python", "driver", "simulator", "cameras", "torch"]),
         ({"robot": "mujoco"}, ["python", "renderer", "torch"]),
         ({"robot": "dry_run", "server": "ws://s"}, ["python", "policy server"]),
     ],
 )
-def test_each_robot_has_its_checks(chosen: dict[str, str], names: list[str]) -> None:
-    assert list(doctor.robot_checks(chosen)) == names
+def test_each_robot_has_its_checks(chosen: dict[str, Any], names: list[str]) -> None:
+    assert list(doctor.robot_checks(**chosen)) == names
 
 
 @pytest.mark.parametrize(
     ("argument", "message"),
     [
         ("robot=franka", "robot=franka: unknown; did you mean franka_sim?"),
-        ("hots=1", "hots: unknown key; did you mean host?"),
+        ("hots=1", "hots=1: unknown key; did you mean host?"),
         ("host=1", "host=1: robot=dry_run has no address"),
     ],
 )
@@ -49,9 +51,9 @@ def test_a_wrong_argument_is_one_line(argument: str, message: str, capsys: pytes
 
 
 def test_outcomes_become_findings(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
-    monkeypatch.setattr(probes, "driver", lambda: probes.Outcome("fail", "no driver", "install it"))
-    monkeypatch.setattr(probes, "simulator", lambda: probes.Outcome("ok", "it runs"))
-    monkeypatch.setattr(doctor, "_probe", lambda name: doctor.Finding(name, "ok", "fine"))
+    monkeypatch.setattr(probes, "driver", lambda: probes.ProbeResult("fail", "no driver", "install it"))
+    monkeypatch.setattr(probes, "simulator", lambda: probes.ProbeResult("ok", "it runs"))
+    monkeypatch.setattr(machine, "probe_apart", lambda name: Finding(name, "ok", "fine"))
     assert doctor.main(["robot=franka_sim", "--json"]) == 1
     checks = {check["name"]: check for check in json.loads(capsys.readouterr().out)["checks"]}
     assert checks["driver"] == {"name": "driver", "status": "fail", "detail": "no driver", "remedy": "install it"}

@@ -23,9 +23,12 @@ CASES = [
     (["env=franka", "policy=replay"], "policy=replay: needs dataset=DIR"),
     (["env=franka", "policy=expert", "dataset=/no/such"], "dataset=/no/such: no such folder"),
     (["env=franka", "policy=expert", "task=fly"], "env.tasks=fly: franka has no such task"),
-    (["env=franka", "policy=expert", "episodes=0"], "evaluation.episodes=0: must be"),
+    (["env=franka", "policy=expert", "episodes=0"], "episodes=0: must be"),
     (["env=franka", "policy=expert", "profile=openpi"], "evaluation.profile=openpi: a protocol of LIBERO"),
-    (["env=libero_goal", "policy=expert", "profile=opempi"], "evaluation.profile=opempi: must be"),
+    (
+        ["env=libero_goal", "policy=expert", "profile=opempi"],
+        "profile=opempi: must be openpi, lerobot",
+    ),
     (["env=franka", "policy=expert", "optim.lr=1"], "optim.lr=1: has no effect on an evaluation in the simulator"),
     (["env=franka", "policy=expert", "worker=1"], "worker=1: has no effect on an evaluation in the simulator; did you"),
     (
@@ -35,6 +38,8 @@ CASES = [
     (["env=franka", "policy=./nowhere/at/all"], "no such folder"),
     (["env=franka", "policy=expert", "checkpoint=x"], "policy: required, and not together with checkpoint"),
     (["env=franka", "policy=expert", "loudly"], "'loudly' is no setting"),
+    (["env=franka", "policy=expert", "data=math500"], "data=math500: only for language models; leave it out"),
+    (["env=franka", "policy=expert", "num_episodes=3"], "num_episodes=3: unknown key; did you mean episodes?"),
 ]
 
 

@@ -16,13 +16,13 @@ README = Path(__file__).resolve().parents[1] / "rlspec/optim/README.md"
 
 def test_help_and_mistakes_are_answered_without_torch() -> None:
     code = (
-        "import sys; from rlspec.rules import main; codes = [main(['--help']), main(['pin']), main(['muon', 'pion'])]; "
+        "import sys; from rlspec.rules import main; codes = [main(['--help']), main(['pin']), main(['rule=muon'])]; "
         "assert 'torch' not in sys.modules; assert codes == [0, 2, 2], codes"
     )
     result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
     assert result.returncode == 0, result.stderr
     assert "usage: python -m rlspec.rules" in result.stdout
-    assert "pin: no rule; did you mean pion?" in result.stderr
+    assert "name=pin: no rule; did you mean pion?" in result.stderr
 
 
 def test_all_rules_have_a_line_with_their_composition(capsys: pytest.CaptureFixture[str]) -> None:

@@ -17,6 +17,7 @@ from safetensors.numpy import save_file
 from rlspec import stats
 from rlspec.vla.data.facts import write_facts
 from rlspec.vla.data.norm_stats import read_norm_stats
+from rlspec.vla.data.statistics_report import find_dataset
 
 JOINTS = [f"joint{index}" for index in range(1, 8)]
 Output = pytest.CaptureFixture[str]
@@ -203,4 +204,4 @@ def test_a_hub_id_is_looked_for_in_lerobots_own_copies(
     copy = tmp_path / "home/lerobot/someone/pick"
     copy.parent.mkdir(parents=True)
     dataset.rename(copy)
-    assert stats.find_dataset("someone/pick") == copy
+    assert find_dataset("someone/pick") == copy

@@ -29,7 +29,7 @@ def test_help_and_mistakes_are_answered_without_torch() -> None:
     assert "add model=NAME" in lines[0]
     assert "table.pdf" in lines[1]
     assert "did you mean tiny" in lines[2]
-    assert "policy=pi: allowed: rlspec_adapter, rlspec_flow, rlspec_smolvla, rlspec_pi05, smolvla, pi0" in lines[3]
+    assert "policy=pi: must be rlspec_adapter, rlspec_flow, rlspec_smolvla, rlspec_pi05, smolvla, pi0" in lines[3]
 
 
 def test_the_tiny_model_per_head(capsys: pytest.CaptureFixture[str]) -> None:
@@ -108,11 +108,11 @@ def states_of(out: str) -> dict[str, int]:
     return found | {"alone": numbers(alone)[0]}
 
 
-def counted(name: str, **settings: str) -> dict[str, int]:
+def counted(name: str, **settings: bool) -> dict[str, int]:
     """The same by a plain walk: momentum for matrices, two moments for embeddings, outputs, modulations and vectors."""
     import torch
 
-    from rlspec.symmetry import build_meta_policy
+    from rlspec.vla.meta_policy import build_meta_policy
 
     states = {"muon": 0, "pion": 0, "adamw": 0, "alone": 0}
     for path, param in build_meta_policy(name, settings).named_parameters():
@@ -136,14 +136,14 @@ def counted(name: str, **settings: str) -> dict[str, int]:
     ("name", "settings", "trained", "frozen"),
     [
         ("rlspec_smolvla", {}, 99_880_992, 350_165_184),
-        ("rlspec_smolvla", {"train_expert_only": "false", "freeze_vision_encoder": "false"}, 392_904_096, 57_142_080),
+        ("rlspec_smolvla", {"train_expert_only": False, "freeze_vision_encoder": False}, 392_904_096, 57_142_080),
         ("rlspec_pi05", {}, 3_244_377_872, 899_026_944),
     ],
 )
 def test_real_sizes_are_routed_whole_and_their_state_is_what_a_plain_count_gives(
-    name: str, settings: dict[str, str], trained: int, frozen: int, capsys: pytest.CaptureFixture[str]
+    name: str, settings: dict[str, bool], trained: int, frozen: int, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    fields = [f"policy.{key}={value}" for key, value in settings.items()]
+    fields = [f"policy.{key}={str(value).lower()}" for key, value in settings.items()]
     assert main([f"policy={name}", "optim=vla_pion", *fields]) == 0
     out = capsys.readouterr().out
     coverage = next(line for line in out.splitlines() if line.startswith("coverage"))
@@ -177,7 +177,7 @@ def test_pi05_has_the_size_of_its_published_parts(capsys: pytest.CaptureFixture[
 @pytest.mark.parametrize("name", ["rlspec_adapter", "rlspec_flow"])
 def test_our_heads_are_actions_part_by_part(name: str, capsys: pytest.CaptureFixture[str]) -> None:
     from rlspec.optim import symmetry_map
-    from rlspec.symmetry import build_meta_policy
+    from rlspec.vla.meta_policy import build_meta_policy
 
     specs = list(symmetry_map(build_meta_policy(name, {}), rule="muon", roles="vla"))
     found = {spec.name.removeprefix("model."): (spec.label, spec.rule, spec.split) for spec in specs}

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import types
 import typing
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from functools import cache
 from typing import Any, Literal
 
@@ -12,8 +12,9 @@ from pydantic import BaseModel, ValidationError
 from pydantic.fields import FieldInfo
 
 from rlspec.config.paths import show
-from rlspec.config.schema import Recipe
-from rlspec.errors import nearest
+from rlspec.config.schema import Key, Recipe, key_of
+from rlspec.config.synonyms import same_meaning
+from rlspec.errors import ConfigError, nearest
 
 MOST_LINES = 5
 _WORDS = {int: "a whole number", float: "a number", str: "text", bool: "true or false", type(None): "null"}
@@ -78,11 +79,21 @@ def describe(annotation: Any, metadata: Iterable[Any] = ()) -> str:
         for name, sign in _LIMITS.items()
         if hasattr(item, name)
     ]
-    return f"{words} {' and '.join(limits)}" if limits else words
+    if not limits:
+        return words
+    number, null, _ = words.partition(" or null")
+    return f"{number} {' and '.join(limits)}{null}"
 
 
 def _plain(limit: float) -> str:
     return str(limit) if isinstance(limit, int) else f"{limit:g}"
+
+
+def _choices(annotation: Any) -> list[str]:
+    """The words that a field may hold."""
+    if typing.get_origin(annotation) is Literal:
+        return [value for value in typing.get_args(annotation) if isinstance(value, str)]
+    return [word for argument in typing.get_args(annotation) for word in _choices(argument)]
 
 
 @cache
@@ -95,21 +106,45 @@ def leaves(section: Root = Recipe, prefix: str = "") -> tuple[str, ...]:
     return tuple(names)
 
 
-def unknown_key(path: Sequence[str], value: Any = None, root: Root = Recipe) -> str:
-    """The line for a key that the schema does not have; the same leaf elsewhere counts as near."""
+def unknown_key(path: Sequence[str], value: Any = None, root: Root = Recipe, *, typed: Collection[str] = ()) -> str:
+    """The line for a key that the schema does not have.
+
+    Near is, in this order: a key of the same meaning, the same leaf elsewhere, a key of similar spelling.
+
+    Args:
+        path: The key's parts.
+        value: As it was given.
+        root: The schema.
+        typed: The keys as a command line has them, where they are not those of the schema.
+    """
     known, field = find_field(path, root)
     section = root if field is None else section_of(field.annotation)
     key = ".".join(str(part) for part in path)
-    if section is None:
+    given = "" if value is None else f"={show(value)}"
+    typed = {*typed, *(name.partition(".")[0] for name in typed)}
+    alike = same_meaning(key, lambda other: bool({other, f"--{other}"} & typed) if typed else _holds(other, root))
+    alike = [f"--{name}" if f"--{name}" in typed else name for name in alike]
+    elsewhere = [leaf for leaf in leaves(root) if leaf.rpartition(".")[2] == path[-1] and leaf != key]
+    if section is None and not alike:
         holder = ".".join(known)
         return f"{key}: unknown key; {holder} is no mapping but {describe(field.annotation) if field else 'a value'}"
-    elsewhere = [leaf for leaf in leaves(root) if leaf.rpartition(".")[2] == path[-1] and leaf != key]
-    if elsewhere and len(elsewhere) <= 3:
+    if alike:
+        hint = f"did you mean {' or '.join(alike)}?"
+    elif elsewhere and len(elsewhere) <= 3:
         hint = f"did you mean {' or '.join(elsewhere)}?"
+    elif not known and typed:
+        hint = nearest(str(path[0]).lstrip("-"), {name.partition(".")[0] for name in typed})
     else:
+        assert section is not None
         hint = nearest(str(path[len(known)]), section.model_fields)
-    given = "" if value is None else f"={show(value)}"
     return f"{key}{given}: unknown key; {hint}"
+
+
+def _holds(key: str, root: Root) -> bool:
+    """Whether a schema has a key, or a free mapping for it."""
+    path = key.split(".")
+    known, field = find_field(path, root)
+    return len(known) == len(path) or (field is not None and len(known) + 1 == len(path) and _is_free(field))
 
 
 def explain(error: ValidationError, root: Root = Recipe) -> list[str]:
@@ -122,17 +157,30 @@ def explain(error: ValidationError, root: Root = Recipe) -> list[str]:
             continue
         known, field = find_field(location, root)
         key = ".".join(known)
-        if item["type"] == "missing" and not isinstance(location[-1], int):
-            lines.setdefault(key, f"{key}: required; {_allowed(field)}")
+        if item["type"] == "value_error":  # of a validator: what is wrong with a value, or a whole line
+            said = item["ctx"]["error"]
+            whole = not key or isinstance(said, ConfigError)
+            lines.setdefault(key, str(said) if whole else f"{key}={show(item['input'])}: {said}")
+        elif item["type"] == "missing" and not isinstance(location[-1], int):
+            lines.setdefault(key, f"{key}: required; {_wanted(key, field)}")
         elif item["type"] == "missing":  # an element of a list of fixed length
             lines.setdefault(".".join(known[:-1]), f"{'.'.join(known[:-1])}: {_allowed(field)}")
         else:
-            lines.setdefault(key, f"{key}={show(item['input'])}: {_allowed(field)}")
+            lines.setdefault(key, f"{key}={show(item['input'])}: {_allowed(field, item['input'])}")
     return list(lines.values())
 
 
-def _allowed(field: FieldInfo | None) -> str:
-    return "not allowed" if field is None else f"must be {describe(field.annotation, field.metadata)}"
+def _wanted(key: str, field: FieldInfo | None) -> str:
+    about: Key | None = None if field is None else key_of(field)
+    return f"add {key}={about.value}, {about.about}" if about and about.value else _allowed(field)
+
+
+def _allowed(field: FieldInfo | None, given: Any = None) -> str:
+    if field is None:
+        return "not allowed"
+    words = f"must be {describe(field.annotation, field.metadata)}"
+    close = nearest(given, _choices(field.annotation), most=0) if isinstance(given, str) else ""
+    return f"{words}; {close}" if close.startswith("did you mean") else words
 
 
 def wrong_override(key: str, scalars: Sequence[Any], root: Root = Recipe) -> str | None:

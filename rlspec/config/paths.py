@@ -61,6 +61,11 @@ def list_group(group: str) -> list[str]:
     return sorted(path.stem for path in (recipes_folder() / group).glob("[!_]*.yaml"))
 
 
+def list_robots() -> list[str]:
+    """Names for `robot=`."""
+    return sorted(path.stem for path in (recipes_folder() / "robot").glob("*.yaml"))
+
+
 def headline(recipe: str, group: str = "") -> str:
     """First comment line of a recipe, or of an option of a group."""
     first = (recipes_folder() / group / f"{recipe}.yaml").read_text(encoding="utf-8").partition("\n")[0]

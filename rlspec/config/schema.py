@@ -7,9 +7,11 @@ well under a second. TRL's own knobs live in the free mapping `trainer` and are 
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, field_validator
+from pydantic.fields import FieldInfo
 
 SEEDS = 2**32  # numpy's generators take no larger seed
 Options = dict[str, bool | int | float | str]
@@ -26,6 +28,28 @@ class Section(BaseModel):
         allow_inf_nan=False,
         defer_build=True,  # import is quick
     )
+
+
+@dataclass(frozen=True)
+class Key:
+    """How a field stands in a command's usage, as metadata of its type: `Annotated[float, Key("of the run", "S")]`.
+
+    Attributes:
+        about: A phrase; the usage adds the default where it says something.
+        value: Stands for the value, as in `seconds=S`; empty: by the type, and a flag `--key` for what is false.
+        group: Heading of this key and of those that follow.
+        empty: Whether `key=` is a value.
+    """
+
+    about: str
+    value: str = ""
+    group: str = ""
+    empty: bool = False
+
+
+def key_of(field: FieldInfo) -> Key | None:
+    """The metadata of a field for usages."""
+    return next((item for item in field.metadata if isinstance(item, Key)), None)
 
 
 class Lora(Section):

@@ -3,35 +3,29 @@
 from __future__ import annotations
 
 import os
-import re
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from typing import Any
 
-from rlspec.contract.actions import ACTION_SPACES, CARTESIAN_POSITION, JOINT_POSITION, JOINT_VELOCITY
-from rlspec.contract.features import EXTERIOR_1, WRIST
-from rlspec.contract.messages import OPEN_LOOP_STEPS
-from rlspec.contract.pictures import DROID_SIZE
+from rlspec.contract.actions import ACTION_SPACES, CARTESIAN_POSITION, JOINT_POSITION
 from rlspec.deploy.arm.interfaces import Robot
-from rlspec.deploy.arm.robot_limits import LIMITS, RobotLimits
+from rlspec.deploy.arm.robot_limits import RobotLimits
 from rlspec.deploy.clocks import Clock
 from rlspec.deploy.policy.observe import match_cameras
 from rlspec.deploy.policy.schedule import SCHEDULERS, Scheduler, Timing
 from rlspec.deploy.policy.sources import (
     Contract,
-    Expert,
     HoldPolicy,
     Policy,
-    WavePolicy,
     read_contract,
 )
+from rlspec.deploy.robots.drivers import find_driver, load
 from rlspec.deploy.settings import Settings
 from rlspec.deploy.workers import LockstepWorker, ThreadWorker, Worker
 from rlspec.errors import ConfigError, RobotError
 
 _START_PATIENCE = 60.0  # seconds for an answer before the start: first ones compile and fill caches
-_SIZE = re.compile(r"synthetic(?:@(\d+)x(\d+)x(\d+))?")
 
 
 def make_robot(settings: Settings) -> Robot:
@@ -41,40 +35,16 @@ def make_robot(settings: Settings) -> Robot:
         ConfigError: An option that it does not have.
         RobotError: Its driver is not installed.
     """
-    robot = settings.robot
     if settings.effective_mode == "dry_run":
         return make_dry_run(settings)
-    try:
-        if robot.driver == "mujoco":
-            from rlspec.deploy.robots.mujoco import MujocoRobot
-
-            simulation: Any = MujocoRobot(**{"model": robot.model, **robot.options})  # type: ignore[arg-type]
-            return simulation
-        if robot.driver == "franky_sim":
-            from rlspec.deploy.robots.franky_sim import FrankySimRobot
-
-            return FrankySimRobot(host=robot.host, **robot.options)  # type: ignore[arg-type]
-        from rlspec.deploy.robots.franky import FrankyRobot, FrankySettings
-
-        assert robot.host is not None  # the schema says so
-        treatment = FrankySettings(**robot.options)  # type: ignore[arg-type]
-        model = "fer" if robot.model == "fer" else "fr3"  # the driver finds out the FR3's system version itself
-        return FrankyRobot(robot.host, model, name=robot.name, cameras=robot.cameras, settings=treatment)
-    except TypeError as error:
-        raise ConfigError(f"robot.options of robot={robot.name}: {error}") from None
+    return settings.robot.found.make(settings.robot)
 
 
 def make_dry_run(settings: Settings, clock: Clock | None = None) -> Robot:
     """A robot without a connection, that stands for the one of the settings."""
-    from rlspec.deploy.robots.dry_run import DryRunRobot
+    from rlspec.deploy.robots.dry_run import make
 
-    named = settings.robot.cameras or dict.fromkeys((EXTERIOR_1, WRIST), "synthetic")
-    cameras = {}
-    for camera, source in named.items():
-        size = _SIZE.fullmatch(source)
-        width, height, rate = map(int, size.groups()) if size and size[1] else (*reversed(DROID_SIZE), 30)
-        cameras[camera] = (height, width, float(rate))
-    return DryRunRobot(LIMITS[settings.robot.model], cameras, clock, name=settings.robot.name)
+    return make(settings.robot, clock)
 
 
 @contextmanager
@@ -103,22 +73,19 @@ def _make_policy(settings: Settings, robot: Robot, law: str, stack: ExitStack) -
         client = WatchedClient(url, token=token, timeout_s=_START_PATIENCE)
         heartbeat = None if in_lockstep(robot) else settings.watchdog.heartbeat
         return RemotePolicy(client, heartbeat, settings.inference.deadline)
-    simulated_expert = settings.policy == "expert" and robot.name == "mujoco"
-    space = settings.action_space or (JOINT_VELOCITY if simulated_expert else JOINT_POSITION)
-    rate = settings.rate or ACTION_SPACES[space].control_hz
-    if simulated_expert:
-        from rlspec.deploy.robots.mujoco_expert import MujocoExpert
-
-        horizon = settings.schedule.n_action_steps or OPEN_LOOP_STEPS
-        return Expert(MujocoExpert(robot, space, horizon, rate))  # type: ignore[arg-type]
     if settings.policy == "expert":
-        return WavePolicy(robot.clock, space, rate, law=law)
-    return HoldPolicy(space, rate, law=law)
+        acting = "dry_run" if settings.effective_mode == "dry_run" else settings.robot.driver
+        make = load(find_driver(acting).expert)
+        told = {"action_space": settings.action_space, "horizon": settings.schedule.n_action_steps}
+        expert: Policy = make(robot, **told, rate=settings.rate, law=law)
+        return expert
+    space = settings.action_space or JOINT_POSITION
+    return HoldPolicy(space, settings.rate or ACTION_SPACES[space].control_hz, law=law)
 
 
 def camera_names(settings: Settings, robot: Robot) -> list[str]:
     """Cameras of a robot, known before it is connected."""
-    return list(getattr(robot, "camera_shapes", None) or settings.robot.cameras)
+    return list(robot.camera_shapes or settings.robot.cameras)
 
 
 @dataclass(frozen=True)
@@ -202,7 +169,7 @@ def make_worker(robot: Robot, name: str, latency: float = 0.0) -> Worker:
 
 def in_lockstep(robot: Robot) -> bool:
     """Whether time advances only while the loop sleeps."""
-    return robot.name == "mujoco" and not getattr(robot, "real_time", False)
+    return not robot.real_time
 
 
 def versions() -> dict[str, Any]:

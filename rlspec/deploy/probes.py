@@ -1,6 +1,6 @@
 """What a robot's computer must offer, one function each: the doctor lists them, a deployment may ask them.
 
-Each returns an `Outcome` in a few seconds at most; nothing moves.
+Each returns an `ProbeResult` in a few seconds at most; nothing moves.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ _CPUS = Path("/sys/devices/system/cpu")
 _KERNEL = Path("/sys/kernel/realtime")
 
 
-class Outcome(NamedTuple):
+class ProbeResult(NamedTuple):
     """Of a probe: `fail`: the robot cannot be used; `warn`: worse than it could be; and what to do."""
 
     status: Literal["ok", "warn", "fail"]
@@ -40,17 +40,17 @@ class Outcome(NamedTuple):
     remedy: str = ""
 
 
-def driver() -> Outcome:
+def driver() -> ProbeResult:
     """Version of franky, and of the robot server that it speaks to."""
     try:
         import_franky()
         version, server = driver_versions()
     except RobotError as error:
-        return Outcome("fail", *_split(error))
-    return Outcome("ok", f"franky-control {version} speaks to robot server {server}")
+        return ProbeResult("fail", *_split(error))
+    return ProbeResult("ok", f"franky-control {version} speaks to robot server {server}")
 
 
-def robot_server(host: str, model: str) -> Outcome:
+def robot_server(host: str, model: str) -> ProbeResult:
     """Whether the robot answers, is of the model, and of the version that the driver speaks to.
 
     Args:
@@ -62,43 +62,43 @@ def robot_server(host: str, model: str) -> Outcome:
         check_model(model, found, host)
         _, spoken = driver_versions()
     except RobotError as error:
-        return Outcome("fail", *_split(error))
+        return ProbeResult("fail", *_split(error))
     if found != spoken:
         remedy = f"install the franky-control wheel for robot server {found}, or update the robot"
-        return Outcome("fail", f"{host} has robot server {found}, the driver speaks to {spoken}", remedy)
-    return Outcome("ok", f"{host}: robot server {found} ({model})")
+        return ProbeResult("fail", f"{host} has robot server {found}, the driver speaks to {spoken}", remedy)
+    return ProbeResult("ok", f"{host}: robot server {found} ({model})")
 
 
-def realtime_kernel() -> Outcome:
+def realtime_kernel() -> ProbeResult:
     """Whether the kernel is PREEMPT_RT."""
     version = f"{platform.release()} {platform.version()}"
     realtime = _KERNEL.is_file() and _KERNEL.read_text().strip() == "1"
     if realtime or "PREEMPT_RT" in version:
-        return Outcome("ok", version)
+        return ProbeResult("ok", version)
     remedy = "boot a PREEMPT_RT kernel (Ubuntu: `sudo pro enable realtime-kernel`); without it, robot.realtime=false"
-    return Outcome("warn", f"{version} is not PREEMPT_RT", f"{remedy} risks communication_constraints_violation")
+    return ProbeResult("warn", f"{version} is not PREEMPT_RT", f"{remedy} risks communication_constraints_violation")
 
 
-def realtime_priority() -> Outcome:
+def realtime_priority() -> ProbeResult:
     """Whether this user may run threads with real-time priority."""
     _, most = resource.getrlimit(resource.RLIMIT_RTPRIO)
     if most == resource.RLIM_INFINITY or most >= _PRIORITY:
-        return Outcome("ok", "rtprio is unlimited" if most == resource.RLIM_INFINITY else f"rtprio up to {most}")
+        return ProbeResult("ok", "rtprio is unlimited" if most == resource.RLIM_INFINITY else f"rtprio up to {most}")
     remedy = "add `@realtime - rtprio 99` to /etc/security/limits.conf and yourself to the group realtime; log in anew"
-    return Outcome("warn", f"rtprio up to {most}, {_PRIORITY} is needed", remedy)
+    return ProbeResult("warn", f"rtprio up to {most}, {_PRIORITY} is needed", remedy)
 
 
-def governor() -> Outcome:
+def governor() -> ProbeResult:
     """Whether the processor's frequency is fixed."""
     found = {path.read_text().strip() for path in _CPUS.glob("cpu[0-9]*/cpufreq/scaling_governor")}
     if not found:
-        return Outcome("ok", "the processor's frequency is not scaled from here")
+        return ProbeResult("ok", "the processor's frequency is not scaled from here")
     if found == {"performance"}:
-        return Outcome("ok", "performance")
-    return Outcome("warn", ", ".join(sorted(found)), "`sudo cpupower frequency-set -g performance`")
+        return ProbeResult("ok", "performance")
+    return ProbeResult("warn", ", ".join(sorted(found)), "`sudo cpupower frequency-set -g performance`")
 
 
-def network(host: str) -> Outcome:
+def network(host: str) -> ProbeResult:
     """Round trips to the robot's computer, by opening TCP connections (to Desk: the robot itself is left alone)."""
     times = []
     for _ in range(_ROUND_TRIPS):
@@ -108,26 +108,28 @@ def network(host: str) -> Outcome:
         except ConnectionRefusedError:
             pass
         except OSError as error:
-            return Outcome("fail", f"{host}: {error.strerror or error}", "check cable, address and netmask (ip addr)")
+            return ProbeResult(
+                "fail", f"{host}: {error.strerror or error}", "check cable, address and netmask (ip addr)"
+            )
         times.append(1000 * (time.perf_counter() - began))
         time.sleep(_MILLISECOND)
     middle, late = statistics.median(times), float(np.percentile(times, 95))
     detail = f"{host}: median {middle:.2f} ms, 95th percentile {late:.2f} ms, largest {max(times):.2f} ms"
     if late > 1.0:
-        return Outcome(
+        return ProbeResult(
             "warn", detail, "connect the robot's LAN port directly, without switch or Wi-Fi; stop other load"
         )
-    return Outcome("ok", detail)
+    return ProbeResult("ok", detail)
 
 
-def simulator() -> Outcome:
+def simulator() -> ProbeResult:
     """Whether franky-sim runs, and as fast as time."""
     from rlspec.deploy.robots.franky_sim import SimulatorProcess
 
     try:
         process = SimulatorProcess()
     except RobotError as error:
-        return Outcome("fail", *_split(error))
+        return ProbeResult("fail", *_split(error))
     try:
         time.sleep(1.0)
         record = process.record()
@@ -136,11 +138,11 @@ def simulator() -> Outcome:
     wall, simulated = record[-1, :2] - record[0, :2]
     detail = f"franky-sim runs at {simulated / wall:.2f} of real time, without a client"
     if simulated < 0.9 * wall:
-        return Outcome("warn", detail, "end other programs: the simulated robot needs most of one processor core")
-    return Outcome("ok", detail)
+        return ProbeResult("warn", detail, "end other programs: the simulated robot needs most of one processor core")
+    return ProbeResult("ok", detail)
 
 
-def cameras(descriptions: Sequence[str]) -> Outcome:
+def cameras(descriptions: Sequence[str]) -> ProbeResult:
     """Rate and size of each camera; see `rlspec.deploy.robots.cameras.opener`."""
     from rlspec.deploy.robots.cameras import opener
 
@@ -149,8 +151,8 @@ def cameras(descriptions: Sequence[str]) -> Outcome:
         try:
             found.append(f"{text}: {_camera_rate(opener(text))}")
         except (ConfigError, RobotError) as error:
-            return Outcome("fail", *_split(error))
-    return Outcome("ok", "; ".join(found))
+            return ProbeResult("fail", *_split(error))
+    return ProbeResult("ok", "; ".join(found))
 
 
 def _camera_rate(open_camera: Callable[[], Any]) -> str:
@@ -166,7 +168,7 @@ def _camera_rate(open_camera: Callable[[], Any]) -> str:
         source.close()
 
 
-def policy_server(url: str, token: str | None = None) -> Outcome:
+def policy_server(url: str, token: str | None = None) -> ProbeResult:
     """Health of a policy server, and how long an answer to a dark picture takes.
 
     Args:
@@ -185,11 +187,11 @@ def policy_server(url: str, token: str | None = None) -> Outcome:
         finally:
             client.close()
     except (ConfigError, ServerError) as error:
-        return Outcome("fail", *_split(error))
+        return ProbeResult("fail", *_split(error))
     detail = f"{url}: {health}, an answer takes {statistics.median(times):.0f} ms"
     if statistics.median(times) > 300:
-        return Outcome("warn", detail, "serve on a GPU, or longer chunks: the robot holds while it waits")
-    return Outcome("ok", detail)
+        return ProbeResult("warn", detail, "serve on a GPU, or longer chunks: the robot holds while it waits")
+    return ProbeResult("ok", detail)
 
 
 def _health(url: str) -> str:

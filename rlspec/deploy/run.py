@@ -136,7 +136,7 @@ def assemble(
     """A loop from what is connected; `new_worker` makes the threads."""
     contract, lockstep = agreement.contract, in_lockstep(robot)
     new_worker = new_worker or (lambda name: make_worker(robot, name, settings.inference.latency))
-    prompt = settings.prompt or str(getattr(robot, "instruction", ""))
+    prompt = settings.prompt or robot.instruction
     patience = max(settings.watchdog.late, 3.0 / contract.control_hz)
     scheduler = make_scheduler(settings, contract, lockstep=lockstep)
     hand = GripperDrive(GripperLane(settings.gripper), gate.grip, new_worker("gripper"))
@@ -157,7 +157,7 @@ def assemble(
         cameras=agreement.cameras,
         muted=settings.effective_mode == "shadow",
         share=slow_start(settings),
-        done=lambda: bool(getattr(robot, "success", False)),
+        done=lambda: robot.success,
         frames=frames,
         supervisor=None if lockstep else Supervisor(robot.clock, patience, gate.halt),
     )
@@ -234,7 +234,7 @@ def header(
         "law": agreement.law,
         "control_hz": contract.control_hz,
         "horizon": contract.horizon,
-        "prompt": settings.prompt or str(getattr(robot, "instruction", "")),
+        "prompt": settings.prompt or robot.instruction,
         "limits": vars(limits),
         "metadata": policy.metadata,
         "versions": versions(),

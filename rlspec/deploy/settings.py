@@ -4,66 +4,32 @@ from __future__ import annotations
 
 import ipaddress
 from collections.abc import Sequence
-from typing import Any, Literal
+from typing import Annotated, Any, Literal, Self
 
-import yaml
-from pydantic import Field, ValidationError, model_validator
+from pydantic import Field, model_validator
 
-from rlspec.config.arguments import split_setting
-from rlspec.config.messages import explain, join_lines, takes_text, unknown_key
-from rlspec.config.paths import recipes_folder
-from rlspec.config.schema import Section
-from rlspec.config.values import read_value
-from rlspec.contract.actions import DROID_HYBRID, ActionSpaceName, ExecutionLaw
+from rlspec.config.command import CommandLine
+from rlspec.config.paths import list_robots, recipes_folder
+from rlspec.config.schema import Key, Section
+from rlspec.contract.actions import EXECUTION_LAWS, ActionSpaceName, ExecutionLaw
 from rlspec.deploy.arm.gripper import GripperSettings
+from rlspec.deploy.robots.drivers import RobotSettings
 from rlspec.deploy.safety.tick_bounds import SafetySettings
 from rlspec.deploy.safety.watchdog import WatchdogSettings
 from rlspec.errors import ConfigError, nearest
 
-Driver = Literal["franky", "franky_sim", "mujoco", "dry_run"]
 RobotMode = Literal["dry_run", "shadow", "sim", "real"]
 
 _SOURCES = ("server", "checkpoint", "policy")
-_SHORT = {
-    "host": "robot.host",
-    "task": "robot.options.task",
-    "seed": "robot.options.seed",
-    "scheduler": "schedule.name",
-    "n_action_steps": "schedule.n_action_steps",
-}
-"""Short keys of the command line."""
-
-
-class RobotSettings(Section):
-    """A robot: an option of recipes/robot.
-
-    Attributes:
-        name: As it is shown, and typed to confirm.
-        driver: What speaks to it.
-        model: Of the arm: decides the table of limits, and must be what the arm says that it is.
-        host: Address of the arm's controller.
-        law: How targets become motion.
-        cameras: DROID's name (exterior_1_left, exterior_2_left, wrist_left) -> KIND:SERIAL, optionally with
-            @WIDTHxHEIGHTxFPS; kinds: opencv, realsense, zed, synthetic.
-        camera_keys: The policy's key -> camera, where the names do not tell.
-        options: Of the driver.
-    """
-
-    name: str
-    driver: Driver
-    model: Literal["fr3", "fr3_pre_5_9", "fer"] = "fr3"
-    host: str | None = None
-    law: ExecutionLaw = DROID_HYBRID
-    cameras: dict[str, str] = {}
-    camera_keys: dict[str, str] = {}
-    options: dict[str, bool | int | float | str] = {}
 
 
 class Schedule(Section):
     """How chunks become actions; see `rlspec.deploy.policy.schedule.Timing`."""
 
-    name: Literal["open_loop", "ensemble", "rtc"] = "open_loop"
-    n_action_steps: int | None = Field(None, ge=1)  # None: what the policy says
+    name: Annotated[Literal["open_loop", "ensemble", "rtc"], Key("how chunks become actions")] = "open_loop"
+    n_action_steps: Annotated[
+        int | None, Key("actions of a chunk that are carried out (default: what the policy says)")
+    ] = Field(None, ge=1)
     overlap: bool = True
     stale: float = Field(1.5, gt=0)
     margin: int = Field(1, ge=0)
@@ -92,31 +58,95 @@ class Inference(Section):
     warmup: int = Field(2, ge=0)
 
 
-class Settings(Section):
-    """One deployment."""
+class Settings(CommandLine):
+    """Observe, ask the policy, schedule its chunks, filter, send, log: at the rate that the policy was trained at.
 
-    robot: RobotSettings
-    server: str | None = None
-    checkpoint: str | None = None
-    policy: Literal["expert", "hold"] | None = None
-    token: str | None = None
-    mode: RobotMode | None = None
-    seconds: float = Field(30.0, gt=0)
-    rate: float | None = Field(None, gt=0, le=200)
-    law: ExecutionLaw | None = None
-    action_space: ActionSpaceName | None = None
-    prompt: str = ""
-    out: str | None = None
-    frames: bool = False
-    yes: bool = False
-    estop_file: str | None = None
-    realtime: bool | None = None
+    Stop it with space, q or Ctrl-C, by `touch OUT/ESTOP`, or with SIGUSR1. Exit code: 0 as planned, 1 a fault stopped
+    it, 2 a mistake in the arguments, 130 you stopped it.
+    """
+
+    command = "deploy"
+    synopsis = (
+        "robot=NAME (server=ws://HOST:PORT | checkpoint=DIR | policy=expert|hold) [key=value ...]",
+        "summary=RUN [out=DIR] | replay=RUN [law=NAME] | export=RUN[,RUN] out=DIR [video=true]",
+    )
+    example = "seconds=30"
+    short = {
+        "host": "robot.host",
+        "task": "robot.options.task",
+        "seed": "robot.options.seed",
+        "scheduler": "schedule.name",
+        "n_action_steps": "schedule.n_action_steps",
+    }
+
+    robot: Annotated[
+        RobotSettings,
+        Key("franka_fr3, franka_panda (host=IP), franka_sim, mujoco (task=NAME seed=N), dry_run", "NAME"),
+    ]
+    server: Annotated[
+        str | None,
+        Key("a running rlspec.serve, or openpi's or RoboArena's server (add action_space=NAME)", "URL"),
+    ] = None
+    checkpoint: Annotated[str | None, Key("starts a server of our own for it on this machine", "DIR")] = None
+    policy: Annotated[
+        Literal["expert", "hold"] | None,
+        Key("hold; expert: the scripted one of mujoco, slow waves in dry_run"),
+    ] = None
+    token: Annotated[str | None, Key("what that server wants (or in the variable RLSPEC_TOKEN)")] = None
+    mode: Annotated[
+        RobotMode | None,
+        Key(
+            "dry_run: no connection; shadow: connected to read only, shows what it would send; sim: simulated robots' "
+            "own; real: shows the limits, asks, starts slowly"
+        ),
+    ] = None
+    seconds: Annotated[float, Key("of the run", "S")] = Field(30.0, gt=0)
+    rate: Annotated[float | None, Key("where the policy does not say", "HZ")] = Field(None, gt=0, le=200)
+    law: Annotated[ExecutionLaw | None, Key(f"{', '.join(EXECUTION_LAWS)} (default: the robot's)", "NAME")] = None
+    action_space: Annotated[ActionSpaceName | None, Key("where the policy does not say", "NAME")] = None
+    prompt: Annotated[str, Key("the instruction")] = ""
+    out: Annotated[str | None, Key("where ticks.jsonl goes (default checkpoints/deploy/<robot>-<time>)", "DIR")] = None
+    frames: Annotated[bool, Key("keep the policy's pictures beside the log (needs Pillow)", "true")] = False
+    yes: Annotated[bool, Key("real robots: do not ask", "true")] = False
+    estop_file: Annotated[str | None, Key("(default OUT/ESTOP)", "FILE")] = None
+    realtime: Annotated[
+        bool | None,
+        Key("false: no SCHED_FIFO for the loop; true: say so where the system forbids it (default: where it permits)"),
+    ] = None
     schedule: Schedule = Schedule()
     safety: SafetySettings = SafetySettings()
     watchdog: WatchdogSettings = WatchdogSettings()
     gripper: GripperSettings = GripperSettings()
     slow_start: SlowStart = SlowStart()
     inference: Inference = Inference()
+
+    @classmethod
+    def more(cls) -> str:
+        """What can be done with the folder of a run."""
+        return """
+afterwards, with the folder of a run:
+  summary=RUN  a picture and a page of its log (a run writes them by itself where matplotlib is installed)
+  replay=RUN   sends what was sent to the simulated arm, and shows by how much the motion differs
+  export=RUN   a LeRobotDataset v3 whose action is what was sent"""
+
+    @classmethod
+    def full_key(cls, key: str) -> str:
+        """Short keys in full; what is no key of a robot is its driver's."""
+        head, _, name = key.partition(".")
+        if head == "robot" and name and "." not in name and name not in RobotSettings.model_fields:
+            return f"robot.options.{name}"
+        return super().full_key(key)
+
+    @classmethod
+    def read(cls, arguments: Sequence[str]) -> Self:
+        """The settings of a command line, on top of the robot's recipe.
+
+        Raises:
+            ConfigError: One line per mistake.
+        """
+        names = [argument.removeprefix("robot=") for argument in arguments if argument.startswith("robot=")]
+        others = [argument for argument in arguments if not argument.startswith("robot=")]
+        return cls._read(others, {"robot": load_robot(names[-1] if names else None)})
 
     @model_validator(mode="after")
     def _one_policy(self) -> Settings:
@@ -133,31 +163,29 @@ class Settings(Section):
 
     @model_validator(mode="after")
     def _possible_mode(self) -> Settings:
-        simulated = self.robot.driver != "franky"
-        mode = self.effective_mode
-        if mode == "real" and simulated:
-            raise ValueError(f"mode=real: robot={self.robot.name} is simulated; take mode=sim")
-        if mode == "sim" and not simulated:
-            raise ValueError(f"mode=sim: robot={self.robot.name} is real; take robot=franka_sim, or mode=shadow")
-        if self.robot.driver == "franky_sim" and not _is_loopback(self.robot.host):
+        robot, driver, mode = self.robot, self.robot.found, self.effective_mode
+        if mode == "real" and not driver.real:
+            raise ValueError(f"mode=real: robot={robot.name} is simulated; take mode=sim")
+        if mode == "sim" and driver.real:
+            raise ValueError(f"mode=sim: robot={robot.name} is real; take robot=franka_sim, or mode=shadow")
+        if driver.on_this_machine and not _is_loopback(robot.host):
             raise ValueError(
-                f"host={self.robot.host}: robot=franka_sim runs on this machine; for an arm take robot=franka_fr3"
+                f"host={robot.host}: robot={robot.name} runs on this machine; for an arm take robot=franka_fr3"
             )
-        if self.robot.driver == "dry_run" and mode != "dry_run":
-            raise ValueError(f"mode={mode}: robot=dry_run connects to nothing; take mode=dry_run")
-        if self.policy == "expert" and self.robot.driver not in ("mujoco", "dry_run") and mode != "dry_run":
-            raise ValueError(f"policy=expert: not for robot={self.robot.name}; allowed: robot=mujoco, robot=dry_run")
-        if self.robot.driver == "franky" and mode != "dry_run" and self.robot.host is None:
-            raise ValueError(f"robot={self.robot.name}: no address; add host=IP of the arm's controller")
+        if not driver.connects and mode != "dry_run":
+            raise ValueError(f"mode={mode}: robot={robot.name} connects to nothing; take mode=dry_run")
+        if self.policy == "expert" and not driver.expert and mode != "dry_run":
+            raise ValueError(f"policy=expert: not for robot={robot.name}; allowed: robot=mujoco, robot=dry_run")
+        if driver.needs_host and mode != "dry_run" and robot.host is None:
+            raise ValueError(f"robot={robot.name}: no address; add host=IP of the arm's controller")
         return self
 
     @property
     def effective_mode(self) -> RobotMode:
         """The mode, or what the robot stands for."""
-        if self.mode is not None:
-            return self.mode
-        defaults: dict[Driver, RobotMode] = {"franky": "real", "dry_run": "dry_run"}
-        return defaults.get(self.robot.driver, "sim")
+        driver = self.robot.found
+        own: RobotMode = "real" if driver.real else "sim" if driver.connects else "dry_run"
+        return self.mode or own
 
 
 def _is_loopback(host: str | None) -> bool:
@@ -169,46 +197,14 @@ def _is_loopback(host: str | None) -> bool:
         return False
 
 
-def list_robots() -> list[str]:
-    """Names for `robot=`."""
-    return sorted(path.stem for path in (recipes_folder() / "robot").glob("*.yaml"))
-
-
-def parse(arguments: Sequence[str]) -> Settings:
-    """Settings of a command line.
-
-    Raises:
-        ConfigError: One line per mistake.
-    """
-    given: dict[str, str] = {}
-    for argument in arguments:
-        key, value = split_setting(argument, "seconds=30")
-        given[_SHORT.get(key, key)] = value
-    tree = {"robot": load_robot(given.pop("robot", None))}
-    for key, value in given.items():
-        _assign(tree, key, value)
-    return validate(tree)
-
-
-def validate(tree: dict[str, Any]) -> Settings:
-    """Settings from a mapping.
-
-    Raises:
-        ConfigError: One line per mistake.
-    """
-    try:
-        return Settings.model_validate(tree)
-    except ValidationError as error:
-        ours = [str(item["ctx"]["error"]) for item in error.errors() if item["type"] == "value_error"]
-        raise ConfigError(join_lines(ours or explain(error, Settings))) from None
-
-
 def load_robot(name: str | None) -> dict[str, Any]:
     """The mapping of one robot.
 
     Raises:
         ConfigError: There is none of that name.
     """
+    import yaml
+
     robots = list_robots()
     if name is None:
         raise ConfigError(f"robot: required; add robot=NAME; allowed: {', '.join(robots)}")
@@ -217,26 +213,3 @@ def load_robot(name: str | None) -> dict[str, Any]:
     text = (recipes_folder() / "robot" / f"{name}.yaml").read_text(encoding="utf-8")
     loaded: dict[str, Any] = yaml.safe_load(text)
     return loaded
-
-
-def _assign(tree: dict[str, Any], key: str, value: str) -> None:
-    """Put a value at a dotted key; keys below robot.camera_keys hold dots and slashes of their own."""
-    path = key.split(".")
-    if key.startswith("robot.camera_keys."):
-        path = ["robot", "camera_keys", key.removeprefix("robot.camera_keys.")]
-    if path[0] not in Settings.model_fields:
-        raise ConfigError(f"{key}={value}: unknown key; {nearest(key, (*Settings.model_fields, *_SHORT))}")
-    if not all(path):
-        raise ConfigError(_unknown(key, value))
-    if path[0] == "robot" and len(path) == 2 and path[1] not in RobotSettings.model_fields:
-        path = ["robot", "options", path[1]]
-    node: Any = tree
-    for part in path[:-1]:
-        node = node.setdefault(part, {}) if isinstance(node, dict) else None
-    if not isinstance(node, dict):
-        raise ConfigError(_unknown(key, value))
-    node[path[-1]] = value if takes_text(key, Settings) and value != "null" else read_value(value)
-
-
-def _unknown(key: str, value: str) -> str:
-    return unknown_key(key.split("."), value, Settings)

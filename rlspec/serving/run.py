@@ -58,5 +58,5 @@ async def _serve(policy: BatchPolicy, settings: ServerSettings, log: Callable[[s
 
 
 def _openness(settings: ServerSettings) -> str:
-    token = "a token is required" if settings.token else "NO TOKEN is required"
+    token = "a token is required" if settings.secret else "NO TOKEN is required"
     return f"{token}, {'by TLS' if settings.tls_cert else 'pictures and token are NOT encrypted (no tls_cert)'}"

@@ -24,7 +24,7 @@ from rlspec.serving.connection import Gate, GuardedConnection
 from rlspec.serving.metrics import CONTENT_TYPE, Metrics
 from rlspec.serving.policy import BatchPolicy, openpi_metadata, roboarena_metadata
 from rlspec.serving.session import Session
-from rlspec.serving.settings import ServerSettings, check_settings, tls_context
+from rlspec.serving.settings import ServerSettings, tls_context
 
 _HANDSHAKES = 64  # connections that may be about to become sessions
 _HUNG_S = 60.0
@@ -58,12 +58,12 @@ class PolicyServer:
         Raises:
             ConfigError: The settings cannot work.
         """
-        check_settings(settings)
         if settings.roboarena and policy.spec.action_space not in DROID_SPACES:
             raise ConfigError(f"roboarena=true: has no action space {policy.spec.action_space}")
         self.metrics = Metrics()
         self.port = settings.port
         self._settings = settings
+        self._token = settings.secret
         self._spec = policy.spec
         self._log = log
         self._tls = tls_context(settings)
@@ -193,10 +193,10 @@ class PolicyServer:
 
     def _may_enter(self, request: Request) -> bool:
         """Compare in a time that does not tell how much of the token was right."""
-        if self._settings.token is None:
+        if self._token is None:
             return True
         given = request.headers.get_all("Authorization")
         scheme, _, token = given[0].partition(" ") if len(given) == 1 else ("", "", "")
         known = scheme.lower() in ("bearer", "api-key")
-        same = hmac.compare_digest(token.strip().encode("utf-8", "replace"), self._settings.token.encode())
+        same = hmac.compare_digest(token.strip().encode("utf-8", "replace"), self._token.encode())
         return same and known

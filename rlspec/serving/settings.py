@@ -3,53 +3,74 @@
 from __future__ import annotations
 
 import ipaddress
+import os
 import ssl
-from dataclasses import dataclass
 from pathlib import Path
+from typing import Annotated, Literal
 
+from pydantic import Field, model_validator
+
+from rlspec.config.command import one_of
+from rlspec.config.schema import Key, Section
+from rlspec.contract.actions import ACTION_SPACES, EXECUTION_LAWS
+from rlspec.contract.messages import MAX_HORIZON, MAX_HZ
+from rlspec.contract.records import POLICY_RECORD
 from rlspec.contract.wire import WireLimits
 from rlspec.errors import ConfigError
 
+_SHORTEST_TOKEN = 8
 
-@dataclass(frozen=True)
-class ServerSettings:
-    """How a policy is served.
 
-    Attributes:
-        host, port: Where; port 0: a free one.
-        token: Clients must show it in the header Authorization.
-        tls_cert, tls_key: Files (PEM); both or none.
-        insecure: Allow an address that others can reach without a token.
-        roboarena: Metadata with RoboArena's keys only, except to rlspec's own client.
-        max_sessions: Robots at a time.
-        max_batch: Requests that are answered at once.
-        batch_window_ms: Longest wait for other sessions' requests.
-        max_queue: Requests that may wait.
-        deadline_ms: Longest time for an answer; a client may ask for less.
-        max_message_mb: Largest message in MiB.
-        handshake_s, read_s, idle_s: Longest time for opening a session, for one message to arrive, and between two.
-        ping_s: How often the connection is tried; the answer may take as long.
-        grace_s: Wait for requests in flight at the end.
-    """
+class ServerSettings(Section):
+    """How a policy is served."""
 
-    host: str = "127.0.0.1"
-    port: int = 8000
-    token: str | None = None
-    tls_cert: str | None = None
-    tls_key: str | None = None
-    insecure: bool = False
-    roboarena: bool = False
-    max_sessions: int = 16
-    max_batch: int = 8
-    batch_window_ms: float = 2.0
-    max_queue: int = 32
-    deadline_ms: float = 10_000.0
-    max_message_mb: float = 16.0
-    handshake_s: float = 10.0
-    read_s: float = 10.0
-    idle_s: float = 1800.0
-    ping_s: float = 20.0
-    grace_s: float = 10.0
+    host: Annotated[str, Key("any other address wants a token", "ADDRESS", group="where")] = "127.0.0.1"
+    port: Annotated[int, Key("0 takes a free one", "N")] = Field(8000, ge=0, le=65535)
+    token: Annotated[str | None, Key("clients must show it (or the variable RLSPEC_TOKEN)", "TEXT")] = None
+    token_file: Annotated[Path | None, Key("clients must show the token in it", "FILE")] = None
+    tls_cert: Annotated[Path | None, Key("with tls_key=FILE (both PEM): serve wss://", "FILE")] = None
+    tls_key: Annotated[Path | None, Key("of tls_cert", "FILE")] = None
+    insecure: Annotated[bool, Key("allow an address that others can reach without a token", "true")] = False
+    max_batch: Annotated[int, Key("requests answered in one forward pass", group="how")] = Field(8, ge=1)
+    batch_window_ms: Annotated[float, Key("longest wait for requests of other sessions")] = Field(2.0, ge=0)
+    max_sessions: Annotated[int, Key("robots at a time")] = Field(16, ge=1)
+    max_queue: Annotated[int, Key("requests that may wait")] = Field(32, ge=1)
+    deadline_ms: Annotated[float, Key("longest time for an answer; a client may ask for less")] = Field(10_000.0, gt=0)
+    max_message_mb: Annotated[float, Key("largest message in MiB")] = Field(16.0, gt=0, le=1024)
+    handshake_s: Annotated[float, Key("longest time for opening a session")] = Field(10.0, gt=0)
+    read_s: Annotated[float, Key("longest time for one message to arrive")] = Field(10.0, gt=0)
+    idle_s: Annotated[float, Key("longest time between two messages")] = Field(1800.0, gt=0)
+    ping_s: Annotated[float, Key("how often the connection is tried; the answer may take as long")] = Field(20.0, gt=0)
+    grace_s: Annotated[float, Key("for requests in flight, at SIGTERM or Ctrl-C")] = Field(10.0, ge=0)
+    roboarena: Annotated[
+        bool, Key("metadata for RoboArena's client, which refuses keys that it does not know", "true")
+    ] = False
+
+    @model_validator(mode="after")
+    def _a_door_with_a_lock(self) -> ServerSettings:
+        if self.token is not None and self.token_file is not None:
+            raise ValueError("token and token_file: give one of them")
+        if (self.tls_cert is None) != (self.tls_key is None):
+            raise ValueError("tls_cert and tls_key: give both, or none")
+        token = self.secret
+        if token is not None and (len(token) < _SHORTEST_TOKEN or not token.isprintable()):
+            raise ValueError(f"token: wants at least {_SHORTEST_TOKEN} printable characters")
+        if token is None and not self.insecure and not is_loopback(self.host):
+            raise ValueError(
+                f"host={self.host}: others could command the robot; add token_file=FILE, or insecure=true to allow it"
+            )
+        return self
+
+    @property
+    def secret(self) -> str | None:
+        """The token, from wherever it is.
+
+        Raises:
+            ConfigError: Its file cannot be read.
+        """
+        if self.token_file is not None:
+            return _read_token(self.token_file.expanduser())
+        return self.token or os.environ.get("RLSPEC_TOKEN") or None
 
     @property
     def wire_limits(self) -> WireLimits:
@@ -62,36 +83,63 @@ class ServerSettings:
         return "wss" if self.tls_cert else "ws"
 
 
-_POSITIVE = (
-    *("max_sessions", "max_batch", "max_queue", "deadline_ms", "max_message_mb"),
-    *("handshake_s", "read_s", "idle_s", "ping_s"),
-)
-_NOT_NEGATIVE = ("batch_window_ms", "grace_s")
-_SHORTEST_TOKEN = 8
+class ServedPolicy(Section):
+    """Which policy is served, and what its actions mean where it does not say so itself."""
+
+    checkpoint: Annotated[
+        str | None,
+        Key("a run directory (its newest checkpoint), a checkpoint in one, a LeRobot policy (folder, hub id)", "WHAT"),
+    ] = None
+    policy: Annotated[
+        str | None,
+        Key(
+            "no model: hold: the present joints; zeros: all numbers zero; replay:FILE: recorded actions (.npy, .npz "
+            "with `actions`, .jsonl tick log), to try a robot's side",
+            "hold|zeros|replay:FILE",
+        ),
+    ] = None
+    action_space: Annotated[
+        str | None,
+        one_of(lambda: ACTION_SPACES),
+        Key(
+            ", ".join(ACTION_SPACES),
+            "NAME",
+            group=f"what the actions mean (where the checkpoint does not say it; {POLICY_RECORD} in it does)",
+        ),
+    ] = None
+    control_hz: Annotated[float | None, Key("actions per second", "N")] = Field(None, gt=0, le=MAX_HZ)
+    execution_law: Annotated[str | None, one_of(lambda: EXECUTION_LAWS), Key(", ".join(EXECUTION_LAWS), "NAME")] = None
+    n_action_steps: Annotated[int | None, Key("how many actions of an answer are meant to be carried out")] = Field(
+        None, ge=1, le=1000
+    )
+    wire_keys: Annotated[
+        dict[str, str],
+        Key("key of messages for a camera of the policy, for example camera.front=observation/image", "NAME=KEY"),
+    ] = {}
+    prompt: Annotated[str | None, Key("instruction for requests that have none")] = None
+    device: Annotated[Literal["auto", "cpu", "cuda"], Key("of a checkpoint")] = "auto"
+    threads: Annotated[int | None, Key("CPU threads of a large policy (default: all)")] = Field(None, ge=1, le=4096)
+    horizon: Annotated[int | None, Key("actions in an answer of policy=... (default 16)")] = Field(
+        None, ge=1, le=MAX_HORIZON
+    )
+
+    @model_validator(mode="after")
+    def _one_policy(self) -> ServedPolicy:
+        if (self.checkpoint is None) == (self.policy is None):
+            raise ValueError("checkpoint: required, or policy=hold|zeros|replay:FILE instead of it")
+        if self.checkpoint is not None and self.horizon is not None:
+            raise ValueError(f"horizon={self.horizon}: a checkpoint has its own; n_action_steps=N is the part to do")
+        return self
 
 
-def check_settings(settings: ServerSettings) -> None:
-    """Refuse what cannot work or should not.
-
-    Raises:
-        ConfigError: A number out of its range, an open door, half of a TLS pair.
-    """
-    for name in (*_POSITIVE, *_NOT_NEGATIVE):
-        value = getattr(settings, name)
-        if value < 0 or (value == 0 and name in _POSITIVE) or value != value or value == float("inf"):
-            raise ConfigError(f"{name}={value:g}: wants a number above zero")
-    if not 0 <= settings.port <= 65535:
-        raise ConfigError(f"port={settings.port}: wants 0 to 65535; 0 takes a free one")
-    if settings.max_message_mb > 1024:
-        raise ConfigError(f"max_message_mb={settings.max_message_mb:g}: wants at most 1024")
-    if settings.token is not None and (len(settings.token) < _SHORTEST_TOKEN or not settings.token.isprintable()):
-        raise ConfigError(f"token: wants at least {_SHORTEST_TOKEN} printable characters")
-    if (settings.tls_cert is None) != (settings.tls_key is None):
-        raise ConfigError("tls_cert and tls_key: give both, or none")
-    if settings.token is None and not settings.insecure and not is_loopback(settings.host):
-        raise ConfigError(
-            f"host={settings.host}: others could command the robot; add token_file=FILE, or insecure=true to allow it"
-        )
+def _read_token(path: Path) -> str:
+    try:
+        token = path.read_text(encoding="utf-8").strip()
+    except (OSError, UnicodeDecodeError) as error:
+        raise ConfigError(f"token_file={path}: cannot be read: {error}") from error
+    if not token:
+        raise ConfigError(f"token_file={path}: is empty")
+    return token
 
 
 def is_loopback(host: str) -> bool:
@@ -113,7 +161,7 @@ def tls_context(settings: ServerSettings) -> ssl.SSLContext | None:
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
     context.minimum_version = ssl.TLSVersion.TLSv1_2
     for name, path in (("tls_cert", settings.tls_cert), ("tls_key", settings.tls_key)):
-        if not Path(path).is_file():
+        if not path.is_file():
             raise ConfigError(f"{name}={path}: no such file")
     try:
         context.load_cert_chain(settings.tls_cert, settings.tls_key, password=_no_password)

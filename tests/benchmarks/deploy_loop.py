@@ -17,7 +17,7 @@ from pathlib import Path
 import numpy as np
 
 from rlspec.deploy.run import deploy
-from rlspec.deploy.settings import parse
+from rlspec.deploy.settings import Settings
 from rlspec.display import Display
 
 
@@ -35,7 +35,7 @@ def measure(seconds: float, busy: int, realtime: str) -> None:
     with tempfile.TemporaryDirectory() as folder:
         arguments = ["robot=dry_run", "policy=expert", f"seconds={seconds}", f"realtime={realtime}"]
         used = time.process_time()
-        outcome = deploy(parse([*arguments, f"out={Path(folder) / 'run'}"]), Display(quiet=True))
+        outcome = deploy(Settings.read([*arguments, f"out={Path(folder) / 'run'}"]), Display(quiet=True))
         used = time.process_time() - used
     for process in processes:
         process.terminate()

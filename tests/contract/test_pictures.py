@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
@@ -45,7 +44,7 @@ def frame(height: int, width: int) -> Picture:
 
 
 def converted(image: Picture, height: int, width: int) -> Picture:
-    settings = ConvertSettings("droid_raw", Path("in"), Path("out"), image_size=(height, width))
+    settings = ConvertSettings.model_construct(image_size=(height, width))
     return prepare(image, settings)
 
 

@@ -17,7 +17,7 @@ from rlspec.deploy.policy.client import Reply
 from rlspec.deploy.robots.dry_run import DryRunRobot
 from rlspec.deploy.run import assemble
 from rlspec.deploy.safety.gate import Gate
-from rlspec.deploy.settings import parse
+from rlspec.deploy.settings import Settings
 from rlspec.deploy.workers import Job
 from rlspec.errors import ServerError
 
@@ -171,7 +171,7 @@ class TroubledRobot(DryRunRobot):
 
 def simulation(*arguments: str, camera: bool = False, speed: float = 0.4, horizon: int = 16) -> Simulation:
     """Build a deployment of robot=dry_run in simulated time; `arguments` as on the command line."""
-    settings = parse(["robot=dry_run", "server=ws://robot", *arguments])
+    settings = Settings.read(["robot=dry_run", "server=ws://robot", *arguments])
     clock = SimClock()
     plain: Any = make_dry_run(settings, clock)
     robot = TroubledRobot(plain.limits, {name: (18, 32, 30.0) for name in plain.camera_shapes}, clock)

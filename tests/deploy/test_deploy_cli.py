@@ -14,9 +14,10 @@ from typing import Any
 
 import pytest
 
-from rlspec.deploy.__main__ import USAGE, main
+from rlspec.config.paths import list_robots
+from rlspec.deploy.__main__ import main
 from rlspec.deploy.policy.sources import read_contract
-from rlspec.deploy.settings import list_robots, load_robot, parse, validate
+from rlspec.deploy.settings import Settings, load_robot
 from rlspec.errors import ConfigError
 
 ROBOTS = ["dry_run", "franka_fr3", "franka_panda", "franka_sim", "mujoco"]
@@ -28,6 +29,9 @@ DRY = "robot=dry_run policy=hold"
     [
         ("policy=hold", "robot: required; add robot=NAME; allowed: dry_run, franka_fr3,"),
         ("robot=franka_fr policy=hold", "robot=franka_fr: unknown; did you mean franka_fr3?"),
+        (f"{DRY} robot.anything=1", "robot.anything=1: robot=dry_run has no such option; it has no options"),
+        ("robot=mujoco policy=hold robot.randomize=none", "robot.randomize=none: robot=mujoco has no such option; did"),
+        ("robot=mujoco policy=hold robot.camera_hz=0", "robot.camera_hz=0: must be a number > 0"),
         ("robot=dry_run", "no policy: give one of server=ws://HOST:PORT, checkpoint=DIR, policy=expert|hold"),
         (f"{DRY} server=ws://a:1", "server and policy exclude each other"),
         (f"{DRY} second=3", "second=3: unknown key; did you mean seconds?"),
@@ -54,7 +58,7 @@ DRY = "robot=dry_run policy=hold"
         ("robot=mujoco policy=hold task=pick_plase", "robot=mujoco: "),
         (
             "robot=mujoco policy=hold robot.colour=red",
-            "robot=mujoco: task 'pick_place': got an unexpected keyword argument 'colour'",
+            "robot.colour=red: robot=mujoco has no such option; allowed: arm, camera_hz,",
         ),
         ("robot=dry_run server=ws://127.0.0.1:9", "ws://127.0.0.1:9: cannot connect"),
         ("robot=dry_run checkpoint=nowhere", "the policy server does not serve after "),
@@ -70,14 +74,14 @@ def test_mistakes_are_one_line(arguments: str, line: str, tmp_path: Path, capsys
 
 def test_usage(capsys: pytest.CaptureFixture[str]) -> None:
     assert main([]) == 0
-    assert capsys.readouterr().out == USAGE
-    assert all(robot in USAGE for robot in ROBOTS)
+    usage = capsys.readouterr().out
+    assert all(robot in usage for robot in ROBOTS)
 
 
 def test_every_robot_of_the_recipes_is_valid() -> None:
     assert list_robots() == ROBOTS
     for robot in ROBOTS:
-        settings = validate({"robot": load_robot(robot), "policy": "hold", "mode": "dry_run"})
+        settings = Settings.checked({"robot": load_robot(robot), "policy": "hold", "mode": "dry_run"})
         assert settings.robot.name == robot
 
 
@@ -87,7 +91,7 @@ def test_settings_arrive() -> None:
         "safety.workspace_low=[-0.1,-0.2,0] robot.camera_keys.observation/a.b=wrist_left watchdog.heartbeat=null "
         "robot.cameras.wrist_left=realsense:012 robot.force_threshold=20.0 token=123 frames=true"
     )
-    settings = parse([*given.split(), "prompt=put = away: [x]"])
+    settings = Settings.read([*given.split(), "prompt=put = away: [x]"])
     assert (settings.robot.host, settings.schedule.name, settings.schedule.blend) == ("10.0.0.2", "rtc", 2)
     assert (settings.rate, settings.token, settings.prompt) == (10.0, "123", "put = away: [x]")
     assert settings.safety.workspace_low == [-0.1, -0.2, 0]
@@ -152,7 +156,7 @@ def test_a_real_robot_is_not_started_unasked(tmp_path: Path, monkeypatch: pytest
     from rlspec.display import Display
 
     monkeypatch.setattr(run, "make_robot", make_dry_run)
-    settings = parse(["robot=franka_fr3", "host=1.2.3.4", "policy=hold", f"out={tmp_path}/run"])
+    settings = Settings.read(["robot=franka_fr3", "host=1.2.3.4", "policy=hold", f"out={tmp_path}/run"])
     monkeypatch.setattr("sys.stdin", open(os.devnull))  # noqa: SIM115
     with pytest.raises(ConfigError, match="nobody can confirm here; run it on a terminal, or add yes=true"):
         run.deploy(settings, Display(quiet=True))

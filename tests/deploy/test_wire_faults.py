@@ -22,7 +22,7 @@ from rlspec.deploy.loop import Loop
 from rlspec.deploy.policy.local_server import LocalServer
 from rlspec.deploy.run import assemble
 from rlspec.deploy.safety.gate import Gate
-from rlspec.deploy.settings import parse
+from rlspec.deploy.settings import Settings
 from rlspec.errors import ServerError
 
 SOON = 0.3
@@ -64,7 +64,7 @@ class Deployment:
     """A dry run against a server, in a thread, with the arm watched every 5 ms."""
 
     def __init__(self, url: str, *arguments: str) -> None:
-        self.settings = parse(
+        self.settings = Settings.read(
             ["robot=dry_run", f"server={url}", f"token={TOKEN}", "inference.deadline=0.5", *arguments]
         )
         self.robot: Any = make_dry_run(self.settings)

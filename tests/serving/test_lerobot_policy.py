@@ -182,11 +182,12 @@ def test_a_malformed_prefix_is_refused_and_read_only_by_who_takes_it(changes: An
 def test_a_served_flow_continues_what_the_robot_is_committed_to(tmp_path: Path) -> None:
     from tiny_checkpoint import write_policy
 
-    from rlspec.serve import build_policy
+    from rlspec.serving.settings import ServedPolicy
+    from rlspec.vla.served import trained_policy
 
     write_policy(tmp_path, kind="rlspec_flow")
-    given = {"checkpoint": str(tmp_path), "control_hz": "15", "execution_law": "droid_hybrid"}
-    policy = build_policy({**given, "action_space": "joint_velocity", "device": "cpu", "threads": "1"}, {})
+    meaning: dict[str, Any] = {"action_space": "joint_velocity", "control_hz": 15.0, "execution_law": "droid_hybrid"}
+    policy = trained_policy(ServedPolicy(checkpoint=str(tmp_path), device="cpu", threads=1, **meaning))
     assert openpi_metadata(policy.spec)["rlspec"]["takes_prefix"]
     generator = np.random.default_rng(0)
     images = {name: generator.integers(0, 256, (64, 64, 3), np.uint8) for name in policy.spec.cameras}
@@ -202,11 +203,12 @@ def test_a_trained_policy_is_served_alone_and_in_batches(tmp_path: Path) -> None
     """A real LeRobot policy with real processors, through the command's own path."""
     from tiny_checkpoint import write_policy
 
-    from rlspec.serve import build_policy
+    from rlspec.serving.settings import ServedPolicy
+    from rlspec.vla.served import trained_policy
 
     write_policy(tmp_path)
-    given = {"checkpoint": str(tmp_path), "control_hz": "15", "execution_law": "droid_hybrid"}
-    policy = build_policy({**given, "action_space": "joint_velocity", "device": "cpu", "threads": "1"}, {})
+    meaning: dict[str, Any] = {"action_space": "joint_velocity", "control_hz": 15.0, "execution_law": "droid_hybrid"}
+    policy = trained_policy(ServedPolicy(checkpoint=str(tmp_path), device="cpu", threads=1, **meaning))
     assert policy.spec.norm_stats_sha256 is not None
     generator = np.random.default_rng(0)
     asked = [

@@ -21,7 +21,10 @@ from serving_cases import PATIENCE, state_message
 from rlspec.checkpoint import find_weights
 from rlspec.deploy.policy.client import PolicyClient
 from rlspec.errors import CheckpointError, ConfigError, ServerError
-from rlspec.serve import USAGE, build_policy, main, read_meaning, server_settings, split
+from rlspec.serve import ServeCommand, main
+from rlspec.serving.choosing import built_in_policy
+from rlspec.serving.settings import ServedPolicy, ServerSettings
+from rlspec.vla.served import read_meaning
 
 RECORD = {"action_space": "joint_velocity", "control_hz": 15.0, "execution_law": "droid_hybrid"}
 
@@ -81,8 +84,8 @@ def test_a_token_from_a_file_and_no_torch(tmp_path: Path) -> None:
 
 def test_built_in_policies_import_no_torch() -> None:
     program = (
-        "import sys\nfrom rlspec.serve import build_policy\nimport rlspec.serving.run\n"
-        "build_policy({'policy': 'hold'}, {})\n"
+        "import sys\nfrom rlspec.serving.choosing import built_in_policy\nimport rlspec.serving.run\n"
+        "from rlspec.serve import ServeCommand\nbuilt_in_policy(ServeCommand.read(['policy=hold']))\n"
         "print(sorted({'torch', 'lerobot', 'PIL', 'pandas'} & {name.split('.')[0] for name in sys.modules}))"
     )
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
@@ -119,41 +122,34 @@ def test_a_certificate_without_its_key_is_refused(tmp_path: Path, capsys: pytest
 
 
 def test_usage_names_every_key(capsys: pytest.CaptureFixture[str]) -> None:
-    from dataclasses import fields
-
-    from rlspec.serve import _POLICY_KEYS
-    from rlspec.serving.settings import ServerSettings
-
     assert main([]) == 0
-    assert capsys.readouterr().out == USAGE
-    for key in (*_POLICY_KEYS, *(field.name for field in fields(ServerSettings))):
-        assert re.search(rf"\b{key}=", USAGE), key
+    usage = capsys.readouterr().out
+    for key in (*ServedPolicy.model_fields, *ServerSettings.model_fields):
+        assert re.search(rf"^  {key}=" if key != "wire_keys" else r"^  camera\.NAME=KEY", usage, re.MULTILINE), key
 
 
 @pytest.mark.parametrize(
     ("arguments", "words"),
     [
         (["polcy=hold"], "did you mean policy?"),
-        (["policy"], "write key=value"),
         (["policy="], "policy=: no value; leave it out"),
-        (["policy"], "write key=value"),
         (["port=1"], "checkpoint: required"),
         (["policy=hold", "checkpoint=x"], "checkpoint: required, or policy="),
         (["policy=holt"], "did you mean hold?"),
         (["policy=replay"], "replay:FILE"),
         (["policy=hold:x"], "policy=hold:x"),
         (["policy=replay:/none.npy"], "cannot be read"),
-        (["policy=hold", "port=many"], "port=many: wants a whole number"),
-        (["policy=hold", "port=70000"], "wants 0 to 65535"),
-        (["policy=hold", "deadline_ms=soon"], "wants a number"),
-        (["policy=hold", "insecure=maybe"], "wants true or false"),
+        (["policy=hold", "port=many"], "port=many: must be a whole number"),
+        (["policy=hold", "port=70000"], "must be a whole number >= 0 and <= 65535"),
+        (["policy=hold", "deadline_ms=soon"], "must be a number"),
+        (["policy=hold", "insecure=maybe"], "must be true or false"),
         (["policy=hold", "host=0.0.0.0"], "token_file=FILE"),
         (["policy=hold", "action_space=joints"], "action_space=joints"),
         (["policy=hold", "action_space=cartesian_position"], "cannot act in"),
-        (["policy=hold", "control_hz=0"], "more than 0"),
+        (["policy=hold", "control_hz=0"], "must be a number > 0"),
         (["policy=hold", "execution_law=rukig"], "did you mean ruckig?"),
         (["policy=hold", "n_action_steps=17"], "wants 1 to 16"),
-        (["policy=hold", "horizon=0"], "wants 1 to 1000"),
+        (["policy=hold", "horizon=0"], "horizon=0: must be a whole number >= 1 and <= 1000"),
         (["policy=hold", "token_file=/none"], "token_file=/none: cannot be read"),
         (["policy=hold", "token=long enough", "token_file=/none"], "give one of them"),
         (["checkpoint=/none"], "no such folder"),
@@ -169,18 +165,20 @@ def test_mistakes_are_one_line(arguments: list[str], words: str, capsys: pytest.
 
 def test_the_token_may_come_from_the_environment(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("RLSPEC_TOKEN", "from the environment")
-    assert server_settings({}).token == "from the environment"
-    assert server_settings({"token": "from the command"}).token == "from the command"
+    assert ServerSettings().secret == "from the environment"
+    assert ServerSettings(token="from the command").secret == "from the command"
 
 
 def test_settings_have_their_types() -> None:
-    given, cameras = split(
+    line = ServeCommand.read(
         ["policy=hold", "camera.front=observation/image", "max_batch=3", "idle_s=5", "roboarena=true"]
     )
-    settings = server_settings(given)
-    assert (settings.max_batch, settings.idle_s, settings.roboarena) == (3, 5.0, True)
-    spec = build_policy(given, cameras).spec
-    assert spec.wire_key("front") == "observation/image"
+    assert (line.max_batch, line.idle_s, line.roboarena) == (3, 5.0, True)
+    assert built_in_policy(line).spec.wire_key("front") == "observation/image"
+
+
+def wanted(**meaning: Any) -> ServedPolicy:
+    return ServedPolicy.model_validate({"checkpoint": "x", **meaning}, strict=False)
 
 
 def folder_with(tmp_path: Path, record: Any = None) -> str:
@@ -190,10 +188,10 @@ def folder_with(tmp_path: Path, record: Any = None) -> str:
 
 
 def test_a_checkpoint_says_what_its_actions_mean(tmp_path: Path) -> None:
-    meaning = read_meaning(folder_with(tmp_path, RECORD), {"control_hz": "15"}, {})
+    meaning = read_meaning(folder_with(tmp_path, RECORD), wanted(control_hz=15))
     assert (meaning.action_space, meaning.control_hz, meaning.execution_law) == tuple(RECORD.values())
     more = {"cameras": {"observation.images.wrist_left": [180, 320]}, "norm_stats_sha256": "abc"}
-    meaning = read_meaning(folder_with(tmp_path, {**RECORD, **more}), {}, {})
+    meaning = read_meaning(folder_with(tmp_path, {**RECORD, **more}), wanted())
     assert meaning.sizes == {"wrist_left": (180, 320)}
     assert meaning.norm_stats_sha256 == "abc"
 
@@ -201,22 +199,22 @@ def test_a_checkpoint_says_what_its_actions_mean(tmp_path: Path) -> None:
 def test_what_it_does_not_say_must_be_given(tmp_path: Path) -> None:
     folder = folder_with(tmp_path)
     with pytest.raises(ConfigError, match=r"add action_space=\.\.\. control_hz=\.\.\. execution_law=\.\.\."):
-        read_meaning(folder, {}, {})
-    given = {"action_space": "delta_eef", "control_hz": "20", "execution_law": "stiff_position"}
-    assert read_meaning(folder, given, {}).action_space == "delta_eef"
+        read_meaning(folder, wanted())
+    given = wanted(action_space="delta_eef", control_hz=20, execution_law="stiff_position")
+    assert read_meaning(folder, given).action_space == "delta_eef"
 
 
 def test_contradictions_are_refused(tmp_path: Path) -> None:
     folder = folder_with(tmp_path, RECORD)
-    for key, value in (("action_space", "joint_position"), ("control_hz", "20"), ("execution_law", "ruckig")):
+    for key, value in (("action_space", "joint_position"), ("control_hz", 20), ("execution_law", "ruckig")):
         with pytest.raises(ConfigError, match=f"{key}={value}: the checkpoint was trained with"):
-            read_meaning(folder, {key: value}, {})
+            read_meaning(folder, wanted(**{key: value}))
 
 
 @pytest.mark.parametrize("record", ["{", "[1]"])
 def test_a_broken_record_is_named(tmp_path: Path, record: str) -> None:
     with pytest.raises(CheckpointError, match="rlspec.json"):
-        read_meaning(folder_with(tmp_path, record), {}, {})
+        read_meaning(folder_with(tmp_path, record), wanted())
 
 
 def test_the_newest_checkpoint_of_a_run_is_served(tmp_path: Path) -> None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from abc import abstractmethod
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Literal, Protocol
 
@@ -76,16 +78,35 @@ class Reply:
 
 
 class Robot(Protocol):
-    """A Franka arm with gripper and cameras. No method blocks for longer than a few milliseconds after `connect`.
+    """A Franka arm with gripper and cameras; drivers derive from it.
+
+    No method blocks for longer than a few milliseconds after `connect`.
 
     Every method but `connect` may be called from any thread. Failures of the connection raise `RobotError`.
     """
 
-    name: str  # franka_fr3, franka_panda, franka_sim, mujoco, dry_run
+    name: str  # as it is shown, and typed to confirm
     simulated: bool
     laws: tuple[str, ...]  # keys of rlspec.contract.actions.EXECUTION_LAWS that it can run
     clock: Clock
+    real_time: bool = True  # False: time stands still but while the loop sleeps, so nothing may run beside it
 
+    @property
+    def camera_shapes(self) -> Mapping[str, tuple[int, int, int]]:
+        """Camera -> (height, width, 3), where they are known before `connect`; else the settings name the cameras."""
+        return {}
+
+    @property
+    def instruction(self) -> str:
+        """What is to be done, in words, where the robot knows; the default of `prompt=`."""
+        return ""
+
+    @property
+    def success(self) -> bool:
+        """Whether the task is done, where the robot knows: then the run ends."""
+        return False
+
+    @abstractmethod
     def connect(self, law: str, control_hz: float, *, read_only: bool = False) -> RobotLimits:
         """Connect and be ready to move by a law; returns the limits that the connected robot obeys.
 
@@ -94,30 +115,37 @@ class Robot(Protocol):
         """
         ...
 
+    @abstractmethod
     def read(self) -> RobotState:
         """Return the newest measured state."""
         ...
 
+    @abstractmethod
     def frames(self) -> dict[str, Frame]:
         """Return the newest picture of each camera; a camera that has not delivered yet is absent."""
         ...
 
+    @abstractmethod
     def command(self, command: Command) -> None:
         """Move towards a target; replaces the previous one."""
         ...
 
+    @abstractmethod
     def grip(self, closure: float) -> None:
         """Open (0) to close (1) the hand, without waiting."""
         ...
 
+    @abstractmethod
     def stop(self) -> None:
         """Stop in a controlled way. Idempotent."""
         ...
 
+    @abstractmethod
     def recover(self) -> bool:
         """Acknowledge a reflex or an error; True when the robot can move again."""
         ...
 
+    @abstractmethod
     def close(self) -> None:
         """Stop, disconnect and free what `connect` took. Idempotent."""
         ...

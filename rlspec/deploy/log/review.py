@@ -3,33 +3,79 @@
 from __future__ import annotations
 
 import importlib.util
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
+from typing import Annotated
 
+from pydantic import model_validator
+
+from rlspec.config.command import CommandLine
+from rlspec.config.schema import Key
 from rlspec.display import Display
-from rlspec.errors import ConfigError, DataError, nearest
+from rlspec.errors import DataError
+
+_REVIEWS = {"summary": ("out",), "export": ("out", "video"), "replay": ("law",)}  # and the keys that go with them
 
 
-def review(arguments: Sequence[str], display: Display) -> int:
+class ReviewCommand(CommandLine):
+    """What is done with the folder of a run afterwards."""
+
+    command = "deploy"
+    synopsis = ("summary=RUN [out=DIR]", "replay=RUN [law=NAME]", "export=RUN[,RUN] out=DIR [video=true]")
+    example = "summary=DIR"
+
+    summary: Annotated[Path | None, Key("a picture and a page of its log", "RUN")] = None
+    replay: Annotated[
+        Path | None, Key("sends what was sent to the simulated arm, and shows by how much the motion differs", "RUN")
+    ] = None
+    export: Annotated[list[Path] | None, Key("a LeRobotDataset v3 whose action is what was sent", "RUN")] = None
+    out: Annotated[Path | None, Key("where it goes", "DIR")] = None
+    law: Annotated[str | None, Key("of the replay (default: the log's)", "NAME")] = None
+    video: Annotated[bool, Key("MP4 instead of images", "true")] = False
+
+    @classmethod
+    def is_meant(cls, arguments: Sequence[str]) -> bool:
+        """Whether the command line asks for one of them."""
+        return any(argument.partition("=")[0] in _REVIEWS for argument in arguments)
+
+    @model_validator(mode="after")
+    def _one_review(self) -> ReviewCommand:
+        given = sorted(self.model_fields_set)
+        name = next((name for name in _REVIEWS if name in given), "summary")
+        if foreign := [key for key in given if key not in (name, *_REVIEWS[name])]:
+            raise ValueError(f"{foreign[0]}= does nothing with {name}=; leave it out")
+        if self.export is not None and self.out is None:
+            raise ValueError("export=: no folder; add out=DIR")
+        return self
+
+
+def review(line: ReviewCommand, display: Display) -> int:
     """Run one of them; returns the exit code.
 
     Raises:
-        ConfigError: A key is unknown or missing.
         DataError: There is no usable log.
     """
-    given = dict(argument.partition("=")[::2] for argument in arguments)
-    name = next(name for name in REVIEWS if name in given)
-    run, allowed = REVIEWS[name]
-    for key in given:
-        if key not in (name, *allowed):
-            raise ConfigError(f"{key}={given[key]}: unknown key of {name}=; {nearest(key, allowed)}")
-    run(given.pop(name), given, display)
+    out = None if line.out is None else line.out.expanduser()
+    if line.export is not None:
+        from rlspec.deploy.log.export import export_logs
+
+        assert out is not None, "the schema has looked"
+        done = export_logs([path.expanduser() for path in line.export], out, video=line.video)
+        for problem in done.problems:
+            display.warn(problem)
+        display.line(f"{line.out}: {done.episodes} episodes, {done.frames} frames; action is what was sent")
+    elif line.replay is not None:
+        from rlspec.deploy.log.replay import replay_log
+
+        for text in replay_log(line.replay.expanduser(), law=line.law).lines():
+            display.line(text)
+    else:
+        from rlspec.deploy.log.summary import write_summary
+
+        assert line.summary is not None, "one of them is there"
+        picture, page = write_summary(line.summary.expanduser(), out)
+        display.line(f"{picture}\n{page}")
     return 0
-
-
-def is_review(arguments: Sequence[str]) -> bool:
-    """Whether the command line asks for one of them."""
-    return any(argument.partition("=")[0] in REVIEWS for argument in arguments)
 
 
 def summarise(folder: Path, display: Display) -> None:
@@ -45,41 +91,3 @@ def summarise(folder: Path, display: Display) -> None:
         display.warn(f"no summary: {error}")
         return
     display.line(f"summary    {page}")
-
-
-def _summary(path: str, given: dict[str, str], display: Display) -> None:
-    from rlspec.deploy.log.summary import write_summary
-
-    out = given.get("out")
-    picture, page = write_summary(Path(path).expanduser(), Path(out).expanduser() if out else None)
-    display.line(f"{picture}\n{page}")
-
-
-def _export(paths: str, given: dict[str, str], display: Display) -> None:
-    if "out" not in given:
-        raise ConfigError("export=: no folder; add out=DIR")
-    video = given.get("video", "false")
-    if video not in ("true", "false"):
-        raise ConfigError(f"video={video}: true or false is expected")
-    from rlspec.deploy.log.export import export_logs
-
-    runs = [Path(path).expanduser() for path in paths.split(",")]
-    done = export_logs(runs, Path(given["out"]).expanduser(), video=video == "true")
-    for problem in done.problems:
-        display.warn(problem)
-    display.line(f"{given['out']}: {done.episodes} episodes, {done.frames} frames; action is what was sent")
-
-
-def _replay(path: str, given: dict[str, str], display: Display) -> None:
-    from rlspec.deploy.log.replay import replay_log
-
-    for line in replay_log(Path(path).expanduser(), law=given.get("law")).lines():
-        display.line(line)
-
-
-REVIEWS: dict[str, tuple[Callable[[str, dict[str, str], Display], None], tuple[str, ...]]] = {
-    "summary": (_summary, ("out",)),
-    "export": (_export, ("out", "video")),
-    "replay": (_replay, ("law",)),
-}
-"""Key of the command line -> what runs, and the keys that go with it."""

@@ -2,20 +2,28 @@
 
 from __future__ import annotations
 
+import re
 import threading
 from collections.abc import Mapping
+from typing import Any
 
 import numpy as np
 
-from rlspec.contract.actions import DROID_HZ, EXECUTION_LAWS
-from rlspec.deploy.arm.interfaces import Array, Command, Frame, Mode, RobotState
+from rlspec.contract.actions import ACTION_SPACES, DROID_HZ, EXECUTION_LAWS, JOINT_POSITION
+from rlspec.contract.features import EXTERIOR_1, WRIST
+from rlspec.contract.pictures import DROID_SIZE
+from rlspec.deploy.arm.interfaces import Array, Command, Frame, Mode, Robot, RobotState
 from rlspec.deploy.arm.kinematics import HOME
-from rlspec.deploy.arm.robot_limits import RobotLimits
+from rlspec.deploy.arm.robot_limits import LIMITS, RobotLimits
 from rlspec.deploy.clocks import Clock, MonotonicClock
+from rlspec.deploy.policy.sources import Policy, WavePolicy
+from rlspec.deploy.robots.options import RobotDescription
 from rlspec.errors import RobotError
 
+_SIZE = re.compile(r"synthetic(?:@(\d+)x(\d+)x(\d+))?")
 
-class DryRunRobot:
+
+class DryRunRobot(Robot):
     """Moves to each target at even speed within one period of control; honours `expires`.
 
     Without a further command, and after a stop or a reflex, it slows down by the arm's own acceleration.
@@ -147,3 +155,20 @@ class DryRunRobot:
         self._joints = self._joints + self._velocities * time - 0.5 * slowing * time**2
         rest = time < duration - 1e-12
         self._velocities = np.where(rest, 0.0, self._velocities - slowing * time)
+
+
+def make(settings: RobotDescription, clock: Clock | None = None) -> DryRunRobot:
+    """A robot without a connection, that stands for the one of the settings."""
+    named = settings.cameras or dict.fromkeys((EXTERIOR_1, WRIST), "synthetic")
+    cameras = {}
+    for camera, source in named.items():
+        size = _SIZE.fullmatch(source)
+        width, height, rate = map(int, size.groups()) if size and size[1] else (*reversed(DROID_SIZE), 30)
+        cameras[camera] = (height, width, float(rate))
+    return DryRunRobot(LIMITS[settings.model], cameras, clock, name=settings.name)
+
+
+def waves(robot: DryRunRobot, *, action_space: str | None, rate: float | None, law: str, **_: Any) -> Policy:
+    """Slow waves of all joints."""
+    space = action_space or JOINT_POSITION
+    return WavePolicy(robot.clock, space, rate or ACTION_SPACES[space].control_hz, law=law)

@@ -14,7 +14,7 @@ from typing import Any
 
 import numpy as np
 
-from rlspec.deploy.arm.interfaces import Command, Frame, Mode, RobotState
+from rlspec.deploy.arm.interfaces import Command, Frame, Mode, Robot, RobotState
 from rlspec.deploy.arm.jerk_limited import Profile
 from rlspec.deploy.arm.robot_limits import LIMITS, RobotLimits, from_urdf, match
 from rlspec.deploy.clocks import Clock, MonotonicClock
@@ -22,6 +22,7 @@ from rlspec.deploy.robots.cameras import CameraThreads, Source, opener
 from rlspec.deploy.robots.fci import check_model, import_franky, server_version
 from rlspec.deploy.robots.franky_gripper import GripperLane
 from rlspec.deploy.robots.franky_motions import LAWS_HERE, builder, stopper
+from rlspec.deploy.robots.options import RobotDescription
 from rlspec.errors import RobotError
 
 _POLL = 0.004  # seconds between two looks at the state
@@ -51,7 +52,7 @@ class FrankySettings:
     patience: float = 0.25
 
 
-class FrankyRobot:
+class FrankyRobot(Robot):
     """A Franka arm behind franky.
 
     Args:
@@ -363,3 +364,11 @@ class FrankyRobot:
 
 def _line(error: BaseException) -> str:
     return " ".join(str(error).split())
+
+
+def make(settings: RobotDescription, **options: Any) -> FrankyRobot:
+    """The arm at the settings' address."""
+    assert settings.host is not None, "the settings have looked"
+    model = "fer" if settings.model == "fer" else "fr3"  # the driver finds out the FR3's system version itself
+    treatment = FrankySettings(**options)
+    return FrankyRobot(settings.host, model, name=settings.name, cameras=settings.cameras, settings=treatment)

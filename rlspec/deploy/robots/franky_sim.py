@@ -13,6 +13,7 @@ import threading
 import time
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -23,6 +24,7 @@ from rlspec.deploy.arm.interfaces import Array
 from rlspec.deploy.arm.robot_limits import RobotLimits
 from rlspec.deploy.robots.franky import FrankyRobot, FrankySettings
 from rlspec.deploy.robots.franky_pictures import PICTURES, source_openers
+from rlspec.deploy.robots.options import RobotDescription
 from rlspec.errors import ConfigError, RobotError
 
 CAMERAS = (EXTERIOR_1, WRIST)
@@ -136,12 +138,17 @@ class FrankySimRobot(FrankyRobot):
         if images not in PICTURES:
             raise ConfigError(f"images={images}: franka_sim has {', '.join(PICTURES)}")
         names = () if images == "none" else CAMERAS
-        self.camera_shapes = {name: (*image_size, 3) for name in names}
+        self._shapes = {name: (*image_size, 3) for name in names}
         self._joints, self._given = joints, host
         self._simulator: SimulatorProcess | None = None
         openers = source_openers(names, images, image_size, 1.0 / camera_hz, self._newest_joints)
         settings = FrankySettings(realtime=False, patience=3.0)  # a busy machine simulates slowly
         super().__init__(host or "", "fr3", name="franka_sim", cameras=openers, settings=settings)
+
+    @property
+    def camera_shapes(self) -> dict[str, tuple[int, int, int]]:
+        """(height, width, 3) of each camera."""
+        return self._shapes
 
     @property
     def simulator(self) -> SimulatorProcess:
@@ -165,3 +172,8 @@ class FrankySimRobot(FrankyRobot):
 
     def _newest_joints(self) -> Array:
         return np.zeros(7) if self._state is None else self._state.joints
+
+
+def make(settings: RobotDescription, **options: Any) -> FrankySimRobot:
+    """The driver on a simulator of its own, or on the one at the settings' address."""
+    return FrankySimRobot(host=settings.host, **options)

@@ -15,18 +15,20 @@ from numpy.typing import NDArray
 from rlspec.contract.actions import JOINT_VELOCITY
 from rlspec.contract.features import EXTERIOR_1, EXTERIOR_2, WRIST
 from rlspec.contract.pictures import DROID_SIZE
-from rlspec.deploy.arm.interfaces import Command, Frame, Mode, RobotState
+from rlspec.deploy.arm.interfaces import Command, Frame, Mode, Robot, RobotState
 from rlspec.deploy.arm.robot_limits import RobotLimits
 from rlspec.deploy.clocks import Clock
 from rlspec.deploy.robots.mujoco_cameras import Cameras
 from rlspec.deploy.robots.mujoco_faults import Faults, Reflexes
 from rlspec.deploy.robots.mujoco_physics import LAWS_HERE, Brake, Drive, Imagination, Physics
+from rlspec.deploy.robots.options import RobotDescription
 from rlspec.errors import ConfigError, RobotError
 
 if TYPE_CHECKING:
     from rlspec_envs.franka.environment import FrankaEnv
     from rlspec_envs.franka.tasks.base import Motion
     from rlspec_envs.franka.world import World
+
 
 Array = NDArray[np.float64]
 
@@ -59,7 +61,7 @@ class SimulatedClock:
         self._latest = max(self._latest, when)
 
 
-class MujocoRobot:
+class MujocoRobot(Robot):
     """A Franka arm at a table, in MuJoCo.
 
     Args:
@@ -390,6 +392,11 @@ class MujocoRobot:
                 yield self._world, Imagination(self._physics, copy, self._drive.copy())
             finally:
                 self._world.data = real
+
+
+def make(settings: RobotDescription, **options: Any) -> MujocoRobot:
+    """The simulated arm of the settings' model."""
+    return MujocoRobot(model=settings.model, **options)
 
 
 def _named(cameras: Mapping[str, str] | Sequence[str]) -> dict[str, str]:

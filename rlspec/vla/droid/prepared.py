@@ -52,7 +52,8 @@ def prepare_recordings(dataset: Dataset, env: Env, display: Display) -> Path:
     generate_recordings(env, settings, raw, display)
     how = _conversion(dataset, env)
     return convert(
-        ConvertSettings("droid_raw", raw, root, **how, seed=settings.seed, workers=settings.workers), display
+        ConvertSettings(source="droid_raw", path=raw, out=root, **how, seed=settings.seed, workers=settings.workers),
+        display,
     )
 
 

@@ -1,49 +1,140 @@
-"""What a conversion is told, from `key=value` arguments."""
+"""What a conversion is told."""
 
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass, fields
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any, Literal
 
-from rlspec.config.arguments import split_setting
-from rlspec.contract.actions import ACTION_SPACES, EXECUTION_LAWS, JOINT_VELOCITY
+from pydantic import AfterValidator, BeforeValidator, Field, model_validator
+
+from rlspec.config.command import CommandLine, one_of
+from rlspec.config.schema import Key
+from rlspec.contract.actions import ACTION_SPACES, DELTA_EEF, DROID_HYBRID, DROID_HZ, EXECUTION_LAWS, JOINT_VELOCITY
 from rlspec.contract.features import CAMERAS
 from rlspec.contract.pictures import DROID_SIZE
-from rlspec.errors import ConfigError, nearest
-
-SOURCES = ("droid_raw", "droid_rlds", "lerobot")
+from rlspec.errors import nearest
 
 
-@dataclass(frozen=True)
-class ConvertSettings:
-    """One conversion; `rlspec.convert.USAGE` explains them."""
+def _size(value: Any) -> Any:
+    """`180x320` as (height, width)."""
+    found = re.fullmatch(r"(\d+)x(\d+)", value) if isinstance(value, str) else None
+    if isinstance(value, str | int) and found is None:
+        raise ValueError("height and width in pixels are wanted, for example 180x320")
+    return (int(found[1]), int(found[2])) if found else value
 
-    source: str
-    path: Path
-    out: Path
-    action_space: str = JOINT_VELOCITY
-    cameras: tuple[str, ...] = CAMERAS
-    instruction: str = "first"
-    success: str = "only"
-    idle: str = "keep"
-    bgr: bool = False
-    image_size: tuple[int, int] = DROID_SIZE
-    fps: int | None = None
-    source_fps: float | None = None
-    source_action: str | None = None
-    execution_law: str | None = None
-    annotations: Path | None = None
-    video: bool = True
-    limit: int | None = None
-    seed: int = 0
-    workers: int = 2
+
+def _known_cameras(names: tuple[str, ...]) -> tuple[str, ...]:
+    for name in names:
+        if name not in CAMERAS:
+            raise ValueError(f"no camera {name}; {nearest(name, CAMERAS)}")
+    if len(set(names)) < len(names):
+        raise ValueError("a camera is named twice")
+    return names
+
+
+def _instruction(value: str) -> str:
+    choices = ("first", "random", "all")
+    if value not in choices and not re.fullmatch(r"\d", value):
+        raise ValueError(f"{nearest(value, choices)}, or an index from 0")
+    return value
+
+
+def _file(path: Path | None) -> Path | None:
+    if path is not None and not path.expanduser().is_file():
+        raise ValueError("no such file; correct the path")
+    return path if path is None else path.expanduser()
+
+
+class ConvertSettings(CommandLine):
+    """Recordings in DROID's formats become a LeRobotDataset v3 with typed actions and exact statistics.
+
+    What cannot be used is refused with the reason, in out/meta/refused.jsonl, and stops nothing else. The same command
+    goes on with what was stopped, and finds what is complete.
+    """
+
+    command = "convert"
+    synopsis = ("source=droid_raw|droid_rlds|lerobot path=DIR out=DIR [key=value ...]",)
+    example = "source=droid_raw"
+
+    source: Annotated[
+        Literal["droid_raw", "droid_rlds", "lerobot"],
+        Key(
+            "droid_raw: folders with trajectory.h5, metadata_*.json and recordings/MP4, found below path; droid_rlds: "
+            "TFRecord files of DROID in RLDS (TensorFlow is not needed); lerobot: a LeRobot data set, v2.1 or v3, in "
+            "openpi's or LeRobot's DROID naming",
+            "droid_raw|droid_rlds|lerobot",
+        ),
+    ]
+    path: Annotated[Path, AfterValidator(Path.expanduser), Key("of the recordings", "DIR")]
+    out: Annotated[Path, AfterValidator(Path.expanduser), Key("of the data set", "DIR")]
+    action_space: Annotated[
+        str,
+        one_of(lambda: ACTION_SPACES),
+        Key(f"{', '.join(ACTION_SPACES)} ({DELTA_EEF}: from the measured poses)", "NAME"),
+    ] = JOINT_VELOCITY
+    cameras: Annotated[tuple[str, ...], AfterValidator(_known_cameras), Key("which become pictures", "A,B")] = CAMERAS
+    instruction: Annotated[
+        str,
+        AfterValidator(_instruction),
+        Key("first, random, all (the episode once with each), or an index from 0", "CHOICE"),
+    ] = "first"
+    success: Annotated[Literal["only", "all"], Key("all: failures as well; only: keeps what does not say")] = "only"
+    idle: Annotated[
+        Literal["keep", "drop"],
+        Key(
+            "drop: cut stretches without new commands (openpi's rule, but a moving gripper is not idle): what remains "
+            "of a recording becomes an episode for each stretch"
+        ),
+    ] = "keep"
+    bgr: Annotated[bool, Key("the recorded images are BGR; they become RGB", "true")] = False
+    image_size: Annotated[
+        tuple[Annotated[int, Field(ge=8, le=4096)], Annotated[int, Field(ge=8, le=4096)]],
+        BeforeValidator(_size),
+        Key(f"proportions are kept by black bars (default {DROID_SIZE[0]}x{DROID_SIZE[1]})", "HxW"),
+    ] = DROID_SIZE
+    fps: Annotated[int | None, Key("resample to this rate (default: that of the recordings)")] = Field(None, ge=1)
+    source_fps: Annotated[
+        float | None, Key(f"rate of the recordings, where it is not {DROID_HZ:g} Hz or not what the data set says")
+    ] = Field(None, gt=0, lt=1e4)
+    source_action: Annotated[
+        str | None,
+        one_of(lambda: ACTION_SPACES),
+        Key("what `action` or `actions` holds (lerobot), where the data set does not say", "NAME"),
+    ] = None
+    execution_law: Annotated[
+        str | None,
+        one_of(lambda: EXECUTION_LAWS),
+        Key(f"what executed the actions (default: what the recordings say, else {DROID_HYBRID})", "NAME"),
+    ] = None
+    annotations: Annotated[
+        Path | None,
+        AfterValidator(_file),
+        Key("instructions by uuid (droid_raw; default: path/aggregated-annotations-*.json)", "FILE"),
+    ] = None
+    video: Annotated[bool, Key("false: PNG images instead of MP4 (H.264)")] = True
+    limit: Annotated[int | None, Key("stop after so many recordings that can be used")] = Field(None, ge=1)
+    seed: Annotated[int, Key("of instruction=random")] = Field(0, ge=0)
+    workers: Annotated[int, Key("processes")] = Field(2, ge=1)
+
+    @model_validator(mode="after")
+    def _together(self) -> ConvertSettings:
+        if not self.path.is_dir():
+            raise ValueError(f"path={self.path}: no such folder; give the folder of the recordings")
+        if self.path.resolve() == self.out.resolve():
+            raise ValueError(f"out={self.out}: that is path=; choose another folder")
+        if self.annotations is not None and self.source != "droid_raw":
+            raise ValueError("annotations: only source=droid_raw has its instructions in a file apart; leave it out")
+        if self.source_action is not None and self.source != "lerobot":
+            raise ValueError("source_action: only source=lerobot has actions without a name; leave it out")
+        if self.video and (self.image_size[0] % 2 or self.image_size[1] % 2):
+            size = "x".join(map(str, self.image_size))
+            raise ValueError(f"image_size={size}: H.264 wants even numbers; choose others, or video=false")
+        return self
 
     def what_matters(self) -> dict[str, Any]:
         """All that decides what is in the data set, as JSON holds it; workers and the target do not."""
-        values = {key: value for key, value in asdict(self).items() if key not in ("workers", "out")}
+        values = self.model_dump(exclude={"workers", "out"})
         return {key: _plain(value) for key, value in values.items()}
 
 
@@ -51,130 +142,3 @@ def _plain(value: Any) -> Any:
     if isinstance(value, Path):
         return str(value.expanduser().resolve())
     return list(value) if isinstance(value, tuple) else value
-
-
-def parse_settings(arguments: Sequence[str]) -> ConvertSettings:
-    """Arguments as settings.
-
-    Raises:
-        ConfigError: An unknown key or value, with the nearest one, or one that is missing.
-    """
-    known = [field.name for field in fields(ConvertSettings)]
-    given: dict[str, str] = {}
-    for argument in arguments:
-        key, value = split_setting(argument, "source=droid_raw")
-        if key not in known:
-            raise ConfigError(f"{argument}: unknown key; {nearest(key, known)}")
-        given[key] = value
-    for key, example in (("source", "|".join(SOURCES)), ("path", "DIR"), ("out", "DIR")):
-        if not given.get(key):
-            raise ConfigError(f"{key}: required; add {key}={example}")
-    values = {key: _READERS[key](key, value) for key, value in given.items()}
-    return _checked(ConvertSettings(**values))
-
-
-def _checked(settings: ConvertSettings) -> ConvertSettings:
-    if not settings.path.is_dir():
-        raise ConfigError(f"path={settings.path}: no such folder; give the folder of the recordings")
-    if settings.path.resolve() == settings.out.resolve():
-        raise ConfigError(f"out={settings.out}: that is path=; choose another folder")
-    if settings.annotations is not None and settings.source != "droid_raw":
-        raise ConfigError("annotations: only source=droid_raw has its instructions in a file apart; leave it out")
-    if settings.source_action is not None and settings.source != "lerobot":
-        raise ConfigError("source_action: only source=lerobot has actions without a name; leave it out")
-    if settings.video and (settings.image_size[0] % 2 or settings.image_size[1] % 2):
-        size = "x".join(map(str, settings.image_size))
-        raise ConfigError(f"image_size={size}: H.264 wants even numbers; choose others, or video=false")
-    return settings
-
-
-def _one_of(allowed: Sequence[str]) -> Callable[[str, str], str]:
-    def read(key: str, value: str) -> str:
-        if value not in allowed:
-            raise ConfigError(f"{key}={value}: {nearest(value, allowed)}")
-        return value
-
-    return read
-
-
-def _folder(key: str, value: str) -> Path:
-    return Path(value).expanduser()
-
-
-def _file(key: str, value: str) -> Path:
-    path = Path(value).expanduser()
-    if not path.is_file():
-        raise ConfigError(f"{key}={value}: no such file; correct the path")
-    return path
-
-
-def _flag(key: str, value: str) -> bool:
-    if value.lower() not in ("true", "false"):
-        raise ConfigError(f"{key}={value}: write {key}=true or {key}=false")
-    return value.lower() == "true"
-
-
-def _at_least(lowest: int) -> Callable[[str, str], int]:
-    def read(key: str, value: str) -> int:
-        if not re.fullmatch(r"\d+", value) or int(value) < lowest:
-            raise ConfigError(f"{key}={value}: a whole number of at least {lowest} is wanted")
-        return int(value)
-
-    return read
-
-
-def _rate(key: str, value: str) -> float:
-    try:
-        rate = float(value)
-    except ValueError:
-        rate = 0.0
-    if not 0 < rate < 1e4:
-        raise ConfigError(f"{key}={value}: frames per second are wanted, for example {key}=15")
-    return rate
-
-
-def _size(key: str, value: str) -> tuple[int, int]:
-    found = re.fullmatch(r"(\d+)x(\d+)", value)
-    if found is None or not (8 <= int(found[1]) <= 4096 and 8 <= int(found[2]) <= 4096):
-        raise ConfigError(f"{key}={value}: height and width in pixels are wanted, for example {key}=180x320")
-    return int(found[1]), int(found[2])
-
-
-def _cameras(key: str, value: str) -> tuple[str, ...]:
-    names = tuple(value.split(","))
-    for name in names:
-        if name not in CAMERAS:
-            raise ConfigError(f"{key}={value}: no camera {name}; {nearest(name, CAMERAS)}")
-    if len(set(names)) < len(names):
-        raise ConfigError(f"{key}={value}: a camera is named twice")
-    return names
-
-
-def _instruction(key: str, value: str) -> str:
-    choices = ("first", "random", "all")
-    if value not in choices and not re.fullmatch(r"\d", value):
-        raise ConfigError(f"{key}={value}: {nearest(value, choices)}, or an index from 0")
-    return value
-
-
-_READERS: Mapping[str, Callable[[str, str], Any]] = {
-    "source": _one_of(SOURCES),
-    "path": _folder,
-    "out": _folder,
-    "action_space": _one_of(tuple(ACTION_SPACES)),
-    "cameras": _cameras,
-    "instruction": _instruction,
-    "success": _one_of(("only", "all")),
-    "idle": _one_of(("keep", "drop")),
-    "bgr": _flag,
-    "image_size": _size,
-    "fps": _at_least(1),
-    "source_fps": _rate,
-    "source_action": _one_of(tuple(ACTION_SPACES)),
-    "execution_law": _one_of(tuple(EXECUTION_LAWS)),
-    "annotations": _file,
-    "video": _flag,
-    "limit": _at_least(1),
-    "seed": _at_least(0),
-    "workers": _at_least(1),
-}

@@ -48,9 +48,9 @@ def test_a_run_becomes_a_data_set(folder: Path, tmp_path: Path, capsys: pytest.C
     ("arguments", "line"),
     [
         (["summary=nowhere"], "nowhere"),
-        (["replay=nowhere", "lew=ruckig"], "lew=ruckig: unknown key of replay=; did you mean law?"),
+        (["replay=nowhere", "lew=ruckig"], "lew=ruckig: unknown key; did you mean law?"),
         (["export=nowhere"], "export=: no folder; add out=DIR"),
-        (["export=nowhere", "out=x", "video=yes"], "video=yes: true or false is expected"),
+        (["export=nowhere", "out=x", "video=maybe"], "video=maybe: must be true or false"),
     ],
 )
 def test_mistakes_are_one_line(arguments: list[str], line: str, capsys: pytest.CaptureFixture[str]) -> None:

@@ -9,7 +9,8 @@ from pathlib import Path
 
 import pytest
 
-from rlspec.grade import main, read_golds
+from rlspec.grade import main
+from rlspec.rlvr.grading.inspection import read_golds
 
 
 @pytest.mark.parametrize(
@@ -31,22 +32,21 @@ def test_one_answer(arguments: list[str], status: int, said: str, capsys: pytest
 @pytest.mark.parametrize(
     ("arguments", "said"),
     [
-        (["answr=4", "gold=4"], "did you mean answer=?"),
+        (["answr=4", "gold=4"], "did you mean answer?"),
         (["answer=4"], "gold= is missing"),
         (["gold=4"], "exactly one of answer=, completion= and data="),
         (["answer=4", "data=x.csv"], "exactly one of"),
-        (["answer=4", "answer=5", "gold=4"], "given twice"),
-        (["answer=4", "gold=4", "timeout=soon"], "expected a number"),
+        (["answer=4", "gold=4", "timeout=soon"], "timeout=soon: must be a number > 0 and <= 3"),
         (["answer=4", "gold=4", "timeout=9"], "timeout=9"),
-        (["completion=4", "gold=4", "thinking=yes"], "expected true or false"),
+        (["completion=4", "gold=4", "thinking=maybe"], "thinking=maybe: must be true or false"),
         (["answer=4", "gold=4", "thinking=true"], "thinking= does nothing with answer="),
         (["answer=4", "gold=4", "mutations=2"], "mutations= does nothing with answer="),
         (["answer=4", "gold=4", "show=2"], "show= does nothing with answer="),
         (["completion=4", "gold=4", "report=x"], "report= does nothing with completion="),
         (["data=missing.jsonl", "thinking=true"], "thinking= does nothing with data="),
-        (["data=missing.jsonl", "mutations=nan"], "mutations=nan: expected a whole number"),
-        (["data=missing.jsonl", "workers=inf"], "workers=inf: expected a whole number"),
-        (["data=missing.jsonl", "show=1.5"], "show=1.5: expected a whole number"),
+        (["data=missing.jsonl", "mutations=nan"], "mutations=nan: must be a whole number"),
+        (["data=missing.jsonl", "workers=inf"], "workers=inf: must be a whole number"),
+        (["data=missing.jsonl", "show=1.5"], "show=1.5: must be a whole number"),
         (["data=missing.jsonl"], "no such file"),
     ],
 )
@@ -60,14 +60,14 @@ def test_wrong_usage_is_one_line_and_status_2(
 
 
 @pytest.mark.parametrize("arguments", [[], ["--help"]])
-def test_help_comes_at_once_and_imports_nothing_heavy(arguments: list[str]) -> None:
+def test_help_imports_nothing_heavy(arguments: list[str]) -> None:
     code = (
         "import sys, rlspec.grade; status = rlspec.grade.main(sys.argv[1:]);"
         "sys.exit(status or any(m in sys.modules for m in ('torch', 'sympy', 'math_verify', 'numpy')))"
     )
     done = subprocess.run([sys.executable, "-c", code, *arguments], capture_output=True, text=True, check=False)
     assert (done.returncode, done.stderr) == (0, "")
-    assert "Usage:" in done.stdout
+    assert "usage:" in done.stdout
 
 
 def write_rows(folder: Path, suffix: str, rows: list[dict[str, str]]) -> Path:

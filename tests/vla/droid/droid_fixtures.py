@@ -20,7 +20,7 @@ from PIL import Image
 
 from rlspec.display import Display
 from rlspec.vla.droid.conversion import convert
-from rlspec.vla.droid.settings import parse_settings
+from rlspec.vla.droid.settings import ConvertSettings
 
 SERIALS = {"ext1": "111", "ext2": "222", "wrist": "333"}
 RAW = {"exterior_1_left": "ext1", "exterior_2_left": "ext2", "wrist_left": "wrist"}
@@ -122,7 +122,7 @@ def change(episode: RawEpisode, name: str, values: Any) -> None:
 
 def run(source: str, path: Path, out: Path, *more: str, display: Display | None = None, pool: Any = None) -> Path:
     """A conversion in threads."""
-    settings = parse_settings([f"source={source}", f"path={path}", f"out={out}", *more])
+    settings = ConvertSettings.read([f"source={source}", f"path={path}", f"out={out}", *more])
     return convert(settings, display or Display("plain", quiet=True), pool=pool or threads)
 
 

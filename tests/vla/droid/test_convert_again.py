@@ -38,7 +38,7 @@ from rlspec.vla.data import staging
 from rlspec.vla.data.checking import check_dataset
 from rlspec.vla.droid import raw, writing
 from rlspec.vla.droid.episodes import Frame, Item, Recording, Source
-from rlspec.vla.droid.settings import parse_settings
+from rlspec.vla.droid.settings import ConvertSettings
 from rlspec.vla.droid.writing import Outcome
 
 EPISODES = 6
@@ -262,7 +262,7 @@ def test_an_unknown_key_names_the_nearest(tmp_path: Path) -> None:
         (["source=droid_raw", *place, "image_size=180"], "image_size=180: height and width"),
         (["source=droid_raw", *place, "image_size=181x320"], "H.264 wants even numbers"),
         (["source=droid_raw", *place, "cameras=wrist_left,wrist_left"], "a camera is named twice"),
-        (["source=droid_raw", *place, "fps=1.5"], "fps=1.5: a whole number"),
+        (["source=droid_raw", *place, "fps=1.5"], "fps=1.5: must be a whole number"),
         (["source=droid_raw", *place, "workers=0"], "workers=0"),
         (["source=droid_rlds", *place, f"annotations={__file__}"], "only source=droid_raw"),
         (["source=droid_raw", *place, "source_action=joint_position"], "only source=lerobot"),
@@ -271,7 +271,7 @@ def test_an_unknown_key_names_the_nearest(tmp_path: Path) -> None:
         (["source=droid_raw", *place, "bgr"], "write key=value"),
     ):
         with pytest.raises(ConfigError, match=message) as error:
-            parse_settings(arguments)
+            ConvertSettings.read(arguments)
         assert "\n" not in str(error.value)
 
 

@@ -11,12 +11,13 @@ import pytest
 from safetensors.numpy import load_file
 
 from rlspec import evaluate, stats, train
-from rlspec.serve import build_policy
 from rlspec.serving.policy import Observation
+from rlspec.serving.settings import ServedPolicy
 from rlspec.vla.data.checking import check_dataset
 from rlspec.vla.data.exact_statistics import numeric_statistics
 from rlspec.vla.data.facts import read_facts, statistics_hash
 from rlspec.vla.policies.smolvla.tiny import tiny_settings, write_tiny_vlm
+from rlspec.vla.served import trained_policy
 
 Output = pytest.CaptureFixture[str]
 SMALL = [
@@ -138,7 +139,7 @@ def test_a_tiny_pi05_learns_with_openpis_normalisation_and_serves_eight_dimensio
     facts = read_facts(newest(path))
     assert facts["normalization"] == {"VISUAL": "IDENTITY", "STATE": "QUANTILES", "ACTION": "QUANTILES"}
     assert (facts["horizon"], facts["n_action_steps"], len(facts["action_names"])) == (16, 8, 8)
-    served = build_policy({"checkpoint": str(path), "device": "cpu"}, {})
+    served = trained_policy(ServedPolicy(checkpoint=str(path), device="cpu"))
     assert served.spec.action_space == "joint_velocity"
     pictures = {name: np.zeros((*size, 3), dtype=np.uint8) for name, size in served.spec.cameras.items()}
     (actions,) = served.infer([Observation(pictures, np.zeros(8), "pick up the cube", session=0)])

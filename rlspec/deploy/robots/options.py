@@ -1,0 +1,74 @@
+"""How a robot is described, and what the drivers of this package can be told besides."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+from pydantic import Field
+
+from rlspec.config.schema import Section
+from rlspec.contract.actions import DROID_HYBRID, DROID_HZ, ExecutionLaw
+from rlspec.contract.pictures import DROID_SIZE
+
+
+class RobotDescription(Section):
+    """A robot: an option of recipes/robot.
+
+    Attributes:
+        name: As it is shown, and typed to confirm.
+        driver: What speaks to it: a key of `drivers.DRIVERS`, or module:Class of your own.
+        model: Of the arm: decides the table of limits, and must be what the arm says that it is.
+        host: Address of the arm's controller.
+        law: How targets become motion.
+        cameras: DROID's name (exterior_1_left, exterior_2_left, wrist_left) -> KIND:SERIAL, optionally with
+            @WIDTHxHEIGHTxFPS; kinds: opencv, realsense, zed, synthetic.
+        camera_keys: The policy's key -> camera, where the names do not tell.
+        options: Of the driver.
+    """
+
+    name: str
+    driver: str
+    model: Literal["fr3", "fr3_pre_5_9", "fer"] = "fr3"
+    host: str | None = None
+    law: ExecutionLaw = DROID_HYBRID
+    cameras: dict[str, str] = {}
+    camera_keys: dict[str, str] = {}
+    options: dict[str, bool | int | float | str | list[float] | None] = {}
+
+
+class DryRunOptions(Section):
+    """There is nothing to choose."""
+
+
+class FrankyOptions(Section):
+    """See `rlspec.deploy.robots.franky.FrankySettings`."""
+
+    torque_threshold: float = Field(40.0, gt=0)
+    force_threshold: float = Field(40.0, gt=0)
+    gripper: Literal["franka", "none"] = "franka"
+    realtime: bool = True
+    recovery: float = Field(1.0, gt=0)
+    patience: float = Field(0.25, gt=0)
+
+
+class FrankySimOptions(Section):
+    """See `rlspec.deploy.robots.franky_sim.FrankySimRobot`."""
+
+    images: Literal["render", "synthetic", "none"] = "synthetic"
+    image_size: tuple[int, int] = DROID_SIZE
+    camera_hz: float = Field(DROID_HZ, gt=0)
+    joints: list[float] | None = Field(None, min_length=7, max_length=7)
+
+
+class MujocoOptions(Section):
+    """See `rlspec.deploy.robots.mujoco.MujocoRobot` and, for what is None here, the environment's own defaults."""
+
+    task: str = "pick_place"
+    seed: int = Field(0, ge=0)
+    image_size: tuple[int, int] = DROID_SIZE
+    camera_hz: float = Field(30.0, gt=0)
+    images: bool = True
+    real_time: bool = False
+    arm: str | None = None
+    randomise: str | None = None
+    distractors: int | None = Field(None, ge=0)

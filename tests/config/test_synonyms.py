@@ -1,0 +1,108 @@
+"""Other tools' words, on every command line: a wrong key is answered with the key of the same meaning."""
+
+from __future__ import annotations
+
+import importlib
+import subprocess
+import sys
+
+import pytest
+
+from rlspec import cli
+from rlspec.config.command import CommandLine
+from rlspec.config.synonyms import _TABLE, same_meaning
+
+# Command, what it needs beside the wrong key, and: wrong key -> the one that is meant.
+WORDS = {
+    "train": (
+        "recipe=grpo_math",
+        "learning_rate=optim.lr max_steps=trainer.max_steps num_train_epochs=trainer.num_train_epochs ckpt=model "
+        "num_generations=batch.samples_per_prompt train_batch_size=batch.prompts_per_step beta=trainer.beta "
+        "clip_ratio=trainer.epsilon optimizer=optim dataset_name=data model_name_or_path=model "
+        "save_freq=checkpoints.every "
+        "max_completion_length=trainer.max_completion_length wandb.enable=report.wandb output=output_dir "
+        "resume_from_checkpoint=resume kl_coef=trainer.beta eval_steps=evaluation.every actor_rollout_ref.rollout.n="
+        "batch.samples_per_prompt",
+    ),
+    "evaluate": ("env=franka policy=expert", "num_episodes=episodes n=episodes output_dir=out num_workers=workers"),
+    "compare": ("recipe=grpo_math", "learning_rate=optim.lr num_workers=workers jobs=workers save_dir=out"),
+    "collect": (
+        "env=franka",
+        "num_episodes=episodes n=episodes output_dir=out n_workers=workers noise_std=noise tasks=task random_seed=seed "
+        "output_format=format use_videos=video failure_rate=failures",
+    ),
+    "convert": (
+        "source=droid_raw path=/ out=/x",
+        "dataset=path output=out resolution=image_size controller=execution_law num_proc=workers max_episodes=limit "
+        "camera_names=cameras action_type=action_space framerate=fps",
+    ),
+    "serve": (
+        "policy=hold",
+        "ckpt=checkpoint checkpoint_path=checkpoint model=checkpoint policy.dir=checkpoint policy.path=checkpoint "
+        "ip=host address=host default_prompt=prompt api_key=token action_horizon=n_action_steps hz=control_hz "
+        "chunk_size=horizon",
+    ),
+    "stats": ("path=/", "dataset=path repo_id=path repair=--fix reference=against export=norm_stats"),
+    "doctor": ("robot=mujoco", "ip=host url=server robot_type=robot camera_names=cameras"),
+    "grade": ("answer=4 gold=4", "prediction=answer ground_truth=gold num_workers=workers dataset=data gt=gold"),
+    "rules": ("", "optimizer=name"),
+    "symmetry": ("model=tiny", "learning_rate=optim.lr output=out preset=roles"),
+    "deploy": (
+        "robot=dry_run policy=hold",
+        "duration_s=seconds duration=seconds time=seconds minutes=seconds ckpt=checkpoint checkpoint_path=checkpoint "
+        "model=checkpoint ip=host address=host robot_ip=host robot.type=robot robot.ip=host "
+        "instruction=prompt hz=rate fps=rate "
+        "open_loop_horizon=n_action_steps output_dir=out remote_host=server server_address=server dry_run=mode",
+    ),
+}
+CASES = [
+    (command, beside, *pair.split("="))
+    for command, (beside, pairs) in WORDS.items()
+    for pair in pairs.replace("rollout.n= ", "rollout.n=").split()
+]
+
+
+def door(command: str) -> object:
+    return importlib.import_module(f"rlspec.{command}.__main__" if command == "deploy" else f"rlspec.{command}")
+
+
+@pytest.mark.parametrize(("command", "beside", "wrong", "meant"), CASES, ids=lambda value: value.replace(" ", "_"))
+def test_a_wrong_key_is_answered_with_the_key_of_the_same_meaning(
+    command: str, beside: str, wrong: str, meant: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert door(command).main([*beside.split(), f"{wrong}=3"]) == 2  # type: ignore[attr-defined]
+    error = capsys.readouterr().err
+    assert f"did you mean {meant}" in error and error.startswith(f"{wrong}"), error
+    assert error.count("\n") == 1
+
+
+def test_every_command_is_in_the_table_above() -> None:
+    """A new command says what its keys are called elsewhere."""
+    ours = {name for name in cli.commands() if any(isinstance(each, type) and issubclass(each, CommandLine)
+            for each in vars(door(name)).values())}  # fmt: skip
+    assert ours <= WORDS.keys()
+
+
+@pytest.mark.parametrize("command", WORDS)
+def test_a_wrong_key_costs_no_heavy_import(command: str) -> None:
+    module = f"rlspec.{command}.__main__" if command == "deploy" else f"rlspec.{command}"
+    code = (
+        f"import sys; from {module} import main; code = main(sys.argv[1:]); "
+        "heavy = {'torch', 'lerobot', 'transformers', 'trl', 'mujoco', 'datasets'}; "
+        "print(sorted(heavy & set(sys.modules)))"
+        "; sys.exit(code)"
+    )
+    arguments = [*WORDS[command][0].split(), "zzz=1"]
+    done = subprocess.run([sys.executable, "-c", code, *arguments], capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stdout, done.stderr.count("\n")) == (2, "[]\n", 1), done
+
+
+def test_the_whole_word_goes_before_its_last_part() -> None:
+    assert same_meaning("robot.type", lambda key: key in ("robot", "source")) == ["robot"]
+    assert same_meaning("learning-rate", lambda key: key == "optim.lr") == ["optim.lr"]
+    assert same_meaning("seconds", lambda key: True) == []
+    assert same_meaning("no_such_word", lambda key: True) == []
+
+
+def test_no_meaning_is_empty_and_the_first_words_are_ours() -> None:
+    assert all(ours and words > set(ours) for ours, words in _TABLE)
