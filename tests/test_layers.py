@@ -239,3 +239,21 @@ def test_the_project_file_lists_the_packages_on_disk() -> None:
 def test_every_folder_with_python_files_is_a_package() -> None:
     for path in MODULES.values():
         assert (path.parent / "__init__.py").is_file(), path
+
+
+# Two classes of one name, and why each may keep it.
+TWICE = {
+    "Override": "the recipe's section, and what it becomes for the optimizer, which knows no recipes",
+    "Entry": "a module's family of parameters, and an update's group: both are local to their room",
+}
+
+
+def test_a_class_name_says_what_it_is_without_its_module() -> None:
+    found: dict[str, list[str]] = {}
+    for module in modules_in("rlspec"):
+        for node in ast.parse(MODULES[module].read_text(encoding="utf-8")).body:
+            if isinstance(node, ast.ClassDef) and not node.name.startswith("_"):
+                found.setdefault(node.name, []).append(module)
+    twice = {name: places for name, places in found.items() if len(places) > 1}
+    assert not {name: places for name, places in twice.items() if name not in TWICE}
+    assert TWICE.keys() <= twice.keys(), "a reason for what is no longer so"

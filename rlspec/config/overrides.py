@@ -23,7 +23,7 @@ _WORDS = {"null": None, "true": True, "false": False}
 
 
 @dataclass
-class Override:
+class CommandOverride:
     """One argument: `key=value`, `+key=value`, `++key=value` or `~key`."""
 
     sign: str
@@ -40,7 +40,7 @@ class Override:
         value = self.value
         if value is not None and takes_text(self.key, schema_of(algorithm)) and not _is_quoted(value):
             value = quote(value)
-        return str(Override(self.sign or "++", self.key, value))
+        return str(CommandOverride(self.sign or "++", self.key, value))
 
 
 @dataclass
@@ -50,7 +50,7 @@ class Arguments:
     recipe: str
     algorithm: str | None = None
     groups: dict[str, str] = field(default_factory=dict)  # option of each group that was chosen
-    overrides: list[Override] = field(default_factory=list)
+    overrides: list[CommandOverride] = field(default_factory=list)
 
     def value(self, key: str) -> str | None:
         """What the command line assigns to a dotted key, as it stands there."""
@@ -59,7 +59,7 @@ class Arguments:
     def default(self, key: str, value: str) -> None:
         """Assign a key, unless the command line does."""
         if self.value(key) is None:
-            self.overrides.append(Override("", key, value))
+            self.overrides.append(CommandOverride("", key, value))
 
 
 def parse_arguments(arguments: Sequence[str]) -> Arguments:
@@ -121,14 +121,14 @@ def _is_quoted(value: str) -> bool:
     return value == "null" or value.startswith("${") or (len(value) > 1 and value[0] in "'\"" and value[-1] == value[0])
 
 
-def _parse_override(argument: str) -> Override:
+def _parse_override(argument: str) -> CommandOverride:
     match = _OVERRIDE.fullmatch(argument)
     if match is None or (match["value"] is None and match["sign"] != "~"):
         raise ConfigError(f"{argument!r} is no override: write key=value, for example optim.lr=2e-6")
-    return Override(match["sign"], match["key"], match["value"])
+    return CommandOverride(match["sign"], match["key"], match["value"])
 
 
-def _find_recipe(overrides: Sequence[Override]) -> str:
+def _find_recipe(overrides: Sequence[CommandOverride]) -> str:
     """The recipe's name or file; a run that is resumed brings its own."""
     given = {override.key: override.value for override in overrides if override.value}
     name, resume = given.get("recipe"), given.get("resume", "auto")

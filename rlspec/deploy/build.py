@@ -17,7 +17,7 @@ from rlspec.deploy.policy.schedule import SCHEDULERS, Scheduler, Timing
 from rlspec.deploy.policy.sources import (
     Contract,
     HoldPolicy,
-    Policy,
+    RobotPolicy,
     read_contract,
 )
 from rlspec.deploy.robots.drivers import find_driver, load
@@ -48,7 +48,7 @@ def make_dry_run(settings: Settings, clock: Clock | None = None) -> Robot:
 
 
 @contextmanager
-def open_policy(settings: Settings, robot: Robot, law: str) -> Iterator[Policy]:
+def open_policy(settings: Settings, robot: Robot, law: str) -> Iterator[RobotPolicy]:
     """The policy that the settings name, ready to be asked; what was started for it ends with the context.
 
     Raises:
@@ -60,7 +60,7 @@ def open_policy(settings: Settings, robot: Robot, law: str) -> Iterator[Policy]:
         yield policy
 
 
-def _make_policy(settings: Settings, robot: Robot, law: str, stack: ExitStack) -> Policy:
+def _make_policy(settings: Settings, robot: Robot, law: str, stack: ExitStack) -> RobotPolicy:
     url, token = settings.server, settings.token or os.environ.get("RLSPEC_TOKEN")
     if settings.checkpoint is not None:
         from rlspec.deploy.policy.local_server import LocalServer
@@ -77,7 +77,7 @@ def _make_policy(settings: Settings, robot: Robot, law: str, stack: ExitStack) -
         acting = "dry_run" if settings.effective_mode == "dry_run" else settings.robot.driver
         make = load(find_driver(acting).expert)
         told = {"action_space": settings.action_space, "horizon": settings.schedule.n_action_steps}
-        expert: Policy = make(robot, **told, rate=settings.rate, law=law)
+        expert: RobotPolicy = make(robot, **told, rate=settings.rate, law=law)
         return expert
     space = settings.action_space or JOINT_POSITION
     return HoldPolicy(space, settings.rate or ACTION_SPACES[space].control_hz, law=law)
@@ -98,7 +98,7 @@ class Agreement:
     warnings: tuple[str, ...] = ()
 
 
-def agree(settings: Settings, policy: Policy, robot: Robot) -> Agreement:
+def agree(settings: Settings, policy: RobotPolicy, robot: Robot) -> Agreement:
     """Check that policy, robot and settings belong together.
 
     Raises:

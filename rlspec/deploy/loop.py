@@ -16,10 +16,10 @@ from rlspec.deploy.arm.gripper import GripperDrive
 from rlspec.deploy.arm.interfaces import Array, Command, Robot, RobotState
 from rlspec.deploy.arm.targets import Target, Targets
 from rlspec.deploy.log.frames import FrameKeeper
-from rlspec.deploy.outcome import End, Outcome
+from rlspec.deploy.outcome import DeploymentOutcome, End
 from rlspec.deploy.policy.asker import Asker
-from rlspec.deploy.policy.schedule import Scheduler, Step
-from rlspec.deploy.safety.filter import SafetyFilter, Verdict
+from rlspec.deploy.policy.schedule import ScheduledStep, Scheduler
+from rlspec.deploy.safety.filter import FilterVerdict, SafetyFilter
 from rlspec.deploy.safety.gate import Gate
 from rlspec.deploy.safety.watchdog import Recoveries, Supervisor, WallWatch, Watchdog, WatchdogSettings, stalled_camera
 from rlspec.deploy.workers import Job, Worker
@@ -80,7 +80,7 @@ class Loop:
 
     def __init__(self, parts: Parts) -> None:
         self.parts = parts
-        self.outcome = Outcome(inference_ms=parts.asker.all_inference_ms)
+        self.outcome = DeploymentOutcome(inference_ms=parts.asker.all_inference_ms)
         self.phase = "start"
         self.would_send: Array | None = None  # in shadow mode
         self.trouble = ""  # why the robot does not follow the policy
@@ -99,7 +99,7 @@ class Loop:
         self._number = 0
         self._state: RobotState | None = None
 
-    def run(self) -> Outcome:
+    def run(self) -> DeploymentOutcome:
         """Run until the time is over, the task is done, or something ends it; in any case the robot is stopped."""
         gc.collect()
         gc.freeze()
@@ -220,7 +220,7 @@ class Loop:
         line["inference_ms"] = self.parts.asker.inference_ms
         return line
 
-    def _move(self, state: RobotState, step: Step | None, late: float, now: float) -> dict[str, Any]:
+    def _move(self, state: RobotState, step: ScheduledStep | None, late: float, now: float) -> dict[str, Any]:
         """Carry out a step, or hold, or stop; returns what to log."""
         target, verdict = self._filtered(state, step, late, now)
         fresh = verdict is not None and verdict.phase == "run"
@@ -243,8 +243,8 @@ class Loop:
         return line
 
     def _filtered(
-        self, state: RobotState, step: Step | None, late: float, now: float
-    ) -> tuple[Target | None, Verdict | None]:
+        self, state: RobotState, step: ScheduledStep | None, late: float, now: float
+    ) -> tuple[Target | None, FilterVerdict | None]:
         """What the step asks for, and what the safety filter makes of it; without a step it brakes."""
         if not self._moving or self.parts.muted:
             if step is None:
@@ -268,7 +268,7 @@ class Loop:
     def _share(self, now: float) -> float:
         return self.parts.share(0.0 if self._first_action is None else now - self._first_action)
 
-    def _carry_out(self, verdict: Verdict, target: Target, now: float) -> dict[str, Any]:
+    def _carry_out(self, verdict: FilterVerdict, target: Target, now: float) -> dict[str, Any]:
         assert verdict.command is not None
         assert target.closure is not None
         if self._first_action is None:
@@ -376,7 +376,7 @@ def _described(state: RobotState) -> dict[str, Any]:
     }
 
 
-def _asked(step: Step | None, target: Target | None) -> dict[str, Any]:
+def _asked(step: ScheduledStep | None, target: Target | None) -> dict[str, Any]:
     if step is None:
         return {}
     line: dict[str, Any] = {"chunk": step.chunk, "index": step.index, "requested": step.action}

@@ -1,4 +1,4 @@
-"""What a deployment came to: counted while it runs, shown in lines."""
+"""Why a deployment ended, and what was counted while it ran."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ _CODES: dict[End, int] = {"time": 0, "success": 0, "fault": 1, "user": INTERRUPT
 
 
 @dataclass
-class Outcome:
+class DeploymentOutcome:
     """Counts of a run.
 
     Attributes:

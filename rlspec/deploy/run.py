@@ -32,10 +32,10 @@ from rlspec.deploy.log.frames import FrameKeeper
 from rlspec.deploy.log.review import summarise
 from rlspec.deploy.log.ticklog import TickLog
 from rlspec.deploy.loop import Log, Loop, Parts
-from rlspec.deploy.outcome import Outcome
+from rlspec.deploy.outcome import DeploymentOutcome
 from rlspec.deploy.policy.asker import Asker
 from rlspec.deploy.policy.observe import observation
-from rlspec.deploy.policy.sources import Policy
+from rlspec.deploy.policy.sources import RobotPolicy
 from rlspec.deploy.priority import real_time_priority
 from rlspec.deploy.safety.estop import EStop
 from rlspec.deploy.safety.filter import SafetyFilter
@@ -50,7 +50,7 @@ from rlspec.errors import ConfigError, RobotError
 _CAMERA_PATIENCE = 5.0  # seconds until every camera must have delivered
 
 
-def deploy(settings: Settings, display: Display) -> Outcome:
+def deploy(settings: Settings, display: Display) -> DeploymentOutcome:
     """Run one deployment.
 
     Raises:
@@ -73,12 +73,12 @@ def deploy(settings: Settings, display: Display) -> Outcome:
 def _run(
     settings: Settings,
     robot: Robot,
-    policy: Policy,
+    policy: RobotPolicy,
     agreement: Agreement,
     limits: RobotLimits,
     display: Display,
     stack: ExitStack,
-) -> Outcome:
+) -> DeploymentOutcome:
     """Everything is connected: warm up, run, sum up."""
     folder = output_folder(settings)
     gate = Gate(robot, muted=settings.effective_mode == "shadow")
@@ -86,7 +86,7 @@ def _run(
     stack.callback(estop.close)
     keeper = FrameKeeper(folder / "frames") if settings.frames else None
     log = TickLog(folder / "ticks.jsonl", header(settings, robot, policy, agreement, limits))
-    outcome = Outcome("fault", "it did not begin")
+    outcome = DeploymentOutcome("fault", "it did not begin")
     try:
         loop = assemble(settings, robot, policy, agreement, limits, gate, log, frames=keeper)
         outcome = loop.outcome
@@ -124,7 +124,7 @@ def _run(
 def assemble(
     settings: Settings,
     robot: Robot,
-    policy: Policy,
+    policy: RobotPolicy,
     agreement: Agreement,
     limits: RobotLimits,
     gate: Gate,
@@ -172,7 +172,7 @@ def slow_start(settings: Settings) -> Any:
     return lambda elapsed: 1.0 if elapsed >= seconds else least + (1 - least) * elapsed / seconds
 
 
-def _warm_up(loop: Loop, settings: Settings, agreement: Agreement, policy: Policy, display: Display) -> None:
+def _warm_up(loop: Loop, settings: Settings, agreement: Agreement, policy: RobotPolicy, display: Display) -> None:
     """Wait for the cameras and ask the policy a few times: the first answers are late (compilation, caches)."""
     parts, contract = loop.parts, agreement.contract
     clock = parts.robot.clock
@@ -221,7 +221,7 @@ def confirm(settings: Settings, robot: Robot, limits: RobotLimits, agreement: Ag
 
 
 def header(
-    settings: Settings, robot: Robot, policy: Policy, agreement: Agreement, limits: RobotLimits
+    settings: Settings, robot: Robot, policy: RobotPolicy, agreement: Agreement, limits: RobotLimits
 ) -> dict[str, Any]:
     """The log's first line."""
     contract = agreement.contract

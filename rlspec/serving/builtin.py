@@ -18,7 +18,7 @@ BUILT_IN = ("hold", "zeros", "replay")
 _MAX_BATCH = 1024
 
 
-class HoldPolicy:
+class HoldBatchPolicy:
     """Stay where the robot is: the present joints, or no velocity; the gripper as it is."""
 
     def __init__(self, spec: PolicySpec) -> None:

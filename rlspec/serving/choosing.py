@@ -8,7 +8,7 @@ from rlspec.contract.actions import ACTION_SPACES, DROID_HYBRID, JOINT_POSITION,
 from rlspec.contract.messages import OPEN_LOOP_STEPS
 from rlspec.contract.pictures import OPENPI_SIZE
 from rlspec.errors import ConfigError, nearest
-from rlspec.serving.builtin import BUILT_IN, HoldPolicy, ReplayPolicy, ZerosPolicy, load_actions
+from rlspec.serving.builtin import BUILT_IN, HoldBatchPolicy, ReplayPolicy, ZerosPolicy, load_actions
 from rlspec.serving.policy import BatchPolicy, PolicySpec
 from rlspec.serving.settings import ServedPolicy
 
@@ -42,4 +42,4 @@ def built_in_policy(wanted: ServedPolicy) -> BatchPolicy:
     )
     if name == "replay":
         return ReplayPolicy(spec, load_actions(Path(file).expanduser(), space))
-    return HoldPolicy(spec) if name == "hold" else ZerosPolicy(spec)
+    return HoldBatchPolicy(spec) if name == "hold" else ZerosPolicy(spec)

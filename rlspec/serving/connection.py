@@ -15,7 +15,7 @@ _GOODBYE = 1.0  # seconds for a slow sender to take the closing frame
 
 
 @dataclass
-class Gate:
+class ConnectionGate:
     """What all connections of a server share.
 
     Attributes:
@@ -47,7 +47,7 @@ class GuardedConnection(ServerConnection):
         ended_because: What this class had against the peer.
     """
 
-    def __init__(self, *args: Any, gate: Gate, **options: Any) -> None:
+    def __init__(self, *args: Any, gate: ConnectionGate, **options: Any) -> None:
         super().__init__(*args, **options)
         self.gate = gate
         self.admitted = False

@@ -20,7 +20,7 @@ from rlspec.contract.messages import USER_AGENT
 from rlspec.contract.wire import pack
 from rlspec.errors import ConfigError
 from rlspec.serving.batching import Batcher
-from rlspec.serving.connection import Gate, GuardedConnection
+from rlspec.serving.connection import ConnectionGate, GuardedConnection
 from rlspec.serving.metrics import CONTENT_TYPE, Metrics
 from rlspec.serving.policy import BatchPolicy, openpi_metadata, roboarena_metadata
 from rlspec.serving.session import Session
@@ -70,7 +70,7 @@ class PolicyServer:
         self._sessions: set[Session] = set()
         self._number = 0
         self._stopping = False
-        self._gate = Gate(settings.max_sessions + _HANDSHAKES, settings.max_sessions, settings.read_s)
+        self._gate = ConnectionGate(settings.max_sessions + _HANDSHAKES, settings.max_sessions, settings.read_s)
         self._batcher = Batcher(
             policy,
             max_batch=settings.max_batch,

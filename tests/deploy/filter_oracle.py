@@ -11,7 +11,7 @@ from rlspec_envs.franka.robots import ROBOTS
 from rlspec_envs.franka.scene import build_model
 
 from rlspec.deploy.arm.interfaces import RobotState
-from rlspec.deploy.safety.filter import SafetyFilter, SafetySettings, Verdict
+from rlspec.deploy.safety.filter import FilterVerdict, SafetyFilter, SafetySettings
 
 MODELS = ("fr3", "fr3_pre_5_9", "fer")
 # Franka Control Interface documentation, "Limits for Franka Research 3" and "Limits for Panda"; franka_description.
@@ -132,13 +132,13 @@ class Trial:
         self.safety, self.lag = safety, lag
         self.measured, self.velocities = np.array(joints), np.zeros(7)
         self.segments: list[list[np.ndarray]] = [[self.measured]]
-        self.verdicts: list[Verdict] = []
+        self.verdicts: list[FilterVerdict] = []
         safety.reset(self.state())
 
     def state(self) -> RobotState:
         return RobotState(0.0, self.measured, self.velocities, 0.0)
 
-    def tick(self, requested: object, age: float = 0.0, state: RobotState | None = None) -> Verdict:
+    def tick(self, requested: object, age: float = 0.0, state: RobotState | None = None) -> FilterVerdict:
         state = state or self.state()
         stopped = bool(self.verdicts) and self.verdicts[-1].command is None
         verdict = self.safety.filter(requested, state, age)

@@ -12,7 +12,7 @@ import numpy as np
 from rlspec.deploy.arm.interfaces import Frame
 from rlspec.deploy.build import agree, connect, make_dry_run
 from rlspec.deploy.loop import Loop
-from rlspec.deploy.outcome import Outcome
+from rlspec.deploy.outcome import DeploymentOutcome
 from rlspec.deploy.policy.client import Reply
 from rlspec.deploy.robots.dry_run import DryRunRobot
 from rlspec.deploy.run import assemble
@@ -142,7 +142,7 @@ class Simulation:
     grip_seconds: list[float]
     recover_seconds: list[float]
 
-    def run(self) -> Outcome:
+    def run(self) -> DeploymentOutcome:
         self.clock.robot = self.robot
         return self.loop.run()
 

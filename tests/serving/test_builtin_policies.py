@@ -12,7 +12,7 @@ from serving_cases import SPEC
 
 from rlspec.contract.actions import ACTION_SPACES
 from rlspec.errors import ConfigError, DataError
-from rlspec.serving.builtin import HoldPolicy, ReplayPolicy, ZerosPolicy, load_actions
+from rlspec.serving.builtin import HoldBatchPolicy, ReplayPolicy, ZerosPolicy, load_actions
 from rlspec.serving.policy import Observation
 
 STATE = np.array([0.1, -0.7, 0.2, -2.0, 0.3, 1.5, 0.4, 0.25])
@@ -23,7 +23,7 @@ def observation(session: int = 1) -> Observation:
 
 
 def test_hold_returns_the_present_joints() -> None:
-    (actions,) = HoldPolicy(replace(SPEC, action_space="joint_position")).infer([observation()])
+    (actions,) = HoldBatchPolicy(replace(SPEC, action_space="joint_position")).infer([observation()])
     np.testing.assert_allclose(actions, np.tile(STATE, (10, 1)), rtol=1e-6)
 
 
@@ -31,7 +31,7 @@ def test_hold_returns_the_present_joints() -> None:
     ("space", "gripper"), [("joint_velocity", 0.25), ("cartesian_velocity", 0.25), ("delta_eef", -0.5)]
 )
 def test_hold_does_not_move_and_keeps_the_gripper(space: str, gripper: float) -> None:
-    (actions,) = HoldPolicy(replace(SPEC, action_space=space)).infer([observation()])
+    (actions,) = HoldBatchPolicy(replace(SPEC, action_space=space)).infer([observation()])
     assert actions.shape == (10, ACTION_SPACES[space].size)
     assert not actions[:, :-1].any()
     np.testing.assert_allclose(actions[:, -1], gripper)
@@ -39,7 +39,7 @@ def test_hold_does_not_move_and_keeps_the_gripper(space: str, gripper: float) ->
 
 def test_hold_knows_no_pose() -> None:
     with pytest.raises(ConfigError, match="cannot act in cartesian_position"):
-        HoldPolicy(replace(SPEC, action_space="cartesian_position"))
+        HoldBatchPolicy(replace(SPEC, action_space="cartesian_position"))
 
 
 def test_zeros() -> None:

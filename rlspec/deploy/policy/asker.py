@@ -12,7 +12,7 @@ from rlspec.contract.messages import DELAY, PREFIX
 from rlspec.deploy.arm.interfaces import Frame, Reply, RobotState
 from rlspec.deploy.policy.observe import observation
 from rlspec.deploy.policy.schedule import Chunk, Request, Scheduler
-from rlspec.deploy.policy.sources import Contract, Policy
+from rlspec.deploy.policy.sources import Contract, RobotPolicy
 from rlspec.deploy.workers import Job, Worker
 from rlspec.errors import ServerError
 
@@ -29,7 +29,7 @@ class Asker:
 
     def __init__(
         self,
-        policy: Policy,
+        policy: RobotPolicy,
         contract: Contract,
         scheduler: Scheduler,
         worker: Worker,

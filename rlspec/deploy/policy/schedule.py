@@ -73,7 +73,7 @@ class Chunk:
 
 
 @dataclass(frozen=True)
-class Step:
+class ScheduledStep:
     """The action of this tick: (A,), its chunk and place in it, and seconds since the chunk's observation."""
 
     action: Array
@@ -141,7 +141,7 @@ class Scheduler:
         """The request brought no answer."""
         self._in_flight = False
 
-    def next(self, now: float) -> Step | None:
+    def next(self, now: float) -> ScheduledStep | None:
         """The action of this tick, which counts as carried out; None: there is none."""
         step = self._take(now)
         self.consumed += step is not None
@@ -168,7 +168,7 @@ class Scheduler:
     def _accept(self, chunk: Chunk) -> None:
         raise NotImplementedError
 
-    def _take(self, now: float) -> Step | None:
+    def _take(self, now: float) -> ScheduledStep | None:
         raise NotImplementedError
 
     def _left(self) -> Array:
@@ -207,7 +207,7 @@ class OpenLoop(Scheduler):
     def _accept(self, chunk: Chunk) -> None:
         self._waiting = chunk
 
-    def _take(self, now: float) -> Step | None:
+    def _take(self, now: float) -> ScheduledStep | None:
         if self._index >= self._end:
             self._begin(now)
         if self._chunk is None:
@@ -242,7 +242,7 @@ class Ensemble(Scheduler):
     def _accept(self, chunk: Chunk) -> None:
         self._chunks.append(chunk)
 
-    def _take(self, now: float) -> Step | None:
+    def _take(self, now: float) -> ScheduledStep | None:
         self._chunks = [chunk for chunk in self._chunks if self._place(chunk) < len(chunk.actions)]
         if not self._chunks:
             return None
@@ -292,7 +292,7 @@ class RealTimeChunking(Scheduler):
             plan[past : past + count] = self._toward(old[:count], plan[past : past + count], share)
         self._chunk, self._plan, self._start, self._used = chunk, plan, chunk.request.consumed, 0
 
-    def _take(self, now: float) -> Step | None:
+    def _take(self, now: float) -> ScheduledStep | None:
         index = self.consumed - self._start
         if self._chunk is None or index >= len(self._plan):
             return None
@@ -303,5 +303,5 @@ class RealTimeChunking(Scheduler):
 SCHEDULERS: dict[str, type[Scheduler]] = {"open_loop": OpenLoop, "ensemble": Ensemble, "rtc": RealTimeChunking}
 
 
-def _step(chunk: Chunk, action: Array, index: int, now: float) -> Step:
-    return Step(action, chunk.request.number, index, now - chunk.request.observed)
+def _step(chunk: Chunk, action: Array, index: int, now: float) -> ScheduledStep:
+    return ScheduledStep(action, chunk.request.number, index, now - chunk.request.observed)

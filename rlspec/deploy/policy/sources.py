@@ -17,7 +17,7 @@ from rlspec.deploy.clocks import Clock
 from rlspec.errors import ConfigError
 
 
-class Policy(Protocol):
+class RobotPolicy(Protocol):
     """Answers observations with chunks of actions."""
 
     metadata: dict[str, Any]
@@ -138,7 +138,7 @@ class HoldPolicy(_Local):
         )
 
     def infer(self, observation: Mapping[str, Any]) -> Reply:
-        """See `Policy`."""
+        """See `RobotPolicy`."""
         action = self._space.hold(observation[JOINTS], float(observation[GRIPPER][0]))
         return Reply(np.tile(action, (self._horizon, 1)), 0.0, 0.0)
 
@@ -157,7 +157,7 @@ class WavePolicy(_Local):
         )
 
     def infer(self, observation: Mapping[str, Any]) -> Reply:
-        """See `Policy`."""
+        """See `RobotPolicy`."""
         now = self._clock.now()
         if self._centre is None:
             self._centre, self._start = np.array(observation[JOINTS], np.float64), now
@@ -168,7 +168,7 @@ class WavePolicy(_Local):
         return Reply(np.concatenate([joints, closed], 1), 0.0, 0.0)
 
 
-class Expert(_Local):
+class ExpertPolicy(_Local):
     """The scripted expert of a simulated task."""
 
     def __init__(self, expert: Any) -> None:
@@ -176,7 +176,7 @@ class Expert(_Local):
         self.metadata = expert.metadata
 
     def infer(self, observation: Mapping[str, Any]) -> Reply:
-        """See `Policy`."""
+        """See `RobotPolicy`."""
         start = time.perf_counter()
         actions = self._expert.infer(dict(observation))
         return Reply(actions, None, 1000 * (time.perf_counter() - start))

@@ -19,7 +19,7 @@ _USE = "write KIND:SERIAL@WIDTHxHEIGHTxFPS, such as opencv:/dev/video0@640x480x3
 _PAUSE = 0.02  # seconds after a failed picture
 
 
-class Source(Protocol):
+class CameraSource(Protocol):
     """A camera that is open."""
 
     def read(self) -> Image:
@@ -31,7 +31,7 @@ class Source(Protocol):
         ...
 
 
-def opener(text: str) -> Callable[[], Source]:
+def opener(text: str) -> Callable[[], CameraSource]:
     """Read a camera's description.
 
     Args:
@@ -48,7 +48,7 @@ def opener(text: str) -> Callable[[], Source]:
         width, height, rate = (int(word) for word in size.split("x")) if size else (640, 480, 30)
     except ValueError:
         raise ConfigError(f"camera {text}: {size} is no WIDTHxHEIGHTxFPS; {_USE}") from None
-    classes: dict[str, Callable[[str, int, int, int], Source]]
+    classes: dict[str, Callable[[str, int, int, int], CameraSource]]
     classes = {"opencv": OpenCVSource, "realsense": RealSenseSource, "zed": ZedSource}
     return lambda: classes[kind](name, width, height, rate)
 
@@ -150,7 +150,7 @@ class CameraThreads:
         clock: Of the deployment.
     """
 
-    def __init__(self, openers: Mapping[str, Callable[[], Source]], clock: Clock) -> None:
+    def __init__(self, openers: Mapping[str, Callable[[], CameraSource]], clock: Clock) -> None:
         self._clock = clock
         self._frames: dict[str, Frame] = {}
         self._done = False
@@ -180,7 +180,7 @@ class CameraThreads:
         for thread in self._threads:
             thread.join(patience)
 
-    def _run(self, name: str, source: Source) -> None:
+    def _run(self, name: str, source: CameraSource) -> None:
         while not self._done:
             try:
                 image = source.read()

@@ -16,7 +16,7 @@ from rlspec.deploy.arm.interfaces import Array, Command, Frame, Mode, Robot, Rob
 from rlspec.deploy.arm.kinematics import HOME
 from rlspec.deploy.arm.robot_limits import LIMITS, RobotLimits
 from rlspec.deploy.clocks import Clock, MonotonicClock
-from rlspec.deploy.policy.sources import Policy, WavePolicy
+from rlspec.deploy.policy.sources import RobotPolicy, WavePolicy
 from rlspec.deploy.robots.options import RobotDescription
 from rlspec.errors import RobotError
 
@@ -168,7 +168,7 @@ def make(settings: RobotDescription, clock: Clock | None = None) -> DryRunRobot:
     return DryRunRobot(LIMITS[settings.model], cameras, clock, name=settings.name)
 
 
-def waves(robot: DryRunRobot, *, action_space: str | None, rate: float | None, law: str, **_: Any) -> Policy:
+def waves(robot: DryRunRobot, *, action_space: str | None, rate: float | None, law: str, **_: Any) -> RobotPolicy:
     """Slow waves of all joints."""
     space = action_space or JOINT_POSITION
     return WavePolicy(robot.clock, space, rate or ACTION_SPACES[space].control_hz, law=law)

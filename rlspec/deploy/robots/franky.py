@@ -18,9 +18,9 @@ from rlspec.deploy.arm.interfaces import Command, Frame, Mode, Robot, RobotState
 from rlspec.deploy.arm.jerk_limited import Profile
 from rlspec.deploy.arm.robot_limits import LIMITS, RobotLimits, from_urdf, match
 from rlspec.deploy.clocks import Clock, MonotonicClock
-from rlspec.deploy.robots.cameras import CameraThreads, Source, opener
+from rlspec.deploy.robots.cameras import CameraSource, CameraThreads, opener
 from rlspec.deploy.robots.fci import check_model, import_franky, server_version
-from rlspec.deploy.robots.franky_gripper import GripperLane
+from rlspec.deploy.robots.franky_gripper import FrankyGripperLane
 from rlspec.deploy.robots.franky_motions import LAWS_HERE, builder, stopper
 from rlspec.deploy.robots.options import RobotDescription
 from rlspec.errors import RobotError
@@ -73,7 +73,7 @@ class FrankyRobot(Robot):
         model: str = "fr3",
         *,
         name: str | None = None,
-        cameras: Mapping[str, str | Callable[[], Source]] | None = None,
+        cameras: Mapping[str, str | Callable[[], CameraSource]] | None = None,
         settings: FrankySettings | None = None,
         clock: Clock | None = None,
     ) -> None:
@@ -89,7 +89,7 @@ class FrankyRobot(Robot):
         self.robot_time = 0.0  # seconds on the robot's own clock at the newest state
         self._fault = self._lost = ""
         self._stopped = self._stop_sent = self._read_only = False
-        self._gripper: GripperLane | None = None
+        self._gripper: FrankyGripperLane | None = None
         self._cameras: CameraThreads | None = None
         self._recovery: threading.Thread | None = None
         self._poller: threading.Thread | None = None
@@ -170,19 +170,19 @@ class FrankyRobot(Robot):
         self._poller = threading.Thread(target=self._poll, name="state", daemon=True)
         self._poller.start()
 
-    def _open_gripper(self) -> GripperLane:
+    def _open_gripper(self) -> FrankyGripperLane:
         found: list[Any] = []
 
         def reach() -> None:  # the driver waits for ever for a hand whose last client never left
             try:
-                found.append(GripperLane(self._franky.Gripper(self.host)))
+                found.append(FrankyGripperLane(self._franky.Gripper(self.host)))
             except Exception as error:  # franky's exceptions have no common base
                 found.append(error)
 
         thread = threading.Thread(target=reach, name="gripper connection", daemon=True)
         thread.start()
         thread.join(_HAND)
-        if found and isinstance(found[0], GripperLane):
+        if found and isinstance(found[0], FrankyGripperLane):
             return found[0]
         reason = _line(found[0]) if found else f"no answer within {_HAND:g} s"
         raise RobotError(f"no Franka hand at {self.host} ({reason}); attach it in Desk, or set robot.gripper=none")

@@ -13,7 +13,7 @@ _STEP = 0.02  # change of closure worth a new order
 _PERIOD = 0.05  # seconds between two looks at the hand
 
 
-class GripperLane:
+class FrankyGripperLane:
     """Sends the newest closure to the hand and knows the measured one.
 
     Args:

@@ -11,7 +11,7 @@ import numpy as np
 
 from rlspec.contract.features import EXTERIOR_1, WRIST
 from rlspec.deploy.arm.interfaces import Array
-from rlspec.deploy.robots.cameras import Image, Source
+from rlspec.deploy.robots.cameras import CameraSource, Image
 from rlspec.errors import RobotError
 
 if TYPE_CHECKING:
@@ -27,7 +27,7 @@ Joints = Callable[[], Array]
 
 def source_openers(
     names: Sequence[str], kind: str, size: tuple[int, int], period: float, joints: Joints
-) -> dict[str, Callable[[], Source]]:
+) -> dict[str, Callable[[], CameraSource]]:
     """Functions that open the cameras.
 
     Args:

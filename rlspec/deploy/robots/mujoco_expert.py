@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 
 from rlspec.contract.actions import ACTION_SPACES, JOINT_POSITION, JOINT_VELOCITY, SIMULATED_SPACES
 from rlspec.contract.messages import OPEN_LOOP_STEPS, blind_metadata
-from rlspec.deploy.policy.sources import Expert, Policy
+from rlspec.deploy.policy.sources import ExpertPolicy, RobotPolicy
 from rlspec.deploy.robots.mujoco import MujocoRobot
 from rlspec.errors import ConfigError
 
@@ -80,8 +80,10 @@ class MujocoExpert:
         """Nothing to free."""
 
 
-def make(robot: MujocoRobot, *, action_space: str | None, horizon: int | None, rate: float | None, **_: Any) -> Policy:
+def make(
+    robot: MujocoRobot, *, action_space: str | None, horizon: int | None, rate: float | None, **_: Any
+) -> RobotPolicy:
     """The expert as the loop's policy."""
     space = action_space or JOINT_VELOCITY
     hz = rate or ACTION_SPACES[space].control_hz
-    return Expert(MujocoExpert(robot, space, horizon or OPEN_LOOP_STEPS, hz))
+    return ExpertPolicy(MujocoExpert(robot, space, horizon or OPEN_LOOP_STEPS, hz))

@@ -25,7 +25,7 @@ _PERIOD: dict[str, float] = {
 _TORQUE_PERIOD = 0.001
 
 
-class Reference(NamedTuple):
+class JointReference(NamedTuple):
     """A moment of a motion: (7,) rad, (7,) rad/s and (7,) rad/s^2."""
 
     joints: Array
@@ -49,12 +49,12 @@ class Brake:
     velocities: Array
     deceleration: Array
 
-    def reference(self, time: float) -> Reference:
+    def reference(self, time: float) -> JointReference:
         """Where the joints shall be."""
         until = np.abs(self.velocities) / self.deceleration
         going = np.minimum(time - self.since, until)
         slowing = np.sign(self.velocities) * self.deceleration
-        return Reference(
+        return JointReference(
             self.joints + self.velocities * going - slowing * going**2 / 2,
             self.velocities - slowing * going,
             np.where(going < until, -slowing, 0.0),
@@ -140,10 +140,10 @@ class Physics:
         self._mujoco.mj_kinematics(self._world.model, data)
 
     @staticmethod
-    def _reference(drive: Drive, time: float) -> Reference:
+    def _reference(drive: Drive, time: float) -> JointReference:
         if drive.brake is not None:
             return drive.brake.reference(time)
-        return Reference(drive.target, np.zeros(7), np.zeros(7))
+        return JointReference(drive.target, np.zeros(7), np.zeros(7))
 
     def _torque(self, data: mujoco.MjData, drive: Drive, gains: Impedance) -> Array:
         """The law's torque, limited in rate, and the Coriolis torques; gravity is compensated in the model."""

@@ -25,22 +25,22 @@ _STILL = 1e-9  # rad/s
 
 
 @dataclass(frozen=True)
-class Motion:
+class BrakeMotion:
     """Where the targets are and how they move: x, v, a, each (7,)."""
 
     x: Array
     v: Array
     a: Array
 
-    def to(self, x: Array, period: float) -> Motion:
+    def to(self, x: Array, period: float) -> BrakeMotion:
         """After one more target."""
         v = (x - self.x) / period
-        return Motion(x, v, (v - self.v) / period)
+        return BrakeMotion(x, v, (v - self.v) / period)
 
 
-def stand(joints: Array) -> Motion:
+def stand(joints: Array) -> BrakeMotion:
     """At rest."""
-    return Motion(joints, np.zeros(7), np.zeros(7))
+    return BrakeMotion(joints, np.zeros(7), np.zeros(7))
 
 
 def brake(x: Array, v: Array, a: Array, bounds: Bounds, together: bool = False) -> tuple[Array, Array, Flags]:
@@ -105,7 +105,7 @@ def within(x: Array, v: Array, bounds: Bounds) -> Flags:
     return kept & (np.abs(v) <= np.maximum(highest, 0.0))
 
 
-def admissible(motion: Motion, x: Array, bounds: Bounds, together: bool = False) -> tuple[Flags, Array]:
+def admissible(motion: BrakeMotion, x: Array, bounds: Bounds, together: bool = False) -> tuple[Flags, Array]:
     """Whether targets keep the joints' limits now and while braking from them.
 
     Args:

@@ -36,12 +36,12 @@ from numpy.typing import ArrayLike, NDArray
 
 from rlspec.deploy.arm.interfaces import Command, RobotState
 from rlspec.deploy.arm.robot_limits import RobotLimits
-from rlspec.deploy.safety.brake_plan import Motion, stand
+from rlspec.deploy.safety.brake_plan import BrakeMotion, stand
 from rlspec.deploy.safety.nearest_target import ACCELERATION, BRAKING, JERK, POSITION, SLEW, VELOCITY, WORKSPACE, limit
 from rlspec.deploy.safety.tick_bounds import Bounds, SafetySettings
 from rlspec.errors import RobotError
 
-__all__ = ["LIMITED", "REFUSED", "Memory", "SafetyFilter", "SafetySettings", "Verdict", "filter_action", "start"]
+__all__ = ["LIMITED", "REFUSED", "Memory", "SafetyFilter", "FilterVerdict", "SafetySettings", "filter_action", "start"]
 
 Array = NDArray[np.float64]
 Phase = Literal["start", "run", "hold", "stop"]
@@ -81,7 +81,7 @@ class Memory:
     """
 
     control_hz: float
-    motion: Motion
+    motion: BrakeMotion
     plan: Array
     asked: Array
     phase: Phase = "start"
@@ -89,7 +89,7 @@ class Memory:
 
 
 @dataclass(frozen=True)
-class Verdict:
+class FilterVerdict:
     """What may be sent.
 
     Attributes:
@@ -141,14 +141,14 @@ def filter_action(
     age: float,
     limits: RobotLimits,
     settings: SafetySettings,
-) -> tuple[Verdict, Memory]:
+) -> tuple[FilterVerdict, Memory]:
     """One tick of the filter as a pure function; see `SafetyFilter.filter`."""
     return advance(memory, requested, state, age, Bounds.of(limits, settings, memory.control_hz), settings)
 
 
 def advance(
     memory: Memory, requested: ArrayLike | None, state: RobotState, age: float, bounds: Bounds, settings: SafetySettings
-) -> tuple[Verdict, Memory]:
+) -> tuple[FilterVerdict, Memory]:
     """One tick with the figures of `Bounds` at hand."""
     wanted, refusal = _usable(requested, age, settings)
     trouble = _trouble(memory, state, bounds, settings)
@@ -163,7 +163,7 @@ def advance(
     motion = memory.motion.to(target, bounds.period)
     asked = np.clip(wanted, bounds.low, bounds.high)
     after = Memory(memory.control_hz, motion, plan, asked, "run")
-    return Verdict(_command(motion, bounds, settings), target, reasons, "run"), after
+    return FilterVerdict(_command(motion, bounds, settings), target, reasons, "run"), after
 
 
 def _usable(requested: ArrayLike | None, age: float, settings: SafetySettings) -> tuple[Array, str]:
@@ -210,7 +210,7 @@ def _bad_start(wanted: Array, state: RobotState, settings: SafetySettings) -> st
     return FIRST_JUMP if np.abs(wanted - state.joints).max() > settings.first_jump else ""
 
 
-def _hold(memory: Memory, reason: str, bounds: Bounds, settings: SafetySettings) -> tuple[Verdict, Memory]:
+def _hold(memory: Memory, reason: str, bounds: Bounds, settings: SafetySettings) -> tuple[FilterVerdict, Memory]:
     """Follow the braking to its end and stay there; then stop."""
     missing = memory.missing + bounds.period
     standing = len(memory.plan) == 1 and not np.any(memory.motion.v)
@@ -218,16 +218,16 @@ def _hold(memory: Memory, reason: str, bounds: Bounds, settings: SafetySettings)
     if memory.phase == "stop" or ended or reason == ROBOT_STOPPED:
         joints = memory.motion.x
         resting = replace(_begin(memory.control_hz, joints), phase="stop", missing=missing)
-        return Verdict(None, joints, (reason,), "stop"), resting
+        return FilterVerdict(None, joints, (reason,), "stop"), resting
     target = memory.plan[0]
     plan = memory.plan[1:] if len(memory.plan) > 1 else memory.plan
     motion = memory.motion.to(target, bounds.period)
     phase: Phase = "start" if memory.phase == "start" else "hold"
     after = Memory(memory.control_hz, motion, plan, target, phase, missing)
-    return Verdict(_command(motion, bounds, settings), target, (reason,), phase), after
+    return FilterVerdict(_command(motion, bounds, settings), target, (reason,), phase), after
 
 
-def _command(motion: Motion, bounds: Bounds, settings: SafetySettings) -> Command:
+def _command(motion: BrakeMotion, bounds: Bounds, settings: SafetySettings) -> Command:
     return Command(motion.x, motion.v, max(settings.expires, 1.5 * bounds.period))
 
 
@@ -266,7 +266,9 @@ class SafetyFilter:
         """
         self._memory = start(state, self.limits, self.control_hz)
 
-    def filter(self, requested: ArrayLike | Sequence[float] | None, state: RobotState, age: float = 0.0) -> Verdict:
+    def filter(
+        self, requested: ArrayLike | Sequence[float] | None, state: RobotState, age: float = 0.0
+    ) -> FilterVerdict:
         """Judge the request of one tick.
 
         Args:

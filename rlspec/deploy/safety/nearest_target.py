@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import NDArray
 
-from rlspec.deploy.safety.brake_plan import Motion, admissible, in_box, outside, releasable
+from rlspec.deploy.safety.brake_plan import BrakeMotion, admissible, in_box, outside, releasable
 from rlspec.deploy.safety.tick_bounds import GUARD, Bounds
 
 Array = NDArray[np.float64]
@@ -28,7 +28,7 @@ _CLEARANCE = 1e-3  # metres that a target slides inside of a wall
 
 
 def limit(
-    motion: Motion, plan: Array, asked: Array, wanted: Array, bounds: Bounds
+    motion: BrakeMotion, plan: Array, asked: Array, wanted: Array, bounds: Bounds
 ) -> tuple[Array, Array, tuple[str, ...]]:
     """Find a target near to the wanted one from which the arm can brake.
 
@@ -58,7 +58,7 @@ def limit(
     return sequence[0], sequence[1:], tuple(reasons)
 
 
-def _in_reach(motion: Motion, asked: Array, wanted: Array, bounds: Bounds) -> bool:
+def _in_reach(motion: BrakeMotion, asked: Array, wanted: Array, bounds: Bounds) -> bool:
     """Whether a target is worth a closer look (which costs more than the rest), and may be met at all.
 
     Who has to catch up must not race past a request that stands still, though each step were allowed by itself.
@@ -71,14 +71,14 @@ def _in_reach(motion: Motion, asked: Array, wanted: Array, bounds: Bounds) -> bo
     return bool((np.maximum(np.abs(a), late) <= bounds.acceleration * (1.0 + GUARD)).all())
 
 
-def _from(motion: Motion, sequence: Array) -> Array:
+def _from(motion: BrakeMotion, sequence: Array) -> Array:
     """A sequence (N, ..., 7) with the target before it."""
     whole = np.empty((len(sequence) + 1, *sequence.shape[1:]))
     whole[0], whole[1:] = motion.x, sequence
     return whole
 
 
-def _joint_limits(motion: Motion, asked: Array, wanted: Array, bounds: Bounds) -> tuple[Array, list[str]]:
+def _joint_limits(motion: BrakeMotion, asked: Array, wanted: Array, bounds: Bounds) -> tuple[Array, list[str]]:
     """Clip positions; shorten step and change of velocity as a whole, so that their directions stay; bound jerks.
 
     A target that cannot be reached in this tick is approached so that it can be met with its own velocity (by which it
@@ -115,7 +115,7 @@ def _joint_limits(motion: Motion, asked: Array, wanted: Array, bounds: Bounds) -
     return motion.x + bounds.period * v, reasons
 
 
-def _along_walls(motion: Motion, target: Array, bounds: Bounds) -> Array:
+def _along_walls(motion: BrakeMotion, target: Array, bounds: Bounds) -> Array:
     """Take out of a target that leaves the box what leads out of it, so that the arm slides along a wall."""
     rows = np.concatenate([[motion.x, target], target + _NUDGE * np.eye(7)])
     depths = outside(rows, bounds).reshape(9, -1)
@@ -133,7 +133,7 @@ def _last_resort(plan: Array) -> Array:
     return plan if len(plan) > 1 else np.concatenate([plan, plan])
 
 
-def _braking_in_time(motion: Motion, plan: Array, target: Array, bounds: Bounds) -> Array:
+def _braking_in_time(motion: BrakeMotion, plan: Array, target: Array, bounds: Bounds) -> Array:
     """Go back, joint by joint, towards the last resort as far as needed; returns the target and its braking."""
     parts = np.arange(_PARTS)[:, None]
     candidates: Array = plan[0] + parts / _PARTS * (target - plan[0])
@@ -149,7 +149,7 @@ def _merge(old: Array, new: Array, take: NDArray[np.bool_]) -> Array:
     return np.where(take, longer[1], longer[0])
 
 
-def _into_box(motion: Motion, plan: Array, target: Array, bounds: Bounds) -> Array:
+def _into_box(motion: BrakeMotion, plan: Array, target: Array, bounds: Bounds) -> Array:
     """Go back with all joints together towards the last resort as far as needed; returns the target and its braking."""
     kept, sequence = admissible(motion, target, bounds, together=True)
     if kept.all() and in_box(_from(motion, sequence), bounds):

@@ -26,7 +26,7 @@ from rlspec.versions import library_versions
 from rlspec.vla.data.output import first_difference, locked, read_settings, writing
 from rlspec.vla.data.recording import Disturbance
 from rlspec.vla.data.staging import Staging
-from rlspec.vla.data.workers import Job, Pool, Progress, run_attempts
+from rlspec.vla.data.workers import EpisodeJob, Pool, Progress, run_attempts
 
 _FORMAT = 1  # of the settings that decide what is in a data set
 _SECONDS = 5.0  # between two lines of progress
@@ -133,7 +133,7 @@ def _prepare(work: Path, matters: Mapping[str, Any]) -> None:
 def _generate(
     matters: Mapping[str, Any], workers: int, out: Path, work: Path, display: Display, pool: Pool | None
 ) -> None:
-    job = Job(
+    job = EpisodeJob(
         suite=matters["suite"],
         tasks=tuple(matters["tasks"]),
         options=matters["options"],
@@ -157,7 +157,7 @@ def _generate(
 
 
 def _assemble(
-    attempts: Iterator[tuple[int, int]], job: Job, matters: Mapping[str, Any], root: Path, reporter: _Reporter
+    attempts: Iterator[tuple[int, int]], job: EpisodeJob, matters: Mapping[str, Any], root: Path, reporter: _Reporter
 ) -> int:
     """Write the data set while episodes come in; returns the number of frames."""
     from rlspec.vla.data.assembly import DatasetBuilder, features_of
@@ -211,7 +211,7 @@ def _robot(about: Mapping[str, Any]) -> str:
 class _Reporter:
     """Progress, one line every few seconds."""
 
-    def __init__(self, job: Job, wanted: int, display: Display) -> None:
+    def __init__(self, job: EpisodeJob, wanted: int, display: Display) -> None:
         self.job, self.wanted, self.display = job, wanted, display
         self.tasks: Sequence[Progress] = ()
         self._shown = self._started = time.monotonic()

@@ -24,7 +24,7 @@ Floats = NDArray[np.float32]
 Pixels = NDArray[np.uint8]
 
 
-class Expert(Protocol):
+class ScriptedExpert(Protocol):
     """A scripted demonstrator of `rlspec_envs`, bound to its environment."""
 
     def reset(self) -> None:
@@ -43,7 +43,7 @@ class Disturbance:
 
 
 @dataclass
-class Plan:
+class AttemptPlan:
     """An episode without images.
 
     Attributes:
@@ -78,7 +78,7 @@ class Episode:
         environment: action_space, control_hz and env, the environment's own description.
     """
 
-    plan: Plan
+    plan: AttemptPlan
     shapes: dict[str, tuple[int, int, int]] = field(default_factory=dict)
     pictures: dict[str, list[bytes]] = field(default_factory=dict)
     histograms: dict[str, NDArray[np.int64]] = field(default_factory=dict)
@@ -98,7 +98,7 @@ class Episode:
         return {STATE: plan.states[:-1], ACTION: plan.labels, EXECUTED: plan.executed}
 
 
-def plan_episode(env: Any, expert: Expert, seed: int, disturbance: Disturbance) -> Plan:
+def plan_episode(env: Any, expert: ScriptedExpert, seed: int, disturbance: Disturbance) -> AttemptPlan:
     """Run the expert without rendering.
 
     Args:
@@ -120,7 +120,7 @@ def plan_episode(env: Any, expert: Expert, seed: int, disturbance: Disturbance) 
         states.append(_state(observation))
         labels.append(label)
         executed.append(action)
-    return Plan(
+    return AttemptPlan(
         instruction=str(env.unwrapped.instruction),
         seed=seed,
         initial_state=info.get("initial_state"),
@@ -143,7 +143,7 @@ def disturb(label: Floats, disturbance: Disturbance, space: Any, rng: np.random.
     return clipped
 
 
-def replay_with_images(env: Any, plan: Plan, *, video_fps: int | None = None) -> Episode:
+def replay_with_images(env: Any, plan: AttemptPlan, *, video_fps: int | None = None) -> Episode:
     """Repeat a plan's actions with rendering.
 
     Args:
@@ -186,7 +186,7 @@ def describe_environment(env: Any) -> dict[str, Any]:
 _REMEDY = "the environment does not repeat itself, so demonstrations from it could not be checked"
 
 
-def _compare(observation: Mapping[str, Any], plan: Plan, step: int) -> None:
+def _compare(observation: Mapping[str, Any], plan: AttemptPlan, step: int) -> None:
     if _state(observation).tobytes() != plan.states[step].tobytes():
         raise DataError(f"seed {plan.seed}: the replay is in another state before step {step}; {_REMEDY}")
 
@@ -195,7 +195,7 @@ def _state(observation: Mapping[str, Any]) -> Floats:
     return np.array(observation[AGENT_POS], dtype=np.float32)
 
 
-def encode_episode(plan: Plan, frames: Mapping[str, Pixels], video_fps: int | None) -> Episode:
+def encode_episode(plan: AttemptPlan, frames: Mapping[str, Pixels], video_fps: int | None) -> Episode:
     """Compress the frames, camera -> (T, H, W, 3), and count their values."""
     episode = Episode(plan)
     for camera, images in frames.items():

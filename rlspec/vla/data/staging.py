@@ -17,7 +17,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from rlspec.vla.data.recording import Episode, Plan
+from rlspec.vla.data.recording import AttemptPlan, Episode
 
 
 @dataclass(frozen=True)
@@ -68,7 +68,9 @@ class Staging:
         about, arrays, pictures, histograms = read_archive(self.success(task, attempt))
         shapes = {camera: tuple(shape) for camera, shape in about.pop("shapes").items()}
         environment = about.pop("environment")
-        plan = Plan(**about, states=arrays["states"], labels=arrays["labels"], executed=arrays["executed"], failure="")
+        plan = AttemptPlan(
+            **about, states=arrays["states"], labels=arrays["labels"], executed=arrays["executed"], failure=""
+        )
         return Episode(plan, shapes, pictures, histograms, environment)
 
 

@@ -24,7 +24,7 @@ HOPELESS = 10  # attempts without a single success after which a task is given u
 
 
 @dataclass(frozen=True)
-class Job:
+class EpisodeJob:
     """What all attempts have in common."""
 
     suite: str
@@ -64,7 +64,7 @@ class Progress:
         return len(self.outcomes) == self.started and not self.needs_more()
 
 
-def attempt(job: Job, task: int, number: int) -> str:
+def attempt(job: EpisodeJob, task: int, number: int) -> str:
     """Try one demonstration in this process.
 
     Returns:
@@ -96,7 +96,7 @@ class _Made(threading.local):
 _made = _Made()
 
 
-def _environment(job: Job, task: int) -> tuple[Any, Any]:
+def _environment(job: EpisodeJob, task: int) -> tuple[Any, Any]:
     key = (job.suite, job.tasks[task], repr(job.options))
     if _made.key != key:
         if _made.env is not None:
@@ -141,7 +141,7 @@ Pool = Callable[[int], AbstractContextManager[Executor]]
 
 
 def run_attempts(
-    job: Job, episodes: int, workers: int, report: Report, pool: Pool | None = None
+    job: EpisodeJob, episodes: int, workers: int, report: Report, pool: Pool | None = None
 ) -> Iterator[tuple[int, int]]:
     """Try until every task has enough successes.
 
@@ -192,7 +192,7 @@ def _find_known(tasks: Sequence[Progress], staging: Staging) -> None:
 
 def _submit(
     executor: Executor,
-    job: Job,
+    job: EpisodeJob,
     tasks: Sequence[Progress],
     pending: dict[Future[str], tuple[Progress, int]],
     limit: int,

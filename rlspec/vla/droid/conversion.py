@@ -31,7 +31,14 @@ from rlspec.vla.data.staging import write_whole
 from rlspec.vla.data.workers import Pool, process_pool
 from rlspec.vla.droid.episodes import Item
 from rlspec.vla.droid.settings import ConvertSettings
-from rlspec.vla.droid.writing import ConvertedEpisode, ConvertJob, Outcome, StagedEpisodes, convert_item, open_source
+from rlspec.vla.droid.writing import (
+    ConversionOutcome,
+    ConvertedEpisode,
+    ConvertJob,
+    StagedEpisodes,
+    convert_item,
+    open_source,
+)
 
 REFUSED = "meta/refused.jsonl"
 _FORMAT = 2  # of what decides what is in a data set; 1 scaled pictures by another filter
@@ -151,7 +158,7 @@ class _Conversion:
         os.replace(finished, settings.out)
         self._summarise(time.monotonic() - started)
 
-    def _take(self, item: Item, outcome: Outcome, root: Path, rate: int) -> None:
+    def _take(self, item: Item, outcome: ConversionOutcome, root: Path, rate: int) -> None:
         """Append what a recording became, or note why it did not."""
         if outcome.kind:
             self._refuse(item, outcome.kind, outcome.reason)
@@ -264,7 +271,7 @@ def features_of(settings: ConvertSettings) -> dict[str, dict[str, Any]]:
 
 def _outcomes(
     items: Sequence[Item], job: ConvertJob, staged: StagedEpisodes, pool: Pool | None
-) -> Generator[tuple[Item, Outcome]]:
+) -> Generator[tuple[Item, ConversionOutcome]]:
     """What becomes of every recording, in order; a few are under way ahead of the one that is waited for."""
     known = {item: outcome for item in items if (outcome := staged.outcome(item)) is not None}
     if len(known) == len(items):
@@ -275,9 +282,9 @@ def _outcomes(
 
 
 def _converted(
-    items: Sequence[Item], known: Mapping[Item, Outcome], job: ConvertJob, executor: Executor
-) -> Iterator[tuple[Item, Outcome]]:
-    waiting: deque[tuple[Item, Outcome | Future[Outcome]]] = deque()
+    items: Sequence[Item], known: Mapping[Item, ConversionOutcome], job: ConvertJob, executor: Executor
+) -> Iterator[tuple[Item, ConversionOutcome]]:
+    waiting: deque[tuple[Item, ConversionOutcome | Future[ConversionOutcome]]] = deque()
     left = iter(items)
     while True:
         while len(waiting) < _AHEAD * job.settings.workers and (item := next(left, None)) is not None:
@@ -285,10 +292,10 @@ def _converted(
         if not waiting:
             return
         item, outcome = waiting.popleft()
-        yield item, outcome if isinstance(outcome, Outcome) else _result(outcome, item)
+        yield item, outcome if isinstance(outcome, ConversionOutcome) else _result(outcome, item)
 
 
-def _result(future: Future[Outcome], item: Item) -> Outcome:
+def _result(future: Future[ConversionOutcome], item: Item) -> ConversionOutcome:
     try:
         return future.result()
     except BrokenProcessPool:

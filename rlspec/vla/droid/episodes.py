@@ -114,7 +114,7 @@ class Item:
     place: tuple[str | int, ...] = ()
 
 
-class Source(Protocol):
+class RecordingSource(Protocol):
     """A set of recordings."""
 
     def items(self) -> list[Item]:

@@ -21,7 +21,7 @@ from numpy.typing import NDArray
 from rlspec.contract.actions import DROID_HZ, STIFF_POSITION
 from rlspec.contract.features import CAMERAS, EXTERIOR_1, EXTERIOR_2, WRIST
 from rlspec.vla.droid.schema import OURS, RAW_CAMERAS
-from rlspec.vla.droid.simulated import Recording
+from rlspec.vla.droid.simulated import SimulatedRecording
 
 SERIALS = {EXTERIOR_1: "31000001", EXTERIOR_2: "31000002", WRIST: "31000003"}
 _VERSION = "1.3"  # of the recording software whose files these are like
@@ -70,7 +70,7 @@ class EpisodeName:
         return f"{'success' if self.success else 'failure'}/{day}/{self.time.ctime().replace(' ', '_')}"
 
 
-def write_episode(folder: Path, name: EpisodeName, recording: Recording, about: dict[str, Any]) -> None:
+def write_episode(folder: Path, name: EpisodeName, recording: SimulatedRecording, about: dict[str, Any]) -> None:
     """Write all files of an episode; the metadata last.
 
     Args:
@@ -91,7 +91,7 @@ def write_episode(folder: Path, name: EpisodeName, recording: Recording, about: 
     (folder / f"metadata_{name.uuid}.json").write_text(text + "\n", encoding="utf-8")
 
 
-def _metadata(name: EpisodeName, recording: Recording) -> dict[str, Any]:
+def _metadata(name: EpisodeName, recording: SimulatedRecording) -> dict[str, Any]:
     raw = {RAW_CAMERAS[camera]: camera for camera in CAMERAS}
     paths = {short: f"{name.folder}/recordings/MP4/{SERIALS[camera]}.mp4" for short, camera in raw.items()}
     extrinsics = {short: recording.extrinsics[camera][0].tolist() for short, camera in raw.items()}
@@ -119,12 +119,12 @@ def _metadata(name: EpisodeName, recording: Recording) -> dict[str, Any]:
     }
 
 
-def _robot(recording: Recording) -> str:
+def _robot(recording: SimulatedRecording) -> str:
     """In place of a serial number, which in DROID begins with the arm's model."""
     return f"{recording.environment['robot']}-simulated"
 
 
-def _write_trajectory(path: Path, name: EpisodeName, recording: Recording) -> None:
+def _write_trajectory(path: Path, name: EpisodeName, recording: SimulatedRecording) -> None:
     import h5py
 
     arrays = recording.arrays | _times(name, recording) | _controller(name, recording) | _cameras(recording)
@@ -145,7 +145,7 @@ def _write_trajectory(path: Path, name: EpisodeName, recording: Recording) -> No
         file.attrs.update(attributes)
 
 
-def _times(name: EpisodeName, recording: Recording) -> dict[str, NDArray[Any]]:
+def _times(name: EpisodeName, recording: SimulatedRecording) -> dict[str, NDArray[Any]]:
     """A clock that keeps the rate to the millisecond."""
     steps, start = len(recording.plan.labels), int((name.time - datetime(1970, 1, 1)).total_seconds() * 1000)
     begun = start + np.rint(np.arange(steps) * 1000.0 / DROID_HZ).astype(np.int64)
@@ -162,7 +162,7 @@ def _times(name: EpisodeName, recording: Recording) -> dict[str, NDArray[Any]]:
     return times
 
 
-def _controller(name: EpisodeName, recording: Recording) -> dict[str, NDArray[Any]]:
+def _controller(name: EpisodeName, recording: SimulatedRecording) -> dict[str, NDArray[Any]]:
     """The operator's buttons: success or failure is pressed with the last step."""
     steps = np.arange(len(recording.plan.labels))
     last = steps == len(steps) - 1
@@ -175,7 +175,7 @@ def _controller(name: EpisodeName, recording: Recording) -> dict[str, NDArray[An
     }
 
 
-def _cameras(recording: Recording) -> dict[str, NDArray[Any]]:
+def _cameras(recording: SimulatedRecording) -> dict[str, NDArray[Any]]:
     steps = len(recording.plan.labels)
     arrays: dict[str, NDArray[Any]] = {}
     for camera, serial in SERIALS.items():

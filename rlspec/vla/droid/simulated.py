@@ -23,7 +23,7 @@ from rlspec.contract.actions import (
 )
 from rlspec.contract.features import AGENT_POS, CAMERAS, PIXELS
 from rlspec.errors import ConfigError, DataError
-from rlspec.vla.data.recording import Disturbance, Expert, disturb
+from rlspec.vla.data.recording import Disturbance, ScriptedExpert, disturb
 from rlspec.vla.droid.schema import GRIPPER_POSITION
 
 SPACE = JOINT_VELOCITY
@@ -35,7 +35,7 @@ Array = NDArray[np.float64]
 
 
 @dataclass
-class Plan:
+class RecordingPlan:
     """An episode without pictures.
 
     Attributes:
@@ -56,14 +56,14 @@ class Plan:
     states: NDArray[np.float32]
     failure: str = ""
 
-    def cut(self, steps: int) -> Plan:
+    def cut(self, steps: int) -> RecordingPlan:
         """The same as far as an operator who gives up after so many steps."""
         parts = self.labels[:steps], self.executed[:steps], self.states[: steps + 1]
-        return Plan(self.seed, self.instruction, self.idle, *parts, failure="gave_up")
+        return RecordingPlan(self.seed, self.instruction, self.idle, *parts, failure="gave_up")
 
 
 @dataclass
-class Recording:
+class SimulatedRecording:
     """What was recorded.
 
     Attributes:
@@ -74,7 +74,7 @@ class Recording:
         environment: the simulator's own description.
     """
 
-    plan: Plan
+    plan: RecordingPlan
     arrays: dict[str, Array] = field(default_factory=dict)
     pictures: dict[str, NDArray[np.uint8]] = field(default_factory=dict)
     extrinsics: dict[str, Array] = field(default_factory=dict)
@@ -94,8 +94,8 @@ def check_environment(env: Any) -> None:
 
 
 def plan_episode(
-    env: Any, expert: Expert, seed: int, disturbance: Disturbance, idle_steps: Sequence[int] = (0, 0)
-) -> Plan:
+    env: Any, expert: ScriptedExpert, seed: int, disturbance: Disturbance, idle_steps: Sequence[int] = (0, 0)
+) -> RecordingPlan:
     """Stand idle for a moment, then run the expert, without rendering.
 
     Args:
@@ -124,17 +124,17 @@ def plan_episode(
         states.append(_state(observation))
     failure = "" if outcome["is_success"] else str(outcome.get("failure") or "unknown")
     stacked = np.stack(labels), np.stack(executed), np.stack(states)
-    return Plan(seed, str(env.unwrapped.instruction), idle, *stacked, failure=failure)
+    return RecordingPlan(seed, str(env.unwrapped.instruction), idle, *stacked, failure=failure)
 
 
-def give_up(plan: Plan) -> Plan:
+def give_up(plan: RecordingPlan) -> RecordingPlan:
     """The same episode as one that its operator broke off and called a failure."""
     rng = np.random.default_rng([_STREAM, plan.seed, 1])
     moving = len(plan.labels) - plan.idle
     return plan.cut(plan.idle + max(1, int(moving * rng.uniform(*KEPT_OF_FAILURE))))
 
 
-def film(env: Any, plan: Plan) -> Recording:
+def film(env: Any, plan: RecordingPlan) -> SimulatedRecording:
     """Repeat a plan with pictures and everything that DROID records.
 
     Raises:
@@ -142,7 +142,7 @@ def film(env: Any, plan: Plan) -> Recording:
     """
     env.unwrapped.render_observations = True
     observation, _ = env.reset(seed=plan.seed)
-    recording = Recording(plan, environment=env.unwrapped.describe())
+    recording = SimulatedRecording(plan, environment=env.unwrapped.describe())
     rows: dict[str, list[Any]] = {}
     torques = np.zeros(7)
     for step, (label, action) in enumerate(zip(plan.labels, plan.executed, strict=True)):
@@ -166,7 +166,7 @@ def film(env: Any, plan: Plan) -> Recording:
     return recording
 
 
-def _compare(observation: Any, plan: Plan, step: int) -> None:
+def _compare(observation: Any, plan: RecordingPlan, step: int) -> None:
     if _state(observation).tobytes() != plan.states[step].tobytes():
         raise DataError(
             f"seed {plan.seed}: the replay is in another state before step {step}; the environment does not repeat "

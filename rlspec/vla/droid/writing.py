@@ -23,7 +23,7 @@ from rlspec.contract.pictures import resize_with_pad
 from rlspec.vla.data.files import first_line
 from rlspec.vla.data.recording import FilmEncoder, Floats, Pixels, count_values, encode_png
 from rlspec.vla.data.staging import read_archive, write_archive, write_whole
-from rlspec.vla.droid.episodes import Frame, Item, Recording, Refused, Source, check_recording
+from rlspec.vla.droid.episodes import Frame, Item, Recording, RecordingSource, Refused, check_recording
 from rlspec.vla.droid.filters import check_success, choose_instructions, chosen_ranges
 from rlspec.vla.droid.resample import Segment, cut_segment
 from rlspec.vla.droid.settings import ConvertSettings
@@ -65,7 +65,7 @@ class ConvertedEpisode:
 
 
 @dataclass(frozen=True)
-class Outcome:
+class ConversionOutcome:
     """What became of a recording.
 
     Attributes:
@@ -88,22 +88,22 @@ class StagedEpisodes:
     def _path(self, item: Item, ending: str) -> Path:
         return self.folder / f"{hashlib.sha256(item.identity.encode()).hexdigest()[:24]}{ending}"
 
-    def outcome(self, item: Item) -> Outcome | None:
+    def outcome(self, item: Item) -> ConversionOutcome | None:
         """What is known of a recording. Refusals are not kept: what caused them may be mended."""
         try:
             parts = json.loads(self._path(item, ".json").read_text(encoding="utf-8"))["parts"]
         except (FileNotFoundError, ValueError, KeyError):
             return None
-        return Outcome(parts)
+        return ConversionOutcome(parts)
 
-    def save(self, item: Item, episodes: Sequence[ConvertedEpisode]) -> Outcome:
+    def save(self, item: Item, episodes: Sequence[ConvertedEpisode]) -> ConversionOutcome:
         """Keep what a recording became."""
         for part, episode in enumerate(episodes):
             about = {"instructions": episode.instructions, "about": episode.about}
             arrays = {"state": episode.state, "action": episode.action}
             write_archive(self._path(item, f"-{part}.npz"), about, arrays, episode.pictures, episode.histograms)
         write_whole(self._path(item, ".json"), json.dumps({"parts": len(episodes)}).encode())
-        return Outcome(len(episodes))
+        return ConversionOutcome(len(episodes))
 
     def load(self, item: Item, part: int) -> ConvertedEpisode:
         """Read one of a recording's episodes."""
@@ -126,24 +126,24 @@ class _Opened(threading.local):
     """The source that this worker has opened; annotations and indices are read once."""
 
     settings: ConvertSettings | None = None
-    source: Source | None = None
+    source: RecordingSource | None = None
 
 
 _opened = _Opened()
 
 
-def convert_item(job: ConvertJob, item: Item) -> Outcome:
+def convert_item(job: ConvertJob, item: Item) -> ConversionOutcome:
     """Convert one recording and keep the result."""
     if _opened.source is None or _opened.settings != job.settings:
         _opened.settings, _opened.source = job.settings, open_source(job.settings)
     try:
         episodes = convert_recording(_read(_opened.source, item), job.settings, job.rate)
     except Refused as refused:
-        return Outcome(0, refused.kind, refused.reason)
+        return ConversionOutcome(0, refused.kind, refused.reason)
     return StagedEpisodes(job.staging).save(item, episodes)
 
 
-def _read(source: Source, item: Item) -> Recording:
+def _read(source: RecordingSource, item: Item) -> Recording:
     """A recording; files that hold something quite else than they should refuse that one and stop nothing."""
     try:
         return source.read(item)
@@ -153,7 +153,7 @@ def _read(source: Source, item: Item) -> Recording:
         ) from None
 
 
-def open_source(settings: ConvertSettings) -> Source:
+def open_source(settings: ConvertSettings) -> RecordingSource:
     """The reader of a format.
 
     Raises:

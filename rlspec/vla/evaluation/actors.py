@@ -9,7 +9,7 @@ import gymnasium
 import numpy as np
 
 from rlspec.contract.features import AGENT_POS
-from rlspec.vla.evaluation.simulator import Action, Expert, Observation, Simulator
+from rlspec.vla.evaluation.simulator import Action, Observation, Simulator, SimulatorExpert
 
 
 class Actor(ABC):
@@ -42,7 +42,7 @@ class ExpertActor(Actor):
     def __init__(self, simulator: Simulator) -> None:
         self._simulator = simulator
         self._env: gymnasium.Env[Any, Any] | None = None
-        self._expert: Expert | None = None
+        self._expert: SimulatorExpert | None = None
 
     def reset(self, env: gymnasium.Env[Any, Any], seed: int) -> None:
         """Bind an expert to a new environment."""

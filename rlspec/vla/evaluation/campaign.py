@@ -11,8 +11,8 @@ from typing import Any, Literal
 
 from rlspec.checkpoint import write_json_atomically
 from rlspec.versions import library_versions
-from rlspec.vla.evaluation.episodes import CRASHED, Episode, EpisodePlan
-from rlspec.vla.evaluation.jobs import ActorSpec, Done, FilmSpec, Job
+from rlspec.vla.evaluation.episodes import CRASHED, EpisodePlan, EvaluatedEpisode
+from rlspec.vla.evaluation.jobs import ActorSpec, Done, EvaluationJob, FilmSpec
 from rlspec.vla.evaluation.pool import WorkerPool
 from rlspec.vla.evaluation.protocol import Protocol
 from rlspec.vla.evaluation.results import METRICS, Journal, SimResult, summarize
@@ -66,14 +66,14 @@ def conduct(
         say(f"{campaign.label}: {there} of {len(campaign.plans)} episodes are there already")
     progress = _Progress(campaign.label, len(missing), say)
 
-    def on_done(job: Job, done: Done) -> None:
+    def on_done(job: EvaluationJob, done: Done) -> None:
         _keep_observed(journal, done, warn)
         found[done.episode.task, job.plan.index] = done.episode
         journal.append(done.episode)
         progress.count(done.episode)
 
     limit = _limit(campaign.spec, protocol)
-    pool.run([Job(campaign.spec, plan, limit) for plan in missing], on_done)
+    pool.run([EvaluationJob(campaign.spec, plan, limit) for plan in missing], on_done)
     episodes = [found[plan.task, plan.index] for plan in campaign.plans]
     if missing:
         journal.rewrite(episodes)  # in the order of the plan, however they arrived
@@ -110,7 +110,7 @@ def _keep_observed(journal: Journal, done: Done, warn: Callable[[str], None]) ->
             warn(line)
 
 
-def choose_filmed(episodes: Sequence[Episode], count: int) -> list[Episode]:
+def choose_filmed(episodes: Sequence[EvaluatedEpisode], count: int) -> list[EvaluatedEpisode]:
     """The first successes and the first failures of one task, half of each as far as there are."""
     known = [episode for episode in episodes if episode.failure != CRASHED]
     successes = [episode for episode in known if episode.success]
@@ -125,11 +125,15 @@ def _limit(spec: ActorSpec, protocol: Protocol) -> int | None:
 
 
 def _film(
-    campaign: Campaign, episodes: Sequence[Episode], limit: int | None, pool: WorkerPool, warn: Callable[[str], None]
+    campaign: Campaign,
+    episodes: Sequence[EvaluatedEpisode],
+    limit: int | None,
+    pool: WorkerPool,
+    warn: Callable[[str], None],
 ) -> None:
     """Run the chosen episodes again with all cameras: they repeat exactly, and no other pays for pictures."""
     plans = {(plan.task, plan.index): plan for plan in campaign.plans}
-    chosen: list[Episode] = []
+    chosen: list[EvaluatedEpisode] = []
     for task in dict.fromkeys(plan.task for plan in campaign.plans) if campaign.videos else ():
         chosen += choose_filmed([each for each in episodes if each.task == task], campaign.videos)
     folder = campaign.folder / VIDEOS
@@ -138,10 +142,10 @@ def _film(
         stem = f"{episode.task}-{episode.index:03d}"
         if not list(folder.glob(f"{stem}-*.{campaign.video_format}")):
             film = FilmSpec(folder / f"{stem}-{{outcome}}.{campaign.video_format}", campaign.video_format)
-            jobs.append(Job(campaign.spec, plans[episode.key], limit, film))
+            jobs.append(EvaluationJob(campaign.spec, plans[episode.key], limit, film))
     outcomes = {episode.key: (episode.success, episode.steps) for episode in chosen}
 
-    def on_done(job: Job, done: Done) -> None:
+    def on_done(job: EvaluationJob, done: Done) -> None:
         if (done.episode.success, done.episode.steps) != outcomes[job.plan.task, job.plan.index]:
             warn(f"{campaign.label}: {job.plan.task}, episode {job.plan.index} went another way when it was filmed")
 
@@ -156,7 +160,7 @@ class _Progress:
         self._started = self._last = time.monotonic()
         self._done = self._successes = 0
 
-    def count(self, episode: Episode) -> None:
+    def count(self, episode: EvaluatedEpisode) -> None:
         self._done += 1
         self._successes += episode.success
         now = time.monotonic()

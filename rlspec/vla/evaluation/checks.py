@@ -14,7 +14,7 @@ Shape = tuple[int, ...]
 
 
 @dataclass(frozen=True)
-class Training:
+class TrainingConditions:
     """What the training data said of itself; None: not known."""
 
     control_hz: float | None = None
@@ -35,10 +35,10 @@ class Expected:
     inputs: Mapping[str, Shape]
     action: Shape | None
     rename: Mapping[str, str] = field(default_factory=dict)
-    training: Training = field(default_factory=Training)
+    training: TrainingConditions = field(default_factory=TrainingConditions)
 
 
-def expected_by(config: Any, preprocessor: Any, training: Training) -> Expected:
+def expected_by(config: Any, preprocessor: Any, training: TrainingConditions) -> Expected:
     """Read a LeRobot policy's config and preprocessor."""
     rename: dict[str, str] = {}
     for step in preprocessor.steps:
@@ -97,7 +97,7 @@ def _action(expected: Expected, env: gymnasium.Env[Any, Any]) -> Iterator[str]:
         yield f"action: the policy answers {expected.action} numbers, the environment takes {env.action_space.shape}"
 
 
-def _training(training: Training, env: gymnasium.Env[Any, Any]) -> Iterator[str]:
+def _training(training: TrainingConditions, env: gymnasium.Env[Any, Any]) -> Iterator[str]:
     unwrapped: Any = env.unwrapped
     if training.control_hz is not None and abs(training.control_hz - unwrapped.control_hz) > 0.01:
         yield f"control rate: the data has {training.control_hz:g} Hz, the environment {unwrapped.control_hz:g} Hz"

@@ -34,7 +34,7 @@ class EpisodePlan:
 
 
 @dataclass(frozen=True)
-class Episode:
+class EvaluatedEpisode:
     """What an episode came to.
 
     Attributes:
@@ -67,14 +67,16 @@ class Episode:
         return asdict(self)
 
     @classmethod
-    def from_json(cls, row: dict[str, Any]) -> Episode:
+    def from_json(cls, row: dict[str, Any]) -> EvaluatedEpisode:
         """The episode of a row; keys that this version does not know are passed over."""
         return cls(**{field.name: row[field.name] for field in fields(cls) if field.name in row})
 
 
-def crashed_episode(plan: EpisodePlan, note: str) -> Episode:
+def crashed_episode(plan: EpisodePlan, note: str) -> EvaluatedEpisode:
     """The episode that no worker could finish."""
-    return Episode(plan.task, plan.index, plan.seed, plan.initial_state, 0, False, CRASHED, 0.0, 0.0, note=note)
+    return EvaluatedEpisode(
+        plan.task, plan.index, plan.seed, plan.initial_state, 0, False, CRASHED, 0.0, 0.0, note=note
+    )
 
 
 def plan_episodes(tasks: Sequence[str], count: int, seed: int, *, stored_states: bool) -> list[EpisodePlan]:

@@ -16,7 +16,7 @@ from rlspec.display import Display
 from rlspec.errors import ConfigError
 from rlspec.run_directory import RunDirectory
 from rlspec.vla.evaluation.campaign import Campaign, conduct
-from rlspec.vla.evaluation.checks import Training
+from rlspec.vla.evaluation.checks import TrainingConditions
 from rlspec.vla.evaluation.episodes import EpisodePlan, plan_episodes
 from rlspec.vla.evaluation.oracle import replay_demonstrations
 from rlspec.vla.evaluation.pool import SILENCE_SECONDS, Stopped, WorkerPool
@@ -156,7 +156,7 @@ class SimEvaluator:
 
     def _ask(self, checkpoint: Actor, label: str, step: int, episodes: int, *, chatty: bool) -> _Request:
         """Settle everything that depends on the checkpoint's files, then queue."""
-        training = Training() if self._dataset is None else training_of(self._dataset)
+        training = TrainingConditions() if self._dataset is None else training_of(self._dataset)
         spec = self.protocol.actor(checkpoint, device=self._device, training=training, dataset=self._dataset)
         folder = self._folder / label
         self._respect(Journal(folder, self.protocol.identity(spec)))

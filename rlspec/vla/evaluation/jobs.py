@@ -6,8 +6,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
-from rlspec.vla.evaluation.checks import Training
-from rlspec.vla.evaluation.episodes import Episode, EpisodePlan
+from rlspec.vla.evaluation.checks import TrainingConditions
+from rlspec.vla.evaluation.episodes import EpisodePlan, EvaluatedEpisode
 from rlspec.vla.evaluation.simulator import Simulator
 
 
@@ -31,7 +31,7 @@ class ActorSpec:
     n_action_steps: int | None = None
     replan_steps: int | None = None
     device: str = "auto"
-    training: Training = field(default_factory=Training)
+    training: TrainingConditions = field(default_factory=TrainingConditions)
 
 
 @dataclass(frozen=True)
@@ -43,7 +43,7 @@ class FilmSpec:
 
 
 @dataclass(frozen=True)
-class Job:
+class EvaluationJob:
     """One episode; `max_steps` takes the place of the environment's own limit."""
 
     actor: ActorSpec
@@ -75,14 +75,14 @@ class Done:
         remarks: Lines for the user.
     """
 
-    episode: Episode
+    episode: EvaluatedEpisode
     environment: dict[str, Any]
     policy: dict[str, Any] | None = None
     remarks: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
-class Refused:
+class JobRefused:
     """The user must change something; the text says what, one mistake per line."""
 
     text: str
@@ -96,4 +96,4 @@ class Raised:
     traceback: str
 
 
-Reply = Alive | Done | Refused | Raised
+Reply = Alive | Done | JobRefused | Raised

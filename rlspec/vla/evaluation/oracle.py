@@ -7,8 +7,8 @@ from pathlib import Path
 from typing import Any
 
 from rlspec.errors import ConfigError
-from rlspec.vla.evaluation.episodes import Episode
-from rlspec.vla.evaluation.jobs import ActorSpec, Done, Job
+from rlspec.vla.evaluation.episodes import EvaluatedEpisode
+from rlspec.vla.evaluation.jobs import ActorSpec, Done, EvaluationJob
 from rlspec.vla.evaluation.pool import WorkerPool
 from rlspec.vla.evaluation.protocol import Protocol
 from rlspec.vla.evaluation.records import plan_replays, read_starts
@@ -23,7 +23,7 @@ def replay_demonstrations(
     pool: WorkerPool,
     say: Callable[[str], None],
     warn: Callable[[str], None],
-) -> list[Episode]:
+) -> list[EvaluatedEpisode]:
     """Replay the first demonstrations of every task.
 
     Raises:
@@ -32,14 +32,14 @@ def replay_demonstrations(
     """
     plans = plan_replays(root, protocol.simulator.suite, list(protocol.tasks), per_task)
     spec = ActorSpec("replay", str(root))
-    episodes: list[Episode] = []
+    episodes: list[EvaluatedEpisode] = []
     environments: list[dict[str, Any]] = []
 
-    def on_done(job: Job, done: Done) -> None:
+    def on_done(job: EvaluationJob, done: Done) -> None:
         episodes.append(done.episode)
         environments.append(done.environment)
 
-    pool.run([Job(spec, plan) for plan in plans], on_done)
+    pool.run([EvaluationJob(spec, plan) for plan in plans], on_done)
     if failed := [episode for episode in episodes if not episode.success]:
         raise ConfigError(_complaint(failed, len(episodes), root, environments[0]))
     if astray := next((episode for episode in episodes if episode.note), None):
@@ -49,7 +49,7 @@ def replay_demonstrations(
     return episodes
 
 
-def _complaint(failed: Sequence[Episode], total: int, root: Path, environment: dict[str, Any]) -> str:
+def _complaint(failed: Sequence[EvaluatedEpisode], total: int, root: Path, environment: dict[str, Any]) -> str:
     first = min(failed, key=lambda episode: episode.index)
     differences = environment_differences(read_starts(root), environment)
     causes = [f"{first.task}, seed {first.seed}: {first.failure}", *([first.note] if first.note else []), *differences]

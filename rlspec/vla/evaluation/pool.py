@@ -15,7 +15,7 @@ from typing import Any
 
 from rlspec.errors import ConfigError, UserError
 from rlspec.vla.evaluation.episodes import crashed_episode
-from rlspec.vla.evaluation.jobs import Alive, Done, Job, Raised, Refused, WorkerSettings
+from rlspec.vla.evaluation.jobs import Alive, Done, EvaluationJob, JobRefused, Raised, WorkerSettings
 from rlspec.vla.evaluation.simulator import Simulator
 from rlspec.vla.evaluation.worker import serve
 
@@ -33,7 +33,7 @@ class Stopped(Exception):
 class _Worker:
     process: Any  # multiprocessing has no public type for a context's process
     connection: Connection
-    job: Job | None = None
+    job: EvaluationJob | None = None
     task: str | None = None  # of its environment
     heard: float = field(default_factory=time.monotonic)
     ready: bool = False  # its imports are done
@@ -65,7 +65,7 @@ class WorkerPool:
         self._workers: list[_Worker] = []
         self._stop = threading.Event()
 
-    def run(self, jobs: Sequence[Job], on_done: Callable[[Job, Done], None]) -> None:
+    def run(self, jobs: Sequence[EvaluationJob], on_done: Callable[[EvaluationJob, Done], None]) -> None:
         """Run all jobs; results come in the order in which they are reached.
 
         Raises:
@@ -84,7 +84,7 @@ class WorkerPool:
                         worker.job, finished, left = None, finished + 1, left - 1
                         on_done(job, message)
                         continue
-                    if isinstance(message, Refused):
+                    if isinstance(message, JobRefused):
                         raise ConfigError(message.text)
                     self._replace(worker)
                     attempts[id(job)] += 1
@@ -101,14 +101,14 @@ class WorkerPool:
             self._end_all()  # what is under way would answer into the next evaluation
             raise
 
-    def _tell(self, job: Job, message: Raised, *, again: bool) -> None:
+    def _tell(self, job: EvaluationJob, message: Raised, *, again: bool) -> None:
         where = f"{job.plan.task}, episode {job.plan.index}"
         then = "it is run once more" if again else "counted as a failure (crashed)"
         self._warn(f"{where}: {message.reason}; {then}")
         if not again and message.traceback:
             self._warn(message.traceback.rstrip())
 
-    def _assign(self, queue: deque[Job]) -> None:
+    def _assign(self, queue: deque[EvaluationJob]) -> None:
         """Give idle workers work, of their own task first: another task means another environment."""
         idle = [worker for worker in self._workers if worker.job is None]
         while queue and len(idle) < len(queue) and len(self._workers) < self._count:
@@ -126,7 +126,7 @@ class WorkerPool:
             except (BrokenPipeError, ConnectionResetError):
                 continue  # `_listen` notices the death
 
-    def _choose(self, queue: deque[Job], worker: _Worker) -> Job:
+    def _choose(self, queue: deque[EvaluationJob], worker: _Worker) -> EvaluationJob:
         others = {other.task for other in self._workers if other is not worker}
         own = next((job for job in queue if job.plan.task == worker.task), None)
         return own or next((job for job in queue if job.plan.task not in others), queue[0])
@@ -139,13 +139,13 @@ class WorkerPool:
         theirs.close()
         return _Worker(process, ours)
 
-    def _listen(self) -> list[tuple[_Worker, Done | Refused | Raised]]:
+    def _listen(self) -> list[tuple[_Worker, Done | JobRefused | Raised]]:
         """What busy workers say, their deaths and their silence included."""
         busy = [worker for worker in self._workers if worker.job is not None]
         ready = set(wait([worker.connection for worker in busy], timeout=_POLL_SECONDS))
         if self._stop.is_set():
             raise Stopped
-        heard: list[tuple[_Worker, Done | Refused | Raised]] = []
+        heard: list[tuple[_Worker, Done | JobRefused | Raised]] = []
         for worker in busy:
             if worker.connection in ready:
                 worker.heard, worker.ready = time.monotonic(), True

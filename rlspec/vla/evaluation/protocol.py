@@ -10,7 +10,7 @@ from typing import Any, Literal
 from rlspec.checkpoint import MANIFEST, read_manifest
 from rlspec.config.vla_schema import Env, SimEvaluation
 from rlspec.errors import CheckpointError, ConfigError
-from rlspec.vla.evaluation.checks import Training
+from rlspec.vla.evaluation.checks import TrainingConditions
 from rlspec.vla.evaluation.jobs import ActorSpec
 from rlspec.vla.evaluation.simulator import Simulator
 
@@ -53,7 +53,9 @@ class Protocol:
             "replan_steps": spec.replan_steps,
         }
 
-    def actor(self, what: Actor, *, device: str, training: Training, dataset: Path | None = None) -> ActorSpec:
+    def actor(
+        self, what: Actor, *, device: str, training: TrainingConditions, dataset: Path | None = None
+    ) -> ActorSpec:
         """Who acts.
 
         Raises:

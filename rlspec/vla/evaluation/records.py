@@ -20,7 +20,7 @@ from rlspec.vla.data.demonstrations import demonstrations_root
 from rlspec.vla.data.episodes import load_episode_actions
 from rlspec.vla.data.exact_statistics import read_columns
 from rlspec.vla.droid.prepared import recordings_root
-from rlspec.vla.evaluation.checks import Training
+from rlspec.vla.evaluation.checks import TrainingConditions
 from rlspec.vla.evaluation.episodes import EpisodePlan
 
 
@@ -115,12 +115,12 @@ def plan_replays(root: Path, suite: str, tasks: list[str], per_task: int) -> lis
     return sorted(plans, key=lambda plan: (tasks.index(plan.task), plan.index))
 
 
-def training_of(root: Path) -> Training:
+def training_of(root: Path) -> TrainingConditions:
     """Rate and action space of a data set, as far as it says."""
     if (root / DATA_RECORD).is_file():
         content = read_starts(root)
-        return Training(content.get("control_hz"), content.get("action_space"))
+        return TrainingConditions(content.get("control_hz"), content.get("action_space"))
     info = root / "meta" / "info.json"
     if not info.is_file():
-        return Training()
-    return Training(fps=float(json.loads(info.read_text(encoding="utf-8"))["fps"]))
+        return TrainingConditions()
+    return TrainingConditions(fps=float(json.loads(info.read_text(encoding="utf-8"))["fps"]))

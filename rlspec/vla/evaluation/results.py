@@ -12,7 +12,7 @@ from typing import Any
 
 from rlspec.checkpoint import write_json_atomically, write_text_atomically
 from rlspec.intervals import Interval, wilson_interval
-from rlspec.vla.evaluation.episodes import CRASHED, Episode
+from rlspec.vla.evaluation.episodes import CRASHED, EvaluatedEpisode
 
 EPISODES = "episodes.jsonl"
 METRICS = "metrics.json"
@@ -52,7 +52,7 @@ class Rate:
         }
 
 
-def rate_of(episodes: Sequence[Episode]) -> Rate:
+def rate_of(episodes: Sequence[EvaluatedEpisode]) -> Rate:
     """Sum up episodes. Steps of crashed ones are not known and not averaged."""
     successes = [episode for episode in episodes if episode.success]
     known = [episode.steps for episode in episodes if episode.failure != CRASHED]
@@ -122,7 +122,7 @@ class SimResult:
 
 
 def summarize(
-    label: str, step: int, suite: str, episodes: Sequence[Episode], context: Mapping[str, Any], folder: Path
+    label: str, step: int, suite: str, episodes: Sequence[EvaluatedEpisode], context: Mapping[str, Any], folder: Path
 ) -> SimResult:
     """Rates per task and in total."""
     tasks = list(dict.fromkeys(episode.task for episode in episodes))
@@ -156,7 +156,7 @@ class Journal:
         names = [name for name in {**before, **now} if before.get(name) != now.get(name)]
         return ", ".join(f"{name} was {before.get(name)}, is {now.get(name)}" for name in names) or None
 
-    def open(self) -> list[Episode]:
+    def open(self) -> list[EvaluatedEpisode]:
         """Write the settings; returns the episodes that are there, without those that a crash or a kill cut short."""
         path = self.folder / SETTINGS
         if path.is_file():
@@ -174,20 +174,20 @@ class Journal:
     def _write(self) -> None:
         write_json_atomically(self.folder / SETTINGS, {"settings": self._settings, "observed": self.observed})
 
-    def _read(self) -> Iterator[Episode]:
+    def _read(self) -> Iterator[EvaluatedEpisode]:
         path = self.folder / EPISODES
         for line in path.read_text(encoding="utf-8").splitlines() if path.is_file() else ():
             try:
-                yield Episode.from_json(json.loads(line))
+                yield EvaluatedEpisode.from_json(json.loads(line))
             except (ValueError, TypeError):
                 continue  # a kill cut it short
 
-    def append(self, episode: Episode) -> None:
+    def append(self, episode: EvaluatedEpisode) -> None:
         """Add a row."""
         with (self.folder / EPISODES).open("a", encoding="utf-8") as file:
             file.write(json.dumps(episode.to_json()) + "\n")
 
-    def rewrite(self, episodes: Sequence[Episode]) -> None:
+    def rewrite(self, episodes: Sequence[EvaluatedEpisode]) -> None:
         """Replace all rows."""
         rows = "".join(json.dumps(episode.to_json()) + "\n" for episode in episodes)
         write_text_atomically(self.folder / EPISODES, rows)

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from rlspec.contract.features import PIXELS
 from rlspec.vla.evaluation.actors import Actor
-from rlspec.vla.evaluation.episodes import INVALID_ACTION, TIMEOUT, Episode, EpisodePlan
+from rlspec.vla.evaluation.episodes import INVALID_ACTION, TIMEOUT, EpisodePlan, EvaluatedEpisode
 from rlspec.vla.evaluation.simulator import Observation
 
 
@@ -31,7 +31,7 @@ def rollout(
     max_steps: int | None = None,
     film: Film | None = None,
     on_step: Callable[[], None] | None = None,
-) -> Episode:
+) -> EvaluatedEpisode:
     """Run one episode to its success, its failure or its limit.
 
     Pixels are rendered only for observations that the actor looks at, and for all that are filmed.
@@ -65,7 +65,7 @@ def rollout(
     simulated = steps / env.unwrapped.control_hz  # type: ignore[attr-defined]
     seconds = (round(simulated, 3), round(time.monotonic() - started, 3))
     start = (plan.task, plan.index, plan.seed, plan.initial_state)
-    return Episode(*start, steps, success, failure, *seconds, rendered.count, actor.note())
+    return EvaluatedEpisode(*start, steps, success, failure, *seconds, rendered.count, actor.note())
 
 
 def _begin(env: gymnasium.Env[Any, Any], actor: Actor, plan: EpisodePlan, rendered: _Rendering) -> Observation:

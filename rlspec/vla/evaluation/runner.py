@@ -12,9 +12,9 @@ import gymnasium
 from rlspec.errors import ConfigError
 from rlspec.vla.evaluation.actors import Actor, ExpertActor, ReplayActor
 from rlspec.vla.evaluation.checks import contradictions, expected_by, remarks
-from rlspec.vla.evaluation.jobs import ActorSpec, Done, Job, WorkerSettings
+from rlspec.vla.evaluation.jobs import ActorSpec, Done, EvaluationJob, WorkerSettings
 from rlspec.vla.evaluation.rollout import rollout
-from rlspec.vla.evaluation.video import Recorder
+from rlspec.vla.evaluation.video import FilmRecorder
 
 
 class Runner:
@@ -36,7 +36,7 @@ class Runner:
         self._remarks: tuple[str, ...] = ()
         self._checked = False
 
-    def run(self, job: Job) -> Done:
+    def run(self, job: EvaluationJob) -> Done:
         """Run one episode.
 
         Raises:
@@ -48,7 +48,7 @@ class Runner:
         state, count = plan.initial_state, self._described.get("initial_states")
         if count and state is not None and state >= 0:
             plan = replace(plan, initial_state=state % int(count))
-        film = None if job.film is None else Recorder(job.film, env.unwrapped.control_hz)  # type: ignore[attr-defined]
+        film = None if job.film is None else FilmRecorder(job.film, env.unwrapped.control_hz)  # type: ignore[attr-defined]
         episode = rollout(env, actor, plan, max_steps=max_steps, film=film, on_step=self._on_step)
         if film is not None:
             film.save("success" if episode.success else episode.failure)
@@ -62,7 +62,7 @@ class Runner:
             self._checked = False
         return self._env
 
-    def _choose_actor(self, job: Job, env: gymnasium.Env[Any, Any]) -> tuple[Actor, int | None]:
+    def _choose_actor(self, job: EvaluationJob, env: gymnasium.Env[Any, Any]) -> tuple[Actor, int | None]:
         if job.actor.kind == "replay":
             from rlspec.vla.evaluation.records import load_record  # pyarrow, which most workers never need
 

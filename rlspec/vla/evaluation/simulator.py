@@ -16,7 +16,7 @@ Observation = dict[str, Any]  # "pixels" {camera: uint8 (H, W, 3)}, "agent_pos" 
 Action = NDArray[np.float32]
 
 
-class Expert(Protocol):
+class SimulatorExpert(Protocol):
     """Solves a task with knowledge of the state."""
 
     def reset(self) -> None:
@@ -61,7 +61,7 @@ class Simulator:
         except EnvironmentUnavailable as error:
             raise ConfigError(_one_line(error)) from error
 
-    def make_expert(self, env: gymnasium.Env[Any, Any]) -> Expert:
+    def make_expert(self, env: gymnasium.Env[Any, Any]) -> SimulatorExpert:
         """The scripted expert of an environment.
 
         Raises:

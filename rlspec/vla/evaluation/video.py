@@ -15,7 +15,7 @@ SMALLEST = 192  # pixels; smaller pictures are enlarged
 Frame = NDArray[np.uint8]
 
 
-class Recorder:
+class FilmRecorder:
     """Collects the frames of one episode and writes them.
 
     Args:

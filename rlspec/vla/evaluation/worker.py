@@ -13,7 +13,7 @@ from multiprocessing.connection import Connection
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from rlspec.vla.evaluation.jobs import Job, Reply, WorkerSettings
+    from rlspec.vla.evaluation.jobs import EvaluationJob, Reply, WorkerSettings
     from rlspec.vla.evaluation.runner import Runner
 
 BEAT_SECONDS = 1.0
@@ -42,14 +42,14 @@ def serve(connection: Connection, settings: WorkerSettings) -> None:
         runner.close()
 
 
-def _run(runner: Runner, job: Job) -> Reply:
+def _run(runner: Runner, job: EvaluationJob) -> Reply:
     from rlspec.errors import UserError
-    from rlspec.vla.evaluation.jobs import Raised, Refused
+    from rlspec.vla.evaluation.jobs import JobRefused, Raised
 
     try:
         return runner.run(job)
     except UserError as error:
-        return Refused(str(error))
+        return JobRefused(str(error))
     except Exception as error:
         return Raised(f"{type(error).__name__}: {' '.join(str(error).split())}", traceback.format_exc())
 

@@ -37,9 +37,9 @@ from rlspec.errors import ConfigError, DataError
 from rlspec.vla.data import staging
 from rlspec.vla.data.checking import check_dataset
 from rlspec.vla.droid import raw, writing
-from rlspec.vla.droid.episodes import Frame, Item, Recording, Source
+from rlspec.vla.droid.episodes import Frame, Item, Recording, RecordingSource
 from rlspec.vla.droid.settings import ConvertSettings
-from rlspec.vla.droid.writing import Outcome
+from rlspec.vla.droid.writing import ConversionOutcome
 
 EPISODES = 6
 
@@ -199,7 +199,7 @@ def test_stretches_without_idle_frames_become_episodes(tmp_path: Path) -> None:
 class Watched:
     """A source that counts recordings and images that are alive at once."""
 
-    def __init__(self, source: Source) -> None:
+    def __init__(self, source: RecordingSource) -> None:
         self.source = source
         self.images: weakref.WeakSet[Any] = weakref.WeakSet()
         self.recordings: weakref.WeakSet[Any] = weakref.WeakSet()
@@ -292,7 +292,7 @@ def test_an_outcome_is_kept_only_when_all_of_it_is_there(tmp_path: Path) -> None
     item = Item("a/../b")
     assert staged.outcome(item) is None
     episode = writing.ConvertedEpisode(["x"], np.zeros((2, 8), "f4"), np.ones((2, 8), "f4"), about={"source": "a"})
-    assert staged.save(item, [episode, episode]) == staged.outcome(item) == Outcome(2)
+    assert staged.save(item, [episode, episode]) == staged.outcome(item) == ConversionOutcome(2)
     assert np.array_equal(staged.load(item, 1).action, episode.action)
 
 

@@ -23,9 +23,9 @@ from rlspec.errors import ConfigError, UserError
 from rlspec.run_directory import RunDirectory
 from rlspec.vla.evaluation import oracle
 from rlspec.vla.evaluation.campaign import choose_filmed
-from rlspec.vla.evaluation.episodes import Episode, EpisodePlan
+from rlspec.vla.evaluation.episodes import EpisodePlan, EvaluatedEpisode
 from rlspec.vla.evaluation.evaluator import SimEvaluator
-from rlspec.vla.evaluation.jobs import ActorSpec, Alive, Done, Job, Raised, Refused, WorkerSettings
+from rlspec.vla.evaluation.jobs import ActorSpec, Alive, Done, EvaluationJob, JobRefused, Raised, WorkerSettings
 from rlspec.vla.evaluation.pool import WorkerPool, _Worker
 from rlspec.vla.evaluation.results import rate_of, summarize
 from rlspec.vla.evaluation.runner import Runner
@@ -74,7 +74,7 @@ def test_two_workers_reach_what_one_process_reaches_and_stay_for_the_next_evalua
         assert simulator.finished() == []
     here = Runner(WorkerSettings(Simulator("fake", {"log": ""}, "fake_sim")))
     plans = [EpisodePlan(task, index, 50 + index) for task in ("near", "far") for index in range(4)]
-    alone = [here.run(Job(ActorSpec("expert"), plan)).episode.to_json() for plan in plans]
+    alone = [here.run(EvaluationJob(ActorSpec("expert"), plan)).episode.to_json() for plan in plans]
     assert without_clock(rows(tmp_path / "evaluations/first")) == without_clock(alone)
     assert (result.label, result.step, result.success_rate) == ("first", 3, 1.0)
     assert (second.label, second.step, second.total.episodes) == ("second", 4, 2)
@@ -113,7 +113,7 @@ def test_crashed_episodes_are_repeated_once_then_counted_and_said(tmp_path: Path
 class ThreadPool(WorkerPool):
     """A pool whose workers are threads that answer every job alike."""
 
-    def __init__(self, answer: Callable[[Job], Any]) -> None:
+    def __init__(self, answer: Callable[[EvaluationJob], Any]) -> None:
         self.warnings: list[str] = []
         super().__init__(Simulator("fake", {}, "fake_sim"), 2, self.warnings.append)
         self.answer, self.started = answer, 0
@@ -132,8 +132,8 @@ class ThreadPool(WorkerPool):
         return _Worker(process, ours)
 
 
-def jobs_of(*names: str) -> list[Job]:
-    return [Job(ActorSpec("expert"), EpisodePlan(name, 0, 0)) for name in names]
+def jobs_of(*names: str) -> list[EvaluationJob]:
+    return [EvaluationJob(ActorSpec("expert"), EpisodePlan(name, 0, 0)) for name in names]
 
 
 def test_an_evaluation_in_which_nothing_but_crashes_happens_is_given_up() -> None:
@@ -150,7 +150,7 @@ def test_an_evaluation_in_which_nothing_but_crashes_happens_is_given_up() -> Non
 
 
 def test_one_refusal_ends_the_evaluation_at_once() -> None:
-    pool = ThreadPool(lambda job: Refused("the policy needs the camera x") if job.plan.task == "b" else Alive())
+    pool = ThreadPool(lambda job: JobRefused("the policy needs the camera x") if job.plan.task == "b" else Alive())
     with pytest.raises(ConfigError, match="^the policy needs the camera x$"):
         pool.run(jobs_of("a", "b"), lambda job, done: None)
     assert not pool.warnings
@@ -160,7 +160,7 @@ def test_one_refusal_ends_the_evaluation_at_once() -> None:
 def test_a_worker_keeps_to_its_task_as_long_as_there_is_work_in_it() -> None:
     order: dict[int, list[str]] = {}
 
-    def answer(job: Job) -> Done:
+    def answer(job: EvaluationJob) -> Done:
         order.setdefault(threading.get_ident(), []).append(job.plan.task)
         time.sleep(0.01)
         return Done(episode(job.plan.task, 0), {})
@@ -268,7 +268,7 @@ class HerePool:
     def __init__(self, options: dict[str, Any]) -> None:
         self.runner = Runner(WorkerSettings(Simulator("fake", options, "fake_sim")))
 
-    def run(self, jobs: list[Job], on_done: Any) -> None:
+    def run(self, jobs: list[EvaluationJob], on_done: Any) -> None:
         for job in jobs:
             on_done(job, self.runner.run(job))
 
@@ -305,8 +305,8 @@ def test_replay_is_an_actor_like_any_other(demonstrations: Path, tmp_path: Path)
     assert [row["seed"] for row in rows(tmp_path / "evaluations/replay")] == [5, 6]
 
 
-def episode(task: str, index: int, failure: str = "", steps: int = 10) -> Episode:
-    return Episode(task, index, index, None, steps, not failure, failure, steps / 10, 0.0)
+def episode(task: str, index: int, failure: str = "", steps: int = 10) -> EvaluatedEpisode:
+    return EvaluatedEpisode(task, index, index, None, steps, not failure, failure, steps / 10, 0.0)
 
 
 def test_rates_have_wilson_intervals_and_crashes_are_not_averaged() -> None:

@@ -13,9 +13,9 @@ import torch
 
 from rlspec.config.vla_schema import Env, SimEvaluation
 from rlspec.errors import CheckpointError, ConfigError
-from rlspec.vla.evaluation.checks import Expected, Training, contradictions, remarks
+from rlspec.vla.evaluation.checks import Expected, TrainingConditions, contradictions, remarks
 from rlspec.vla.evaluation.episodes import EpisodePlan
-from rlspec.vla.evaluation.jobs import ActorSpec, Done, FilmSpec, Job, WorkerSettings
+from rlspec.vla.evaluation.jobs import ActorSpec, Done, EvaluationJob, FilmSpec, WorkerSettings
 from rlspec.vla.evaluation.policy_actor import PolicyActor, PolicySource, load_policy
 from rlspec.vla.evaluation.protocol import build_protocol, find_policy, fingerprint
 from rlspec.vla.evaluation.rollout import rollout
@@ -55,7 +55,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def run(folder: Path, env: dict[str, Any] | None = None, **spec: Any) -> Done:
     settings = WorkerSettings(Simulator("fake", {"max_episode_steps": 20, **(env or {})}, "fake_sim"))
     actor = ActorSpec("policy", str(folder), device="cpu", **spec)
-    return Runner(settings).run(Job(actor, PLAN))
+    return Runner(settings).run(EvaluationJob(actor, PLAN))
 
 
 def test_a_policy_runs_from_its_folder_and_says_how(folder: Path) -> None:
@@ -98,7 +98,7 @@ def test_an_episode_repeats_whatever_was_run_or_filmed_before(folder: Path, tmp_
     assert torch.equal(path(PLAN), first)
     assert not torch.equal(first, other)
     runner = Runner(WorkerSettings(Simulator("fake", {"max_episode_steps": 17}, "fake_sim")))
-    job = Job(ActorSpec("policy", str(folder), device="cpu"), PLAN)
+    job = EvaluationJob(ActorSpec("policy", str(folder), device="cpu"), PLAN)
     plain, filmed = (
         runner.run(replace(job, film=film)).episode for film in (None, FilmSpec(tmp_path / "a-{outcome}.gif", "gif"))
     )
@@ -110,8 +110,16 @@ def test_an_episode_repeats_whatever_was_run_or_filmed_before(folder: Path, tmp_
     ("env", "spec", "line"),
     [
         ({"cameras": ("front",)}, {}, "the policy needs the camera observation.images.side; the environment has"),
-        ({}, {"training": Training(control_hz=20.0)}, "control rate: the data has 20 Hz, the environment 10 Hz"),
-        ({}, {"training": Training(action_space="joint_velocity")}, "action space: the data has joint_velocity"),
+        (
+            {},
+            {"training": TrainingConditions(control_hz=20.0)},
+            "control rate: the data has 20 Hz, the environment 10 Hz",
+        ),
+        (
+            {},
+            {"training": TrainingConditions(action_space="joint_velocity")},
+            "action space: the data has joint_velocity",
+        ),
         ({}, {"n_action_steps": 9}, "evaluation.n_action_steps=9: the policy predicts 8 actions; choose 1 to 8"),
     ],
 )
@@ -125,7 +133,7 @@ def test_a_contradiction_is_one_line_before_the_first_episode(
 
 def test_sizes_that_differ_are_contradictions_for_numbers_and_remarks_for_pictures() -> None:
     env = fake_sim.PointEnv("far")
-    expected = Expected({FRONT: (3, 64, 64), STATE: (8,)}, (7,), training=Training(fps=5.0))
+    expected = Expected({FRONT: (3, 64, 64), STATE: (8,)}, (7,), training=TrainingConditions(fps=5.0))
     assert contradictions(expected, env) == [
         "observation.state: the policy reads (8,) numbers, the environment gives (2,)",
         "action: the policy answers (7,) numbers, the environment takes (2,)",

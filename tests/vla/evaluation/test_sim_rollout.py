@@ -23,7 +23,7 @@ from rlspec.vla.evaluation.observation import to_batch
 from rlspec.vla.evaluation.policy_actor import PolicyActor
 from rlspec.vla.evaluation.rollout import rollout
 from rlspec.vla.evaluation.simulator import Simulator
-from rlspec.vla.evaluation.video import Recorder
+from rlspec.vla.evaluation.video import FilmRecorder
 
 PLAN = EpisodePlan("near", 0, 7)
 SIMULATOR = Simulator("fake", module="fake_sim")
@@ -180,7 +180,7 @@ def test_episodes_are_numbered_seeds_and_stored_states() -> None:
 @pytest.mark.parametrize("kind", ["mp4", "gif"])
 def test_a_film_has_a_frame_for_every_observation_with_both_cameras(kind: Any, tmp_path: Path) -> None:
     env = fake_sim.PointEnv("far", max_episode_steps=9)
-    film = Recorder(FilmSpec(tmp_path / f"x-{{outcome}}.{kind}", kind), 10.0)
+    film = FilmRecorder(FilmSpec(tmp_path / f"x-{{outcome}}.{kind}", kind), 10.0)
     episode = rollout(env, policy_actor(4), PLAN, film=film)
     path = film.save(episode.failure)
     assert [file.name for file in tmp_path.iterdir()] == [path.name] == [f"x-timeout.{kind}"]
