@@ -118,6 +118,7 @@ class Loop:
 
     def _run(self) -> None:
         start, tick, hung = self._clock.now(), 0, 0
+        self._watchdog.rested(start)  # what came before, the warm-up above all, takes as long as it takes
         while True:
             due = start + tick * self._period
             self._clock.sleep_until(due)
@@ -239,7 +240,7 @@ class Loop:
             self.outcome.holds += 1
             line |= self._send(verdict.command)
         elif self._moving:
-            self._interrupt(f"no fresh action: {self.trouble}".rstrip(": "), forget=False)
+            self._interrupt(f"no fresh action: {self.parts.asker.error or self.trouble}".rstrip(": "), forget=False)
         return line
 
     def _filtered(
@@ -273,8 +274,10 @@ class Loop:
         assert target.closure is not None
         if self._first_action is None:
             self._first_action = now
-        elif not self._moving:
+        elif not self._moving and not self.parts.muted:
             self._events.append("moves again")
+            self.outcome.resumed += 1
+            self.parts.gripper.lane.restart()
         self.phase = "start" if self._share(now) < 1 else "run"
         self._watchdog.fed(now)
         self.outcome.fresh += 1

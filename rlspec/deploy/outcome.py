@@ -24,6 +24,7 @@ class DeploymentOutcome:
         ticks: Of the loop; `missed` ticks were too late to happen.
         fresh: Ticks that carried out an action of the policy.
         holds, stops: Ticks that held the last target; how often the robot was stopped for want of actions or pictures.
+        resumed: How often it moved again after a stop or a reflex.
         recoveries: Reflexes that were acknowledged.
         changed: Reason -> ticks in which the safety filter changed or refused the action.
         late: Seconds of lateness of each tick.
@@ -39,6 +40,7 @@ class DeploymentOutcome:
     fresh: int = 0
     holds: int = 0
     stops: int = 0
+    resumed: int = 0
     recoveries: int = 0
     changed: Counter[str] = field(default_factory=Counter)
     late: list[float] = field(default_factory=list)
@@ -62,6 +64,7 @@ class DeploymentOutcome:
             "fresh": self.fresh,
             "holds": self.holds,
             "stops": self.stops,
+            "resumed": self.resumed,
             "recoveries": self.recoveries,
             "changed": dict(self.changed),
             "late_ms": _percentiles([1e3 * value for value in self.late]),
@@ -80,12 +83,17 @@ class DeploymentOutcome:
         lines = [
             f"{self.end}: {self.reason}{stand}",
             f"ticks      {self.ticks} ({self.fresh} with an action, {self.holds} held, {self.missed} missed), "
-            f"{self.stops} stops, {self.recoveries} recoveries",
+            f"{_times(self.stops, 'stopped')}, {_times(self.recoveries, 'helped out of a reflex')}, "
+            f"{_times(self.resumed, 'moved again')}",
             f"lateness   p50 {late['p50']:.2f} ms, p99 {late['p99']:.2f} ms, max {late['max']:.2f} ms",
             f"inference  p50 {asked['p50']:.1f} ms, p99 {asked['p99']:.1f} ms, {len(self.inference_ms)} answers",
             f"changed by the safety filter: {changed if share else 'nothing'}",
         ]
         return lines + ([f"the log's last lines did not fit on its disk: {self.rescued}"] if self.rescued else [])
+
+
+def _times(count: int, what: str) -> str:
+    return f"{what} {'never' if count == 0 else 'once' if count == 1 else f'{count} times'}"
 
 
 def _percentiles(values: list[float]) -> dict[str, float]:

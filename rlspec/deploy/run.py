@@ -35,7 +35,7 @@ from rlspec.deploy.loop import Log, Loop, Parts
 from rlspec.deploy.outcome import DeploymentOutcome
 from rlspec.deploy.policy.asker import Asker
 from rlspec.deploy.policy.observe import observation
-from rlspec.deploy.policy.sources import RobotPolicy
+from rlspec.deploy.policy.sources import RobotPolicy, check_width
 from rlspec.deploy.priority import real_time_priority
 from rlspec.deploy.safety.estop import EStop
 from rlspec.deploy.safety.filter import SafetyFilter
@@ -140,7 +140,6 @@ def assemble(
     patience = max(settings.watchdog.late, 3.0 / contract.control_hz)
     scheduler = make_scheduler(settings, contract, lockstep=lockstep)
     hand = GripperDrive(GripperLane(settings.gripper), gate.grip, new_worker("gripper"))
-    hand.lane.reset(robot.read().closure)
     parts = Parts(
         robot=robot,
         gate=gate,
@@ -185,6 +184,7 @@ def _warm_up(loop: Loop, settings: Settings, agreement: Agreement, policy: Robot
         state, frames = parts.robot.read(), parts.robot.frames()
         seen = observation(state, frames, agreement.cameras, contract.cameras, str(loop.parts.asker.prompt))
         reply = policy.infer(seen)
+        check_width(reply, contract)
         if number == settings.inference.warmup - 1:
             display.line(
                 f"the policy answers within {reply.round_trip_ms:.0f} ms, {len(reply.actions)} actions at a time"

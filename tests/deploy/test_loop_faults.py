@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from dataclasses import replace
 
 import numpy as np
@@ -52,6 +53,47 @@ def test_server_comes_back() -> None:
     assert run.standstill_after(FAULT, FAULT + 1) < SOON
     assert "moves again" in run.events()
     assert [line for line in fresh_ticks(run.log.lines) if line["time"] > FAULT + 1]
+
+
+def stop_server(run: Simulation) -> None:
+    run.clock.at(FAULT, lambda: setattr(run.policy, "killed", True))
+    run.clock.at(FAULT + 0.5, lambda: setattr(run.policy, "killed", False))
+
+
+def stop_camera(run: Simulation) -> None:
+    run.clock.at(FAULT, lambda: setattr(run.robot, "stalled_at", FAULT))
+    run.clock.at(FAULT + 0.5, lambda: setattr(run.robot, "stalled_at", None))
+
+
+def push(run: Simulation) -> None:
+    run.clock.at(FAULT, run.robot.reflex)
+
+
+@pytest.mark.parametrize("fault", [stop_server, stop_camera, push])
+@pytest.mark.parametrize("closure", [0.0, 1.0])
+@pytest.mark.parametrize("start", [0.0, 0.49, 0.6])
+def test_the_hand_is_commanded_at_the_start_and_again_when_the_arm_moves_again(
+    fault: Callable[[Simulation], None], closure: float, start: float
+) -> None:
+    run = simulation("seconds=5", camera=True)
+    run.robot.grip(start)
+    run.policy.spoil = lambda actions: np.concatenate([actions[:, :7], np.full((len(actions), 1), closure)], 1)
+    fault(run)
+    outcome = run.run()
+    sent = [line for line in run.log.lines if line.get("closure_sent") is not None]
+    assert [line["closure_sent"] for line in sent] == [closure] * 2
+    assert sent[0] is fresh_ticks(run.log.lines)[0]
+    assert "moves again" in sent[1]["event"]
+    assert outcome.resumed == 1
+    assert "moved again once" in "\n".join(outcome.lines())
+    assert run.robot.read().closure == closure
+
+
+def test_what_the_warm_up_takes_is_no_fault() -> None:
+    run = simulation("seconds=3", "watchdog.give_up=2")
+    run.clock.sleep_until(run.clock.now() + 40)  # a server that compiles
+    assert run.run().end == "time"
+    assert run.loop.outcome.fresh > 40
 
 
 @pytest.mark.parametrize("scheduler", ["open_loop", "ensemble", "rtc"])
@@ -192,7 +234,7 @@ def test_nonsense_is_not_carried_out(value: float) -> None:
     last = fresh_ticks(run.log.lines)[-1]["time"]
     assert last - FAULT < 9 * PERIOD
     assert run.standstill_after(last) < SOON
-    assert "not finite" in run.events() if not math.isfinite(value) else "units" in run.events()
+    assert "not finite" in outcome.reason if not math.isfinite(value) else "units" in run.events()
 
 
 def test_wrong_width() -> None:
@@ -201,6 +243,7 @@ def test_wrong_width() -> None:
     outcome = run.run()
     assert outcome.exit_code == 1
     assert "shape (16, 7), not (H, 8)" in run.events()
+    assert "shape (16, 7), not (H, 8)" in outcome.reason
     assert not fresh_ticks(run.log.lines)
 
 
@@ -271,6 +314,7 @@ def test_shadow_sends_nothing() -> None:
     outcome = run.run()
     assert max(speed for _, speed in run.clock.trace) == 0
     assert outcome.fresh > 25
+    assert "moves again" not in run.events()
     assert all(line["sent"] is None for line in run.log.lines)
     would = [line["would_send"] for line in run.log.lines if "would_send" in line]
     assert len(would) == outcome.fresh

@@ -11,12 +11,12 @@ import numpy as np
 import pytest
 from simulated import SimClock, Simulation, simulation
 
-from rlspec.deploy.arm.interfaces import Command, Frame
+from rlspec.deploy.arm.interfaces import Command, Frame, Reply
 from rlspec.deploy.arm.robot_limits import LIMITS
 from rlspec.deploy.clocks import MonotonicClock
 from rlspec.deploy.log.frames import FrameKeeper
 from rlspec.deploy.policy.observe import match_cameras
-from rlspec.deploy.policy.sources import HoldPolicy, WavePolicy
+from rlspec.deploy.policy.sources import Contract, HoldPolicy, WavePolicy, check_width
 from rlspec.deploy.robots.dry_run import HOME, DryRunRobot
 from rlspec.deploy.safety.watchdog import Recoveries, Supervisor, WallWatch, Watchdog, WatchdogSettings, stalled_camera
 from rlspec.deploy.workers import LockstepWorker, ThreadWorker
@@ -216,3 +216,19 @@ def test_real_time_chunking_tells_the_policy_what_is_committed() -> None:
     committed = requests[0]["rlspec/prefix"]
     assert committed.shape[1] == 8
     assert any(np.allclose(committed[0], action) for action in sent)
+
+
+@pytest.mark.parametrize(
+    ("shape", "remedy"),
+    [
+        ((16, 7), "one of cartesian_position, cartesian_velocity, delta_eef has that width"),
+        ((16, 32), "serve a policy"),
+    ],
+)
+def test_a_policy_whose_actions_have_another_width_is_refused_before_the_start(
+    shape: tuple[int, ...], remedy: str
+) -> None:
+    contract = Contract("joint_position", 15.0)
+    check_width(Reply(np.zeros((16, 8)), 0.0, 0.0), contract)
+    with pytest.raises(ConfigError, match=rf"shape \({shape[0]}, {shape[1]}\), wanted \(horizon, 8\); {remedy}"):
+        check_width(Reply(np.zeros(shape), 0.0, 0.0), contract)

@@ -38,30 +38,34 @@ class GripperLane:
     def __init__(self, settings: GripperSettings) -> None:
         self.settings = settings
         self.closure: float | None = None  # last command
-        self._sent_at = -float("inf")
+        self.restart()
 
-    def reset(self, measured: float) -> None:
-        """Begin from a measured closure: the first command is a change of it."""
-        self.closure = float(measured >= 0.5) if self.settings.binary else measured
+    def restart(self) -> None:
+        """The hand may have been stopped or moved: the next decision is a command, whatever was commanded before.
+
+        Where it stands does not count: a hand that holds something is half open, and one at 0.4 is not open.
+        """
+        self._commanded = False
         self._sent_at = -float("inf")
 
     def decide(self, wanted: float, now: float) -> float | None:
         """The closure to command now, or None: nothing."""
         settings = self.settings
         closure = self._switch(wanted) if settings.binary else min(max(wanted, 0.0), 1.0)
-        if self.closure is not None and abs(closure - self.closure) < settings.deadband:
+        if closure is None:
+            return None
+        if self._commanded and self.closure is not None and abs(closure - self.closure) < settings.deadband:
             return None
         if now - self._sent_at < (settings.dwell if settings.binary else settings.interval):
             return None
-        self.closure, self._sent_at = closure, now
+        self.closure, self._sent_at, self._commanded = closure, now, True
         return closure
 
-    def _switch(self, wanted: float) -> float:
+    def _switch(self, wanted: float) -> float | None:
+        """Open, closed, or what it was: between the thresholds the first decision is still to come."""
         if wanted > self.settings.close_above:
             return 1.0
-        if wanted < self.settings.open_below:
-            return 0.0
-        return self.closure if self.closure is not None else 0.0
+        return 0.0 if wanted < self.settings.open_below else self.closure
 
 
 class GripperDrive:

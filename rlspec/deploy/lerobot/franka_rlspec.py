@@ -117,7 +117,6 @@ class FrankaRlspec(Robot):
         self._lockstep = self.config.backend == "mujoco" and not self.config.real_time
         worker = LockstepWorker(backend.clock) if self._lockstep else ThreadWorker("gripper")
         self._hand = GripperDrive(GripperLane(GripperSettings()), backend.grip, worker)
-        self._hand.lane.reset(state.closure)
         self._last: float | None = None
         self._sends, self._waited, self._told = 0, 0.0, set[str]()
         connected.add(self)
@@ -217,6 +216,7 @@ class FrankaRlspec(Robot):
         if self._last is None or now - self._last > self._filter.settings.expires + 1.0 / self.control_hz:
             self._filter.reset(state)  # the last command has expired: the arm stands
             self._targets[space].reset()
+            self._hand.lane.restart()
         self._last = now
         target = self._targets[space](values, state)
         verdict = self._filter.filter(target.joints, state)

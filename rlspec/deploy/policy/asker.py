@@ -24,7 +24,7 @@ class Asker:
 
     Attributes:
         inference_ms: Of the last answer, as the robot sees it: from the observation on its way to the actions.
-        error: Why the last question has no answer; empty after an answer.
+        error: Why the last question has no answer that can be carried out; empty after one.
     """
 
     def __init__(
@@ -102,7 +102,7 @@ class Asker:
             news = "" if self.error == str(error) else str(error)
             self.error = str(error)
             return [news] if news else []
-        self.error, self.inference_ms = "", milliseconds
+        self.inference_ms = milliseconds
         self.all_inference_ms.append(milliseconds)
-        dropped = self._scheduler.receive(Chunk(self._request, reply.actions), now)
-        return [dropped] if dropped else []
+        self.error = self._scheduler.receive(Chunk(self._request, reply.actions), now)
+        return [self.error] if self.error else []

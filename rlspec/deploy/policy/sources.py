@@ -107,6 +107,20 @@ def read_contract(metadata: Mapping[str, Any], where: str, *, action_space: str 
     )
 
 
+def check_width(reply: Reply, contract: Contract) -> None:
+    """Refuse answers whose actions have another width than the action space: before the start it is the user's to mend.
+
+    Raises:
+        ConfigError: They have.
+    """
+    space, shape = ACTION_SPACES[contract.action_space], reply.actions.shape
+    if len(shape) != 2 or shape[1] != space.size:
+        fitting = [name for name, each in ACTION_SPACES.items() if shape[-1:] == (each.size,)]
+        remedy = f"one of {', '.join(fitting)} has that width" if fitting else "serve a policy of this action space"
+        wanted = f"wanted (horizon, {space.size})"
+        raise ConfigError(f"action_space={space.name}: the policy answers with shape {shape}, {wanted}; {remedy}")
+
+
 def _size(size: Any) -> tuple[int, int] | None:
     return None if not size else (int(size[0]), int(size[1]))
 

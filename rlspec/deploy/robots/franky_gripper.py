@@ -9,7 +9,6 @@ from typing import Any
 SPEED = 0.1  # m/s
 FORCE = 20.0  # N of a grasp
 _GRASP = 0.9  # closure above which the hand closes with force instead of moving to a width
-_STEP = 0.02  # change of closure worth a new order
 _PERIOD = 0.05  # seconds between two looks at the hand
 
 
@@ -26,19 +25,22 @@ class FrankyGripperLane:
         self.closure = self._measured()
         self.error = ""
         self._wanted = threading.Event()
-        self._target: float | None = None
+        self._order: tuple[float] | None = None  # told apart by identity: the same closure again is a new order
         self._done = False
         self._thread = threading.Thread(target=self._run, name="gripper", daemon=True)
         self._thread.start()
 
     def grip(self, closure: float) -> None:
-        """Open (0) to close (1); returns at once, and the newest order counts."""
-        self._target = min(max(float(closure), 0.0), 1.0)
+        """Open (0) to close (1); returns at once, and the newest order counts.
+
+        Each is given to the hand: whether one is worth giving is decided in `rlspec.deploy.arm.gripper`.
+        """
+        self._order = (min(max(float(closure), 0.0), 1.0),)
         self._wanted.set()
 
     def drop(self) -> None:
         """Forget an order that was not sent yet."""
-        self._target = None
+        self._order = None
 
     def close(self, patience: float = 0.5) -> None:
         """End the thread; one that hangs in a blocked hand is left behind."""
@@ -50,18 +52,18 @@ class FrankyGripperLane:
         return min(max(1.0 - float(self._gripper.width) / self._width, 0.0), 1.0)
 
     def _run(self) -> None:
-        sent: float | None = None
+        sent: tuple[float] | None = None
         pending: Any = None
         while not self._done:
             self._wanted.wait(_PERIOD)
             self._wanted.clear()
             try:
                 self.closure = self._measured()
-                target = self._target
-                if target is not None and (sent is None or abs(target - sent) > _STEP):
+                order = self._order
+                if order is not None and order is not sent:
                     if pending is not None and not pending.wait(0.0):
                         self._gripper.stop()
-                    pending, sent = self._start(target), target
+                    pending, sent = self._start(*order), order
                 self.error = ""
             except Exception as error:  # franky's exceptions have no common base; the arm goes on without its hand
                 self.error = f"gripper: {error}"

@@ -5,14 +5,39 @@ from __future__ import annotations
 from concurrent.futures import Future
 from typing import Any
 
+import pytest
+
 from rlspec.deploy.arm.gripper import GripperDrive, GripperLane, GripperSettings
 from rlspec.errors import RobotError
 
 
 def decisions(wanted: list[float], settings: GripperSettings, period: float = 0.1) -> list[float | None]:
     lane = GripperLane(settings)
-    lane.reset(0.0)
     return [lane.decide(value, index * period) for index, value in enumerate(wanted)]
+
+
+@pytest.mark.parametrize("wanted", [0.0, 0.3, 0.7, 1.0])
+@pytest.mark.parametrize("binary", [True, False])
+def test_the_first_decision_is_a_command_wherever_the_hand_stands(wanted: float, *, binary: bool) -> None:
+    lane = GripperLane(GripperSettings(binary=binary))
+    assert lane.decide(wanted, 0.0) == (round(wanted) if binary else wanted)
+    assert lane.decide(wanted, 5.0) is None
+
+
+@pytest.mark.parametrize("wanted", [0.0, 1.0])
+def test_the_first_decision_after_a_restart_is_a_command_at_once(wanted: float) -> None:
+    lane = GripperLane(GripperSettings())
+    assert lane.decide(wanted, 0.0) == wanted
+    assert lane.decide(wanted, 0.1) is None
+    lane.restart()
+    assert lane.decide(wanted, 0.2) == wanted
+
+
+def test_between_the_thresholds_a_restarted_hand_gets_its_last_command_again() -> None:
+    lane = GripperLane(GripperSettings())
+    lane.decide(1.0, 0.0)
+    lane.restart()
+    assert lane.decide(0.5, 0.1) == 1.0
 
 
 def test_noise_about_the_middle_moves_nothing() -> None:
@@ -21,7 +46,7 @@ def test_noise_about_the_middle_moves_nothing() -> None:
 
 def test_opens_and_closes_fully() -> None:
     settings = GripperSettings(dwell=0.0)
-    assert decisions([0.3, 0.7, 0.5, 0.7, 0.3, 0.5], settings) == [None, 1.0, None, None, 0.0, None]
+    assert decisions([0.3, 0.7, 0.5, 0.7, 0.3, 0.5], settings) == [0.0, 1.0, None, None, 0.0, None]
 
 
 def test_keeps_its_mind_for_a_while() -> None:
@@ -32,7 +57,7 @@ def test_keeps_its_mind_for_a_while() -> None:
 def test_closure_itself_with_a_rate() -> None:
     settings = GripperSettings(binary=False, interval=0.25, deadband=0.05)
     found = decisions([0.04, 0.1, 0.2, 0.3, 0.4, 1.7], settings)
-    assert found == [None, 0.1, None, None, 0.4, None]
+    assert found == [0.04, None, None, 0.3, None, None]
     assert decisions([0.0, 0.0, 0.0, 0.0, 7.0], settings)[-1] == 1.0
 
 
@@ -55,7 +80,6 @@ class Hand:
 def test_a_busy_hand_gets_no_second_command_and_then_the_newest() -> None:
     hand = Hand()
     lane = GripperLane(GripperSettings(dwell=0.0, timeout=1.0))
-    lane.reset(0.0)
     drive = GripperDrive(lane, hand.asked.append, hand)
     assert drive.drive(1.0, 0.0) == 1.0
     assert drive.drive(0.0, 0.5) is None
