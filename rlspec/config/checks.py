@@ -6,6 +6,7 @@ import re
 from collections.abc import Iterator
 from typing import Protocol
 
+from rlspec.config.adapters import check_lora, moves_the_base
 from rlspec.config.passthrough import check_architecture, check_trainer
 from rlspec.config.paths import list_group, show
 from rlspec.config.schema import Optim, Recipe, RoleSettings
@@ -79,10 +80,21 @@ def low_precision(recipe: Recipe) -> Lines:
         )
 
 
-def lora_targets(recipe: Recipe) -> Lines:
-    """Adapters sit somewhere."""
-    if recipe.model.lora is not None and not recipe.model.lora.target_modules:
+def adapters(recipe: Recipe) -> Lines:
+    """Adapters sit somewhere, peft knows their knobs, and a reference model is what training began with."""
+    lora = recipe.model.lora
+    if lora is None:
+        return
+    if not lora.target_modules:
         yield "model.lora.target_modules=[]: must name at least one module, for example q_proj"
+    yield from check_lora("model.lora", lora)
+    beta = recipe.trainer.get("beta", 0.0)
+    if recipe.algorithm != "sft" and beta and moves_the_base(lora):
+        start = show(lora.options["init_lora_weights"])
+        yield (
+            f"trainer.beta={beta}: not with model.lora.options.init_lora_weights={start}: TRL's reference is the model "
+            "without its adapter, from whose weights this start has taken the factors; set trainer.beta=0"
+        )
 
 
 def data_source(recipe: Recipe) -> Lines:
@@ -178,7 +190,7 @@ RULES = (
     model_source,
     thinking,
     low_precision,
-    lora_targets,
+    adapters,
     data_source,
     batch_sizes,
     imitation,

@@ -53,13 +53,15 @@ def key_of(field: FieldInfo) -> Key | None:
 
 
 class Lora(Section):
-    """LoRA adapters (peft); absent means full fine-tuning."""
+    """Adapters (peft); absent means full fine-tuning."""
 
+    method: Literal["lora", "fourierft"] = "lora"  # FourierFT has neither r, alpha, dropout nor use_rslora
     r: int = Field(16, ge=1)
     alpha: float = Field(32.0, gt=0)
     dropout: float = Field(0.0, ge=0, lt=1)
     target_modules: list[str] = ["q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"]
     use_rslora: bool = False
+    options: dict[str, Any] = {}  # peft's other knobs: init_lora_weights: pissa, use_dora: true, n_frequency: 1000
 
 
 class Model(Section):

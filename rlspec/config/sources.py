@@ -18,6 +18,8 @@ _FILES = {
     "GRPOConfig": ("trl", "trainer/grpo_config.py"),
     "SFTConfig": ("trl", "trainer/sft_config.py"),
     "_BaseConfig": ("trl", "trainer/base_config.py"),
+    "LoraConfig": ("peft", "tuners/lora/config.py"),
+    "FourierFTConfig": ("peft", "tuners/fourierft/config.py"),
     "TrainingArguments": ("transformers", "training_args.py"),
     "Qwen3Config": ("transformers", "models/qwen3/configuration_qwen3.py"),
     "PreTrainedConfig": ("transformers", "configuration_utils.py"),
@@ -67,7 +69,8 @@ class Knob:
         """What the field takes, in words."""
         if self.choices:
             return ", ".join(self.choices)
-        return " or ".join(_WORDS.get(part, part) for part in ast.unparse(self.annotation).split(" | "))
+        words = re.sub(r"^Optional\[(.*)\]$", r"\1 | None", ast.unparse(self.annotation)).split(" | ")
+        return " or ".join(_WORDS.get(part, part) for part in words)
 
 
 @cache
@@ -173,6 +176,10 @@ def _accepts(annotation: ast.expr, value: Any) -> bool:
             kinds = annotation.slice.elts  # YAML has lists alone
             fits = isinstance(value, list) and len(value) == len(kinds)
             return fits and all(_accepts(kind, item) for kind, item in zip(kinds, value, strict=True))
+        if ast.unparse(annotation.value) == "Optional":
+            return value is None or _accepts(annotation.slice, value)
+        if ast.unparse(annotation.value) == "Union" and isinstance(annotation.slice, ast.Tuple):
+            return any(_accepts(kind, value) for kind in annotation.slice.elts)
         return _accepts(annotation.value, value)
     kind = _SIMPLE.get(annotation.id) if isinstance(annotation, ast.Name) else None
     if kind is None:

@@ -6,6 +6,7 @@ import re
 from collections.abc import Iterator, Mapping
 from typing import Any
 
+from rlspec.config.adapters import check_lora
 from rlspec.config.checks import optimizer, rule_names
 from rlspec.config.lerobot_sources import (
     policy_fields,
@@ -87,6 +88,8 @@ def policy_options(recipe: VlaRecipe) -> Lines:
         yield "policy.norm_stats=checkpoint: there is no checkpoint; add policy.path, or set null"
     if policy.lora is not None and policy.path is None:
         yield "policy.lora: only for pretrained weights, which adapters correct; add policy.path"
+    if policy.lora is not None:
+        yield from check_lora("policy.lora", policy.lora)
 
 
 def freezing(recipe: VlaRecipe) -> Lines:

@@ -9,7 +9,7 @@ from typing import Any
 
 import torch
 from huggingface_hub.errors import StrictDataclassError
-from peft import LoraConfig, TaskType, get_peft_model
+from peft import TaskType, get_peft_model
 from safetensors import SafetensorError, safe_open
 from transformers import (
     AutoConfig,
@@ -28,6 +28,7 @@ from rlspec.config.paths import resolve_path
 from rlspec.errors import CheckpointError, ConfigError
 from rlspec.rlvr.hub import fetch_snapshot, is_local, one_line
 from rlspec.rlvr.tokenizer import build_byte_tokenizer
+from rlspec.runtime.adapters import adapter_config
 
 CONFIG_FILES = ["config.json", "generation_config.json"]
 TOKENIZER_FILES = ["tokenizer*", "vocab*", "merges.txt", "special_tokens_map.json", "added_tokens.json", "*.jinja"]
@@ -257,35 +258,25 @@ def apply_lora(
     *,
     r: int,
     alpha: float,
-    dropout: float = 0.0,
     target_modules: Sequence[str],
-    use_rslora: bool = False,
     seed: int = 0,
+    **settings: Any,
 ) -> torch.nn.Module:
-    """Freeze the model and add LoRA adapters (peft) to the named modules.
+    """Freeze the model and add adapters (peft) to the named modules; `settings` are `adapter_config`'s others.
 
     Raises:
-        ConfigError: a target name matches no linear module.
+        ConfigError: a target name matches no linear module, or peft refuses what it is told.
     """
     check_lora_targets(model, target_modules)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
-        return get_peft_model(
-            model, lora_config(r=r, alpha=alpha, dropout=dropout, target_modules=target_modules, use_rslora=use_rslora)
-        )
-
-
-def lora_config(*, r: int, alpha: float, dropout: float, target_modules: Sequence[str], use_rslora: bool) -> LoraConfig:
-    """Configuration for peft of the adapters."""
-    return LoraConfig(
-        task_type=TaskType.CAUSAL_LM,
-        r=r,
-        lora_alpha=alpha,  # type: ignore[arg-type]  # peft scales by alpha / r and takes any number
-        lora_dropout=dropout,
-        target_modules=list(target_modules),
-        use_rslora=use_rslora,
-        bias="none",
-    )
+        try:
+            config = adapter_config(
+                r=r, alpha=alpha, target_modules=target_modules, task_type=TaskType.CAUSAL_LM, **settings
+            )
+            return get_peft_model(model, config)
+        except (ValueError, TypeError) as error:
+            raise ConfigError(f"model.lora: {one_line(error)}") from error
 
 
 def check_lora_targets(model: torch.nn.Module, target_modules: Sequence[str]) -> None:

@@ -17,7 +17,7 @@ from transformers.trainer_callback import PrinterCallback
 from rlspec.config.load import load_group
 from rlspec.config.optim import builder_settings, map_settings
 from rlspec.config.paths import resolve_path
-from rlspec.config.schema import Batch, Data, Evaluation, Grader, Model, Optim, Recipe
+from rlspec.config.schema import Batch, Data, Evaluation, Grader, Lora, Model, Optim, Recipe
 from rlspec.errors import DataError
 from rlspec.optim import SpectralOptimizer, build_optimizer, symmetry_map
 from rlspec.rlvr.arguments import (
@@ -114,12 +114,19 @@ def load_policy(model: Model, tokenizer: PreTrainedTokenizerBase, *, seed: int) 
     return apply_lora(policy, **model.lora.model_dump(), seed=seed) if model.lora else policy
 
 
+def _adapted(lora: Lora | None) -> str:
+    if lora is None:
+        return "all weights trained"
+    what = f"LoRA of rank {lora.r}" if lora.method == "lora" else lora.method
+    return ", ".join([what, *(f"{name}={value}" for name, value in lora.options.items())])
+
+
 def describe_profile(recipe: Recipe, device: str) -> str:
     """What a model's profile has set, in two lines: what is easily overlooked and decides a run's numbers."""
     model, trainer, evaluation = recipe.model, recipe.trainer, recipe.evaluation
     thinking = {None: "no thinking switch", True: "thinking on", False: "thinking off"}[model.enable_thinking]
     arithmetic = f"bf16 autocast over {model.weights_dtype}" if uses_bf16(trainer, device) else model.weights_dtype
-    adapted = f"LoRA of rank {model.lora.r}" if model.lora else "all weights trained"
+    adapted = _adapted(model.lora)
     measured = ", ".join(evaluation.data) or f"held-out {recipe.data.name}"
     start = model.path or model.init or "from random weights"
     sampling = f"{completion_length(trainer, evaluation)} new tokens at temperature {trainer.get('temperature', 1.0):g}"
@@ -162,7 +169,8 @@ def estimate_run_memory(recipe: Recipe, plan: BatchPlan, config: PretrainedConfi
         autocast=uses_bf16(recipe.trainer, choose_device(recipe.device)),
         gradient_checkpointing=bool(recipe.trainer.get("gradient_checkpointing", False)),
         reference=recipe.algorithm != "sft" and recipe.trainer.get("beta", 0.0) > 0 and model.lora is None,
-        lora_r=model.lora.r if model.lora else None,
+        # FourierFT trains less than adapters of rank 1 do.
+        lora_r=None if model.lora is None else model.lora.r if model.lora.method == "lora" else 1,
         lora_targets=model.lora.target_modules if model.lora else (),
         optimizer_bytes=lambda meta: sum(spec.state_bytes for spec in symmetry_map(meta, **settings)),
     )

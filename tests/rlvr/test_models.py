@@ -12,6 +12,7 @@ from typing import Any
 
 import pytest
 import torch
+from peft import PeftModel
 from transformers import PreTrainedModel, Qwen3Config, Qwen3ForCausalLM
 
 from rlspec.config.passthrough import check_architecture
@@ -346,6 +347,42 @@ def test_rank_stabilised_lora_scales_by_the_root_of_the_rank() -> None:
         model = apply_lora(build(architecture=TINY), **settings, use_rslora=use_rslora)
         layer = model.base_model.model.model.layers[0].self_attn.q_proj
         assert layer.scaling["default"] == scaling
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [
+        {"options": {"init_lora_weights": "pissa"}},
+        {"options": {"init_lora_weights": "olora"}},
+        {"options": {"use_dora": True}},
+        {"method": "fourierft", "options": {"n_frequency": 32}},
+    ],
+)
+def test_pefts_variants_start_from_the_model_and_come_back_from_a_folder(
+    settings: dict[str, Any], tmp_path: Path
+) -> None:
+    tokens = torch.arange(12)[None]
+    plain = build(architecture=TINY).eval()
+    before = plain(tokens).logits.detach()
+    model = apply_lora(
+        build(architecture=TINY), r=4, alpha=8, target_modules=["q_proj", "down_proj"], **settings
+    ).eval()
+    if "method" not in settings:  # FourierFT starts from random coefficients
+        assert torch.allclose(model(tokens).logits, before, atol=1e-5)
+    with torch.no_grad():
+        for param in model.parameters():
+            if param.requires_grad:
+                param.add_(0.02)
+    trained = model(tokens).logits.detach()
+    model.save_pretrained(tmp_path)
+    again = PeftModel.from_pretrained(build(architecture=TINY), tmp_path).eval()
+    assert torch.allclose(again(tokens).logits, trained, atol=1e-6)
+    assert not torch.allclose(trained, before, atol=1e-2)
+
+
+def test_what_peft_refuses_is_said_in_one_line() -> None:
+    with pytest.raises(ConfigError, match=r"model.lora: .*"):
+        apply_lora(build(architecture=TINY), r=4, alpha=8, target_modules=["q_proj"], options={"use_dorra": True})
 
 
 def test_lora_targets_that_match_nothing_are_refused_even_beside_ones_that_match() -> None:

@@ -142,6 +142,8 @@ def claim(name: str, param: Tensor, owner: Owner, fallback: bool) -> Claim:
     if owner.is_output and plain.endswith("weight") and param.ndim > 1:
         return Claim("lm_head", "S_V, shift x O(d)", modality=modality_of(plain) or "language")
     found = _claim_by_module(plain, param, owner)
+    if found is None and any(word in _tuner_words(owner) for word in plain.split(".")):
+        return Claim("adapter", "-", modality=modality)
     if found is None and fallback:
         found = Claim("other", "-")
     if found is None:
@@ -255,6 +257,12 @@ def _adapted(owner: Owner, adapter: str) -> Any:
     """The layer that peft put around the adapted one, or None."""
     scalings = ((module, getattr(module, "scaling", None)) for module in owner.ancestors)
     return next((module for module, found in scalings if isinstance(found, Mapping) and adapter in found), None)
+
+
+def _tuner_words(owner: Owner) -> set[str]:
+    """What peft's layers around a parameter call their own."""
+    names = (getattr(module, "adapter_layer_names", ()) for module in owner.ancestors[:_NEAR])
+    return {word for found in names if isinstance(found, tuple) for word in found}
 
 
 def _claim_by_module(plain: str, param: Tensor, owner: Owner) -> Claim | None:

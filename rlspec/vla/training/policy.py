@@ -23,6 +23,7 @@ from rlspec.config.schema import Lora
 from rlspec.config.vla_schema import Policy
 from rlspec.contract.features import ACTION, STATE
 from rlspec.errors import ConfigError, UserError
+from rlspec.runtime.adapters import adapter_config
 from rlspec.vla.data.facts import KINDS, describe_policy, write_facts
 from rlspec.vla.data.norm_stats import read_norm_stats
 from rlspec.vla.training.order import INITIAL, derive_seed, seed_all
@@ -145,16 +146,8 @@ def _resumed_config(checkpoint: Path, device: str) -> PreTrainedConfig:
 
 
 def add_adapters(policy: PreTrainedPolicy, lora: Lora) -> nn.Module:
-    """LoRA adapters on a policy; `target_modules` are names, or the last parts of names, of its layers."""
-    from peft import LoraConfig
-
-    config = LoraConfig(
-        r=lora.r,
-        lora_alpha=lora.alpha,  # type: ignore[arg-type]
-        lora_dropout=lora.dropout,
-        target_modules=list(lora.target_modules),
-        use_rslora=lora.use_rslora,
-    )
+    """Adapters on a policy; `target_modules` are names, or the last parts of names, of its layers."""
+    config = adapter_config(**lora.model_dump())
     return policy.wrap_with_peft(peft_config=config)
 
 
