@@ -17,15 +17,15 @@ UNDECIDED = 3
 _OPTIONS = {  # what each kind of call takes beside its own key
     "answer": ("gold", "timeout"),
     "completion": ("gold", "thinking", "timeout"),
-    "data": ("gold", "mutations", "workers", "timeout", "show", "report"),
+    "data": ("gold", "problem", "mutations", "workers", "timeout", "show", "report"),
 }
 
 
 class GradeCommand(CommandLine):
     """The first two print the verdict, its reason and what was compared. The third reads JSONL, JSON, CSV or Parquet as
-    training does, grades every gold against itself and against certainly wrong variants of it, and prints counts by
-    reason, the rows that fail and verdicts per second. Exit code: 0 correct (or every row usable), 1 wrong (or some
-    rows fail), 2 a mistake in the arguments, 3 no judgement was possible.
+    training does, reads every gold, grades it against itself and against certainly wrong variants of it, compares golds
+    of the same problem, and prints counts by reason, the rows that fail and verdicts per second. Exit code: 0 correct
+    (or every row usable), 1 wrong (or some rows fail), 2 a mistake in the arguments, 3 no judgement was possible.
     """  # noqa: D205
 
     command = "grade"
@@ -42,6 +42,9 @@ class GradeCommand(CommandLine):
     gold: Annotated[
         str | None,
         Key("the reference answer; with data= the column (default: answer, else gold, else solution)", empty=True),
+    ] = None
+    problem: Annotated[
+        str | None, Key("with data= the column of problems (default: problem, else question, else prompt)")
     ] = None
     thinking: Annotated[bool, Key("the completion is of a thinking model", "true")] = False
     mutations: Annotated[int, Key("wrong variants of each gold")] = Field(2, ge=0, le=999_999)
@@ -76,6 +79,7 @@ def _grade(line: GradeCommand) -> int:
     usable, lines = inspect_golds(
         line.data,
         line.gold,
+        problem=line.problem,
         mutations=line.mutations,
         workers=line.workers,
         timeout=line.timeout,

@@ -13,16 +13,26 @@ from rlspec.rlvr.grading.pool import GraderPool
 from rlspec.rlvr.tables import cell_text, read_file
 
 _COLUMNS = ("answer", "gold", "solution")
+_PROBLEMS = ("problem", "question", "prompt")
 
 
 def inspect_golds(
-    path: Path, column: str | None, *, mutations: int, workers: int, timeout: float, show: int, report: Path | None
+    path: Path,
+    column: str | None,
+    *,
+    problem: str | None = None,
+    mutations: int,
+    workers: int,
+    timeout: float,
+    show: int,
+    report: Path | None,
 ) -> tuple[bool, list[str]]:
-    """Grade every gold against itself and against certainly wrong variants of it.
+    """Grade every gold against itself and against certainly wrong variants of it; name rows that contradict another.
 
     Args:
         path: JSONL, JSON, CSV or Parquet.
         column: Name; None: the first there is of `answer`, `gold`, `solution`.
+        problem: Name of the column of problems; None: the first there is of `problem`, `question`, `prompt`, or none.
         mutations: Wrong variants of each gold.
         workers: Processes.
         timeout: Seconds for a verdict.
@@ -35,10 +45,10 @@ def inspect_golds(
     Raises:
         DataError: The file cannot be read, or the report not be written.
     """
-    name, golds = read_golds(path, column)
+    name, golds, problems = read_golds(path, column, problem)
     with GraderPool(workers=workers, timeout=timeout, warm=not only_plain(golds)) as pool:
         pool.grade_answers([("1", "1")] * workers)  # so that the rate does not include the start
-        found = preflight(golds, pool=pool, mutations_per_row=mutations)
+        found = preflight(golds, problems=problems, pool=pool, mutations_per_row=mutations)
     if report is not None:
         rows = [asdict(failure) for failure in found.failures]
         try:
@@ -64,8 +74,8 @@ def _lines(path: Path, column: str, report: PreflightReport, show: int) -> Itera
         yield f"... and {len(report.failures) - show} more: report=PATH writes all of them"
 
 
-def read_golds(path: Path, column: str | None) -> tuple[str, list[str]]:
-    """The column's name and its values as text.
+def read_golds(path: Path, column: str | None, problem: str | None = None) -> tuple[str, list[str], list[str] | None]:
+    """The column's name, its values as text, and the problems as text where there are any.
 
     Raises:
         DataError: the file is missing or unreadable, or has no such column.
@@ -75,6 +85,10 @@ def read_golds(path: Path, column: str | None) -> tuple[str, list[str]]:
     rows = read_file(path)
     names = list(rows[0][1])
     name = column or next((one for one in _COLUMNS if one in names), None)
-    if name is None or any(name not in row for _, row in rows):
-        raise DataError(f"data={path}: not every row has a column {name or 'answer'}; there are {', '.join(names)}")
-    return name, [cell_text(row[name], name, place, numbers=True) for place, row in rows]
+    for wanted, given in ((name or "answer", True), (problem, problem is not None)):
+        if given and any(wanted not in row for _, row in rows):
+            raise DataError(f"data={path}: not every row has a column {wanted}; there are {', '.join(names)}")
+    assert name is not None
+    stated = problem or next((one for one in _PROBLEMS if all(isinstance(row.get(one), str) for _, row in rows)), None)
+    golds = [cell_text(row[name], name, place, numbers=True) for place, row in rows]
+    return name, golds, [str(row[stated]) for _, row in rows] if stated else None

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Iterator
+from itertools import islice
 
 from rlspec.rlvr.grading.compare import gold_text
 from rlspec.rlvr.grading.expression import OverBudget
@@ -13,6 +14,7 @@ from rlspec.rlvr.grading.respell import Variant, respelled
 from rlspec.rlvr.grading.values import clearly_differ
 
 _TEXT = re.compile(r"\\(?:text|mbox|begin|end|textbf|mathrm)\s*\{[^{}]*\}")
+TRIED_PER_WANTED = 20  # candidates for every wrong answer wanted, where few are certainly wrong
 _OTHER_UNIT = {
     **dict.fromkeys(("centimeter", "meter", "kilometer", "inch", "foot", "mile"), "mm"),
     **dict.fromkeys(("centimeter^2", "meter^2", "foot^2", "inch^2"), "mm^2"),
@@ -49,7 +51,8 @@ def _some(
         return found
     form = read_form(text)
     seen = {text}
-    for variant in generate(text, form):
+    tried = None if limit is None else TRIED_PER_WANTED * limit
+    for variant in islice(generate(text, form), tried):
         if variant.answer in seen or (wrong and not _certainly_wrong(variant.answer, form)):
             continue
         seen.add(variant.answer)

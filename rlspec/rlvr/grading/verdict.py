@@ -33,6 +33,8 @@ Reason = Literal[
     "truncated_thinking",
     # neither: the sample must be excluded, never rewarded with 0
     "gold_unparseable",  # the gold is empty or its braces do not match
+    "gold_unreadable",  # the gold is prose, or more than one thing: only its very letters could win (see `preflight`)
+    "gold_contradicted",  # another row has the same problem and another gold (see `preflight`)
     "grader_error",  # the grader itself failed
 ]
 
@@ -52,7 +54,7 @@ ACCEPTED: frozenset[Reason] = frozenset(
         "symbolic",
     )
 )
-EXCLUDED: frozenset[Reason] = frozenset(("gold_unparseable", "grader_error"))
+EXCLUDED: frozenset[Reason] = frozenset(("gold_unparseable", "gold_unreadable", "gold_contradicted", "grader_error"))
 
 
 @dataclass(frozen=True, slots=True)

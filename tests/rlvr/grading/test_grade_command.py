@@ -91,8 +91,8 @@ def write_rows(folder: Path, suffix: str, rows: list[dict[str, str]]) -> Path:
 def test_every_file_format_is_read(tmp_path: Path, suffix: str) -> None:
     rows = [{"question": "a, b", "answer": "1,080\u2028"}, {"question": "c", "answer": r"\frac{1}{2}"}]
     path = write_rows(tmp_path, suffix, rows)
-    assert read_golds(path, None) == ("answer", ["1,080\u2028", r"\frac{1}{2}"])
-    assert read_golds(path, "question") == ("question", ["a, b", "c"])
+    assert read_golds(path, None) == ("answer", ["1,080\u2028", r"\frac{1}{2}"], ["a, b", "c"])
+    assert read_golds(path, "question", "answer") == ("question", ["a, b", "c"], ["1,080\u2028", r"\frac{1}{2}"])
 
 
 def test_a_column_is_checked_and_failures_are_listed(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -115,6 +115,7 @@ def test_a_column_is_checked_and_failures_are_listed(tmp_path: Path, capsys: pyt
         ("a.csv", "", "a.csv is empty"),
         ("a.txt", "x", "is none of .jsonl, .json, .csv, .parquet"),
         ("a.parquet", "x", "a.parquet"),
+        ("c.csv", "answer\n1\n", "not every row has a column text; there are answer"),
         ("b.csv", "question\n1\n", "not every row has a column answer; there are question"),
     ],
 )
@@ -123,7 +124,7 @@ def test_a_bad_file_is_one_line(
 ) -> None:
     path = tmp_path / name
     path.write_text(content, encoding="utf-8")
-    assert main([f"data={path}"]) == 2
+    assert main([f"data={path}", *(["problem=text"] if name == "c.csv" else [])]) == 2
     error = capsys.readouterr().err
     assert said in error
     assert error.count("\n") == 1
@@ -132,10 +133,21 @@ def test_a_bad_file_is_one_line(
 def test_golds_are_read_as_training_reads_them(tmp_path: Path) -> None:
     table = tmp_path / "a.csv"
     table.write_text("answer,problem\n4,a\n", encoding="utf-8-sig")
-    assert read_golds(table, None) == ("answer", ["4"])
+    assert read_golds(table, None) == ("answer", ["4"], ["a"])
     lines = tmp_path / "A.JSONL"
     lines.write_text('{"answer": 1e16}\n{"answer": null}\n{"answer": NaN}\n', encoding="utf-8")
-    assert read_golds(lines, None) == ("answer", ["10000000000000000", "", ""])
+    assert read_golds(lines, None) == ("answer", ["10000000000000000", "", ""], None)
+
+
+def test_rows_that_contradict_and_golds_in_prose_are_named(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    golds = [("How many?", "4"), ("Why?", "The answer is 3."), ("How many?", "5")]
+    path = write_rows(tmp_path, "jsonl", [{"question": question, "answer": gold} for question, gold in golds])
+    assert main([f"data={path}", "workers=1"]) == 1
+    said = capsys.readouterr().out
+    assert "column answer: 0 of 3 golds usable" in said
+    assert "row 0: same problem as row 2 -> gold_contradicted: answer '5', gold '4'" in said
+    assert "row 1: readable -> gold_unreadable: answer 'The answer is 3.', gold 'The answer is 3.'" in said
+    assert "row 2: same problem as row 0 -> gold_contradicted: answer '4', gold '5'" in said
 
 
 def test_golds_read_as_one_number_are_mentioned(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
