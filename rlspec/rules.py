@@ -10,6 +10,7 @@ from pydantic import AfterValidator
 
 from rlspec.config.command import CommandLine
 from rlspec.config.paths import headline, list_group
+from rlspec.config.rules import list_optimizers, preset
 from rlspec.config.schema import Key
 from rlspec.entry import command
 from rlspec.errors import nearest
@@ -18,7 +19,7 @@ _ALL = ("all", "markdown")
 
 
 def _known(name: str) -> str:
-    known = [*_ALL, *list_group("optim")]
+    known = [*_ALL, *list_optimizers()]
     if name not in known:
         raise ValueError(f"no rule; {nearest(name, known)}")
     return name
@@ -36,7 +37,7 @@ class RulesCommand(CommandLine):
     name: Annotated[
         str,
         AfterValidator(_known),
-        Key("all: every rule; markdown: the same as a Markdown table; NAME: one optimizer of recipes/optim", "NAME"),
+        Key("all: every rule; markdown: the same as a Markdown table; NAME: one rule or preset", "NAME"),
     ]
 
 
@@ -46,7 +47,6 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def _rules(line: RulesCommand) -> int:
-    from rlspec.config.load import load_group
     from rlspec.optim import RULES
     from rlspec.optim.rule_table import describe, markdown, text
 
@@ -54,8 +54,9 @@ def _rules(line: RulesCommand) -> int:
         render = markdown if line.name == "markdown" else text
         sys.stdout.write(render(list(RULES.values())))
         return 0
-    rule = RULES[load_group("optim", line.name)["name"]]
-    sys.stdout.write(describe(rule, f"{line.name}: {headline(line.name, 'optim')}"))
+    found = line.name in list_group("optim")
+    rule = RULES[preset(line.name)["rule"] if found else line.name]
+    sys.stdout.write(describe(rule, f"{line.name}: {headline(line.name, 'optim') if found else rule.source}"))
     return 0
 
 

@@ -36,7 +36,7 @@ class SymmetryCommand(CommandLine):
     optimizer's state takes. No weights are read.
 
     model=tiny, qwen3_0.6b, ...  a profile of recipes/model, a hub id or a local folder with config.json
-    optim=adamw, muon, vla_pion  a group of recipes/optim (default: pion)
+    optim=adamw, muon, vla_pion  a preset of recipes/optim or a rule (default: pion)
     key=value                    any key of a recipe, for example optim.split=whole or +model.lora.r=16
     """  # noqa: D205
 

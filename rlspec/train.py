@@ -35,11 +35,14 @@ class TrainCommand(CommandLine):
     def more(cls) -> str:
         """The names that the groups take."""
         from rlspec.config.paths import GROUPS, headline, list_group, list_recipes
+        from rlspec.config.rules import known_rules
 
         recipes = list_recipes()
         width = max(map(len, recipes))
         lines = [f"  {name:{width}}  {headline(name)}" for name in recipes]
         groups = [f"  {group + '=':{width}}  {', '.join(list_group(group))}" for group in GROUPS]
+        rules = [rule for rule in known_rules() if rule not in list_group("optim")]
+        groups.insert(GROUPS.index("optim") + 1, f"  {'':{width}}  or a rule with its defaults: {', '.join(rules)}")
         return "\n".join(["", "recipes:", *lines, "", "groups:", *groups])
 
 

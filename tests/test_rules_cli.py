@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from rlspec.config.paths import list_group
+from rlspec.config.rules import list_optimizers
 from rlspec.rules import main
 
 README = Path(__file__).resolve().parents[1] / "rlspec/optim/README.md"
@@ -36,7 +36,7 @@ def test_all_rules_have_a_line_with_their_composition(capsys: pytest.CaptureFixt
     assert " 2.00 " in lines["adamw"]
 
 
-@pytest.mark.parametrize("name", list_group("optim"))
+@pytest.mark.parametrize("name", list_optimizers())
 def test_one_optimizer_is_described_with_its_options(name: str, capsys: pytest.CaptureFixture[str]) -> None:
     assert main([name]) == 0
     out = capsys.readouterr().out

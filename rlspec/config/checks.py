@@ -9,6 +9,7 @@ from typing import Protocol
 from rlspec.config.adapters import check_lora, moves_the_base
 from rlspec.config.passthrough import check_architecture, check_trainer
 from rlspec.config.paths import list_group, show
+from rlspec.config.rules import import_plugins, known_rules, list_optimizers, preset
 from rlspec.config.schema import Optim, Recipe, RoleSettings
 from rlspec.errors import nearest
 
@@ -161,13 +162,37 @@ def optimizer(recipe: HasOptim) -> Lines:
 
 
 def rule_names(recipe: HasOptim) -> Lines:
-    """Update rules are known by name: each has a file in recipes/optim."""
-    known = list_group("optim")
-    given: list[tuple[str, str | None]] = [("optim.name", recipe.optim.name)]
+    """Update rules are known by name, and no preset is taken for one.
+
+    Raises:
+        ConfigError: one of the recipe's plugins cannot be used.
+    """
+    optim = recipe.optim
+    import_plugins(optim.plugins)
+    rules, presets = known_rules(), list_group("optim")
+    given: list[tuple[str, str | None]] = [("optim.rule", optim.rule)]
     given += [(f"{key}.rule", each.rule) for key, each in _settings(recipe)]
     for key, rule in given:
-        if rule is not None and rule not in known:
-            yield f"{key}={show(rule)}: unknown; {nearest(rule, known)}"
+        if rule in presets and rule not in rules:
+            yield f"{key}={rule}: a preset of recipes/optim, and no rule; {_instead(key, rule)}"
+        elif rule is not None and rule not in rules:
+            yield f"{key}={show(rule)}: unknown; {nearest(rule, rules)}"
+    named = preset(optim.name)["rule"] if optim.name in presets else optim.name
+    if optim.rule not in rules:
+        return
+    if named not in rules:
+        yield f"optim.name={show(optim.name)}: unknown; {nearest(optim.name, list_optimizers())}"
+    elif named != optim.rule:
+        yield f"optim.name={optim.name}: the rule is {optim.rule}; choose by optim={optim.name} or optim.rule={named}"
+
+
+def _instead(key: str, name: str) -> str:
+    """What to write for a preset that was taken for a rule."""
+    if key == "optim.rule":
+        return f"choose it by optim={name}"
+    values = preset(name)
+    of_role = ", ".join(f"{field}: {show(values[field])}" for field in RoleSettings.model_fields if field in values)
+    return f"write what it sets for a role: {key.removesuffix('.rule')}={{{of_role}}}"
 
 
 def _settings(recipe: HasOptim) -> list[tuple[str, RoleSettings]]:

@@ -12,7 +12,8 @@ from typing import TYPE_CHECKING, Any
 
 from rlspec.config.kinds import BC, RLVR_GROUPS, VLA_GROUPS, groups_of, schema_of
 from rlspec.config.overrides import Arguments, check_option, parse_arguments
-from rlspec.config.paths import is_recipe_file, recipes_folder
+from rlspec.config.paths import is_recipe_file, list_group, recipes_folder
+from rlspec.config.rules import known_rules
 from rlspec.errors import ConfigError
 
 if TYPE_CHECKING:
@@ -20,6 +21,7 @@ if TYPE_CHECKING:
     from rlspec.config.vla_schema import VlaRecipe
 
 _PRIMARY = "rlspec_primary"  # name of a config that is made in memory
+_KEPT = ("lr", "plugins")  # of an optimizer when another takes its place
 
 
 def load_recipe(arguments: Sequence[str]) -> Recipe:
@@ -108,6 +110,8 @@ def resolve(parsed: Arguments) -> dict[str, Any]:
     Raises:
         ConfigError: An override that Hydra cannot read or apply.
     """
+    if (rule := parsed.value("optim.rule")) is not None:
+        parsed.default("optim.name", rule)
     assignments = [override.assignment(parsed.algorithm) for override in parsed.overrides]
     if is_recipe_file(parsed.recipe):
         values = _compose(_PRIMARY, assignments, _read_resolved(parsed))
@@ -156,11 +160,16 @@ def _read_resolved(parsed: Arguments) -> dict[str, Any]:
         raise ConfigError(f"recipe={path}: cannot be read: {' '.join(str(error).split())}") from None
     if not isinstance(values, dict) or "defaults" in values:
         raise ConfigError(f"recipe={path}: not a resolved recipe (a mapping without defaults)")
+    optim = values.get("optim")
+    if isinstance(optim, dict) and "name" in optim:
+        optim.setdefault("rule", optim["name"])  # stored before presets and rules were told apart
     if groups:
         chosen = _compose(_PRIMARY, [], _only(groups, groups_of(parsed.algorithm)))
         for section in ("model", "data", "env", "dataset", "policy"):
             if "name" in chosen.get(section, {}) or groups.get(section) == "null":
                 values.pop(section, None)
+        if "optim" in groups and isinstance(values.get("optim"), dict):
+            values["optim"] = {key: values["optim"][key] for key in _KEPT if key in values["optim"]}
         if "model" in groups and isinstance(values.get("evaluation"), dict):
             values["evaluation"].pop("max_new_tokens", None)  # came with the old profile
         values = OmegaConf.to_container(OmegaConf.merge(values, chosen))
@@ -174,8 +183,11 @@ def _compose(name: str, overrides: Sequence[str], primary: Mapping[str, Any] | N
     from omegaconf import OmegaConf
     from omegaconf.errors import OmegaConfBaseException
 
+    store = ConfigStore.instance()
+    for rule in set(known_rules()) - set(list_group("optim")):  # each is an option, as if it had a file
+        store.store(name=rule, group="optim", node={"name": rule, "rule": rule})
     if primary is not None:
-        ConfigStore.instance().store(name=_PRIMARY, node=dict(primary))
+        store.store(name=_PRIMARY, node=dict(primary))
     try:
         with initialize_config_dir(str(recipes_folder()), version_base="1.3"):
             composed = compose(name, overrides=list(overrides))

@@ -26,11 +26,11 @@ def _choices(optim: Optim) -> dict[str, Any]:
     if isinstance(roles, dict):
         roles = {role: _flat(settings) for role, settings in roles.items()}
     overrides = [_flat(override) for override in optim.overrides]
-    return {"rule": optim.name, "roles": roles, "overrides": overrides, "split": optim.split}
+    return {"rule": optim.rule, "roles": roles, "overrides": overrides, "split": optim.split}
 
 
 def _optimizer_settings(optim: Optim) -> dict[str, Any]:
-    return optim.model_dump(exclude={"name", "options", *MAP_KEYS}) | optim.options
+    return optim.model_dump(exclude={"name", "rule", "options", "plugins", *MAP_KEYS}) | optim.options
 
 
 def _flat(settings: RoleSettings) -> dict[str, Any]:

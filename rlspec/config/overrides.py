@@ -9,6 +9,7 @@ from pathlib import Path
 
 from rlspec.config.kinds import BC, algorithm_of, groups_of, schema_of
 from rlspec.config.paths import GROUPS, is_recipe_file, list_group, list_recipes
+from rlspec.config.rules import import_plugins, list_optimizers, unknown_optimizer
 from rlspec.errors import ConfigError, nearest
 
 DATA_SUFFIXES = (".jsonl", ".json", ".csv", ".parquet")
@@ -89,6 +90,7 @@ def parse_arguments(arguments: Sequence[str]) -> Arguments:
     else:
         _switch_model(parsed)
         _switch_data(parsed)
+    import_plugins(re.findall(r"[\w.]+", parsed.value("optim.plugins") or ""))  # they may bring what is chosen
     for group, name in parsed.groups.items():
         check_option(group, name)
     if parsed.value("trainer.num_train_epochs") is not None:
@@ -100,6 +102,10 @@ def parse_arguments(arguments: Sequence[str]) -> Arguments:
 def check_option(group: str, name: str) -> None:
     """Raises ConfigError where a group has no such option; a recipe may do without a simulator."""
     if (group, name) == ("env", "null"):
+        return
+    if group == "optim":
+        if name not in list_optimizers():
+            raise ConfigError(unknown_optimizer(name))
         return
     names = list_group(group)
     if name not in names:

@@ -8,14 +8,15 @@ well under a second. TRL's own knobs live in the free mapping `trainer` and are 
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, field_validator
+from pydantic import BaseModel, ConfigDict, Field, create_model, field_validator
 from pydantic.fields import FieldInfo
+
+from rlspec.optim.settings import OptimizerSettings, RoleChanges, Split, declared_types, defaults, limits
 
 SEEDS = 2**32  # numpy's generators take no larger seed
 Options = dict[str, bool | int | float | str]
-AdjustLr = Literal["match_rms_adamw", "original", "spectral", "paper", "none"]
 
 
 class Section(BaseModel):
@@ -104,15 +105,31 @@ class Data(Section):
     seed: int = 0  # seed of generated problems and of the split
 
 
-class RoleSettings(Section):
+def _derived(declaration: type) -> type[Section]:
+    """A section with the fields, defaults and limits of a dataclass."""
+    values, within = defaults(declaration), limits(declaration)
+    fields: dict[str, Any] = {}
+    for name, kind in declared_types(declaration).items():
+        constraints: dict[str, Any] = within.get(name, {})
+        fields[name] = (kind, Field(values[name], **constraints))
+    return create_model(declaration.__name__, __base__=Section, **fields)
+
+
+if TYPE_CHECKING:
+
+    class _Settings(Section, OptimizerSettings):
+        pass
+
+    class _OfRole(Section, RoleChanges):
+        pass
+
+else:
+    _Settings, _OfRole = _derived(OptimizerSettings), _derived(RoleChanges)
+
+
+class RoleSettings(_OfRole):
     """What a role or a part of the model gets over the defaults."""
 
-    rule: str | None = None
-    lr_scale: float = Field(1.0, gt=0)
-    weight_decay: float | None = Field(None, ge=0)
-    promotion_steps: float | Literal["auto"] | None = None
-    adjust_lr: AdjustLr | None = None
-    split: Literal["heads", "whole"] | None = None
     options: Options = {}
 
 
@@ -122,31 +139,21 @@ class Override(RoleSettings):
     pattern: str
 
 
-class Optim(Section):
-    """The optimizer: one rule per role of a parameter, see `rlspec.optim`."""
+class Optim(_Settings):
+    """The optimizer: one rule per role of a parameter, with the settings of `rlspec.optim.settings`.
 
-    name: str
+    A rule is a line of `rlspec.optim.rules.RULES`, or one that a plugin registers; a preset is a file of recipes/optim,
+    which names a rule and its settings.
+    """
+
+    name: str  # of the preset, or the rule's where there is none: what the run is called
+    rule: str  # of matrices; embeddings, norms and LoRA factors get AdamW. An elementwise rule is that of everything
     lr: float = Field(1e-6, gt=0)
-    weight_decay: float = Field(0.0, ge=0)
-    betas: tuple[float, float] = (0.9, 0.999)  # of the AdamW groups
-    eps: float = Field(1e-8, gt=0)
-    momentum: float = Field(0.95, ge=0, lt=1)
-    nesterov: bool = False
-    ns_steps: int = Field(5, ge=1)
-    promotion_steps: float | Literal["auto"] = 0  # k_p of Pion
-    adjust_lr: AdjustLr = "match_rms_adamw"
-    paper_scale: float = Field(5.0, gt=0)  # s of Pion's own step size, used by adjust_lr: paper
-    normalise: str = "frobenius"
-    compute_dtype: Literal["auto", "bfloat16", "float16", "float32", "float64"] = "auto"
-    state_dtype: Literal["float32", "bfloat16"] = "float32"
-    gradient_clip: float = Field(0.0, ge=0)  # bounds on singular values; 0: none
-    update_clip: float = Field(0.0, ge=0)
-    spectral_cap: float = Field(0.0, ge=0)
-    cap_method: str = "hard"
     roles: dict[str, RoleSettings] | Literal["vla"] = {}  # role or part of the model -> rule or settings; or a preset
-    split: Literal["heads", "whole"] = "heads"
+    split: Split = "heads"
     options: Options = {}  # of the rule
     overrides: list[Override] = []
+    plugins: list[str] = []  # modules to import, which register rules
 
     @field_validator("roles", mode="before")
     @classmethod

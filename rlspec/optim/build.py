@@ -5,7 +5,7 @@ from __future__ import annotations
 import warnings
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
-from typing import Any, Literal
+from typing import Any
 
 from torch import nn
 
@@ -15,6 +15,7 @@ from rlspec.optim.engine.optimizer import SpectralOptimizer
 from rlspec.optim.map.overrides import Roles
 from rlspec.optim.map.symmetry import ParameterSpec, SymmetryMap, symmetry_map
 from rlspec.optim.rules import get_rule
+from rlspec.optim.settings import OptimizerSettings, Running, defaults
 
 FROM_MAP = ("role", "num_heads", "head_axis", "stacked", "scaling")
 """Settings of `SpectralOptimizer` that are not the user's here."""
@@ -25,74 +26,41 @@ def build_optimizer(
     *,
     rule: str = "pion",
     lr: float = 1e-6,
-    weight_decay: float = 0.0,
-    betas: tuple[float, float] = (0.9, 0.999),
-    eps: float = 1e-8,
-    momentum: float = 0.95,
-    nesterov: bool = False,
-    ns_steps: int = 5,
-    promotion_steps: float | Literal["auto"] = 0,
-    adjust_lr: str = "match_rms_adamw",
-    paper_scale: float = 5.0,
     roles: str | Roles | None = None,
     split: str = "heads",
     overrides: Sequence[Mapping[str, Any]] = (),
-    normalise: str = "frobenius",
-    compute_dtype: str = "auto",
-    state_dtype: str = "float32",
-    gradient_clip: float = 0.0,
-    update_clip: float = 0.0,
-    spectral_cap: float = 0.0,
-    cap_method: str = "hard",
-    workspace_bytes: int = 1 << 28,
-    telemetry_every: int = 0,
-    check_finite: bool = True,
-    **options: Any,
+    **settings: Any,
 ) -> SpectralOptimizer:
     """Give every trainable parameter the rule of its role.
 
     Attention and MLP matrices of `model` (unsharded) follow `rule`, per head where `split` is "heads"; embeddings, the
     output head, LoRA factors and everything of fewer than two dimensions get AdamW, the latter without weight decay.
-    `roles` and then `overrides` change that, see `symmetry_map`; all other arguments are `SpectralOptimizer`'s. The map
-    is kept as `optimizer.symmetry`.
+    `roles` and then `overrides` change that, see `symmetry_map`; all other arguments are `SpectralOptimizer`'s: fields
+    of `rlspec.optim.settings`, and options of rules. The map is kept as `optimizer.symmetry`.
 
     Raises:
         ConfigError: naming the parameter or word and the remedy.
     """
     if not isinstance(model, nn.Module):
         raise ConfigError(f"model is a {type(model).__name__}; give the module itself, whose layers tell the roles")
-    for name in sorted(options.keys() & set(FROM_MAP)):
+    for name in sorted(settings.keys() & set(FROM_MAP)):
         raise ConfigError(f"{name} is decided for each parameter by the symmetry map; use roles, overrides or split")
     check_unsharded((name, param) for name, param in model.named_parameters() if param.requires_grad)
-    counted = {"ns_steps": ns_steps, "promotion_steps": promotion_steps, "state_dtype": state_dtype, **options}
-    mapping = symmetry_map(model, rule=rule, roles=roles, overrides=overrides, split=split, settings=counted)
+    settings["betas"] = tuple(settings.get("betas", OptimizerSettings.betas))
+    counted = defaults(OptimizerSettings) | {
+        name: value for name, value in settings.items() if name not in defaults(Running)
+    }
+    mapping = symmetry_map(
+        model, rule=rule, roles=roles, overrides=overrides, split=split, settings=defaults(OptimizerSettings) | counted
+    )
     if not len(mapping):
         raise ConfigError("the model has no trainable parameter: every requires_grad is False")
     if not roles and not overrides:
         _warn_unused(mapping, rule)
     optimizer = SpectralOptimizer(
-        _param_groups(model, mapping, lr, weight_decay),
+        _param_groups(model, mapping, lr, settings.get("weight_decay", OptimizerSettings.weight_decay)),
         lr=lr,
-        betas=tuple(betas),  # type: ignore[arg-type]
-        eps=eps,
-        weight_decay=weight_decay,
-        momentum=momentum,
-        nesterov=nesterov,
-        ns_steps=ns_steps,
-        promotion_steps=promotion_steps,
-        adjust_lr=adjust_lr,
-        paper_scale=paper_scale,
-        normalise=normalise,
-        compute_dtype=compute_dtype,
-        state_dtype=state_dtype,
-        gradient_clip=gradient_clip,
-        update_clip=update_clip,
-        spectral_cap=spectral_cap,
-        cap_method=cap_method,
-        workspace_bytes=workspace_bytes,
-        telemetry_every=telemetry_every,
-        check_finite=check_finite,
-        **options,
+        **settings,
     )
     optimizer.symmetry = mapping
     return optimizer

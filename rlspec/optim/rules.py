@@ -8,6 +8,8 @@ normaliser and the length of the step are settings of the parameter group, so th
 
 from __future__ import annotations
 
+import sys
+
 from rlspec.errors import ConfigError, nearest
 from rlspec.optim.composition import Rule, ema, heavy_ball
 from rlspec.optim.stages.adam_variants import ademamix, diffgrad, spectra_base
@@ -104,6 +106,9 @@ RULES: dict[str, Rule] = {
 }
 """Name -> composition."""
 
+REGISTERED: dict[str, str] = {}
+"""Name of a rule that `register` added -> the module that called it."""
+
 
 def get_rule(name: str) -> Rule:
     """Look a rule up.
@@ -125,4 +130,5 @@ def register(rule: Rule) -> Rule:
     if rule.name in RULES:
         raise ConfigError(f"there is a rule {rule.name!r} already; give yours another name")
     RULES[rule.name] = rule
+    REGISTERED[rule.name] = sys._getframe(1).f_globals.get("__name__", "")
     return rule

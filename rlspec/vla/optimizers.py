@@ -16,9 +16,9 @@ import logging
 import re
 import sys
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass, field, fields, make_dataclass
 from types import GeneratorType
-from typing import Any
+from typing import Any, Literal, get_origin
 
 import torch
 from lerobot.optim.optimizers import OptimizerConfig
@@ -27,6 +27,8 @@ from torch import Tensor, nn
 from rlspec.errors import ConfigError
 from rlspec.optim import SpectralOptimizer, build_optimizer
 from rlspec.optim.map.render import render_text
+from rlspec.optim.settings import OptimizerSettings, PromotionSteps, Running, declared_types
+from rlspec.optim.settings import defaults as declared_defaults
 from rlspec.vla.ignored import refuse_ignored_settings
 
 logger = logging.getLogger(__name__)
@@ -36,44 +38,46 @@ _EXPONENT = re.compile(r"[+-]?\d+(?:\.\d*)?[eE][+-]?\d+")
 _PARAMETERS = "pass policy.parameters(), as lerobot-train does with --use_policy_training_preset=false, or the policy"
 
 
+def _plain(kind: Any) -> Any:
+    """A type that LeRobot's parser knows: it has no Literal."""
+    if get_origin(kind) is Literal:
+        return str
+    return float | str if kind == PromotionSteps else kind
+
+
+_Declared = make_dataclass(
+    "_Declared",
+    [
+        (name, _plain(kind), field(default=declared_defaults(declaration)[name]))
+        for declaration in (OptimizerSettings, Running)
+        for name, kind in declared_types(declaration).items()
+    ],
+    bases=(OptimizerConfig,),
+    kw_only=True,
+)
+
+
 @OptimizerConfig.register_subclass("spectral")
 @dataclass
-class SpectralOptimizerConfig(OptimizerConfig):
-    """Settings of `rlspec.optim.build_optimizer`, by the same names.
+class SpectralOptimizerConfig(_Declared):  # type: ignore[misc, valid-type]
+    """Settings of `rlspec.optim.build_optimizer`, by the same names: those of `rlspec.optim.settings`, and these.
 
     Attributes:
         lr: learning rate.
+        rule: of matrices.
         grad_clip_norm: LeRobot scales gradients down to this norm before every step; 0: it does not.
         roles: a preset ("vla"), or role -> rule or settings.
+        split: attention matrices into `heads`, or `whole`.
         overrides: settings of the parameters that match a pattern.
         options: of the rule's own stages.
     """
 
     lr: float = 1e-4
-    weight_decay: float = 0.0
-    grad_clip_norm: float = 10.0
     rule: str = "pion"
-    betas: tuple[float, float] = (0.9, 0.999)
-    eps: float = 1e-8
-    momentum: float = 0.95
-    nesterov: bool = False
-    ns_steps: int = 5
-    promotion_steps: float | str = 0.0
-    adjust_lr: str = "match_rms_adamw"
-    paper_scale: float = 5.0
+    grad_clip_norm: float = 10.0
     roles: dict[str, Any] | str | None = None
     split: str = "heads"
     overrides: list[dict[str, Any]] = field(default_factory=list)
-    normalise: str = "frobenius"
-    compute_dtype: str = "auto"
-    state_dtype: str = "float32"
-    gradient_clip: float = 0.0
-    update_clip: float = 0.0
-    spectral_cap: float = 0.0
-    cap_method: str = "hard"
-    workspace_bytes: int = 1 << 28
-    telemetry_every: int = 0
-    check_finite: bool = True
     options: dict[str, Any] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
@@ -82,7 +86,7 @@ class SpectralOptimizerConfig(OptimizerConfig):
             value = getattr(self, entry.name)
             if isinstance(entry.default, float) and isinstance(value, int):
                 setattr(self, entry.name, float(value))
-        self.betas = (float(self.betas[0]), float(self.betas[1]))
+        self.betas: tuple[float, float] = (float(self.betas[0]), float(self.betas[1]))
         self.roles, self.overrides, self.options = map(_numbers, (self.roles, self.overrides, self.options))
         taken = sorted({entry.name for entry in fields(self)} & self.options.keys())
         if taken:

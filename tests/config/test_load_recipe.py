@@ -10,6 +10,7 @@ import yaml
 from rlspec.config.kinds import BC, algorithm_of
 from rlspec.config.load import dump_recipe, load_group, load_recipe
 from rlspec.config.paths import headline, list_group, list_recipes, recipes_folder, resolve_path
+from rlspec.config.rules import built_in_rules, list_optimizers
 from rlspec.config.schema import Recipe
 from rlspec.errors import ConfigError
 
@@ -235,8 +236,18 @@ MISTAKES = {
     ("recipe=grpo_math", "evaluation.seed=4294967296"): ["evaluation.seed=4294967296", "< 4294967296"],
     ("recipe=grpo_math", "evaluation.seed=-1"): ["evaluation.seed=-1", ">= 0"],
     # names of rules
-    ("recipe=grpo_math", "optim.name=foo"): ["optim.name=foo", "adamw", "pion"],
+    ("recipe=grpo_math", "optim.rule=foo"): ["optim.rule=foo", "adamw", "pion"],
+    ("recipe=grpo_math", "optim.rule=pionn"): ["optim.rule=pionn", "did you mean pion?"],
+    ("recipe=grpo_math", "optim.rule=pion_paper"): ["optim.rule=pion_paper", "a preset", "optim=pion_paper"],
     ("recipe=grpo_math", "optim.name=pionn"): ["optim.name=pionn", "did you mean pion?"],
+    ("recipe=grpo_math", "optim.name=adamw"): ["optim.name=adamw", "the rule is pion", "optim.rule=adamw"],
+    ("recipe=grpo_math", "optim.roles={mlp: pion_paper}"): [
+        "optim.roles.mlp.rule=pion_paper: a preset",
+        "optim.roles.mlp={rule: pion, weight_decay: 0.01, adjust_lr: paper}",
+    ],
+    ("recipe=grpo_math", "optim.roles={mlp: muon_whole}"): ["a preset", "optim.roles.mlp={rule: muon, split: whole}"],
+    ("recipe=grpo_math", "optim.normalise=spectrall"): ["optim.normalise=spectrall", "spectral"],
+    ("recipe=grpo_math", "optim.plugins=[no_such_rules]"): ["optim.plugins=no_such_rules", "no such module"],
     ("recipe=grpo_math", "optim.roles={attention: nosuch}"): ["optim.roles.attention.rule=nosuch", "adamw", "pion"],
     ("recipe=grpo_math", "optim.overrides=[{pattern: x, rule: mun}]"): ["optim.overrides.0.rule=mun", "mean muon?"],
     ("recipe=grpo_math", "optim.overrides=[{pattern: x, adjust_lr: foo}]"): ["overrides.0.adjust_lr=foo", "paper"],
@@ -310,11 +321,15 @@ def test_seeds_below_32_bits_and_the_base_of_the_rotation_pass() -> None:
 def test_every_rule_is_an_optimizer_by_its_name_and_every_optimizer_has_a_rule() -> None:
     from rlspec.optim import RULES
 
-    rules = {name: load_recipe(["recipe=grpo_math", f"optim={name}"]).optim.name for name in list_group("optim")}
-    assert set(rules.values()) == set(RULES)
-    assert all(rules[name] == name for name in RULES)
+    chosen = {name: load_recipe(["recipe=grpo_math", f"optim={name}"]).optim for name in list_optimizers()}
+    assert all(chosen[name].rule == name for name in RULES)
+    assert {optim.rule for optim in chosen.values()} == set(RULES) == set(built_in_rules())
+    assert all(optim.name == name for name, optim in chosen.items())
 
 
 def test_the_run_is_named_after_what_it_does() -> None:
+    whole = load_recipe(["recipe=grpo_math", "optim=muon_whole"])
+    assert (whole.optim.rule, whole.optim.split, whole.run_name) == ("muon", "whole", "grpo_math-tiny-muon_whole-seed0")
+    assert load_recipe(["recipe=grpo_math", "optim.rule=adago"]).run_name == "grpo_math-tiny-adago-seed0"
     recipe = load_recipe(["recipe=grpo_math", "optim=muon", "seed=2"])
     assert isinstance(recipe, Recipe) and recipe.run_name == "grpo_math-tiny-muon-seed2"

@@ -114,5 +114,5 @@ def test_fields_are_those_of_the_installed_lerobot() -> None:
 
 def test_what_the_schema_cannot_take_is_refused_in_one_line_each() -> None:
     with pytest.raises(ConfigError) as caught:
-        check_recipe({"recipe": "x", "algorithm": "bc", "optim": {"name": "muon"}})
+        check_recipe({"recipe": "x", "algorithm": "bc", "optim": {"name": "muon", "rule": "muon"}})
     assert {text.partition(":")[0] for text in str(caught.value).splitlines()} == {"dataset", "policy"}

@@ -1,4 +1,4 @@
-"""Every file of recipes/optim builds an optimizer that learns a batch on a real, tiny Qwen3, as a run builds it."""
+"""Every rule and every preset builds an optimizer that learns a batch on a real, tiny Qwen3, as a run builds it."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from peft import LoraConfig, get_peft_model
 from transformers import Qwen3Config, Qwen3ForCausalLM
 
 from rlspec.config.load import load_recipe
-from rlspec.config.paths import list_group
+from rlspec.config.rules import list_optimizers
 from rlspec.optim import RULES, build_optimizer
 from rlspec.rlvr.session import optimizer_factory
 
@@ -32,16 +32,16 @@ def tiny(lora: bool) -> torch.nn.Module:
     return get_peft_model(model, LoraConfig(r=4, target_modules="all-linear")) if lora else model
 
 
-@pytest.mark.parametrize("optim", list_group("optim"))
+@pytest.mark.parametrize("optim", list_optimizers())
 def test_it_builds_and_learns_one_batch(optim: str) -> None:
     section = load_recipe(["recipe=grpo_math", f"optim={optim}", f"optim.lr={RATES.get(optim, '0.003')}"]).optim
-    pairs = RULES[section.name].pair is not None
+    pairs = RULES[section.rule].kind == "pair"
     model = tiny(lora=pairs)
     if not pairs:  # only what the rule updates, or AdamW on the rest would do the learning
         for name, param in model.named_parameters():
             param.requires_grad = param.ndim > 1 and "embed" not in name
     optimizer = optimizer_factory(section)(model)
-    assert {group["rule"] for group in optimizer.param_groups} == {section.name}
+    assert {group["rule"] for group in optimizer.param_groups} == {section.rule}
     tokens = torch.randint(0, 64, (4, 16), generator=torch.Generator().manual_seed(1))
     losses = []
     for _ in range(12):

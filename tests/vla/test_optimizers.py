@@ -20,6 +20,7 @@ from torch import Tensor, nn
 
 from rlspec.errors import CheckpointError, ConfigError
 from rlspec.optim import SpectralOptimizer, build_optimizer
+from rlspec.optim.settings import OptimizerSettings, Running, defaults
 from rlspec.vla import SpectralOptimizerConfig
 
 
@@ -63,7 +64,7 @@ def parse(*arguments: str) -> SpectralOptimizerConfig:
 
 
 def test_it_has_every_setting_of_the_builder_with_the_same_default() -> None:
-    parameters = {
+    parameters = defaults(OptimizerSettings, Running) | {
         name: entry.default
         for name, entry in inspect.signature(build_optimizer).parameters.items()
         if entry.kind is entry.KEYWORD_ONLY

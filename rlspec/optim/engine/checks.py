@@ -3,43 +3,36 @@
 from __future__ import annotations
 
 import math
+import operator
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from numbers import Real
-from typing import Any
+from typing import Any, Literal, get_args, get_origin
 
 import torch
 from torch import Tensor
 
 from rlspec.errors import CheckpointError, ConfigError, nearest
 from rlspec.optim.composition import Rule
-from rlspec.optim.engine.updates import COMPUTE_DTYPES, Group, State
+from rlspec.optim.engine.updates import Group, State
 from rlspec.optim.kernels.layout import check_layout
-from rlspec.optim.kernels.normalisers import NORMALISERS
 from rlspec.optim.rules import get_rule
-from rlspec.optim.stages.constraints import METHODS
-from rlspec.optim.stages.scale import step_scale
+from rlspec.optim.settings import OptimizerSettings, declared_types, limits
 
 WORDS = {
-    "normalise": NORMALISERS,
-    "compute_dtype": ("auto", *COMPUTE_DTYPES),
-    "state_dtype": ("float32", "bfloat16"),
-    "cap_method": METHODS,
+    name: get_args(kind) for name, kind in declared_types(OptimizerSettings).items() if get_origin(kind) is Literal
 }
 """Settings of a few words -> the words."""
 
 BOUNDS = ("gradient_clip", "update_clip", "spectral_cap")
 
-NUMBERS: dict[str, tuple[Callable[[float], bool], str]] = {
-    "lr": (lambda value: 0 <= value < math.inf, "a number of at least 0"),
-    "weight_decay": (lambda value: 0 <= value < math.inf, "a number of at least 0"),
-    "eps": (lambda value: 0 <= value < math.inf, "a number of at least 0"),
-    "momentum": (lambda value: 0 <= value < 1, "a number of at least 0 and below 1"),
-    "paper_scale": (lambda value: 0 < value < math.inf, "a positive number"),
-    "scaling": (lambda value: 0 < value < math.inf, "a positive number"),
-    "ns_steps": (lambda value: value >= 1 and value == int(value), "a whole number of at least 1"),
-    "num_heads": (lambda value: value >= 1 and value == int(value), "a whole number of at least 1"),
-}
-"""Setting -> which numbers it may be, and that in words."""
+NUMBERS: Mapping[str, Mapping[str, float]] = {
+    "lr": {"ge": 0},  # which a scheduler may bring to 0
+    "scaling": {"gt": 0},
+    "num_heads": {"ge": 1},
+} | {name: kept for name, kept in limits(OptimizerSettings).items() if name not in BOUNDS}
+"""Setting -> its limits."""
+WHOLE = ("num_heads", *(name for name, kind in declared_types(OptimizerSettings).items() if kind is int))
+_LIMITS = {"ge": (operator.ge, "at least"), "gt": (operator.gt, "above"), "lt": (operator.lt, "below")}
 
 FOREIGN = ("initial_lr", "max_lr", "min_lr", "base_momentum", "max_momentum", "swa_lr", "name", "param_names", "params")
 """Keys of a parameter group that are torch's, or its schedulers'."""
@@ -68,7 +61,6 @@ def check_group(group: Group) -> None:
         if group[key] not in words:
             raise ConfigError(f"{key}={group[key]!r}; {nearest(str(group[key]), words)}")
     _check_bounds(group, rule)
-    step_scale(group["adjust_lr"], 1, 1)
     rule.check(group)
     for name, param in named_parameters(group):
         _check_parameter(name, param, group, rule)
@@ -77,13 +69,20 @@ def check_group(group: Group) -> None:
 
 
 def _check_numbers(group: Group) -> None:
-    for key, (accepts, words) in NUMBERS.items():
-        if not _is_number(group[key]) or not accepts(float(group[key])):
-            raise ConfigError(f"role {group['role']}: {key}={group[key]!r} must be {words}")
+    for key, bounds in NUMBERS.items():
+        if not _is_number(group[key]) or not _within(float(group[key]), bounds, key in WHOLE):
+            words = " and ".join(f"{_LIMITS[sign][1]} {bound:g}" for sign, bound in bounds.items())
+            kind = "a whole number" if key in WHOLE else "a number"
+            raise ConfigError(f"role {group['role']}: {key}={group[key]!r} must be {kind} {words}")
     betas = group["betas"]
     pair = isinstance(betas, tuple | list) and len(betas) == 2
     if not pair or not all(_is_number(beta) and 0 <= float(beta) < 1 for beta in betas):
         raise ConfigError(f"role {group['role']}: betas={betas!r} must be two numbers of at least 0 and below 1")
+
+
+def _within(value: float, bounds: Mapping[str, float], whole: bool) -> bool:
+    fits = all(_LIMITS[sign][0](value, bound) for sign, bound in bounds.items())
+    return fits and value < math.inf and (not whole or value == int(value))
 
 
 def _is_number(value: Any) -> bool:

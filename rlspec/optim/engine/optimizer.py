@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import inspect
 import warnings
 from collections import OrderedDict, defaultdict
 from collections.abc import Callable, Iterable
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
@@ -30,6 +29,8 @@ from rlspec.optim.engine.telemetry import Recorder
 from rlspec.optim.engine.updates import Entry, apply_updates, layout, run_kernel, updates
 from rlspec.optim.kernels.layout import merge_blocks, split_blocks
 from rlspec.optim.rules import get_rule
+from rlspec.optim.settings import OptimizerSettings, Running, limits
+from rlspec.optim.settings import defaults as declared_defaults
 from rlspec.optim.stages.constraints import constrain
 
 if TYPE_CHECKING:
@@ -62,36 +63,12 @@ class SpectralOptimizer(torch.optim.Optimizer):
         lr: learning rate.
         rule: name in `RULES`.
         role: under which name telemetry reports the group.
-        weight_decay: decoupled.
-        betas: of AdamW and of rules with Adam in them.
-        eps: likewise.
-        momentum: of spectral rules.
-        nesterov: of spectral rules.
-        ns_steps: Newton-Schulz iterations.
-        promotion_steps: Pion's k_p, 0 to ns_steps, or "auto".
-        adjust_lr: length of a spectral step, see `rlspec.optim.stages.scale.step_scale`.
-        paper_scale: s of adjust_lr "paper".
         num_heads: blocks a matrix is cut into; 1 is the whole matrix.
         head_axis: 0 cuts rows (q, k, v), 1 columns (o).
         stacked: the first axis of a parameter with three or more axes counts matrices (experts).
         scaling: of the LoRA pairs in a group with a pair rule, whose parameters are A, B, A, B, ...
-        normalise: name in `NORMALISERS`.
-        compute_dtype: of the iterations; "auto" is bfloat16 on CUDA, else float32; float64 for float64 parameters.
-        state_dtype: of momentum buffers: "float32", or "bfloat16" with stochastic rounding (half the memory).
-        gradient_clip: soft bound on the singular values of gradients before the momentum (SPECTRA); 0: none. This and
-            the next two act on spectral groups; around AdamW's updates use rule `spectra`.
-        update_clip: soft bound on those of updates, in units of lr (SPECTRA around any rule); 0: none.
-        spectral_cap: bound on the singular values of the weights themselves, after every step; 0: none.
-        cap_method: how, see `rlspec.optim.stages.constraints.constrain`; `hammer` bounds the largest one alone.
-        workspace_bytes: bound on the float32 values updated in one batch (at least one parameter); on a CPU batches of
-            matrices also end at `engine.batches.CPU_BATCH_BYTES`, to stay in its cache. A step's peak extra
-            memory is 4 to 9 times the largest batch for most rules, more where a stage keeps square matrices of the
-            long side (fismo), and once more for bf16 parameters, whose gradients are cast batch by batch.
-        telemetry_every: collect telemetry every so many steps, for `telemetry()` and the callbacks of
-            `register_telemetry_callback`; 0: only on request (`collect_telemetry = True`).
-        check_finite: look for NaN and Inf. It reads every gradient once more, a fifth of an AdamW step on a CPU; turn
-            it off where something else has looked already, such as a GradScaler or the norm of all gradients.
-        options: of the rules' stages, by name (`Rule.options`), for all groups whose rule has them.
+        settings: fields of `OptimizerSettings` and `Running` in `rlspec.optim.settings`, which say what they do; and
+            options of the rules' stages, by name (`Rule.options`), for all groups whose rule has them.
 
     Raises:
         ConfigError: on a group that cannot work, naming the parameter.
@@ -107,49 +84,27 @@ class SpectralOptimizer(torch.optim.Optimizer):
         *,
         rule: str = "muon",
         role: str = "all",
-        weight_decay: float = 0.0,
-        betas: tuple[float, float] = (0.9, 0.999),
-        eps: float = 1e-8,
-        momentum: float = 0.95,
-        nesterov: bool = False,
-        ns_steps: int = 5,
-        promotion_steps: float | Literal["auto"] = 0,
-        adjust_lr: str = "match_rms_adamw",
-        paper_scale: float = 5.0,
         num_heads: int = 1,
         head_axis: int = 0,
         stacked: bool = False,
         scaling: float = 1.0,
-        normalise: str = "frobenius",
-        compute_dtype: str = "auto",
-        state_dtype: str = "float32",
-        gradient_clip: float = 0.0,
-        update_clip: float = 0.0,
-        spectral_cap: float = 0.0,
-        cap_method: str = "hard",
-        workspace_bytes: int = 1 << 28,
-        telemetry_every: int = 0,
-        check_finite: bool = True,
-        **options: Any,
+        **settings: Any,
     ) -> None:
-        defaults = {
-            "lr": lr, "rule": rule, "role": role, "weight_decay": weight_decay, "betas": betas, "eps": eps,
-            "momentum": momentum, "nesterov": nesterov, "ns_steps": ns_steps, "promotion_steps": promotion_steps,
-            "adjust_lr": adjust_lr, "paper_scale": paper_scale, "num_heads": num_heads, "head_axis": head_axis,
-            "stacked": stacked, "scaling": scaling, "normalise": normalise, "compute_dtype": compute_dtype,
-            "state_dtype": state_dtype, "gradient_clip": gradient_clip, "update_clip": update_clip,
-            "spectral_cap": spectral_cap, "cap_method": cap_method,
-        }  # fmt: skip
+        own = {"lr": lr, "rule": rule, "role": role, "num_heads": num_heads, "head_axis": head_axis}
+        own |= {"stacked": stacked, "scaling": scaling}
+        own |= {name: settings.pop(name, default) for name, default in declared_defaults(OptimizerSettings).items()}
+        running = {name: settings.pop(name, default) for name, default in declared_defaults(Running).items()}
         self._reset_transient_state()
-        self.workspace_bytes = workspace_bytes
-        self.telemetry_every = telemetry_every
-        self.check_finite = check_finite
+        self.workspace_bytes: int = running["workspace_bytes"]
+        self.telemetry_every: int = running["telemetry_every"]
+        self.check_finite: bool = running["check_finite"]
         if isinstance(params, torch.nn.Module):
             raise ConfigError("params is a module; give model.named_parameters(), or the model to build_optimizer")
-        if workspace_bytes < 0 or telemetry_every < 0:
-            raise ConfigError(f"{workspace_bytes=}, {telemetry_every=}: must not be negative")
-        super().__init__(params, defaults | options)
-        check_options(options, self.param_groups, defaults)
+        for name in limits(Running):
+            if running[name] < 0:
+                raise ConfigError(f"{name}={running[name]}: must not be negative")
+        super().__init__(params, own | settings)
+        check_options(settings, self.param_groups, own)
 
     def add_param_group(self, param_group: Group) -> None:
         """Add a group; keys that it leaves out take the optimizer's defaults.
@@ -251,7 +206,7 @@ class SpectralOptimizer(torch.optim.Optimizer):
                         self.state[param][key] = value.detach().clone().to(device)
 
     def __getstate__(self) -> dict[str, Any]:
-        kept = {name: getattr(self, name) for name in ("workspace_bytes", "telemetry_every", "check_finite")}
+        kept = {name: getattr(self, name) for name in declared_defaults(Running)}
         return super().__getstate__() | kept
 
     def __setstate__(self, state: dict[str, Any]) -> None:
@@ -259,7 +214,7 @@ class SpectralOptimizer(torch.optim.Optimizer):
             self._reset_transient_state()
         super().__setstate__(state)
         for group in self.param_groups:  # states of earlier versions lack the newest settings
-            for key in SETTINGS:
+            for key in OF_A_GROUP:
                 group.setdefault(key, self.defaults[key])
 
     def _reset_transient_state(self) -> None:
@@ -369,9 +324,14 @@ def _cap(group: Group, rule: Rule, targets: list[Tensor]) -> None:
         target.copy_(merge_blocks(capped, target.shape, group["head_axis"], group["stacked"]))
 
 
-SETTINGS = tuple(
-    name
-    for name in inspect.signature(SpectralOptimizer).parameters
-    if name not in ("params", "workspace_bytes", "telemetry_every", "check_finite", "options")
+OF_A_GROUP = (
+    "lr",
+    "rule",
+    "role",
+    "num_heads",
+    "head_axis",
+    "stacked",
+    "scaling",
+    *declared_defaults(OptimizerSettings),
 )
 """Keys that every parameter group has."""

@@ -5,40 +5,29 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, fields, replace
-from typing import Any
+from typing import Any, get_args
 
 from rlspec.errors import ConfigError, nearest
 from rlspec.optim.composition import Rule
 from rlspec.optim.map.families import MODALITIES, ROLE_PRESETS
 from rlspec.optim.rules import RULES, get_rule
+from rlspec.optim.settings import RoleChanges, Split
 from rlspec.optim.stages.scale import ADJUST_LR
 
-SPLITS = ("heads", "whole")
+SPLITS: tuple[str, ...] = get_args(Split)
 Roles = Mapping[str, str | Mapping[str, Any]]
 
 
-@dataclass(frozen=True)
-class Override:
+@dataclass(frozen=True, kw_only=True)
+class Override(RoleChanges):
     """Settings of a role, or of the parameters whose name matches `pattern` (re.search).
 
     Attributes:
         pattern: "" for a role's.
-        rule: name in `RULES`.
-        lr_scale: factor of the learning rate; those of a role and a pattern multiply.
-        weight_decay: decoupled, over the optimizer's.
-        promotion_steps: of Pion's filter.
-        adjust_lr: length of the step.
-        split: `heads` or `whole`.
         options: other options of the rule, as (name, value); users write them beside the rest or under `options`.
     """
 
     pattern: str = ""
-    rule: str | None = None
-    lr_scale: float = 1.0
-    weight_decay: float | None = None
-    promotion_steps: float | str | None = None
-    adjust_lr: str | None = None
-    split: str | None = None
     options: tuple[tuple[str, Any], ...] = ()
 
     @property

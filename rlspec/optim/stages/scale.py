@@ -4,14 +4,16 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
+from typing import get_args
 
 from torch import Tensor
 
 from rlspec.errors import ConfigError, nearest
 from rlspec.optim.composition import Length
+from rlspec.optim.settings import AdjustLr
 
 MATCHED = "match_rms_adamw"
-ADJUST_LR = (MATCHED, "original", "spectral", "paper", "none")
+ADJUST_LR: tuple[str, ...] = get_args(AdjustLr)
 SIZED: Mapping[Length, float] = {"unit": 0.2, "own": 1.0, "gradient": 1.0}
 """Lengths that do not depend on directions -> the factor that matches them to AdamW's, as far as one can."""
 
