@@ -171,6 +171,7 @@ class Batch(Section):
     samples_per_prompt: int = Field(8, ge=2)
     updates_per_generation: int = Field(1, ge=1)  # optimizer steps on disjoint parts of one block of rollouts
     micro_batch: int | None = Field(None, ge=1)  # completions per forward and backward pass on one device
+    norm_test: bool = False  # say when micro-batches differ so much that the step's gradient is mostly noise
 
 
 class Evaluation(Section):

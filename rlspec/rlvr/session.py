@@ -18,7 +18,9 @@ from rlspec.config.load import load_group
 from rlspec.config.optim import builder_settings, map_settings
 from rlspec.config.paths import resolve_path
 from rlspec.config.schema import Batch, Data, Evaluation, Grader, Lora, Model, Optim, Recipe
-from rlspec.errors import DataError
+from rlspec.diagnostics.norm_test import NormTest
+from rlspec.diagnostics.probes import PROBES
+from rlspec.errors import ConfigError, DataError
 from rlspec.optim import SpectralOptimizer, build_optimizer, symmetry_map
 from rlspec.rlvr.arguments import (
     build_arguments,
@@ -139,10 +141,16 @@ def describe_profile(recipe: Recipe, device: str) -> str:
 
 def batch_plan(batch: Batch, world_size: int, *, supervised: bool) -> BatchPlan:
     """The recipe's batch; supervised fine-tuning has one example per prompt."""
-    sizes = batch.model_dump()
+    sizes = batch.model_dump(exclude={"norm_test"})
     if supervised:
         sizes |= {"samples_per_prompt": 1, "updates_per_generation": 1}
-    return plan_batches(**sizes, world_size=world_size)
+    plan = plan_batches(**sizes, world_size=world_size)
+    if batch.norm_test and plan.gradient_accumulation_steps < 2:
+        raise ConfigError(
+            f"batch.norm_test=true: compares the micro-batches of a step, which has one; set batch.micro_batch to "
+            f"{max(1, plan.micro_batch // 2)} or less"
+        )
+    return plan
 
 
 def model_config(model: Model, tokenizer: PreTrainedTokenizerBase) -> PretrainedConfig:
@@ -264,6 +272,7 @@ def _shared(parts: TrainerParts) -> dict[str, Any]:
         "optimizer_factory": optimizer_factory(parts.recipe.optim),
         "checkpoint_extras": parts.checkpoint_extras,
         "keep_last": parts.recipe.checkpoints.keep_last,
+        "probes": (*PROBES, NormTest()) if parts.recipe.batch.norm_test else PROBES,
         "processing_class": parts.tokenizer,
     }
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from functools import cache
 from pathlib import Path
@@ -16,7 +16,7 @@ from transformers import Trainer
 from trl import GRPOTrainer
 
 from rlspec.checkpoint import checkpoint_name, rotate_checkpoints, staged_folder, staging_path
-from rlspec.diagnostics.probes import read_probes
+from rlspec.diagnostics.probes import PROBES, Probe, read_probes
 from rlspec.errors import CheckpointError
 from rlspec.optim import SpectralOptimizer
 from rlspec.optim.mixin import SpectralTrainerMixin
@@ -41,6 +41,7 @@ class RlspecTrainerMixin(SpectralTrainerMixin, _Trainer):
             `optimizers=`, because the model may still be wrapped (PEFT) or loaded inside the trainer's constructor.
         checkpoint_extras: Writes further files into a checkpoint's folder and returns values for its manifest.
         keep_last: Number of checkpoints kept.
+        probes: What is looked at in every logged step.
     """
 
     args: Any  # TRL's configuration
@@ -54,11 +55,13 @@ class RlspecTrainerMixin(SpectralTrainerMixin, _Trainer):
         optimizer_factory: OptimizerFactory,
         checkpoint_extras: CheckpointExtras,
         keep_last: int,
+        probes: Sequence[Probe] = PROBES,
         **kwargs: Any,
     ) -> None:
         self._optimizer_factory = optimizer_factory
         self._checkpoint_extras = checkpoint_extras
         self._keep_last = keep_last
+        self._probes = probes
         self._staging: Path | None = None
         self.panel = ""  # what the probes say of the step that was logged last
         super().__init__(*args, **kwargs)
@@ -69,7 +72,7 @@ class RlspecTrainerMixin(SpectralTrainerMixin, _Trainer):
 
     def step_numbers(self) -> dict[str, float]:
         """What the probes read."""
-        reading = read_probes(self.model, self.spectral_optimizer)
+        reading = read_probes(self.model, self.spectral_optimizer, self._probes)
         self.panel = reading.panel
         return reading.numbers
 

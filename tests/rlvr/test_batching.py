@@ -42,3 +42,13 @@ def test_a_micro_batch_that_does_not_divide_is_refused_with_the_nearest_that_doe
 def test_completions_that_cannot_be_divided_among_processes_are_refused() -> None:
     with pytest.raises(ConfigError, match="3 processes"):
         plan_batches(prompts_per_step=2, samples_per_prompt=2, updates_per_generation=1, micro_batch=None, world_size=3)
+
+
+def test_the_norm_test_needs_micro_batches_to_compare() -> None:
+    from rlspec.config.schema import Batch
+    from rlspec.rlvr.session import batch_plan
+
+    sizes = {"prompts_per_step": 4, "samples_per_prompt": 4, "norm_test": True}
+    assert batch_plan(Batch(**sizes, micro_batch=8), 1, supervised=False).gradient_accumulation_steps == 2
+    with pytest.raises(ConfigError, match=r"batch.norm_test=true: .* set batch.micro_batch to 8 or less"):
+        batch_plan(Batch(**sizes, micro_batch=16), 1, supervised=False)
