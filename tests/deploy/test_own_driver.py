@@ -109,3 +109,13 @@ def test_our_drivers_derive_from_the_protocol(name: str) -> None:
         each for each in vars(__import__(module, fromlist=["*"])).values() if Robot in getattr(each, "__mro__", ())
     ]
     assert any(each is not Robot and not each.__abstractmethods__ for each in robots)
+
+
+def test_the_simulated_robot_takes_every_option_of_every_task() -> None:
+    from rlspec_envs.franka.tasks import TASKS
+
+    asked = {name for task in TASKS.values() for name in inspect.signature(task.__init__).parameters} - {"self"}
+    assert "goal" in asked
+    assert asked <= DRIVERS["mujoco"].options.model_fields.keys()
+    parsed = DRIVERS["mujoco"].check({"colours": ["red"], "workspace": [0.4, 0.6, -0.2, 0.2]}, "mujoco")
+    assert parsed.model_dump(exclude_unset=True) == {"colours": ["red"], "workspace": [0.4, 0.6, -0.2, 0.2]}

@@ -33,7 +33,7 @@ class RobotDescription(Section):
     law: ExecutionLaw = DROID_HYBRID
     cameras: dict[str, str] = {}
     camera_keys: dict[str, str] = {}
-    options: dict[str, bool | int | float | str | list[float] | None] = {}
+    options: dict[str, bool | int | float | str | list[float] | list[str] | None] = {}
 
 
 class DryRunOptions(Section):
@@ -72,3 +72,8 @@ class MujocoOptions(Section):
     arm: str | None = None
     randomise: str | None = None
     distractors: int | None = Field(None, ge=0)
+    plates: int | None = Field(None, ge=1)
+    plate_radius: float | None = Field(None, gt=0)
+    colours: list[str] | None = None
+    workspace: list[float] | None = Field(None, min_length=4, max_length=4)
+    goal: str | None = None
