@@ -308,8 +308,8 @@ def _scalar(tokens: Tokens, level: int, spoken: bool) -> Form:
     body, unit = _split_unit(tokens)
     if unit is not None:
         inner = _build(body, level + 1)
-        if inner.kind == "scalar" and inner.unit is None:
-            return Form("scalar", inner.tokens, unit=unit)
+        if inner.kind == "scalar" and (inner.unit is None or inner.unit.startswith("per ")):
+            return Form("scalar", inner.tokens, unit=f"{unit} {inner.unit}" if inner.unit else unit)
         return Form("scalar", tuple(tokens))
     letters = all(len(token) == 1 and token.isalpha() for token in tokens)
     if (letters and len(tokens) > 1) or tokens[0].startswith(r"\text{"):

@@ -131,7 +131,7 @@ def _name(word: str, before: str, after: Tokens) -> str | None:
         first = after[0] if after else ""
         if first == " ":
             first = after[1] if len(after) > 1 else ""
-        opens = first in ("(", "{", "[", "^", "|") or first[:1] == "\\" or (first.isalnum() and after[0] == " ")
+        opens = first in ("(", "{", "[", "^", "|", "_") or first[:1] == "\\" or (first.isalnum() and after[0] == " ")
         return _CALLED[word] if opens or (word == "sqrt" and first.isdigit()) else None
     return _CONSTANTS.get(word)
 

@@ -97,7 +97,8 @@ def bare_unit(text: str) -> str:
     beside = _BESIDE_MATHEMATICS.match(text)
     if beside is not None:
         words = beside["words"].rstrip(". ")
-        return f"{beside['dollars'] or beside['round']}\\text{{{words}}}" if unit_of(words) else text
+        named = unit_of(words) if len(words) > 1 or words.lower() in KNOWN else None
+        return f"{beside['dollars'] or beside['round']}\\text{{{words}}}" if named else text
     match = _LAST_WORDS.search(text, max(0, len(text) - _LONGEST))
     if match is None:
         return text

@@ -8,6 +8,7 @@ import re
 from pathlib import Path
 
 import pytest
+from grader_agreement import Pair, math_verify, pairs, table
 
 from rlspec.rlvr.grading import equivalents, grade_answer, mutate
 
@@ -37,13 +38,6 @@ MATH_VERIFY_REFUSES = {
     "interval as relation": "it takes an inequality for an interval in one direction only, by design",
     "union as relations": "it takes an inequality for an interval in one direction only, by design",
 }
-
-
-def _math_verify(answer: str, gold: str) -> bool:
-    from math_verify import parse, verify
-
-    sides = [parse(f"\\boxed{{{text}}}", parsing_timeout=None) for text in (gold, answer)]
-    return bool(verify(*sides, timeout_seconds=None))
 
 
 def _why_accepted(kind: str, gold: str) -> str:
@@ -78,7 +72,7 @@ def quiet() -> None:
 
 def test_disagreements_on_wrong_answers_have_a_stated_reason(expressions: list[str]) -> None:
     pairs = [(m, gold) for gold in expressions[::2] for m in [*mutate(gold)[:3], *mutate(gold)[-1:]]]
-    disagreements = [(m, gold) for m, gold in pairs if _math_verify(m.answer, gold)]
+    disagreements = [(m, gold) for m, gold in pairs if math_verify(m.answer, gold)]
     reasons = {_why_accepted(m.kind, gold) for m, gold in disagreements}
     assert reasons <= set(MATH_VERIFY_ACCEPTS)
     assert all(grade_answer(m.answer, gold).correct is False for m, gold in disagreements)
@@ -87,5 +81,17 @@ def test_disagreements_on_wrong_answers_have_a_stated_reason(expressions: list[s
 
 def test_disagreements_on_equivalent_answers_have_a_stated_reason(expressions: list[str]) -> None:
     pairs = [(v, gold) for gold in expressions[::4] for v in equivalents(gold)]
-    kinds = {_why_refused(v.kind, gold) for v, gold in pairs if not _math_verify(v.answer, gold)}
+    kinds = {_why_refused(v.kind, gold) for v, gold in pairs if not math_verify(v.answer, gold)}
     assert kinds <= set(MATH_VERIFY_REFUSES)
+
+
+def test_the_table_counts_every_pair_once_for_every_grader(expressions: list[str]) -> None:
+    golds = expressions[::40]
+    asked = list(pairs(golds, 3))
+    assert {pair.same for pair in asked} == {True, False}
+    assert Pair("identity", golds[0], golds[0], True) in asked
+    header, _, *rows = [line.strip("| ").split(" | ") for line in table(golds, 3)]
+    assert header[:4] == ["kind", "pairs", "rlspec", "math-verify"]
+    sums = [row for row in rows if row[0].startswith("**")]
+    assert [int(row[1]) for row in sums] == [sum(pair.same is same for pair in asked) for same in (True, False)]
+    assert all(row[2].strip("*") == row[1] for row in rows)  # ours, always right

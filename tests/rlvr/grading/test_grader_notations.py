@@ -8,6 +8,18 @@ from rlspec.rlvr.grading import equivalents, grade_answer, mutate
 
 # Two spellings of one answer: each is accepted where the other is the gold.
 SAME = [
+    (r"\$15\text{ per hour}", r"\$15"),
+    (r"\$9 per hour", "9"),
+    ("log_2(3)", r"\log_2 3"),
+    ("2sqrt(3)", r"2\sqrt3"),
+    ("-7 1/2", "-7.5"),
+    ("BC=4, AB=3", "3,4"),
+    ("x=1, y=2 or x=2, y=1", "(1,2),(2,1)"),
+    ("-3<-x<2", "(-2,3)"),
+    (r"x\in\{1,2\}", "1,2"),
+    ("5 mi/h", "5 mph"),
+    ("100 cm^2", r"100\text{ square centimeters}"),
+    (r"\pi \div 8 + 1 \div 2", r"0.5 + \frac{\pi}{8}"),
     ("9", "$9$ hours"),
     ("125", "$125$ miles"),
     ("241920000", "$241,920,000$ cans"),
@@ -114,6 +126,24 @@ SAME = [
 
 # Two answers: neither is accepted for the other.
 DIFFERENT = [
+    ("$5$ x", "5"),
+    ("1 1/2", "11/2"),
+    ("5 m", "5"),
+    ("5 or 6 hours", "5"),
+    ("x>1, x<3", "(1,3)"),
+    ("x>1 or x<3", "(1,3)"),
+    ("1<x>2", "1<x<2"),
+    ("-3<-x<2", "(-3,2)"),
+    (r"1\le x", r"(1,\infty)"),
+    (r"x\in(1,2)", "1,2"),
+    ("x=3, x=4", "(3,4)"),
+    ("AB=4, BC=3", "3,4"),
+    ("e-3", "0.001"),
+    ("1e3", "103"),
+    (r"\$15 \text{ per hour}", r"15€"),
+    ("90 degrees", r"90\text{ radians}"),
+    ("x!=2", r"\mathbb{R}\setminus\{3\}"),
+    ("1:2", "1/2"),
     ("2,1", "x=1,y=2"),
     ("x=1,y=2", "2,1"),
     ("y=2,x=1", "(2,1)"),
