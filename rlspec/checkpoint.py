@@ -191,12 +191,21 @@ def remove_folder(path: Path) -> None:
     shutil.rmtree(path)
 
 
-def write_text_atomically(path: Path, text: str) -> None:
-    """Replace a small file in one step."""
+def write_bytes_atomically(path: Path, content: bytes) -> None:
+    """Replace a small file in one step; where the disk is full nothing is left of it."""
     staging = path.with_name(f".{path.name}.incomplete")
-    staging.write_text(text, encoding="utf-8")
-    _sync(staging)
-    os.replace(staging, path)
+    try:
+        staging.write_bytes(content)
+        _sync(staging)
+        os.replace(staging, path)
+    except OSError:
+        staging.unlink(missing_ok=True)
+        raise
+
+
+def write_text_atomically(path: Path, text: str) -> None:
+    """Replace a small text file in one step."""
+    write_bytes_atomically(path, text.encode())
 
 
 def write_json_atomically(path: Path, content: Any) -> None:

@@ -21,7 +21,15 @@ from rlspec.deploy.policy.asker import Asker
 from rlspec.deploy.policy.schedule import ScheduledStep, Scheduler
 from rlspec.deploy.safety.filter import FilterVerdict, SafetyFilter
 from rlspec.deploy.safety.gate import Gate
-from rlspec.deploy.safety.watchdog import Recoveries, Supervisor, WallWatch, Watchdog, WatchdogSettings, stalled_camera
+from rlspec.deploy.safety.watchdog import (
+    PaceWatch,
+    Recoveries,
+    Supervisor,
+    WallWatch,
+    Watchdog,
+    WatchdogSettings,
+    stalled_camera,
+)
 from rlspec.deploy.workers import Job, Worker
 from rlspec.errors import RobotError
 
@@ -89,7 +97,7 @@ class Loop:
         self._period = 1.0 / parts.control_hz
         self._watchdog = Watchdog(parts.watchdog, self._clock.now(), self._period)
         self._recoveries = Recoveries(parts.watchdog)
-        self._wall = WallWatch()
+        self._wall, self._pace = WallWatch(), PaceWatch()
         self._moving = False  # the robot follows our commands
         self._held: Array | None = None  # target that was sent last
         self._first_action: float | None = None
@@ -172,6 +180,9 @@ class Loop:
         assert state is not None
         if jump := self._wall.look(now, parts.wall()):
             self._events.append(jump)
+        if (clock := getattr(parts.robot, "robot_time", None)) is not None:
+            self._events += self._pace.look(now, clock)
+            self.outcome.pace = self._pace.overall
         if parts.gate.tripped:
             self._end("user" if parts.gate.tripped.startswith("e-stop") else "fault", parts.gate.tripped)
         elif parts.log.error:
@@ -228,7 +239,8 @@ class Loop:
         judgement = self._watchdog.judge(now, fresh=fresh, stopped=not self._moving)
         line = _asked(step, target)
         if verdict is not None and step is not None:
-            line["reasons"] = [*(target.reasons if target else ()), *verdict.reasons]
+            self.outcome.asked += 1
+            line["reasons"] = list(dict.fromkeys([*(target.reasons if target else ()), *verdict.reasons]))
             self.outcome.changed.update(line["reasons"])
             self.trouble = "" if fresh else ", ".join(line["reasons"])
         if judgement == "run" and verdict is not None and target is not None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import zipfile
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -16,6 +17,7 @@ from rlspec.serving.policy import Observation, PolicySpec
 
 BUILT_IN = ("hold", "zeros", "replay")
 _MAX_BATCH = 1024
+_UNREADABLE = (ValueError, KeyError, TypeError, AttributeError, EOFError, zipfile.BadZipFile)
 
 
 class HoldBatchPolicy:
@@ -95,8 +97,11 @@ def load_actions(path: Path, action_space: str) -> NDArray[np.float32]:
     width = ACTION_SPACES[action_space].size
     try:
         actions = np.asarray(_read(path), np.float32)
-    except (OSError, ValueError, KeyError, TypeError, EOFError) as error:
-        raise DataError(f"policy=replay:{path}: cannot be read: {' '.join(str(error).split())[:200]}") from error
+    except OSError as error:
+        raise DataError(f"policy=replay:{path}: {error.strerror or 'cannot be read'}") from error
+    except _UNREADABLE as error:  # NumPy's words are no help: for any foreign file it proposes to unpickle it
+        wanted = ".npy, .npz with `actions`, or the ticks.jsonl of a run"
+        raise DataError(f"policy=replay:{path}: holds no recorded actions; give {wanted}") from error
     if actions.ndim != 2 or not len(actions) or actions.shape[1] != width or not np.isfinite(actions).all():
         raise DataError(
             f"policy=replay:{path}: actions of shape {actions.shape}; {action_space} wants finite (N, {width})"

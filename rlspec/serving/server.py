@@ -8,6 +8,7 @@ import hmac
 import http
 import logging
 import time
+from collections import Counter
 from collections.abc import Callable
 from typing import Any
 
@@ -23,12 +24,13 @@ from rlspec.serving.batching import Batcher
 from rlspec.serving.connection import ConnectionGate, GuardedConnection
 from rlspec.serving.metrics import CONTENT_TYPE, Metrics
 from rlspec.serving.policy import BatchPolicy, openpi_metadata, roboarena_metadata
-from rlspec.serving.session import Session
+from rlspec.serving.session import Session, peer_of
 from rlspec.serving.settings import ServerSettings, tls_context
 
 _HANDSHAKES = 64  # connections that may be about to become sessions
 _HUNG_S = 60.0
 _CLOSE_S = 2.0
+_REFUSALS_S = 10.0  # between two lines about refused connections
 
 # Hostile connections must not fill the log: what matters is in the sessions' lines and in the metrics.
 _SILENT = logging.getLogger("rlspec.serving.websockets")
@@ -69,6 +71,8 @@ class PolicyServer:
         self._tls = tls_context(settings)
         self._sessions: set[Session] = set()
         self._number = 0
+        self._unsaid: Counter[str] = Counter()  # refusals since the last line about them
+        self._next_line: dict[str, float] = {}
         self._stopping = False
         self._gate = ConnectionGate(settings.max_sessions + _HANDSHAKES, settings.max_sessions, settings.read_s)
         self._batcher = Batcher(
@@ -168,7 +172,7 @@ class PolicyServer:
         if path == "/healthz":
             return self._health(connection)
         if not self._may_enter(request):
-            self.metrics.refused["token"] += 1
+            self._refused(connection, "token", "without the token (HTTP 401)")
             response: Response = connection.respond(http.HTTPStatus.UNAUTHORIZED, "a token is required\n")
             response.headers["WWW-Authenticate"] = "Bearer"
             return response
@@ -178,12 +182,24 @@ class PolicyServer:
             response.headers["Content-Type"] = CONTENT_TYPE
             return response
         if not self._gate.admit(connection):
-            self.metrics.refused["sessions"] += 1
+            self._refused(connection, "sessions", "all sessions are taken (HTTP 503)")
             text = f"all {self._settings.max_sessions} sessions are taken\n"
             response = connection.respond(http.HTTPStatus.SERVICE_UNAVAILABLE, text)
         else:
             return None
         return response
+
+    def _refused(self, connection: Any, kind: str, why: str) -> None:
+        """Count it, and say it: at once the first time, then at most every few seconds, however many there are."""
+        self.metrics.refused[kind] += 1
+        self._unsaid[kind] += 1
+        now = time.monotonic()
+        if now < self._next_line.get(kind, now):
+            return
+        self._next_line[kind] = now + _REFUSALS_S
+        more = f", the last of {self._unsaid[kind]}" if self._unsaid[kind] > 1 else ""
+        self._unsaid[kind] = 0
+        self._log(f"refused {peer_of(connection)}: {why}{more}")
 
     def _health(self, connection: Any) -> Response:
         hung = self._batcher.busy_s() > _HUNG_S or not self._batcher.alive

@@ -230,11 +230,16 @@ class Session:
         return "the server ends"
 
     def _summary(self, end: str) -> str:
-        peer = self.connection.remote_address
-        where = f"{peer[0]}:{peer[1]}" if isinstance(peer, tuple) else "unknown"
         median = f", median {statistics.median(self._recent):.1f} ms" if self._recent else ""
         seconds = time.monotonic() - self._started
-        return f"session {self.number} {where}: {self._answered} answers{median}, {seconds:.1f} s; {_printable(end)}"
+        served = f"{self._answered} answers{median}, {seconds:.1f} s"
+        return f"session {self.number} {peer_of(self.connection)}: {served}; {_printable(end)}"
+
+
+def peer_of(connection: Any) -> str:
+    """Address of the other end."""
+    peer = connection.remote_address
+    return f"{peer[0]}:{peer[1]}" if isinstance(peer, tuple) else "unknown"
 
 
 def _closing_words(error: ConnectionClosed) -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Callable
 from dataclasses import replace
 
@@ -235,6 +236,37 @@ def test_nonsense_is_not_carried_out(value: float) -> None:
     assert last - FAULT < 9 * PERIOD
     assert run.standstill_after(last) < SOON
     assert "not finite" in outcome.reason if not math.isfinite(value) else "units" in run.events()
+
+
+@pytest.mark.parametrize("spoiled", [1e9, 40.0, 0.3, 0.0])
+def test_no_reason_changes_more_actions_than_there_were(spoiled: float) -> None:
+    """Refused actions are not carried out, and two parts may give the same reason: shares once reached 1400%."""
+    run = simulation("seconds=4", "watchdog.give_up=3", "gripper.binary=false")
+    run.clock.at(FAULT - 1.5, lambda: setattr(run.policy, "spoil", lambda actions: actions + spoiled))
+    outcome = run.run()
+    asked = [line for line in run.log.lines if line["requested"] is not None]
+    assert outcome.asked == len(asked) >= outcome.fresh
+    assert all(count <= len(asked) for count in outcome.changed.values())
+    assert all(len(set(line["reasons"])) == len(line["reasons"]) for line in run.log.lines)
+    shares = re.findall(r"([\d.]+)%", "\n".join(outcome.lines()))
+    assert bool(shares) == bool(spoiled)
+    assert all(0 < float(share) <= 100 for share in shares)
+
+
+@pytest.mark.parametrize(("pace", "tells"), [(0.18, True), (0.9, True), (1.0, False), (1.3, True), (None, False)])
+def test_a_robot_whose_clock_is_not_ours_is_told(pace: float | None, *, tells: bool) -> None:
+    run = simulation("seconds=6")
+    if pace is not None:
+        run.robot.robot_time = 7.0
+        for tick in range(1500):
+            run.clock.at(
+                100 + 0.004 * tick, lambda tick=tick: setattr(run.robot, "robot_time", 7 + pace * 0.004 * tick)
+            )
+    outcome = run.run()
+    words = f"the robot's clock runs at {pace:.2f} of real time" if pace else "of real time"
+    assert (words in run.events()) is tells
+    assert (words in "\n".join(outcome.lines())) is tells
+    assert outcome.footer()["pace"] == (None if pace is None else pytest.approx(pace, rel=0.01))
 
 
 def test_wrong_width() -> None:

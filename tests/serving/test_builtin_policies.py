@@ -88,13 +88,15 @@ def test_actions_are_read_from_files(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("content", "words"),
     [
-        (None, "cannot be read"),
-        (b"", "cannot be read"),
-        (b"junk", "cannot be read"),
+        (None, "No such file"),
+        (b"", "holds no recorded actions; give .npy"),
+        (b"junk", "holds no recorded actions; give .npy"),
+        (b"PK\x03\x04 cut off", "holds no recorded actions"),
+        (b"\x93NUMPY\x01\x00 cut off", "holds no recorded actions"),
         (np.zeros((3, 7)), r"shape \(3, 7\)"),
         (np.zeros((0, 8)), r"shape \(0, 8\)"),
         (np.full((3, 8), np.inf), "finite"),
-        (np.array([{}], dtype=object), "cannot be read"),
+        (np.array([{}], dtype=object), "holds no recorded actions"),
     ],
 )
 def test_files_that_hold_no_actions_are_refused(tmp_path: Path, content: object, words: str) -> None:
@@ -105,3 +107,18 @@ def test_files_that_hold_no_actions_are_refused(tmp_path: Path, content: object,
         np.save(path, content, allow_pickle=True)
     with pytest.raises(DataError, match=words):
         load_actions(path, "joint_position")
+
+
+@pytest.mark.parametrize("path", ["/etc/passwd", __file__, "/bin/sh", "/dev/null", "/"])
+def test_a_foreign_file_is_named_without_advice_to_unpickle_it(path: str) -> None:
+    with pytest.raises(DataError) as caught:
+        load_actions(Path(path), "joint_position")
+    assert str(caught.value).startswith(f"policy=replay:{path}: ")
+    assert "pickle" not in str(caught.value)
+
+
+@pytest.mark.parametrize("text", ["1\n", "[1]\n", '{"requested": "x"}\n', "not json\n", '{"requested": [1, [2]]}\n'])
+def test_a_log_that_is_none_is_named(tmp_path: Path, text: str) -> None:
+    (tmp_path / "ticks.jsonl").write_text(text)
+    with pytest.raises(DataError, match="holds no recorded actions"):
+        load_actions(tmp_path / "ticks.jsonl", "joint_position")

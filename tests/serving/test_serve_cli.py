@@ -138,7 +138,7 @@ def test_usage_names_every_key(capsys: pytest.CaptureFixture[str]) -> None:
         (["policy=holt"], "did you mean hold?"),
         (["policy=replay"], "replay:FILE"),
         (["policy=hold:x"], "policy=hold:x"),
-        (["policy=replay:/none.npy"], "cannot be read"),
+        (["policy=replay:/none.npy"], "No such file"),
         (["policy=hold", "port=many"], "port=many: must be a whole number"),
         (["policy=hold", "port=70000"], "must be a whole number >= 0 and <= 65535"),
         (["policy=hold", "deadline_ms=soon"], "must be a number"),

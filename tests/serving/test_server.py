@@ -288,6 +288,19 @@ def test_a_token_opens_the_door(header: str | None, enters: bool) -> None:
             with pytest.raises(InvalidStatus, match="401"):
                 Plain(server.url, additional_headers=headers)
             assert server.server.metrics.refused["token"] == 1
+            (line,) = [line for line in server.lines if line.startswith("refused 127.0.0.1:")]
+            assert line.endswith(": without the token (HTTP 401)")
+
+
+def test_many_refusals_are_few_lines_that_count_them(monkeypatch: pytest.MonkeyPatch) -> None:
+    with serving(Echo(), token=TOKEN) as server:
+        for _ in range(5):
+            assert get(f"{server.url}/metrics")[0] == 401
+        assert len(server.lines) == 1
+        server.server._next_line.clear()  # the seconds between two lines are over
+        assert get(f"{server.url}/metrics", "wrong")[0] == 401
+    assert server.lines[1].endswith("without the token (HTTP 401), the last of 5")
+    assert not any(TOKEN in line or "wrong" in line for line in server.lines)
 
 
 def test_metrics_want_the_token_and_health_does_not() -> None:

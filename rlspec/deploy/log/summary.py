@@ -11,6 +11,7 @@ from typing import Any
 
 import numpy as np
 
+from rlspec.checkpoint import write_bytes_atomically
 from rlspec.contract.actions import JOINT_NAMES
 from rlspec.deploy.log.reader import RunLog, read_log
 
@@ -67,8 +68,9 @@ def write_summary(path: Path, out: Path | None = None) -> tuple[Path, Path]:
     folder = out or log.folder
     folder.mkdir(parents=True, exist_ok=True)
     picture, page = folder / f"{SUMMARY_NAME}.png", folder / f"{SUMMARY_NAME}.html"
-    draw(log, picture)
-    page.write_text(_page(log, measure(log), picture.read_bytes()), encoding="utf-8")
+    drawn = draw(log)
+    write_bytes_atomically(picture, drawn)
+    write_bytes_atomically(page, _page(log, measure(log), drawn).encode())
     return picture, page
 
 
@@ -81,7 +83,7 @@ def measure(log: RunLog) -> Figures:
         ticks=len(log.ticks),
         acted=sum(tick.get("requested") is not None for tick in log.ticks),
         seconds=float(time[-1]),
-        reasons=dict(Counter(reason for tick in log.ticks for reason in tick.get("reasons") or ()).most_common()),
+        reasons=dict(Counter(reason for tick in log.ticks for reason in set(tick.get("reasons") or ())).most_common()),
         phases=dict(Counter(str(tick.get("phase")) for tick in log.ticks)),
         events=[
             (int(tick["tick"]), float(when), str(tick["event"]))

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
+import io
 from collections.abc import Iterable
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -16,11 +16,12 @@ if TYPE_CHECKING:
 
 _PHASES = {"start": "#cfe8ff", "hold": "#ffe9b0", "stop": "#ffc9c0", "fault": "#ff8f80"}
 _MOST_REASONS = 12
+_LEAST_RANGE = 0.02  # rad of a joint's axis: a joint that stands still is a line, not its encoder's noise
 _MOST_POINTS = 4000  # per curve
 
 
-def draw(log: RunLog, path: Path) -> None:
-    """Draw joints, reasons, ages, lateness and the gripper into one PNG."""
+def draw(log: RunLog) -> bytes:
+    """Draw joints, reasons, ages, lateness and the gripper; returns a PNG file."""
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
@@ -38,7 +39,9 @@ def draw(log: RunLog, path: Path) -> None:
     title = f"{robot}, {mode}, {log.header.get('action_space')} by {law}, {log.control_hz:g} Hz: {ended}"
     figure.suptitle(f"{title}\n{key}", fontsize=11)
     figure.subplots_adjust(left=0.11, right=0.99, top=0.94, bottom=0.04, hspace=0.25, wspace=0.25)
-    figure.savefig(path, dpi=80)
+    file = io.BytesIO()
+    figure.savefig(file, dpi=80)
+    return file.getvalue()
 
 
 def _thin(count: int) -> slice:
@@ -61,6 +64,9 @@ def _draw_joint(axis: Axes, log: RunLog, joint: int, *, legend: bool) -> None:
     _shade(axis, log)
     axis.set_title(f"joint{joint + 1}, rad", fontsize=9)
     axis.margins(x=0)
+    low, high = axis.get_ylim()
+    if high - low < _LEAST_RANGE:
+        axis.set_ylim((low + high - _LEAST_RANGE) / 2, (low + high + _LEAST_RANGE) / 2)
     if legend:
         axis.legend(fontsize=8, ncols=4, loc="best")
 

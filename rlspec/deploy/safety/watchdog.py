@@ -12,6 +12,7 @@ from pydantic import Field
 from rlspec.config.schema import Section
 from rlspec.deploy.arm.interfaces import Frame
 from rlspec.deploy.clocks import Clock
+from rlspec.deploy.outcome import PACE_TOLERANCE, slow_words
 
 Judgement = Literal["run", "hold", "stop", "end"]
 _EPSILON = 1e-6
@@ -106,6 +107,33 @@ class WallWatch:
         offset, self._offset = self._offset, wall - now
         jump = 0.0 if offset is None else self._offset - offset
         return f"the wall clock jumped by {jump:+.1f} s" if abs(jump) > self._tolerance else ""
+
+
+class PaceWatch:
+    """Tells when the robot's own clock does not keep ours: a simulation that the machine is too slow for.
+
+    Attributes:
+        overall: Seconds of its clock per second of ours since the first look; None: too early to say.
+    """
+
+    def __init__(self, window: float = 2.0) -> None:
+        self._window = window
+        self._first: tuple[float, float] | None = None
+        self._told = False
+        self.overall: float | None = None
+
+    def look(self, now: float, robot_time: float) -> list[str]:
+        """What there is to tell, once; empty: nothing."""
+        if self._first is None:
+            self._first = now, robot_time
+        elapsed = now - self._first[0]
+        if elapsed < self._window:
+            return []
+        self.overall = (robot_time - self._first[1]) / elapsed
+        if self._told or abs(self.overall - 1) <= PACE_TOLERANCE:
+            return []
+        self._told = True
+        return [slow_words(self.overall)]
 
 
 class Recoveries:

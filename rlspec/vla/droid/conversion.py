@@ -12,7 +12,7 @@ import os
 import shutil
 import time
 from collections import Counter, deque
-from collections.abc import Generator, Iterator, Mapping, Sequence
+from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
 from concurrent.futures import Executor, Future
 from concurrent.futures.process import BrokenProcessPool
 from pathlib import Path
@@ -43,6 +43,7 @@ from rlspec.vla.droid.writing import (
 REFUSED = "meta/refused.jsonl"
 _FORMAT = 2  # of what decides what is in a data set; 1 scaled pictures by another filter
 _SECONDS = 5.0  # between two lines of progress
+_ENOUGH = 5  # recordings after which a time left is more than a guess
 _AHEAD = 2  # recordings under way per worker
 
 Refusal = dict[str, str]
@@ -144,11 +145,12 @@ class _Conversion:
         )
         finished = self.work / "dataset"
         shutil.rmtree(finished, ignore_errors=True)
-        progress = _Progress(len(items), self.display)
-        outcomes = _outcomes(items, job, self.staged, pool)
+        known = {item: outcome for item in items if (outcome := self.staged.outcome(item)) is not None}
+        progress = ConversionProgress(len(items), len(known), self.display)
+        outcomes = _outcomes(items, job, known, pool)
         for item, outcome in outcomes:
             self._take(item, outcome, finished, job.rate)
-            progress.show(self.recordings, len(self.refused))
+            progress.show(self.recordings, len(self.refused), staged=item in known)
             if self.recordings == settings.limit:
                 break
         outcomes.close()
@@ -270,10 +272,9 @@ def features_of(settings: ConvertSettings) -> dict[str, dict[str, Any]]:
 
 
 def _outcomes(
-    items: Sequence[Item], job: ConvertJob, staged: StagedEpisodes, pool: Pool | None
+    items: Sequence[Item], job: ConvertJob, known: Mapping[Item, ConversionOutcome], pool: Pool | None
 ) -> Generator[tuple[Item, ConversionOutcome]]:
     """What becomes of every recording, in order; a few are under way ahead of the one that is waited for."""
-    known = {item: outcome for item in items if (outcome := staged.outcome(item)) is not None}
     if len(known) == len(items):
         yield from known.items()
         return
@@ -305,20 +306,30 @@ def _result(future: Future[ConversionOutcome], item: Item) -> ConversionOutcome:
         ) from None
 
 
-class _Progress:
-    """A line every few seconds."""
+class ConversionProgress:
+    """A line every few seconds.
 
-    def __init__(self, total: int, display: Display) -> None:
-        self._total, self._display = total, display
-        self._started = self._shown = time.monotonic()
+    Args:
+        total: Recordings, `staged` of them finished by an earlier run: those pass at once and say nothing of the speed.
+    """
 
-    def show(self, used: int, refused: int) -> None:
-        now = time.monotonic()
+    def __init__(self, total: int, staged: int, display: Display, clock: Callable[[], float] = time.monotonic) -> None:
+        self._total, self._fresh, self._display, self._clock = total, total - staged, display, clock
+        self._shown = clock()
+        self._done = 0  # of those that were not staged
+        self._first = 0.0  # when the first of them was
+
+    def show(self, used: int, refused: int, *, staged: bool) -> None:
+        """One more is done."""
+        now = self._clock()
+        self._done += not staged
+        if self._done == 1 and not staged:
+            self._first = now  # speed counts from here: until now workers started and imported what they need
         if now - self._shown < _SECONDS:
             return
-        self._shown, done = now, used + refused
-        speed = done / (now - self._started)
-        left = (self._total - done) / speed
-        self._display.line(
-            f"convert: {done}/{self._total}  refused {refused}  {speed:.2f} per second  about {left:.0f} s left"
-        )
+        self._shown = now
+        pace = ""
+        if self._done > _ENOUGH and now > self._first:
+            speed = (self._done - 1) / (now - self._first)
+            pace = f"  {speed:.2f} per second  about {(self._fresh - self._done) / speed:.0f} s left"
+        self._display.line(f"convert: {used + refused}/{self._total}  refused {refused}{pace}")

@@ -5,6 +5,9 @@ from __future__ import annotations
 import base64
 import html.parser
 import json
+import resource
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import numpy as np
@@ -87,7 +90,6 @@ def test_the_picture_holds_the_curves_of_the_log(run: Path, monkeypatch: pytest.
 
     kept: list[Figure] = []
     monkeypatch.setattr(Figure, "savefig", lambda self, *_, **__: kept.append(self))
-    monkeypatch.setattr(Path, "read_bytes", lambda _: b"")
     write_summary(run, tmp_path)
     log = read_log(run)
     axes = kept[0].axes
@@ -149,3 +151,54 @@ def test_what_is_no_log_is_refused_in_one_line(tmp_path: Path) -> None:
     write(tmp_path, [{"tick": 1}])
     with pytest.raises(DataError, match="no header"):
         read_log(tmp_path)
+
+
+@contextmanager
+def largest_file(size: int) -> Iterator[None]:
+    """What is written beyond fails, as on a disk that is full."""
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (size, before[1]))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+
+
+@pytest.mark.parametrize("room", [0, 1000])
+def test_a_full_disk_leaves_no_half_of_a_picture(run: Path, tmp_path: Path, room: int) -> None:
+    with largest_file(room), pytest.raises(OSError):
+        write_summary(run, tmp_path)
+    assert list(tmp_path.iterdir()) == []
+    picture, page = write_summary(run, tmp_path)
+    before = picture.read_bytes(), page.read_bytes()
+    with largest_file(room), pytest.raises(OSError):
+        write_summary(run, tmp_path)
+    assert (picture.read_bytes(), page.read_bytes()) == before
+
+
+def test_a_joint_that_stands_is_drawn_as_a_line_and_one_that_moves_fills_its_axis(
+    run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from matplotlib.figure import Figure
+
+    lines = [json.loads(line) for line in (run / "ticks.jsonl").read_text().splitlines()]
+    for number, line in enumerate(lines[1:-1]):
+        line["state"]["joints"] = [0.3 + 1e-8 * (number % 2), 0.1 * number] + [0.0] * 5
+        line["target"] = line["sent"] = None
+    write(tmp_path, lines)
+    kept: list[Figure] = []
+    monkeypatch.setattr(Figure, "savefig", lambda self, *_, **__: kept.append(self))
+    write_summary(tmp_path)
+    limits = [axis.get_ylim() for axis in kept[0].axes[:7]]
+    assert limits[0] == pytest.approx((0.29, 0.31), abs=1e-6)
+    assert limits[1][1] - limits[1][0] == pytest.approx(1.1 * 5.9)  # matplotlib's margins
+
+
+def test_a_tick_counts_once_for_a_reason_however_often_it_is_named(run: Path, tmp_path: Path) -> None:
+    lines = [json.loads(line) for line in (run / "ticks.jsonl").read_text().splitlines()]
+    for line in lines[1:-1]:
+        line["reasons"] = ["slew", "slew"] if line["requested"] else []
+    write(tmp_path, lines)
+    _, page = write_summary(tmp_path)
+    cells = {row[0]: row[1] for row in Page(page.read_text()).rows if len(row) >= 2}
+    assert cells["slew"].startswith("56 ticks, 100.0%")

@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import json
 import os
+import re
 import shutil
 import signal
 import subprocess
@@ -37,6 +38,7 @@ from rlspec.errors import ConfigError, DataError
 from rlspec.vla.data import staging
 from rlspec.vla.data.checking import check_dataset
 from rlspec.vla.droid import raw, writing
+from rlspec.vla.droid.conversion import ConversionProgress
 from rlspec.vla.droid.episodes import Frame, Item, Recording, RecordingSource
 from rlspec.vla.droid.settings import ConvertSettings
 from rlspec.vla.droid.writing import ConversionOutcome
@@ -320,3 +322,38 @@ def test_killed_with_its_processes_and_continued(recordings: Path, whole: Path, 
     else:
         raise AssertionError("a worker outlives its parent")
     assert json.loads((tmp_path / "out/meta/rlspec.json").read_text())["suite"] == "droid"
+
+
+class Told(Display):
+    """Keeps its lines."""
+
+    def __init__(self) -> None:
+        super().__init__("plain", quiet=True)
+        self.lines: list[str] = []
+
+    def line(self, text: str = "") -> None:
+        self.lines.append(text)
+
+
+def seconds_left(starting: float, staged: int, each: float, total: int) -> list[tuple[float, float]]:
+    """(said, true) seconds left where workers start, what was staged passes at once, and each further one takes as
+    long."""
+    now, told = 0.0, Told()
+    progress = ConversionProgress(total, staged, told, lambda: now)
+    pairs = []
+    now = starting
+    for done in range(1, total + 1):
+        now += each if done > staged else 0.0
+        before = len(told.lines)
+        progress.show(done - done // 10, done // 10, staged=done <= staged)
+        if len(told.lines) > before and (said := re.search(r"about (\d+) s left", told.lines[-1])):
+            pairs.append((float(said[1]), (total - done) * each))
+    return pairs
+
+
+@pytest.mark.parametrize(("starting", "staged"), [(5.0, 0), (60.0, 0), (0.0, 0), (5.0, 200)])
+def test_the_time_left_is_that_of_the_speed_without_the_start(starting: float, staged: int) -> None:
+    pairs = seconds_left(starting, staged, 0.25, 400)
+    assert len(pairs) > 5
+    for said, true in pairs:
+        assert said == pytest.approx(true, abs=1.0)
