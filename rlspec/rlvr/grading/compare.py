@@ -197,7 +197,7 @@ class _Comparison:
         """Both are equations, or one is and its left side is a name that can be dropped."""
         if answer.kind != gold.kind:
             whole, other = (answer, gold) if answer.kind == "equation" else (gold, answer)
-            if not is_name(whole.tokens):
+            if not is_name(whole.tokens) or other.kind == "named":
                 return "different"
             return self.forms(whole.items[0], other) if whole is answer else self.forms(other, whole.items[0])
         if answer.mark != gold.mark:

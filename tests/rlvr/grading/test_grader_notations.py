@@ -126,6 +126,8 @@ SAME = [
 
 # Two answers: neither is accepted for the other.
 DIFFERENT = [
+    ("x=1 or x=2", "x=1, y=2"),
+    ("x=1, 2", "x=1, y=2"),
     ("$5$ x", "5"),
     ("1 1/2", "11/2"),
     ("5 m", "5"),
