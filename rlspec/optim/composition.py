@@ -115,6 +115,7 @@ class Stage(_WithOptions):
         check: raises ConfigError on options that cannot work; called with the options as keywords.
         iterates: whether its blocks come in `Step.compute_dtype`, which may be bfloat16; otherwise they have the
             buffers' dtype, so that a stage can mix the two whatever the arithmetic of the iterations before it.
+        bounded: whether it sends singular values to 1 and below, as Muon does, so that nobody need measure them.
     """
 
     function: Callable[..., Tensor]
@@ -122,6 +123,7 @@ class Stage(_WithOptions):
     reads_gradient: bool = False
     check: Callable[..., None] | None = None
     iterates: bool = False
+    bounded: bool = False
 
     def __call__(self, blocks: Tensor, step: Step) -> Tensor:
         """Run the function with the options of the step's settings."""
@@ -134,9 +136,10 @@ def stage(
     reads_gradient: bool = False,
     check: Callable[..., None] | None = None,
     iterates: bool = False,
+    bounded: bool = False,
 ) -> Callable[[Callable[..., Tensor]], Stage]:
     """Turn a function into a stage: `@stage()` above it; the arguments are `Stage`'s."""
-    return lambda function: Stage(function, buffers, reads_gradient, check, iterates)
+    return lambda function: Stage(function, buffers, reads_gradient, check, iterates, bounded)
 
 
 @dataclass
@@ -264,6 +267,11 @@ class Rule:
     def width(self) -> int:
         """Parameters that move together."""
         return 2 if self.kind == "pair" else 1
+
+    @property
+    def bounded(self) -> bool:
+        """Whether no direction of an update is longer than Muon's before `adjust_lr`; pairs count as a whole matrix."""
+        return self.kind == "pair" or bool(self.stages) and self.stages[-1].bounded
 
     @property
     def all_stages(self) -> tuple[Stage | PairStage | Kernel, ...]:

@@ -9,7 +9,7 @@ from dataclasses import dataclass, field, fields
 from functools import cache
 from typing import Any, Literal, get_type_hints
 
-AdjustLr = Literal["match_rms_adamw", "original", "spectral", "paper", "none"]
+AdjustLr = Literal["match_rms_adamw", "match_spectral_adamw", "original", "spectral", "paper", "none"]
 PromotionSteps = float | Literal["auto"]
 Split = Literal["heads", "whole"]
 

@@ -14,7 +14,7 @@ import torch
 
 from rlspec.errors import ConfigError
 from rlspec.optim.rules import get_rule
-from rlspec.optim.stages.scale import step_scale
+from rlspec.optim.stages.scale import MATCHED, step_scale
 
 ADAMW_RMS = 0.2
 """Usual root mean square of AdamW's updates over lr, as Moonlight measured it; early in training it is nearer to 1."""
@@ -49,7 +49,8 @@ def update_rms(
 
     Raises:
         ConfigError: on an unknown rule or adjust_lr, on rules as long as the gradient (`auon`, `sgd`), on those of
-            `NOT_MATCHED`, and on a rule with a rank if its energy is needed and not given.
+            `NOT_MATCHED`, on a rule with a rank if its energy is needed and not given, and under match_spectral_adamw
+            on rules whose singular values have to be measured.
     """
     entry = get_rule(rule)
     if entry.length == "gradient":
@@ -57,11 +58,15 @@ def update_rms(
             f"rule {rule}: its updates are as long as the gradient is, so no learning rate can be matched"
         )
     if entry.length == "unit":
-        return ADAMW_RMS if adjust_lr == "match_rms_adamw" else 1.0
+        return ADAMW_RMS if adjust_lr in MATCHED else 1.0
     if not entry.spectral:
         return ADAMW_RMS
     if rule in NOT_MATCHED:
         raise ConfigError(f"rule {rule}: its updates are {NOT_MATCHED[rule]}, so no learning rate can be matched")
+    if adjust_lr == "match_spectral_adamw" and entry.length == "measured" and not entry.bounded:
+        raise ConfigError(
+            f"rule {rule}: under adjust_lr={adjust_lr!r} its length goes by each update's singular values"
+        )
     if energy is None and rule in OF_A_RANK and adjust_lr != "match_rms_adamw":
         raise ConfigError(f"rule {rule}: under adjust_lr={adjust_lr!r} its length goes by its rank; give it as energy")
     rows, cols = shape

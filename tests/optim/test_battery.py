@@ -364,7 +364,7 @@ def test_telemetry_has_the_same_numbers_for_every_rule(rule: str) -> None:
         optimizer.step()
         assert bool(optimizer.telemetry()) == (step == 1)
     numbers = optimizer.telemetry()["r"]
-    expected = {"update_rms", "change_rms", "weight_rms", "weight_rms_to_inf"}
+    expected = {"update_rms", "update_spectral", "change_rms", "weight_rms", "weight_rms_to_inf"}
     expected |= {"stable_rank", "pass_energy", "gated_share", "skipped"}
     assert numbers.keys() == expected
     assert all(math.isfinite(value) for value in numbers.values())

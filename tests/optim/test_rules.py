@@ -6,7 +6,7 @@ import math
 
 import pytest
 import torch
-from rule_cases import change, in_both_arithmetics, matrices, set_gradients
+from rule_cases import ALONE, change, in_both_arithmetics, matrices, set_gradients
 from torch import Tensor, nn
 
 from rlspec.errors import ConfigError
@@ -49,6 +49,43 @@ def test_matched_by_rms_pion_has_rms_one_fifth_however_many_directions_pass(rank
     assert rms(change("pion", params, promotion_steps=promotion_steps)[0]) == pytest.approx(0.2, rel=2e-2)
 
 
+@pytest.mark.parametrize("heads", [1, 2])
+def test_matched_by_spectral_norm_pions_one_direction_moves_as_far_as_muons_and_by_rms_further(heads: int) -> None:
+    shape = (32, 48)
+    size = shape[0] // heads
+    one_direction = torch.outer(torch.ones(32), torch.randn(48, generator=torch.Generator().manual_seed(0)))
+    furthest = {}
+    for mode in ("match_rms_adamw", "match_spectral_adamw"):
+        params = matrices(shape, dtype=torch.float64)
+        params[0].grad = one_direction.double()
+        (delta,) = change("pion", params, num_heads=heads, adjust_lr=mode)
+        furthest[mode] = [float(torch.linalg.matrix_norm(head, 2)) for head in delta.chunk(heads)]
+    muons = 0.2 * math.sqrt(48)
+    assert furthest["match_spectral_adamw"] == pytest.approx([muons] * heads, rel=1e-6)
+    assert furthest["match_rms_adamw"] == pytest.approx([muons * math.sqrt(size)] * heads, rel=1e-6)
+
+
+@pytest.mark.parametrize("shape", [(24, 40), (40, 24)])
+@pytest.mark.parametrize("rule", [name for name in ALONE if RULES[name].length in ("full_rank", "measured")])
+def test_matched_by_spectral_norm_no_direction_moves_further_than_muons(rule: str, shape: tuple[int, int]) -> None:
+    muons_own = 1.21 if RULES[rule].bounded or rule == "root" else 1.05  # Keller's overshoot; or the estimate's error
+    settings: dict[str, float] = {"rank": 3} if rule == "low_rank_muon" else {}
+    for decay in (0.5, 1.0):  # few directions, and all
+        params = matrices(shape)
+        set_gradients(params, decay=decay)
+        (delta,) = change(rule, params, adjust_lr="match_spectral_adamw", promotion_steps="auto", **settings)
+        assert 0 < float(torch.linalg.matrix_norm(delta, 2)) <= muons_own * 0.2 * math.sqrt(40)
+
+
+def test_muon_is_as_long_matched_by_spectral_norm_as_by_rms() -> None:
+    deltas = []
+    for mode in ("match_rms_adamw", "match_spectral_adamw"):
+        params = matrices((8, 12))
+        set_gradients(params)
+        deltas += change("muon", params, adjust_lr=mode)
+    assert torch.equal(*deltas)
+
+
 @in_both_arithmetics
 def test_a_nearly_shut_gate_is_not_amplified() -> None:
     params = matrices((32, 64))
@@ -73,6 +110,7 @@ def test_the_papers_step_is_s_times_the_root_of_the_longer_side_of_a_block(arith
         ("original", 2, 8, 1.0),
         ("spectral", 2, 8, 0.5),
         ("match_rms_adamw", 4, 25, 1.0),
+        ("match_spectral_adamw", 4, 25, 1.0),
         ("paper", 4, 9, 15.0),
         ("none", 4, 9, 1.0),
     ],

@@ -163,10 +163,11 @@ class SpectralOptimizer(torch.optim.Optimizer):
         """Numbers of the newest collected step, by role; the same for every rule.
 
         `change_rms` is the root mean square of the weights' actual change and `update_rms` the same over lr (AdamW's is
-        about 0.2 to 1), `weight_rms` that of the weights; for matrices also their largest operator norm from RMS to the
-        maximum, `weight_rms_to_inf` (of the output head, what Scion's authors watch), and the means over blocks of
-        `stable_rank` (of the momentum), `pass_energy` (directions that passed) and `gated_share`, the share of blocks
-        with no update. `skipped` counts all updates left out because of NaN or Inf.
+        about 0.2 to 1), `weight_rms` that of the weights. For matrices also `update_spectral`, the largest singular
+        value of a block's change over lr (Muon's with AdamW's RMS: 0.2 sqrt(max(rows, cols))), and the largest operator
+        norm of weights from RMS to the maximum, `weight_rms_to_inf` (of the output head, what Scion's authors watch);
+        and the means over blocks of `stable_rank` (of the momentum), `pass_energy` (directions that passed) and
+        `gated_share`, the share of blocks with no update. `skipped` counts all updates left out because of NaN or Inf.
         """
         return self._recorder.latest()
 
@@ -276,7 +277,8 @@ class SpectralOptimizer(torch.optim.Optimizer):
         rule = get_rule(group["rule"])
         targets, lr = [entry.target for entry in entries], float(group["lr"])
         result = None if rule.kernel is not None else updates(group, rule, entries)
-        with self._recorder.measure(group["role"], lr, targets):
+        cut = layout(group, rule) if rule.spectral else None
+        with self._recorder.measure(group["role"], lr, targets, cut):
             if result is not None:
                 apply_updates(group, rule, entries, result)
             elif rule.kernel is not None:

@@ -14,14 +14,15 @@ from contextlib import contextmanager
 import torch
 from torch import Tensor
 
-from rlspec.optim.kernels.normalisers import frobenius, stable_rank
+from rlspec.optim.kernels.layout import split_blocks
+from rlspec.optim.kernels.normalisers import frobenius, largest_singular, stable_rank
 from rlspec.optim.stages.filters import pass_energy
 
 GATED_ENERGY = 1e-4
 """A block whose pass energy is below this gets no update: its norm is under 1% of one passing direction's."""
 
 LARGEST_MEASURED = 1 << 24
-"""Values of a matrix up to which the stable rank of an AdamW parameter is measured: embeddings would take seconds."""
+"""Values of a matrix up to which that of an elementwise rule is measured: embeddings would take seconds."""
 
 
 def rms_to_inf(weight: Tensor) -> float:
@@ -108,8 +109,17 @@ class Recorder:
                     self.skip(role, name)
 
     @contextmanager
-    def measure(self, role: str, lr: float, targets: list[Tensor]) -> Iterator[None]:
-        """Compare the weights after the body with those before; copies them, so pass a bounded number."""
+    def measure(
+        self, role: str, lr: float, targets: list[Tensor], layout: tuple[int, int, bool] | None = None
+    ) -> Iterator[None]:
+        """Compare the weights after the body with those before; copies them, so pass a bounded number.
+
+        Args:
+            role: of their group.
+            lr: learning rate.
+            targets: what moves.
+            layout: num_heads, head_axis, stacked of a rule of matrices; None: an elementwise rule.
+        """
         if not self.collecting:
             yield
             return
@@ -117,13 +127,17 @@ class Recorder:
         yield
         sums = self._sums[role]
         for old, new in zip(before, targets, strict=True):
-            change = float((new - old).square().sum(dtype=torch.float64))
+            moved = new - old
+            change = float(moved.square().sum(dtype=torch.float64))
             sums["change"] += change
             sums["update"] += change / lr**2 if lr else 0.0
             sums["weight"] += float(new.square().sum(dtype=torch.float64))
             sums["values"] += new.numel()
             if new.ndim > 1 and new.numel():
                 sums["rms_to_inf"] = max(sums["rms_to_inf"], rms_to_inf(new))
+                if lr and (layout is not None or moved.numel() <= LARGEST_MEASURED):
+                    top = largest_singular(split_blocks(moved, *(layout or (1, 0, False))))
+                    sums["spectral"] = max(sums["spectral"], float(top.max()) / lr)
 
     def blocks(self, role: str, seen: Tensor, filtered: Tensor, energy: Tensor | None) -> None:
         """Record what a rule did to a batch of blocks.
@@ -180,6 +194,8 @@ class Recorder:
         }
         if "rms_to_inf" in sums:
             summary["weight_rms_to_inf"] = sums["rms_to_inf"]
+        if "spectral" in sums:
+            summary["update_spectral"] = sums["spectral"]
         if sums["blocks"]:
             summary["stable_rank"] = sums["stable_rank"] / sums["blocks"]
             summary["pass_energy"] = sums["energy"] / sums["blocks"]

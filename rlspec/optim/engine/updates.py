@@ -12,9 +12,10 @@ from torch import Tensor
 
 from rlspec.optim.composition import Kernel, Pair, Rule, Stage, Step
 from rlspec.optim.kernels.layout import block_shape, merge_blocks, split_blocks
+from rlspec.optim.kernels.normalisers import largest_singular
 from rlspec.optim.kernels.rounding import stochastic_round
 from rlspec.optim.stages.clipping import soft_clip_blocks
-from rlspec.optim.stages.scale import MATCHED, step_scale
+from rlspec.optim.stages.scale import MATCHED, SIZED, step_scale
 
 Group = dict[str, Any]
 State = dict[str, Tensor]
@@ -133,8 +134,7 @@ def _composed_updates(group: Group, rule: Rule, entries: list[Entry]) -> Updates
     blocks = _through(rule.stages, direction, step)
     _write_back(step, entries)
     filtered = blocks.to(direction.dtype)
-    measured = step.energy if rule.length == "measured" else None
-    factor, factors = _length(group, rule, rows, cols, measured)
+    factor, factors = _length(group, rule, rows, cols, step.energy, filtered)
     scaled = filtered if factors is None else filtered * factors.to(filtered.dtype)[:, None, None]
     if update_clip:
         scaled, factor = soft_clip_blocks(scaled * factor, update_clip), 1.0
@@ -192,11 +192,20 @@ def _begin(group: Group, entries: list[Entry], rows: int, cols: int, rule: Rule)
 
 
 def _length(
-    group: Group, rule: Rule, rows: int, cols: int, energy: Tensor | None = None
+    group: Group,
+    rule: Rule,
+    rows: int,
+    cols: int,
+    energy: Tensor | None = None,
+    filtered: Tensor | None = None,
 ) -> tuple[float, Tensor | None]:
-    """`step_scale` of a block; of the modes only AdamW's is for entries, the others are for matrices."""
-    mode = group["adjust_lr"] if rule.spectral or rule.length == "unit" and group["adjust_lr"] == MATCHED else "none"
-    return step_scale(mode, rows, cols, energy=energy, paper_scale=group["paper_scale"], length=rule.length)
+    """`step_scale` of a block; of the modes only AdamW's are for entries, the others are for matrices."""
+    mode = group["adjust_lr"] if rule.spectral or rule.length == "unit" and group["adjust_lr"] in MATCHED else "none"
+    top = None
+    if mode == "match_spectral_adamw" and filtered is not None and not rule.bounded and rule.length not in SIZED:
+        top = largest_singular(filtered)
+    energy = energy if rule.length == "measured" else None
+    return step_scale(mode, rows, cols, energy=energy, top=top, paper_scale=group["paper_scale"], length=rule.length)
 
 
 def _momentum(group: Group, rule: Rule, entries: list[Entry], gradients: list[Tensor]) -> list[Tensor]:

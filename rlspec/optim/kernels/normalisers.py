@@ -114,6 +114,21 @@ def stable_rank(blocks: Tensor, gram: Tensor | None = None) -> Tensor:
     return torch.where(energy > 0, energy / nonzero(top), 0.0)
 
 
+def largest_singular(blocks: Tensor) -> Tensor:
+    """Largest singular value per block: never too large, up to 4 % too small where many crowd below it.
+
+    No host synchronisation. Costs a Gram matrix of the short side and three products of its size.
+
+    Args:
+        blocks: (batch, rows, cols); computed in float32 or wider.
+
+    Returns:
+        (batch,).
+    """
+    unit = frobenius(blocks, torch.promote_types(blocks.dtype, torch.float32))
+    return norm(blocks).squeeze((1, 2)) * _largest_eigenvalue(short_gram(unit)).sqrt()
+
+
 def _largest_eigenvalue(gram: Tensor) -> Tensor:
     """`(tr R^16 / tr R^12)^(1/4)`, R rescaled on the way: a mean of the eigenvalues, which never exceeds the largest.
 

@@ -41,7 +41,7 @@ def check_schedule(schedule: str, **_: object) -> None:
         raise ConfigError(f"schedule={schedule!r}; {nearest(schedule, SCHEDULES)}")
 
 
-@stage(check=check_schedule, iterates=True)
+@stage(check=check_schedule, iterates=True, bounded=True)
 def polar(blocks: Tensor, step: Step, *, ns_steps: int, schedule: str = "keller") -> Tensor:
     """Map every singular value towards 1 (Muon): the polar factor as far as the schedule converges."""
     filtered = newton_schulz(blocks, SCHEDULES[schedule](ns_steps))
@@ -59,7 +59,7 @@ def _check_high_pass(promotion_steps: float | str, ns_steps: int) -> None:
         )
 
 
-@stage(check=_check_high_pass, iterates=True)
+@stage(check=_check_high_pass, iterates=True, bounded=True)
 def high_pass(blocks: Tensor, step: Step, *, promotion_steps: float | Literal["auto"], ns_steps: int) -> Tensor:
     """Pion's gate: singular values above a threshold go to 1, those below to 0 (arXiv 2605.19282).
 
@@ -76,7 +76,7 @@ def high_pass(blocks: Tensor, step: Step, *, promotion_steps: float | Literal["a
     return filtered
 
 
-@stage(iterates=True)
+@stage(iterates=True, bounded=True)
 def low_pass(blocks: Tensor, step: Step) -> Tensor:
     """The control of Pion's paper, LPMuon: singular values below 1/2 go to 1, those above to 0; it should not learn.
 
@@ -87,7 +87,7 @@ def low_pass(blocks: Tensor, step: Step) -> Tensor:
     return filtered
 
 
-@stage(check=lambda rank: check_whole("rank", rank))
+@stage(check=lambda rank: check_whole("rank", rank), bounded=True)
 def low_rank(blocks: Tensor, step: Step, *, rank: int = 128) -> Tensor:
     """The exact control of Pion's paper, LRMuon: `U_k V_k^T` of the k = rank largest singular values.
 

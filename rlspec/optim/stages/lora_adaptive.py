@@ -1,8 +1,8 @@
 """Adam's relatives on a LoRA pair: second moments in coordinates in which the gauge is gone.
 
 Both rules work in the bases of `stages.lora`, `B L_B` and `L_A^T A`, with its damping at B = 0 and its float64
-for everything of the size of a factor. Their updates have AdamW's length, `adjust_lr` on top of it unless that is
-match_rms_adamw, and are not halved.
+for everything of the size of a factor. Their updates have AdamW's length, `adjust_lr` on top of it unless that
+matches AdamW's, and are not halved.
 """
 
 from __future__ import annotations

@@ -74,7 +74,7 @@ def _trion_buffers(rows: int, cols: int, settings: Settings) -> dict[str, Buffer
     return {"undelivered": Buffer((rows, cols))}
 
 
-@stage(buffers=_trion_buffers, check=_check_trion)
+@stage(buffers=_trion_buffers, check=_check_trion, bounded=True)
 def trion(
     blocks: Tensor,
     step: Step,

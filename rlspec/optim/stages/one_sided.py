@@ -6,8 +6,8 @@ and of a router can be shifted together without effect, so their mean is taken o
 
 Lengths: the rows of `row_norm` have norm 1, as published, when `adjust_lr` is "none"; "match_rms_adamw" gives every row
 of a matrix root mean square 0.2, however many are stale. The polar ones are polar factors times the nuclear norm to the
-power of `nuclear_exponent`, as published; "match_rms_adamw" fixes the length, so the nuclear norm is left out there and
-the length is Muon's.
+power of `nuclear_exponent`, as published; a length matched to AdamW's is fixed, so the nuclear norm is left out there
+and the length is Muon's.
 """
 
 from __future__ import annotations
@@ -25,6 +25,7 @@ from rlspec.optim.kernels.newton_schulz import newton_schulz
 from rlspec.optim.kernels.normalisers import frobenius
 from rlspec.optim.kernels.roots import ITERATIONS, inverse_sqrt, root_schedule
 from rlspec.optim.kernels.schedules import polar_express
+from rlspec.optim.stages.scale import MATCHED
 
 POLAR_STEPS = 8
 """Of Polar Express, in half precision: enough for singular values above 1e-3 of the norm."""
@@ -161,7 +162,7 @@ def column_norm(blocks: Tensor, step: Step, *, stale_eps: float = 1e-3, eps_mode
 
 def _with_nuclear_norm(direction: Tensor, unit: Tensor, norm: Tensor, exponent: float, adjust_lr: str) -> Tensor:
     """Times ||M||_*^exponent = (norm <direction, unit>)^exponent, unless the length is matched to AdamW's."""
-    if adjust_lr == "match_rms_adamw" or exponent == 0:
+    if adjust_lr in MATCHED or exponent == 0:
         return direction
     nuclear = (direction * unit).sum((1, 2), keepdim=True).clamp(min=0) * norm
     return direction * nuclear**exponent
@@ -184,7 +185,7 @@ def _polar_stage(
     return _with_nuclear_norm(direction, unit, norm, exponent, adjust_lr)
 
 
-@stage(check=_check_eps)
+@stage(check=_check_eps, bounded=True)
 def right_polar(
     blocks: Tensor,
     step: Step,
@@ -202,7 +203,7 @@ def right_polar(
     return _polar_stage(blocks, step, "right", (polar_eps, eps_mode, nuclear_exponent, adjust_lr))
 
 
-@stage(check=_check_eps)
+@stage(check=_check_eps, bounded=True)
 def left_polar(
     blocks: Tensor,
     step: Step,
@@ -216,7 +217,7 @@ def left_polar(
     return _polar_stage(blocks, step, "left", (polar_eps, eps_mode, nuclear_exponent, adjust_lr))
 
 
-@stage(check=_check_eps)
+@stage(check=_check_eps, bounded=True)
 def centered_left_polar(
     blocks: Tensor,
     step: Step,
@@ -230,7 +231,7 @@ def centered_left_polar(
     return _polar_stage(blocks, step, "left", (polar_eps, eps_mode, nuclear_exponent, adjust_lr), center=True)
 
 
-@stage(check=_check_eps)
+@stage(check=_check_eps, bounded=True)
 def row_then_polar(
     blocks: Tensor,
     step: Step,

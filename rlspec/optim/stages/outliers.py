@@ -88,7 +88,7 @@ def smallest_by_bits(magnitudes: Tensor, place: int) -> Tensor:
     return high.view(magnitudes.dtype)[:, 0]
 
 
-@stage(iterates=True)
+@stage(iterates=True, bounded=True)
 def fitted_polar(blocks: Tensor, step: Step, *, ns_steps: int) -> Tensor:
     """Muon's polar factor with the coefficients of `FITTED` for the block's shape."""
     rows, cols = blocks.shape[1:]

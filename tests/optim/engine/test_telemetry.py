@@ -33,6 +33,9 @@ def test_the_numbers_are_the_steps_own() -> None:
     assert numbers["change_rms"] == pytest.approx(change, rel=1e-6)
     assert numbers["update_rms"] == pytest.approx(change / 0.1, rel=1e-6)
     assert numbers["weight_rms"] == pytest.approx(matrix.square().mean().sqrt().item(), rel=1e-6)
+    heads = ((matrix.detach() - before) / 0.1).chunk(2)
+    furthest = max(float(torch.linalg.matrix_norm(head, 2)) for head in heads)
+    assert numbers["update_spectral"] == pytest.approx(furthest, rel=1e-3)
     row = matrix.detach()[matrix.norm(dim=1).argmax()]
     features = row / row.square().mean().sqrt()  # of all with RMS 1, those that move an entry of the output furthest
     assert numbers["weight_rms_to_inf"] == pytest.approx((matrix.detach() @ features).max().item(), rel=1e-6)
@@ -42,6 +45,20 @@ def test_the_numbers_are_the_steps_own() -> None:
     assert numbers["gated_share"] == 0.5
     assert numbers["skipped"] == 0
     assert set(optimizer.telemetry()["norm"]) == {"update_rms", "change_rms", "weight_rms", "skipped"}
+
+
+@pytest.mark.parametrize(("rule", "shape"), [("adamw", (6, 4, 3)), ("sgd", (8, 5)), ("muon", (6, 4, 3))])
+def test_both_sizes_of_an_update_are_told_for_every_kind_of_rule(rule: str, shape: tuple[int, ...]) -> None:
+    torch.manual_seed(0)
+    param = nn.Parameter(torch.randn(shape))
+    optimizer = SpectralOptimizer([param], rule=rule, lr=0.5, telemetry_every=1)
+    for _ in range(2):
+        before, param.grad = param.detach().clone(), torch.randn(shape)
+        optimizer.step()
+    update = (param.detach() - before).flatten(1) / 0.5
+    numbers = optimizer.telemetry()["all"]
+    assert numbers["update_rms"] == pytest.approx(float(update.square().mean().sqrt()), rel=1e-5)
+    assert numbers["update_spectral"] == pytest.approx(float(torch.linalg.matrix_norm(update, 2)), rel=0.03)
 
 
 def test_nothing_is_collected_unless_asked() -> None:
