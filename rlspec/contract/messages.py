@@ -10,7 +10,7 @@ import re
 from collections.abc import Callable, Collection, Mapping
 from typing import Any, TypedDict, cast
 
-from rlspec.contract.actions import ACTION_SPACES, JOINT_POSITION
+from rlspec.contract.actions import ACTION_SPACES, DROID_SPACES, JOINT_POSITION
 from rlspec.contract.features import EXTERIOR_1, EXTERIOR_2, JOINT_STATE, TASK, WRIST, camera_of
 from rlspec.contract.pictures import OPENPI_SIZE
 
@@ -31,7 +31,10 @@ REQUEST_ID, DEADLINE = "rlspec/request_id", "rlspec/deadline_ms"
 """Comes back in the answer; and milliseconds after which the client does not want it any more."""
 
 ENDPOINT, INFER, RESET = "endpoint", "infer", "reset"
-"""RoboArena's clients say what they want, and are answered with the bare array."""
+RESET_REPLY = "reset successful"
+"""RoboArena's clients say what they want, and its servers cannot do without; a reset is answered by these words."""
+POSE, SESSION_ID = f"{_OBSERVATION}cartesian_position", "session_id"
+"""RoboArena's as well: pose of the flange (6,), in metres and extrinsic xyz Euler angles; which session asks."""
 
 # Answers
 
@@ -165,6 +168,61 @@ _CHECKS: dict[str, tuple[Callable[[Any], bool], str]] = {
     "takes_prefix": (lambda value: isinstance(value, bool), "is neither true nor false"),
 }
 """Of what the robot acts on; the rest is for people."""
+
+
+class ArenaConfig(TypedDict):
+    """RoboArena's PolicyServerConfig and nothing else: its client refuses what it does not know.
+
+    Attributes:
+        image_resolution: [height, width] of all pictures; None: as the cameras deliver.
+        needs_wrist_camera, needs_stereo_camera, needs_session_id: What requests must hold.
+        n_external_cameras: 0, 1 or 2.
+        action_space: Key of `rlspec.contract.actions.ACTION_SPACES`.
+    """
+
+    image_resolution: list[int] | None
+    needs_wrist_camera: bool
+    n_external_cameras: int
+    needs_stereo_camera: bool
+    needs_session_id: bool
+    action_space: str
+
+
+def arena_config_of(metadata: Mapping[str, Any]) -> ArenaConfig | None:
+    """The metadata of a server of RoboArena's; None: it is ours, or openpi's."""
+    if metadata.get(SECTION) is not None or not _ARENA_CHECKS.keys() <= metadata.keys():
+        return None
+    return cast(ArenaConfig, metadata)
+
+
+def fault_of_arena_config(config: ArenaConfig) -> str | None:
+    """What is wrong with such metadata, or beyond this robot; None: nothing."""
+    for name, (fits, wanted) in _ARENA_CHECKS.items():
+        if not fits(value := config.get(name)):
+            return f"{name} {ascii(value)[:60]} {wanted}"
+    return None
+
+
+def arena_cameras(config: ArenaConfig) -> dict[str, tuple[int, int] | None]:
+    """Key -> (height, width), or None: any size, of what a server of RoboArena's wants to see."""
+    keys = [ROBOARENA_EXTERIOR.format(number) for number in range(config["n_external_cameras"])]
+    keys += [WRIST_KEY] if config["needs_wrist_camera"] else []
+    size = config["image_resolution"]
+    return dict.fromkeys(keys, None if size is None else (size[0], size[1]))
+
+
+_YES_OR_NO: tuple[Callable[[Any], bool], str] = (lambda value: isinstance(value, bool), "is neither true nor false")
+_ARENA_CHECKS: dict[str, tuple[Callable[[Any], bool], str]] = {
+    "action_space": (lambda value: value in DROID_SPACES, "is unknown to RoboArena"),
+    "image_resolution": (_is_size, "is no [height, width]"),
+    "n_external_cameras": (lambda value: type(value) is int and 0 <= value <= 2, "is not 0, 1 or 2"),
+    "needs_wrist_camera": _YES_OR_NO,
+    "needs_stereo_camera": (
+        lambda value: value is False,
+        "asks for right images of stereo cameras, which no robot has",
+    ),
+    "needs_session_id": _YES_OR_NO,
+}
 
 
 def blind_metadata(

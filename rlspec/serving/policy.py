@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from rlspec import __version__
 from rlspec.contract.actions import ACTION_SPACES
 from rlspec.contract.features import JOINT_STATE
-from rlspec.contract.messages import EXTERIOR, SECTION, WRIST_KEY, Terms, camera_key
+from rlspec.contract.messages import EXTERIOR, SECTION, WRIST_KEY, ArenaConfig, Terms, camera_key
 
 
 @dataclass(frozen=True)
@@ -115,8 +115,8 @@ def openpi_metadata(spec: PolicySpec) -> dict[str, Any]:
     return {**roboarena_metadata(spec), SECTION: ours}
 
 
-def roboarena_metadata(spec: PolicySpec) -> dict[str, Any]:
-    """The fields of RoboArena's PolicyServerConfig and nothing else: its client refuses what it does not know."""
+def roboarena_metadata(spec: PolicySpec) -> ArenaConfig:
+    """What RoboArena's client wants to know."""
     sizes = set(spec.cameras.values())
     return {
         "image_resolution": list(sizes.pop()) if len(sizes) == 1 else None,

@@ -13,7 +13,17 @@ from typing import Any
 from websockets.exceptions import ConnectionClosed
 from websockets.frames import CloseCode
 
-from rlspec.contract.messages import ACTIONS, DEADLINE, ENDPOINT, INFER, INFER_MS, REQUEST_ID, RESET, TIMING
+from rlspec.contract.messages import (
+    ACTIONS,
+    DEADLINE,
+    ENDPOINT,
+    INFER,
+    INFER_MS,
+    REQUEST_ID,
+    RESET,
+    RESET_REPLY,
+    TIMING,
+)
 from rlspec.contract.wire import WireError, pack, unpack
 from rlspec.serving.batching import Answer, Batcher, Expired, PolicyFailed, QueueFull, Ticket
 from rlspec.serving.connection import GuardedConnection
@@ -22,7 +32,6 @@ from rlspec.serving.observation import RequestError, read_observation
 from rlspec.serving.policy import PolicySpec
 from rlspec.serving.settings import ServerSettings
 
-RESET_REPLY = "reset successful"  # RoboArena's server says these words
 _WRITE_S = 5.0  # for a client to take an answer
 _MAX_ID = 64  # characters
 
@@ -193,8 +202,8 @@ class Session:
         return min(float(asked), longest) / 1000
 
     def _reply(self, request: dict[str, Any], answer: Answer) -> bytes:
-        if ENDPOINT in request:
-            return pack(answer.actions)  # RoboArena's client and its conformance test want the bare array
+        if ENDPOINT in request and self._settings.roboarena_arrays:
+            return pack(answer.actions)
         timing = {
             INFER_MS: 1000 * answer.infer_s,
             "queue_ms": 1000 * answer.queue_s,

@@ -45,6 +45,9 @@ class ServerSettings(Section):
     roboarena: Annotated[
         bool, Key("metadata for RoboArena's client, which refuses keys that it does not know", "true")
     ] = False
+    roboarena_arrays: Annotated[
+        bool, Key("answers of its form before February 2026, whose requests are the same: the bare array", "true")
+    ] = False
 
     @model_validator(mode="after")
     def _a_door_with_a_lock(self) -> ServerSettings:

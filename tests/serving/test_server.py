@@ -19,8 +19,10 @@ from websockets.sync.client import connect
 
 from rlspec.contract.wire import pack, unpack
 from rlspec.deploy.policy.client import PolicyClient
+from rlspec.deploy.policy.remote import RemotePolicy, WatchedClient
 from rlspec.errors import ConfigError, ServerError
 from rlspec.serve import ServeCommand
+from rlspec.serving.builtin import ReplayPolicy
 from rlspec.serving.settings import tls_context
 
 TOKEN = "correct horse"
@@ -116,7 +118,7 @@ def test_openpis_recorded_observation_reaches_the_policy() -> None:
 
 
 def test_roboarenas_recorded_session() -> None:
-    """Cameras count from 0, the answer is a bare array, a reset is answered by words."""
+    """Cameras count from 0, the answer is a map, a reset is answered by words."""
     policy = Echo(replace(WITH_CAMERAS, cameras={**CAMERAS, "exterior_2_left": (180, 320)}))
     with serving(policy, roboarena=True) as server, Plain(server.url) as robot:
         assert sorted(robot.metadata) == [
@@ -128,16 +130,29 @@ def test_roboarenas_recorded_session() -> None:
             "needs_wrist_camera",
         ]
         assert robot.metadata["n_external_cameras"] == 2
-        actions = unpack(robot.ask((openpi_messages.RECORDED / "roboarena.msgpack").read_bytes()))
+        reply = unpack(robot.ask((openpi_messages.RECORDED / "roboarena.msgpack").read_bytes()))
+        assert type(reply) is dict
+        actions = reply["actions"]
         assert isinstance(actions, np.ndarray)
         assert actions.shape == (10, 8)
         assert robot.ask((openpi_messages.RECORDED / "roboarena_reset.msgpack").read_bytes()) == "reset successful"
-        assert unpack(robot.ask((openpi_messages.RECORDED / "roboarena.msgpack").read_bytes())).shape == (10, 8)
+        assert unpack(robot.ask((openpi_messages.RECORDED / "roboarena.msgpack").read_bytes()))["actions"].shape == (
+            10,
+            8,
+        )
         assert policy.forgotten == [1]
         with client(server.url) as ours:
             assert "rlspec" in ours.metadata
     np.testing.assert_array_equal(policy.seen[0].images["exterior_1_left"], openpi_messages.picture(6, 8))
     np.testing.assert_array_equal(policy.seen[0].images["exterior_2_left"], openpi_messages.picture(6, 8, seed=2))
+
+
+def test_roboarenas_former_client_gets_the_bare_array_where_it_is_wanted() -> None:
+    policy = Echo(WITH_CAMERAS)
+    with serving(policy, roboarena=True, roboarena_arrays=True) as server, Plain(server.url) as robot:
+        actions = unpack(robot.ask((openpi_messages.RECORDED / "roboarena.msgpack").read_bytes()))
+        assert isinstance(actions, np.ndarray) and actions.shape == (10, 8)
+        assert unpack(robot.ask((openpi_messages.RECORDED / "droid.msgpack").read_bytes()))["actions"].shape == (10, 8)
 
 
 def test_roboarena_has_no_delta_eef() -> None:
@@ -484,3 +499,16 @@ def test_a_policy_that_hangs_does_not_keep_the_server_from_ending() -> None:
         server.stop()
         assert time.monotonic() - start < PATIENCE / 2
         policy.gate.set()
+
+
+@pytest.mark.parametrize("forms", [{}, {"roboarena": True}])
+def test_the_warm_up_is_not_the_beginning_of_a_replay(forms: dict[str, bool]) -> None:
+    recorded = np.arange(40 * 8, dtype=np.float32).reshape(40, 8)
+    with serving(ReplayPolicy(replace(SPEC, prompt_required=False), recorded), **forms) as server:
+        policy = RemotePolicy(WatchedClient(server.url, timeout_s=PATIENCE), None, deadline=PATIENCE)
+        for _ in range(2):
+            policy.infer(state_message())
+        policy.hurry()
+        np.testing.assert_array_equal(policy.infer(state_message()).actions[0], recorded[0])
+        np.testing.assert_array_equal(policy.infer(state_message()).actions[0], recorded[SPEC.n_action_steps])
+        policy.close()

@@ -90,6 +90,12 @@ def forward(q: Array) -> tuple[Array, Array]:
     return tool[..., :3, 3], tool[..., :3, :3]
 
 
+def flange(q: Array) -> tuple[Array, Array]:
+    """The flange, whose pose DROID records: position (..., 3) in metres and rotation (..., 3, 3)."""
+    pose = _frames(q)[6] @ _link((0.0, 0.0, _FLANGE), 0)
+    return pose[..., :3, 3], pose[..., :3, :3]
+
+
 def jacobian(q: Array) -> Array:
     """Of the tool centre point, (6, 7) for joint angles (7,): metres, then radians in the base frame, per radian."""
     frames = np.stack(_frames(q))
@@ -140,6 +146,13 @@ def euler_matrix(angles: Array) -> Array:
             [-sp, cp * sr, cp * cr],
         ]
     )
+
+
+def euler_angles(matrix: Array) -> Array:
+    """Extrinsic xyz Euler angles (3,) of a rotation (3, 3), as DROID records them; the inverse of `euler_matrix`."""
+    roll = np.arctan2(matrix[2, 1], matrix[2, 2])
+    pitch = np.arctan2(-matrix[2, 0], np.hypot(matrix[0, 0], matrix[1, 0]))
+    return np.array([roll, pitch, np.arctan2(matrix[1, 0], matrix[0, 0])])
 
 
 def solve(

@@ -1,6 +1,7 @@
 """The robot's side of a policy server: one session, one request at a time, every wait bounded.
 
-Speaks to rlspec.serve and to openpi's own server. A session in which something went wrong is never used again: an
+Speaks to rlspec.serve, to openpi's own server and to RoboArena's, the current one and that of before February 2026,
+which answered with the bare array. A session in which something went wrong is never used again: an
 answer that comes too late must not be taken for the answer to the next question.
 """
 
@@ -8,6 +9,7 @@ from __future__ import annotations
 
 import contextlib
 import itertools
+import secrets
 import socket
 import ssl
 import time
@@ -26,17 +28,28 @@ from rlspec.contract.actions import ACTION_SPACES
 from rlspec.contract.messages import (
     ACTIONS,
     DEADLINE,
+    ENDPOINT,
+    INFER,
     INFER_MS,
+    JOINTS,
     MAX_HORIZON,
+    POSE,
     REQUEST_ID,
+    RESET,
+    RESET_REPLY,
     SECTION,
+    SESSION_ID,
     TIMING,
     USER_AGENT,
+    ArenaConfig,
+    arena_config_of,
+    fault_of_arena_config,
     fault_of_terms,
     terms_of,
 )
 from rlspec.contract.wire import WireError, WireLimits, pack, unpack
 from rlspec.deploy.arm.interfaces import Reply
+from rlspec.deploy.arm.kinematics import euler_angles, flange
 from rlspec.errors import ConfigError, ServerError
 
 REPLY_LIMITS = WireLimits(max_bytes=4 * 2**20, max_elements=2**20)
@@ -67,6 +80,7 @@ class PolicyClient:
         self._connection: ClientConnection | None = None
         self._metadata: dict[str, Any] | None = None
         self._numbers = itertools.count(1)
+        self._session_id = secrets.token_hex(8)
 
     @property
     def connected(self) -> bool:
@@ -138,11 +152,31 @@ class PolicyClient:
         if connection is None:
             raise ServerError(f"{self.url}: no session; call connect or reconnect")
         number = next(self._numbers)
-        request = {**observation, REQUEST_ID: number, DEADLINE: 1000.0 * self.timeout_s}
+        request = {**observation, **self._arena_keys(observation)}
+        request |= {REQUEST_ID: number, DEADLINE: 1000.0 * self.timeout_s}
         start = time.monotonic()
         try:
             message = self._ask(connection, _packed(request), start)
             return self._read_reply(message, number, 1000.0 * (time.monotonic() - start))
+        except BaseException:
+            self._connection = None
+            _drop(connection)
+            raise
+
+    def reset(self) -> None:
+        """Have the policy forget the session's requests so far, where the server knows how; openpi's does not.
+
+        Raises:
+            ServerError: It fails at that; the session is over.
+        """
+        connection = self._connection
+        if connection is None or (SECTION not in self.metadata and self._arena is None):
+            return
+        try:
+            said = self._ask(connection, _packed({ENDPOINT: RESET}), time.monotonic())
+            if said != RESET_REPLY:
+                self._decode(said)
+                raise ServerError(f"{self.url}: it does not answer a reset as RoboArena's servers do")
         except BaseException:
             self._connection = None
             _drop(connection)
@@ -161,6 +195,23 @@ class PolicyClient:
 
     def __exit__(self, *_: object) -> None:
         self.close()
+
+    @property
+    def _arena(self) -> ArenaConfig | None:
+        return arena_config_of(self.metadata)
+
+    def _arena_keys(self, observation: Mapping[str, Any]) -> dict[str, Any]:
+        """What RoboArena's servers want beside an observation."""
+        arena = self._arena
+        if arena is None:
+            return {}
+        keys: dict[str, Any] = {ENDPOINT: INFER}
+        if arena["needs_session_id"]:
+            keys[SESSION_ID] = self._session_id
+        if POSE not in observation and JOINTS in observation:
+            position, rotation = flange(np.asarray(observation[JOINTS], np.float64))
+            keys[POSE] = np.concatenate([position, euler_angles(rotation)])
+        return keys
 
     def _open(self) -> ClientConnection:
         headers = {"Authorization": f"Bearer {self._token}"} if self._token else None
@@ -187,7 +238,8 @@ class PolicyClient:
         metadata = self._decode(message)
         if not isinstance(metadata, dict) or not all(isinstance(key, str) for key in metadata):
             raise ServerError(f"{self.url}: its first message is no metadata; it is no policy server")
-        problem = fault_of_terms(metadata.get(SECTION))
+        arena = arena_config_of(metadata)
+        problem = fault_of_terms(metadata.get(SECTION)) if arena is None else fault_of_arena_config(arena)
         if problem:
             raise ServerError(f"{self.url}: its metadata are wrong: {problem}")
         return metadata
@@ -222,7 +274,7 @@ class PolicyClient:
 
     def _read_reply(self, message: str | bytes, number: int, round_trip_ms: float) -> Reply:
         content = self._decode(message)
-        reply = content if isinstance(content, dict) else {ACTIONS: content}  # RoboArena's servers send the array
+        reply = content if isinstance(content, dict) else {ACTIONS: content}
         if reply.get(REQUEST_ID, number) != number:
             raise ServerError(f"{self.url}: an answer to another request; the session is over")
         actions = self._checked_actions(reply.get(ACTIONS))
@@ -233,7 +285,8 @@ class PolicyClient:
     def _checked_actions(self, actions: Any) -> NDArray[np.float64]:
         if not isinstance(actions, np.ndarray) or actions.dtype.kind not in "fiu":
             raise ServerError(f"{self.url}: its answer has no array of numbers named {ACTIONS}")
-        space = terms_of(self.metadata).get("action_space")
+        arena = self._arena
+        space = terms_of(self.metadata).get("action_space") if arena is None else arena["action_space"]
         width = ACTION_SPACES[space].size if space in ACTION_SPACES else None
         shape = actions.shape
         if len(shape) != 2 or not 1 <= shape[0] <= MAX_HORIZON or shape[1] != (width or shape[1]) or not shape[1]:

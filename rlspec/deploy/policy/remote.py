@@ -59,7 +59,8 @@ class RemotePolicy:
         return self._client.infer(observation)
 
     def hurry(self) -> None:
-        """See `Policy`."""
+        """See `RobotPolicy`. What the warm-up asked is forgotten: a policy that counts its requests begins anew."""
+        self._client.reset()
         self._client.timeout_s = self._deadline
         if (session := self._client.session) is not None:
             session.socket.settimeout(self._deadline)

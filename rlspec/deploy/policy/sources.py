@@ -11,7 +11,16 @@ from typing import Any, Protocol
 import numpy as np
 
 from rlspec.contract.actions import ACTION_SPACES, CARTESIAN_POSITION, JOINT_POSITION, JOINT_VELOCITY, MAX_JOINT_STEP
-from rlspec.contract.messages import GRIPPER, JOINTS, OPEN_LOOP_STEPS, OPENPI_CAMERAS, blind_metadata, terms_of
+from rlspec.contract.messages import (
+    GRIPPER,
+    JOINTS,
+    OPEN_LOOP_STEPS,
+    OPENPI_CAMERAS,
+    arena_cameras,
+    arena_config_of,
+    blind_metadata,
+    terms_of,
+)
 from rlspec.deploy.arm.interfaces import Array, Reply
 from rlspec.deploy.clocks import Clock
 from rlspec.errors import ConfigError
@@ -94,14 +103,13 @@ def read_contract(metadata: Mapping[str, Any], where: str, *, action_space: str 
     trained = ours.get("control_hz")
     if trained is not None and rate is not None and not math.isclose(trained, rate):
         raise ConfigError(f"rate={rate:g}: {where} was trained at {trained:g} Hz; leave it out")
-    cameras = ours.get("cameras")
     return Contract(
         action_space=space,
         control_hz=float(trained or rate or ACTION_SPACES[space].control_hz),
         law=ours.get("execution_law") or "",
         horizon=int(ours.get("horizon") or 0),
         n_action_steps=int(ours.get("n_action_steps") or ours.get("horizon") or OPEN_LOOP_STEPS),
-        cameras=dict(OPENPI_CAMERAS) if cameras is None else {key: _size(size) for key, size in cameras.items()},
+        cameras=_cameras(metadata),
         prompt_required=bool(ours.get("prompt_required")),
         takes_prefix=bool(ours.get("takes_prefix")),
     )
@@ -119,6 +127,14 @@ def check_width(reply: Reply, contract: Contract) -> None:
         remedy = f"one of {', '.join(fitting)} has that width" if fitting else "serve a policy of this action space"
         wanted = f"wanted (horizon, {space.size})"
         raise ConfigError(f"action_space={space.name}: the policy answers with shape {shape}, {wanted}; {remedy}")
+
+
+def _cameras(metadata: Mapping[str, Any]) -> dict[str, tuple[int, int] | None]:
+    """What a policy says that it looks at: in our words, in RoboArena's, or as openpi's do, which say nothing."""
+    if (cameras := terms_of(metadata).get("cameras")) is not None:
+        return {key: _size(size) for key, size in cameras.items()}
+    arena = arena_config_of(metadata)
+    return dict(OPENPI_CAMERAS) if arena is None else arena_cameras(arena)
 
 
 def _size(size: Any) -> tuple[int, int] | None:

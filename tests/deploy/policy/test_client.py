@@ -15,10 +15,13 @@ from typing import Any
 import msgpack
 import numpy as np
 import pytest
+from scipy.spatial.transform import Rotation
 from websockets.sync.server import ServerConnection, serve
 
 from rlspec.contract.messages import DEADLINE, REQUEST_ID
+from rlspec.deploy.arm.kinematics import forward
 from rlspec.deploy.policy.client import PolicyClient
+from rlspec.deploy.policy.sources import read_contract
 from rlspec.errors import ConfigError, ServerError
 
 OBSERVATION = {"observation/joint_position": np.arange(7.0), "prompt": "pick it up"}
@@ -342,3 +345,118 @@ def test_the_client_imports_nothing_heavy() -> None:
     )
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "[]"
+
+
+ARENA = {
+    "image_resolution": [224, 224],
+    "needs_wrist_camera": True,
+    "n_external_cameras": 2,
+    "needs_stereo_camera": False,
+    "needs_session_id": True,
+    "action_space": "joint_position",
+}
+
+
+def arena(seen: list[dict[Any, Any]], *, former: bool, reset: str = "reset successful") -> Callable[..., Any]:
+    """RoboArena's server, roboarena/policy_server.py at 6fa329f; the former form is that of 5350209."""
+
+    def reply(request: dict[Any, Any]) -> Any:
+        seen.append(request)
+        endpoint = request["endpoint"]  # it raises KeyError without
+        if endpoint == "reset":
+            return reset
+        return array(ACTIONS) if former else {"actions": array(ACTIONS)}
+
+    return reply
+
+
+def numbers(packed: dict[bytes, Any]) -> np.ndarray:
+    return np.frombuffer(packed[b"data"], packed[b"dtype"]).reshape(packed[b"shape"])
+
+
+@pytest.mark.parametrize("former", [True, False])
+def test_roboarenas_server_gets_what_it_wants_and_is_understood(*, former: bool) -> None:
+    seen: list[dict[Any, Any]] = []
+    joints = np.array([0.1, -0.7, 0.2, -2.0, 0.3, 1.5, 0.4])
+    with server(answering(arena(seen, former=former), ARENA)) as url, PolicyClient(url, timeout_s=10) as client:
+        replies = [client.infer({**OBSERVATION, "observation/joint_position": joints}) for _ in range(2)]
+        client.reset()
+        client.infer(OBSERVATION)
+    for reply in replies:
+        np.testing.assert_array_equal(reply.actions, ACTIONS.astype(float))
+    assert [request["endpoint"] for request in seen] == ["infer", "infer", "reset", "infer"]
+    assert len({request["session_id"] for request in seen if request["endpoint"] == "infer"}) == 1
+    pose = numbers(seen[0]["observation/cartesian_position"])
+    position, rotation = forward(joints)  # of the hand's tip, 0.1034 m before the flange and turned by -45 degrees
+    turned = Rotation.from_euler("xyz", pose[3:])
+    np.testing.assert_allclose(pose[:3] + turned.apply([0, 0, 0.1034]), position)
+    hand = turned * Rotation.from_euler("z", -np.pi / 4)
+    np.testing.assert_allclose(hand.as_matrix(), rotation, atol=1e-12)
+
+
+def test_roboarenas_cameras_and_actions_are_those_of_its_metadata() -> None:
+    contract = read_contract(ARENA, "test", action_space=None, rate=None)
+    assert contract.action_space == "joint_position"
+    assert contract.cameras == {
+        "observation/exterior_image_0_left": (224, 224),
+        "observation/exterior_image_1_left": (224, 224),
+        "observation/wrist_image_left": (224, 224),
+    }
+    blind = {**ARENA, "image_resolution": None, "n_external_cameras": 0}
+    contract = read_contract(blind, "test", action_space=None, rate=None)
+    assert contract.cameras == {"observation/wrist_image_left": None}
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        ({"needs_stereo_camera": True}, "needs_stereo_camera True asks for right images"),
+        ({"action_space": "delta_eef"}, "action_space 'delta_eef' is unknown to RoboArena"),
+        ({"action_space": ["joint_position"]}, "is unknown to RoboArena"),
+        ({"n_external_cameras": 3}, "n_external_cameras 3 is not 0, 1 or 2"),
+        ({"n_external_cameras": True}, "n_external_cameras True"),
+        ({"image_resolution": [0, 224]}, "image_resolution .* is no"),
+        ({"needs_session_id": 1}, "needs_session_id 1 is neither true nor false"),
+    ],
+)
+def test_roboarena_metadata_that_cannot_be_served_are_named(change: dict[str, Any], words: str) -> None:
+    with (
+        server(answering(openpi, {**ARENA, **change})) as url,
+        pytest.raises(ServerError, match=words),
+        PolicyClient(url, timeout_s=10),
+    ):
+        pass
+
+
+def test_the_width_is_that_of_roboarenas_action_space() -> None:
+    metadata = {**ARENA, "action_space": "cartesian_position"}
+    with (
+        server(answering(arena([], former=False), metadata)) as url,
+        PolicyClient(url, timeout_s=10) as client,
+        pytest.raises(ServerError, match=r"shape \(2, 8\); wanted \(horizon, 7\)"),
+    ):
+        client.infer(OBSERVATION)
+
+
+def test_openpis_server_is_never_sent_a_key_of_roboarenas_nor_a_reset() -> None:
+    seen: list[dict[Any, Any]] = []
+
+    def reply(request: dict[Any, Any]) -> Any:
+        seen.append(request)
+        return openpi(request)
+
+    with server(answering(reply, {})) as url, PolicyClient(url, timeout_s=10) as client:
+        client.reset()
+        client.infer(OBSERVATION)
+    (request,) = seen
+    assert not {"endpoint", "session_id", "observation/cartesian_position"} & request.keys()
+
+
+def test_a_reset_that_fails_is_told_and_ends_the_session() -> None:
+    with (
+        server(answering(arena([], former=False, reset="Traceback: reset() is missing"), ARENA)) as url,
+        PolicyClient(url, timeout_s=10) as client,
+    ):
+        with pytest.raises(ServerError, match="the server says: Traceback: reset"):
+            client.reset()
+        assert not client.connected
