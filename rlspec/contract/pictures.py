@@ -33,11 +33,46 @@ def resize_with_pad(image: Picture, height: int, width: int) -> Picture:
         return image
     from PIL import Image  # on first use: a client that sends pictures as they are needs none of it
 
+    rows, columns = _scene(old_height, old_width, height, width)
+    size = rows.stop - rows.start, columns.stop - columns.start
+    scaled = Image.fromarray(image).resize((size[1], size[0]), Image.Resampling.BILINEAR)
+    padded = np.zeros((height, width, 3), np.uint8)
+    padded[rows, columns] = np.asarray(scaled)
+    return padded
+
+
+def _scene(old_height: int, old_width: int, height: int, width: int) -> tuple[slice, slice]:
+    """Rows and columns between the bars of a picture that was scaled into (height, width)."""
     # openpi cuts fractions off, and so do we: rounding would shift every edge of some sizes by half a pixel.
     ratio = max(old_width / width, old_height / height)
     rows, columns = max(1, int(old_height / ratio)), max(1, int(old_width / ratio))
-    scaled = Image.fromarray(image).resize((columns, rows), Image.Resampling.BILINEAR)
-    padded = np.zeros((height, width, 3), np.uint8)
     top, left = (height - rows) // 2, (width - columns) // 2
-    padded[top : top + rows, left : left + columns] = np.asarray(scaled)
-    return padded
+    return slice(top, top + rows), slice(left, left + columns)
+
+
+def without_bars(image: Picture, height: int, width: int) -> Picture:
+    """Undo a letterbox of pictures of another size before they get that of (height, width).
+
+    openpi's clients scale a camera's 16:9 into 224 x 224; scaled into 180 x 320 once more, the scene would cover a
+    third of what the policy sees. Bars are cut where they are exactly black and stand as a scene of the wanted ratio
+    has them.
+    """
+    if not _ratios_differ(image, height, width):
+        return image
+    rows, columns = _scene(height, width, *image.shape[:2])
+    scene = image[rows, columns]
+    black = np.count_nonzero(image) == np.count_nonzero(scene)
+    return scene if black else image
+
+
+def has_bars(image: Picture, height: int, width: int) -> bool:
+    """Whether a picture that is about to get bars has some of its own on other sides: at least two black lines each."""
+    if not _ratios_differ(image, height, width) or not image.any():
+        return False
+    across = image.shape[1] * height > width * image.shape[0]  # the new ones come above and below
+    lines = image if not across else image.transpose(1, 0, 2)
+    return not lines[:2].any() and not lines[-2:].any()
+
+
+def _ratios_differ(image: Picture, height: int, width: int) -> bool:
+    return abs(image.shape[1] * height - width * image.shape[0]) > max(image.shape[1], image.shape[0])

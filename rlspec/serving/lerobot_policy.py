@@ -29,6 +29,7 @@ class Meaning:
         action_space, control_hz, execution_law: See `PolicySpec`.
         wire_keys: Camera -> key of messages, where it is not the usual one.
         sizes: Camera -> (height, width) of the training data, where they are known.
+        horizon: Actions in an answer: as many of its own, from the first; None: all.
         n_action_steps: None: the policy's own number.
         prompt: Instruction for requests without one.
         norm_stats_sha256: Of the statistics.
@@ -40,6 +41,7 @@ class Meaning:
     execution_law: str
     wire_keys: Mapping[str, str]
     sizes: Mapping[str, tuple[int, int]] = field(default_factory=dict)
+    horizon: int | None = None
     n_action_steps: int | None = None
     prompt: str | None = None
     norm_stats_sha256: str | None = None
@@ -60,10 +62,13 @@ def read_spec(config: Any, meaning: Meaning) -> PolicySpec:
         names = ", ".join(cameras) or "none"
         raise ConfigError(f"camera.{unknown[0]}: {meaning.model} has no such camera; its cameras: {names}")
     _check_actions(config, meaning)
-    horizon = chunk_length(config) or 1
-    steps = meaning.n_action_steps or action_steps(config) or horizon
+    own = chunk_length(config) or 1
+    horizon = meaning.horizon or own
+    if horizon > own:
+        raise ConfigError(f"horizon={horizon}: {meaning.model} predicts {own} actions; choose 1 to {own}")
+    steps = meaning.n_action_steps or min(action_steps(config) or horizon, horizon)
     if not 1 <= steps <= horizon:
-        raise ConfigError(f"n_action_steps={steps}: {meaning.model} predicts {horizon} actions; choose 1 to {horizon}")
+        raise ConfigError(f"n_action_steps={steps}: {meaning.model} gives {horizon} actions; choose 1 to {horizon}")
     return PolicySpec(
         model=meaning.model,
         action_space=meaning.action_space,

@@ -22,6 +22,7 @@ from rlspec.contract.messages import (
     ROBOARENA_EXTERIOR,
     counts_from_zero,
 )
+from rlspec.contract.pictures import without_bars
 from rlspec.serving.policy import Observation, PolicySpec
 
 MAX_PROMPT = 2000  # characters
@@ -39,7 +40,10 @@ def read_observation(message: Mapping[str, Any], spec: PolicySpec, session: int)
         RequestError: A camera, the state or the instruction is missing, or one of them or of the actions that the robot
             is committed to is of another form.
     """
-    images = {name: _image(message, _camera_keys(message, spec, name)) for name in spec.cameras}
+    images = {
+        name: without_bars(_image(message, _camera_keys(message, spec, name)), *size)
+        for name, size in spec.cameras.items()
+    }
     prefix, delay = _prefix(message, spec)
     return Observation(images, _state(message, spec), _prompt(message, spec), session, prefix, delay)
 

@@ -24,12 +24,13 @@ from rlspec.contract.messages import (
     RESET_REPLY,
     TIMING,
 )
+from rlspec.contract.pictures import has_bars
 from rlspec.contract.wire import WireError, pack, unpack
 from rlspec.serving.batching import Answer, Batcher, Expired, PolicyFailed, QueueFull, Ticket
 from rlspec.serving.connection import GuardedConnection
 from rlspec.serving.metrics import Metrics
 from rlspec.serving.observation import RequestError, read_observation
-from rlspec.serving.policy import PolicySpec
+from rlspec.serving.policy import Observation, PolicySpec
 from rlspec.serving.settings import ServerSettings
 
 _WRITE_S = 5.0  # for a client to take an answer
@@ -77,6 +78,7 @@ class Session:
         self._metrics = metrics
         self._settings = settings
         self._answered = 0
+        self._log: Callable[[str], None] = lambda line: None
         self._recent: deque[float] = deque(maxlen=1000)  # milliseconds per answer
         self._previous_ms: float | None = None
         self._task = asyncio.current_task()
@@ -90,6 +92,7 @@ class Session:
 
     async def run(self, metadata: bytes, log: Callable[[str], None]) -> None:
         """Serve; every end is a line in the log, none is an exception."""
+        self._log = log
         end = "closed by the client"
         try:
             await self._send(metadata)
@@ -162,6 +165,7 @@ class Session:
             observation = read_observation(request, self._spec, self.number)
         except RequestError as error:
             raise Refusal("invalid", str(error), CloseCode.POLICY_VIOLATION) from None
+        self._look_for_bars(observation)
         ticket = Ticket(observation, deadline)
         self.connection.on_lost = lambda: self._lost(ticket)
         try:
@@ -184,6 +188,18 @@ class Session:
         self._metrics.inference_seconds.observe(answer.infer_s)
         self._metrics.batch_size.observe(answer.batch)
         return answer
+
+    def _look_for_bars(self, observation: Observation) -> None:
+        """Say once in a session that its pictures were scaled into black bars before, and get more of them here."""
+        if self._answered:
+            return
+        for name, image in observation.images.items():
+            if has_bars(image, *(size := self._spec.cameras[name])):
+                self._log(
+                    f"session {self.number} {peer_of(self.connection)}: {self._spec.wire_key(name)} comes with black "
+                    f"bars of its own ({image.shape[1]}x{image.shape[0]}) and gets more to be {size[1]}x{size[0]}; "
+                    "send what the camera delivers"
+                )
 
     def _lost(self, ticket: Ticket) -> None:
         """The client is gone: whatever waits in the queue for it is not computed."""

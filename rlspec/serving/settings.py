@@ -122,16 +122,14 @@ class ServedPolicy(Section):
     prompt: Annotated[str | None, Key("instruction for requests that have none")] = None
     device: Annotated[Literal["auto", "cpu", "cuda"], Key("of a checkpoint")] = "auto"
     threads: Annotated[int | None, Key("CPU threads of a large policy (default: all)")] = Field(None, ge=1, le=4096)
-    horizon: Annotated[int | None, Key("actions in an answer of policy=... (default 16)")] = Field(
-        None, ge=1, le=MAX_HORIZON
-    )
+    horizon: Annotated[
+        int | None, Key("actions in an answer (default: the checkpoint's, else 16; openpi's DROID client wants 10)")
+    ] = Field(None, ge=1, le=MAX_HORIZON)
 
     @model_validator(mode="after")
     def _one_policy(self) -> ServedPolicy:
         if (self.checkpoint is None) == (self.policy is None):
             raise ValueError("checkpoint: required, or policy=hold|zeros|replay:FILE instead of it")
-        if self.checkpoint is not None and self.horizon is not None:
-            raise ValueError(f"horizon={self.horizon}: a checkpoint has its own; n_action_steps=N is the part to do")
         return self
 
 

@@ -74,6 +74,7 @@ def read_meaning(folder: str, wanted: ServedPolicy) -> Meaning:
         wire_keys=wanted.wire_keys,
         sizes=_camera_sizes(record.get("cameras")),
         norm_stats_sha256=record.get("norm_stats_sha256"),
+        horizon=wanted.horizon,
         n_action_steps=wanted.n_action_steps,
         prompt=wanted.prompt,
     )

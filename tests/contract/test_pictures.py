@@ -10,7 +10,7 @@ import openpi_messages
 import pytest
 from PIL import Image
 
-from rlspec.contract.pictures import Picture, resize_with_pad
+from rlspec.contract.pictures import Picture, has_bars, resize_with_pad, without_bars
 from rlspec.deploy.arm.interfaces import Frame, RobotState
 from rlspec.deploy.policy.observe import observation
 from rlspec.serving.lerobot_policy import LeRobotPolicy
@@ -124,3 +124,48 @@ def test_black_bars_keep_the_proportions() -> None:
 @pytest.mark.parametrize("needle", [(1, 4000), (4000, 1)])
 def test_a_needle_becomes_a_line(needle: tuple[int, int]) -> None:
     assert resize_with_pad(np.full((*needle, 3), 255, np.uint8), 20, 20).max() == 255
+
+
+@pytest.mark.parametrize("camera", [(180, 320), (720, 1280), (480, 640), (240, 320), (320, 180)])
+@pytest.mark.parametrize("sent", [(224, 224), (256, 256), (180, 320), (96, 128)])
+def test_bars_of_a_scene_of_the_wanted_ratio_are_cut_and_no_others(
+    camera: tuple[int, int], sent: tuple[int, int]
+) -> None:
+    """As openpi's client sends them: scaled into a square, to a policy that wants the camera's own ratio."""
+    image = np.maximum(frame(*camera), 1)  # no black of its own
+    arrived = resize_with_pad(image, *sent)
+    cut = without_bars(arrived, *camera)
+    scene = np.argwhere(arrived.any(axis=2))
+    low, high = scene.min(axis=0), scene.max(axis=0) + 1
+    np.testing.assert_array_equal(cut, arrived[low[0] : high[0], low[1] : high[1]])
+    assert resize_with_pad(cut, *camera).astype(bool).mean() > 0.98, "the policy sees the scene alone"
+    assert not has_bars(cut, *camera)
+
+
+def test_scaled_twice_the_scene_covered_a_third() -> None:
+    arrived = resize_with_pad(np.maximum(frame(180, 320), 1), 224, 224)
+    assert resize_with_pad(arrived, 180, 320).any(axis=2).mean() == pytest.approx(0.316, abs=0.005)
+
+
+@pytest.mark.parametrize(
+    "spoil",
+    [
+        lambda image: image,
+        lambda image: np.where(np.arange(224)[:, None, None] == 10, 1, image),  # a bar that is not black
+        lambda image: np.roll(image, 3, axis=0),
+    ],
+)
+def test_what_is_no_letterbox_stays_as_it_is(spoil: Any) -> None:
+    image = frame(224, 224)
+    if spoil(image) is not image:
+        image = spoil(resize_with_pad(np.maximum(frame(180, 320), 1), 224, 224)).astype(np.uint8)
+    assert without_bars(image, 180, 320) is image
+
+
+def test_bars_of_another_ratio_are_seen_and_a_dark_picture_has_none() -> None:
+    arrived = resize_with_pad(np.maximum(frame(480, 640), 1), 224, 224)
+    assert without_bars(arrived, 180, 320) is arrived
+    assert has_bars(arrived, 180, 320)
+    assert not has_bars(arrived, 224, 224)
+    assert not has_bars(np.zeros_like(arrived), 180, 320)
+    assert not has_bars(frame(224, 224), 180, 320)

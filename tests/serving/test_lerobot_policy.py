@@ -48,6 +48,10 @@ def test_a_spec_is_read_from_the_policys_config() -> None:
     assert (spec.state, spec.horizon, spec.n_action_steps, spec.prompt_required) == (8, 50, 20, True)
     assert read_spec(config(), replace(MEANING, n_action_steps=5)).n_action_steps == 5
     assert read_spec(config(), replace(MEANING, sizes={"wrist_left": (180, 320)})).cameras["wrist_left"] == (180, 320)
+    shorter = read_spec(config(), replace(MEANING, horizon=10))  # as openpi's DROID client wants it
+    assert (shorter.horizon, shorter.n_action_steps) == (10, 10)
+    with pytest.raises(ConfigError, match="horizon=51: tiny predicts 50 actions; choose 1 to 50"):
+        read_spec(config(), replace(MEANING, horizon=51))
     assert not read_spec(config(type="act"), MEANING).prompt_required
     assert read_spec(config(input_features={}), MEANING).state == 0
 

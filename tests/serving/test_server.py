@@ -17,6 +17,7 @@ from serving_cases import CAMERAS, PATIENCE, SPEC, WITH_CAMERAS, Echo, serving, 
 from websockets.exceptions import ConnectionClosed, InvalidStatus
 from websockets.sync.client import connect
 
+from rlspec.contract.pictures import resize_with_pad
 from rlspec.contract.wire import pack, unpack
 from rlspec.deploy.policy.client import PolicyClient
 from rlspec.deploy.policy.remote import RemotePolicy, WatchedClient
@@ -512,3 +513,35 @@ def test_the_warm_up_is_not_the_beginning_of_a_replay(forms: dict[str, bool]) ->
         np.testing.assert_array_equal(policy.infer(state_message()).actions[0], recorded[0])
         np.testing.assert_array_equal(policy.infer(state_message()).actions[0], recorded[SPEC.n_action_steps])
         policy.close()
+
+
+def droid_client(robot: Plain, camera: tuple[int, int]) -> np.ndarray:
+    """What openpi's examples/droid/main.py does at 15a9616: two cameras letterboxed to 224 x 224, (10, 8) expected."""
+    pictures = [np.full((*camera, 3), 200, np.uint8), np.full((*camera, 3), 90, np.uint8)]
+    keys = ("observation/exterior_image_1_left", "observation/wrist_image_left")
+    request = {key: resize_with_pad(picture, 224, 224) for key, picture in zip(keys, pictures, strict=True)}
+    actions: np.ndarray = unpack(robot.ask({**state_message(), **request}))["actions"]
+    assert actions.shape == (10, 8)
+    return actions
+
+
+def test_openpis_droid_client_shows_the_policy_the_scene_alone() -> None:
+    policy = Echo(WITH_CAMERAS)
+    with serving(policy) as server, Plain(server.url) as robot:
+        droid_client(robot, (720, 1280))
+    assert set(policy.seen[0].images) == {"exterior_1_left", "wrist_left"}
+    for name, value in (("exterior_1_left", 200), ("wrist_left", 90)):
+        seen = resize_with_pad(policy.seen[0].images[name], 180, 320)
+        assert (seen == value).all()
+    assert not [line for line in server.lines if "black bars" in line]
+
+
+def test_bars_of_another_ratio_are_told_once_in_a_session() -> None:
+    with serving(Echo(WITH_CAMERAS)) as server, Plain(server.url) as robot:
+        for _ in range(3):
+            droid_client(robot, (480, 640))
+    told = [line for line in server.lines if "black bars" in line]
+    assert len(told) == 2  # one for each camera
+    assert (
+        "observation/wrist_image_left comes with black bars of its own (224x224) and gets more to be 320x180" in told[1]
+    )
