@@ -13,41 +13,17 @@ from lerobot.configs import PreTrainedConfig
 from torch import nn
 
 from rlspec.errors import CheckpointError
-from rlspec.vla.optimizers import SpectralOptimizerConfig
+from rlspec.vla.policies.preset import SpectralPreset
 
 _HUB = ("force_download", "resume_download", "proxies", "token", "cache_dir", "local_files_only", "revision")
 
 
 @dataclass
-class SpectralPreset:
-    """A config whose optimizer preset is ours: Muon for vision and language, Pion for actions, AdamW for the rest.
-
-    Attributes:
-        optimizer_rule: of matrices of which `optimizer_roles` say nothing.
-        optimizer_roles: a preset of the symmetry map; "": none.
-        optimizer_promotion_steps: k_p of Pion's filter; "auto": per block, the fewest with which something passes.
-    """
+class InheritedPreset(SpectralPreset):
+    """A config of LeRobot's with our optimizer preset, that loads LeRobot's own of the same policy."""
 
     stock: ClassVar[Any] = None
     """LeRobot's config of the same policy."""
-
-    optimizer_rule: str = "muon"
-    optimizer_roles: str = "vla"
-    optimizer_promotion_steps: float | str = "auto"
-
-    def get_optimizer_preset(self) -> SpectralOptimizerConfig:
-        """With the learning rate, betas, decay and clipping that LeRobot has for this policy."""
-        given: Any = self
-        return SpectralOptimizerConfig(
-            rule=self.optimizer_rule,
-            roles=self.optimizer_roles or None,
-            promotion_steps=self.optimizer_promotion_steps,
-            lr=given.optimizer_lr,
-            betas=given.optimizer_betas,
-            eps=given.optimizer_eps,
-            weight_decay=given.optimizer_weight_decay,
-            grad_clip_norm=given.optimizer_grad_clip_norm,
-        )
 
     @classmethod
     def from_pretrained(cls, pretrained_name_or_path: str | Path, **settings: Any) -> Self:

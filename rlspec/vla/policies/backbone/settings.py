@@ -10,14 +10,14 @@ from lerobot.optim.schedulers import CosineDecayWithWarmupSchedulerConfig
 
 from rlspec.contract.features import ACTION, STATE, image_key
 from rlspec.errors import ConfigError
-from rlspec.vla.optimizers import SpectralOptimizerConfig
+from rlspec.vla.policies.preset import SpectralPreset
 
 SIZES = ("tiny", "pretrained")
 SOURCES = ("vlm", "vision", "text")
 
 
 @dataclass
-class BackbonePolicyConfig(PreTrainedConfig):
+class BackbonePolicyConfig(SpectralPreset, PreTrainedConfig):
     """A policy on a vision-language backbone.
 
     `size="tiny"` is built in code and reads text as bytes. `size="pretrained"` takes a vision-language model
@@ -100,8 +100,6 @@ class BackbonePolicyConfig(PreTrainedConfig):
     optimizer_lr: float = 2e-3
     optimizer_weight_decay: float = 1e-4
     optimizer_grad_clip_norm: float = 10.0
-    optimizer_rule: str = "muon"
-    optimizer_roles: str = "vla"
     scheduler_warmup_steps: int = 100
     scheduler_decay_steps: int = 30_000
     scheduler_decay_lr: float = 1e-5
@@ -173,16 +171,6 @@ class BackbonePolicyConfig(PreTrainedConfig):
         for name, feature in [(ACTION, self.action_feature), (STATE, self.robot_state_feature)]:
             if feature is not None and len(feature.shape) != 1:
                 raise ConfigError(f"{self.type}: {name} must have one axis, and has shape {tuple(feature.shape)}")
-
-    def get_optimizer_preset(self) -> SpectralOptimizerConfig:
-        """The optimizer of the symmetry map: Muon for vision and language, Pion for action, AdamW for the rest."""
-        return SpectralOptimizerConfig(
-            lr=self.optimizer_lr,
-            weight_decay=self.optimizer_weight_decay,
-            grad_clip_norm=self.optimizer_grad_clip_norm,
-            rule=self.optimizer_rule,
-            roles=self.optimizer_roles or None,
-        )
 
     def get_scheduler_preset(self) -> CosineDecayWithWarmupSchedulerConfig:
         """Warm-up and cosine, which LeRobot shortens to the number of steps."""
