@@ -248,6 +248,11 @@ class _Conversion:
         if rescaled := sum(each["rescaled"] for each in self.episodes):
             share = rescaled / frames
             self.display.warn(f"{rescaled} actions ({share:.1%}) were beyond the largest step and were shortened")
+        if noted := [each for each in self.episodes if each.get("notes")]:
+            first = noted[0]
+            self.display.warn(
+                f"{len(noted)} episodes have a note in {DATA_RECORD}; first, {first['source']}: {first['notes'][0]}"
+            )
         if self.refused:
             self.display.warn(f"{len(self.refused)} refused ({self._kinds()}):")
             for each in self.refused[:10]:

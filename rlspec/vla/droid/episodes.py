@@ -31,6 +31,9 @@ STATE_SIZES = {name: ACTION_SIZES[name] for name in (JOINT_POSITION, GRIPPER_POS
 _RATE_TOLERANCE = 0.2  # of the interval between two frames; DROID's own loop takes a little longer than 1/15 s
 
 
+_LONGEST_GAP = 0.5  # seconds between two frames; a slow step of the recording loop takes less
+
+
 class Refused(Exception):
     """An episode cannot be used.
 
@@ -53,6 +56,7 @@ KINDS = (
     "corrupt_video",
     "length_mismatch",
     "wrong_rate",
+    "gap",
     "not_finite",
     "empty",
     "idle",
@@ -81,6 +85,7 @@ class Recording:
         law: Execution law, where the recording names it.
         pose_frame: Whose pose `cartesian_position` is, in the robot's base frame: DROID's are the flange's.
         place: Where it is from, as far as it says.
+        notes: What was done so that it can be used.
     """
 
     identity: str
@@ -96,6 +101,7 @@ class Recording:
     law: str | None = None
     pose_frame: str = "flange"
     place: str = ""
+    notes: tuple[str, ...] = ()
 
     def __len__(self) -> int:
         return len(self.state[JOINT_POSITION])
@@ -183,13 +189,18 @@ def _check_rate(times: Numbers, rate: float) -> None:
         return
     intervals = np.diff(times)
     if not np.isfinite(intervals).all() or (intervals <= 0).any():
-        raise Refused("wrong_rate", "timestamps do not increase")
+        frame = int(np.argmax(~(intervals > 0) | ~np.isfinite(intervals))) + 1
+        step = intervals[frame - 1]
+        raise Refused("wrong_rate", f"timestamps do not increase: frame {frame} is {step:+.3g} s after the one before")
     interval = float(np.median(intervals))
     if not math.isclose(interval * rate, 1.0, abs_tol=_RATE_TOLERANCE):
         raise Refused(
             "wrong_rate",
             f"recorded at {1 / interval:.3g} Hz by its timestamps, {rate:g} expected; give source_fps=",
         )
+    frame = int(np.argmax(intervals)) + 1
+    if (gap := float(intervals[frame - 1])) > _LONGEST_GAP:
+        raise Refused("gap", f"{gap:.2f} s are missing before frame {frame}, or its clock was set")
 
 
 def frames_of_film(film: Iterator[Frame], path: Path, name: str) -> Iterator[Frame]:

@@ -112,6 +112,10 @@ class ConvertSettings(CommandLine):
         AfterValidator(_file),
         Key("instructions by uuid (droid_raw; default: path/aggregated-annotations-*.json)", "FILE"),
     ] = None
+    stereo: Annotated[
+        Literal["refuse", "left"],
+        Key("cameras that have only a film of both lenses (droid_raw): left takes its left half"),
+    ] = "refuse"
     video: Annotated[bool, Key("false: PNG images instead of MP4 (H.264)")] = True
     limit: Annotated[int | None, Key("stop after so many recordings that can be used")] = Field(None, ge=1)
     seed: Annotated[int, Key("of instruction=random")] = Field(0, ge=0)

@@ -200,6 +200,7 @@ def convert_recording(recording: Recording, settings: ConvertSettings, rate: int
                 "robot": recording.robot,
                 "execution_law": law,
                 "pose_frame": recording.pose_frame,
+                **({"notes": list(recording.notes)} if recording.notes else {}),
             },
         )
         for segment in segments

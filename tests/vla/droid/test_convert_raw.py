@@ -12,6 +12,7 @@ import pytest
 from droid_fixtures import (
     PLAIN,
     RAW,
+    SERIALS,
     SIZE,
     RawEpisode,
     change,
@@ -222,6 +223,31 @@ def backward_clock(episode: RawEpisode) -> None:
     change(episode, "observation/timestamp/control/step_start", 5_000 - np.arange(20) * 66)
 
 
+def shift_clock(episode: RawEpisode, frame: int, milliseconds: int) -> None:
+    values = episode.arrays["observation/timestamp/control/step_start"].copy()
+    values[frame:] += milliseconds
+    change(episode, "observation/timestamp/control/step_start", values)
+
+
+def clock_set_back(episode: RawEpisode) -> None:
+    shift_clock(episode, 12, -3600)
+
+
+def frames_lost(episode: RawEpisode) -> None:
+    shift_clock(episode, 8, 2000)
+
+
+def only_svo(episode: RawEpisode) -> None:
+    (episode.folder / "recordings/SVO").mkdir()
+    (episode.folder / "recordings/MP4/111.mp4").rename(episode.folder / "recordings/SVO/111.svo")
+
+
+def only_stereo(episode: RawEpisode) -> None:
+    film, images = episode.folder / "recordings/MP4/111.mp4", episode.films["ext1"]
+    film.unlink()
+    write_film(film.with_name("111-stereo.mp4"), np.concatenate([images, 255 - images], axis=2))
+
+
 def clock_of_text(episode: RawEpisode) -> None:
     change(episode, "observation/timestamp/control/step_start", np.array([b"a"] * 20))
 
@@ -258,7 +284,11 @@ BROKEN: list[tuple[Callable[[RawEpisode], None], str, str]] = [
     (shorter_action, "length_mismatch", "action joint_velocity has 19 frames, others have 20"),
     (without_key, "missing_key", "no action gripper_position, which action_space=joint_velocity needs"),
     (slow_clock, "wrong_rate", "recorded at 10 Hz by its timestamps, 15 expected; give source_fps="),
-    (backward_clock, "wrong_rate", "timestamps do not increase"),
+    (backward_clock, "wrong_rate", "timestamps do not increase: frame 1 is -0.066 s after the one before"),
+    (clock_set_back, "wrong_rate", "timestamps do not increase: frame 12 is -3.53 s after the one before"),
+    (frames_lost, "gap", "2.07 s are missing before frame 8"),
+    (only_svo, "missing_camera", "no recordings/MP4/111.mp4, but recordings/SVO/111.svo; DROID's svo_to_mp4.py makes"),
+    (only_stereo, "missing_camera", "ext1: only recordings/MP4/111-stereo.mp4, of both lenses; stereo=left takes"),
     (clock_of_text, "corrupt_file", "it cannot be understood (ValueError: could not convert string to float"),
     (short_clock, "length_mismatch", "there are 5 timestamps of 20 frames"),
     (broken_h5, "corrupt_file", "trajectory.h5 cannot be read"),
@@ -332,3 +362,56 @@ def test_an_empty_folder_is_one_line(tmp_path: Path) -> None:
     (tmp_path / "raw").mkdir()
     with pytest.raises(DataError, match=r"no trajectory.h5 in it or below; correct path="):
         run("droid_raw", tmp_path / "raw", tmp_path / "out")
+
+
+@pytest.mark.parametrize("frames", [19, 21])
+@pytest.mark.parametrize("camera", ["ext1", "wrist"])
+def test_a_film_of_a_frame_more_or_less_is_cut_to_the_shorter_and_noted(
+    tmp_path: Path, frames: int, camera: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    episode = write_raw(tmp_path / "raw" / "one")
+    images = episode.films[camera]
+    path = episode.folder / "recordings/MP4" / f"{SERIALS[camera]}.mp4"
+    write_film(path, images[:19] if frames == 19 else np.concatenate([images, images[:1]]))
+    out = run("droid_raw", tmp_path / "raw", tmp_path / "out", *PLAIN, display=Display("plain"))
+    length = min(frames, 20)
+    rows = read_rows(out)
+    np.testing.assert_allclose(
+        rows["observation.state"][:, :7], episode.arrays["observation/robot_state/joint_positions"][:length], atol=1e-6
+    )
+    for name, raw in RAW.items():
+        assert np.array_equal(read_pictures(out, name), episode.films[raw][:length])
+    note = f"recordings/MP4/{SERIALS[camera]}.mp4 has {frames} frames, trajectory.h5 has 20: cut to the shorter"
+    assert read_record(out)["episodes"][0]["notes"] == [note]
+    assert f"1 episodes have a note in meta/rlspec.json; first, one: {note}" in " ".join(
+        capsys.readouterr().out.split()
+    )
+
+
+@pytest.mark.parametrize("success", [True, False])
+def test_a_recording_before_droids_post_processing_is_read_by_its_attributes(tmp_path: Path, *, success: bool) -> None:
+    episode = write_raw(tmp_path / "raw" / "one")
+    no_metadata(episode)
+    with h5py.File(episode.folder / "trajectory.h5", "a") as file:
+        file.attrs.update(success=success, current_task="put the cup down", robot_serial_number="panda-295341-1325480")
+    if not success:
+        with pytest.raises(DataError, match="not_successful 1"):
+            run("droid_raw", tmp_path / "raw", tmp_path / "out", *PLAIN)
+        return
+    (about,) = read_record(run("droid_raw", tmp_path / "raw", tmp_path / "out", *PLAIN))["episodes"]
+    assert (about["success"], about["task"], about["robot"]) == (True, "put the cup down", "panda")
+    assert about["notes"] == ["no metadata_*.json: by the attributes of trajectory.h5"]
+    for camera, name in RAW.items():
+        assert np.array_equal(read_pictures(tmp_path / "out", camera), episode.films[name])
+
+
+def test_the_left_half_of_a_stereo_film_is_the_cameras(tmp_path: Path) -> None:
+    episode = write_raw(tmp_path / "raw" / "one")
+    only_stereo(episode)
+    out = run("droid_raw", tmp_path / "raw", tmp_path / "out", *PLAIN, "stereo=left")
+    assert np.array_equal(read_pictures(out, "exterior_1_left"), episode.films["ext1"])
+
+
+def test_a_slow_step_is_no_gap(tmp_path: Path) -> None:
+    shift_clock(write_raw(tmp_path / "raw" / "one"), 8, 300)
+    assert check_dataset(run("droid_raw", tmp_path / "raw", tmp_path / "out", *PLAIN)).frames == 20
