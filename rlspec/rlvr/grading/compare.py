@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from functools import lru_cache
 
 from rlspec.rlvr.grading.budget import MAX_LENGTH, check_budget
@@ -10,7 +9,7 @@ from rlspec.rlvr.grading.expression import Node, OverBudget, Unreadable, parse_e
 from rlspec.rlvr.grading.extract import extract_answer
 from rlspec.rlvr.grading.forms import Form, balanced, letters_of, read_form
 from rlspec.rlvr.grading.names import is_name
-from rlspec.rlvr.grading.plain import based_number, is_integer_ratio, plain_number, same_decimal
+from rlspec.rlvr.grading.plain import based_number, is_decimal, is_integer_ratio, plain_number, same_decimal
 from rlspec.rlvr.grading.question import Prover, Question
 from rlspec.rlvr.grading.regions import region
 from rlspec.rlvr.grading.typed import settle
@@ -19,7 +18,6 @@ from rlspec.rlvr.grading.values import CLEARLY, UNDEFINED, value
 from rlspec.rlvr.grading.verdict import ACCEPTED, Reason, Verdict
 
 MAX_COMPARISONS = 200  # of elements, in unordered collections
-_DECIMAL = re.compile(r"-?[0-9]{1,300}(?:\.[0-9]{1,300})?\Z", re.ASCII)  # what needs no tokens
 _OPERATORS = (r"\int", r"\sum", r"\prod", r"\lim")
 
 
@@ -67,7 +65,7 @@ def _prove(question: Question) -> Reason:
 def _reason(answer: str, gold: str, prove: Prover) -> Reason:
     if answer == gold:
         return "exact"
-    if _DECIMAL.match(answer) and _DECIMAL.match(gold):
+    if is_decimal(answer) and is_decimal(gold):
         return _numbers(answer, gold)
     if not balanced(answer):
         return "unparseable"

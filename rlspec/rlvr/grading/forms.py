@@ -9,6 +9,7 @@ from typing import Literal
 from rlspec.rlvr.grading.expression import OverBudget
 from rlspec.rlvr.grading.names import is_name, order_of
 from rlspec.rlvr.grading.normalize import Tokens, spell, tokenize
+from rlspec.rlvr.grading.plain import is_decimal
 from rlspec.rlvr.grading.units import DEGREES, SIGNS, unit_of
 
 Kind = Literal["scalar", "word", "tuple", "set", "list", "named", "union", "matrix", "equation", "relation", "empty"]
@@ -66,6 +67,8 @@ def read_form(text: str) -> Form:
     Raises:
         OverBudget: nested deeper than `MAX_NESTING`, or more than `MAX_ITEMS` elements.
     """
+    if is_decimal(text):
+        return Form("scalar", ("-", text[1:]) if text[0] == "-" else (text,))
     return _build(tokenize(text), 0)
 
 

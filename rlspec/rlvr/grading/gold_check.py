@@ -15,7 +15,7 @@ from rlspec.rlvr.grading.compare import gold_text
 from rlspec.rlvr.grading.expression import OverBudget
 from rlspec.rlvr.grading.mutations import mutate
 from rlspec.rlvr.grading.normalize import normalize
-from rlspec.rlvr.grading.plain import plain_number
+from rlspec.rlvr.grading.plain import is_decimal, plain_number
 from rlspec.rlvr.grading.pool import GraderPool
 from rlspec.rlvr.grading.readable import is_readable
 from rlspec.rlvr.grading.verdict import Reason
@@ -152,7 +152,7 @@ def _contradictions(golds: Sequence[str], problems: Sequence[str], pool: GraderP
 def only_plain(golds: Sequence[str]) -> bool:
     """Whether every gold is a plain number, so that grading never needs computer algebra (`GraderPool(warm=False)`)."""
     texts = (gold_text(gold) for gold in golds)
-    return all(text is not None and plain_number(normalize(text)) is not None for text in texts)
+    return all(text is not None and (is_decimal(text) or plain_number(normalize(text)) is not None) for text in texts)
 
 
 def read_as_one_number(golds: Sequence[str]) -> list[str]:

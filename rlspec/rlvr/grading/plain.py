@@ -26,7 +26,13 @@ _PLAIN = re.compile(
     re.VERBOSE | re.ASCII,
 )
 
+_DECIMAL = re.compile(r"-?[0-9]{1,300}(?:\.[0-9]{1,300})?\Z", re.ASCII)
 _BASED = re.compile(r"([0-9A-F]+)_\{([0-9]{1,2})\}\Z", re.ASCII)
+
+
+def is_decimal(text: str) -> bool:
+    """Whether a text is nothing but digits with a sign and a point, as most golds are: it needs no tokens."""
+    return _DECIMAL.match(text) is not None
 
 
 def based_number(text: str) -> tuple[str, str] | None:

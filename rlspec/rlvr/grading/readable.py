@@ -8,7 +8,7 @@ from rlspec.rlvr.grading.budget import MAX_LENGTH
 from rlspec.rlvr.grading.expression import OverBudget, Unreadable, parse_expression
 from rlspec.rlvr.grading.forms import Form, read_form
 from rlspec.rlvr.grading.names import is_name
-from rlspec.rlvr.grading.plain import based_number, plain_number
+from rlspec.rlvr.grading.plain import based_number, is_decimal, plain_number
 
 MAX_WORDS = 6  # of a gold in words: "one solution for each value"
 _COMMAND = re.compile(r"\\(?:begin|end)\{[a-z]+\}|\\[A-Za-z]+")
@@ -25,8 +25,8 @@ _SHORTEST_IN_BRACKETS = 3
 
 def is_readable(text: str) -> bool:
     """Whether a bare gold says one thing that an answer can be compared with, other than by its very letters."""
-    if len(text) > MAX_LENGTH:
-        return False
+    if len(text) > MAX_LENGTH or is_decimal(text):
+        return len(text) <= MAX_LENGTH
     words = _WORD.findall(_COMMAND.sub(" ", text))
     vague = _OF_SENTENCES | _OF_AMOUNTS if any(character.isdigit() for character in text) else _OF_SENTENCES
     if len(words) > MAX_WORDS or any(word.lower() in vague for word in words):

@@ -139,14 +139,18 @@ def _too_long(*_: object) -> None:
 
 
 def table(golds: list[str], per_gold: int) -> list[str]:
-    """Rows of markdown: how many of a group's pairs each grader judges rightly."""
+    """Rows of markdown: how many of a group's pairs each grader judges rightly; then every wrong answer accepted."""
     graders = peers()
     asked: Counter[tuple[bool, str]] = Counter()
     right: Counter[tuple[bool, str, str]] = Counter()
+    fooled: list[str] = []
     for pair in pairs(golds, per_gold):
         asked[pair.same, pair.group] += 1
         for name, grader in graders.items():
-            right[pair.same, pair.group, name] += verdict(grader, pair.answer, pair.gold) is pair.same
+            agrees = verdict(grader, pair.answer, pair.gold) is pair.same
+            right[pair.same, pair.group, name] += agrees
+            if not agrees and not pair.same:
+                fooled.append(f"- {name} accepts `{pair.answer}` for `{pair.gold}` ({pair.group})")
     lines = [f"| kind | pairs | {' | '.join(graders)} |", "|---" * (len(graders) + 2) + "|"]
     for same, title in ((True, "right answer, accepted"), (False, "wrong answer, refused")):
         groups = [group for group in asked if group[0] is same]
@@ -155,7 +159,7 @@ def table(golds: list[str], per_gold: int) -> list[str]:
         sums = [sum(right[*key, name] for key in groups) for name in graders]
         total = sum(asked[key] for key in groups)
         lines.append(f"| **{title}** | {total} | {' | '.join(f'**{count}**' for count in sums)} |")
-    return lines
+    return [*lines, "", *sorted(fooled)]
 
 
 def main(arguments: list[str]) -> None:
