@@ -149,7 +149,9 @@ class Optim(_Settings):
     name: str  # of the preset, or the rule's where there is none: what the run is called
     rule: str  # of matrices; embeddings, norms and LoRA factors get AdamW. An elementwise rule is that of everything
     lr: float = Field(1e-6, gt=0)
-    roles: dict[str, RoleSettings] | Literal["vla"] = {}  # role or part of the model -> rule or settings; or a preset
+    roles: (
+        dict[str, RoleSettings] | Literal["vla", "vla_openpi"]
+    ) = {}  # role or part of the model -> rule or settings; or a preset
     split: Split = "heads"
     options: Options = {}  # of the rule
     overrides: list[Override] = []

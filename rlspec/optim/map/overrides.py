@@ -74,7 +74,7 @@ def parse_roles(roles: str | Roles | None, present: Iterable[str]) -> dict[str, 
 
     Args:
         roles: a rule, or a mapping of settings, for each; or the name of a preset in `ROLE_PRESETS`.
-        present: modalities with matrices to train; a preset's others are left out.
+        present: modalities with matrices to train, and roles; a preset's others are left out.
 
     Raises:
         ConfigError: naming the key or value and the remedy.

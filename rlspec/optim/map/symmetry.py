@@ -169,7 +169,7 @@ def symmetry_map(
         roles: key -> rule, or a mapping with the keys of `Override` but `pattern`, over these defaults. A key is a role
             or the beginning of one (`attention` stands for attention.q, attention.k, ...), a part of the model
             (`vision`, `language`, `connector`, `action`: its roles in `SPECTRAL_ROLES`), or both: `action:attention`,
-            which wins over a role, which wins over a part. Or the name of a preset, such as "vla".
+            which wins over a role, which wins over a part. Or the name of a preset, "vla" or "vla_openpi".
         overrides: mappings with the keys of `Override`; the first whose pattern matches wins over roles.
         split: "heads" cuts attention matrices into heads, "whole" only fused ones into their parts.
         settings: the optimizer's other settings and options of rules, by which `state_bytes` counts.
@@ -187,7 +187,8 @@ def symmetry_map(
     found = [next((entry for entry in patterns if re.search(entry.pattern, name)), None) for name, _, _ in trainable]
     named = [override is not None and override.rule is not None for override in found]
     claims = [claim(*entry, fallback) for entry, fallback in zip(trainable, named, strict=True)]
-    said = parse_roles(roles, {each.modality for each in claims if each.role.partition(".")[0] in SPECTRAL_ROLES})
+    present = {each.modality for each in claims if each.role.partition(".")[0] in SPECTRAL_ROLES}
+    said = parse_roles(roles, present.union(*(_prefixes(each.role) for each in claims)))
     specs = [
         replace(_spec(name, param, entry, rule, _said(entry, said, override), split), settings=settings or {})
         for (name, param, _), entry, override in zip(trainable, claims, found, strict=True)

@@ -13,6 +13,7 @@ from rlspec.errors import ConfigError
 from rlspec.optim.composition import Step, stage
 from rlspec.optim.kernels.blocks import like, per_block, wide, widened
 from rlspec.optim.kernels.roots import inverse_sqrt
+from rlspec.optim.stages.scale import check_whole
 
 
 def soft_clip_blocks(blocks: Tensor, clip: float | Tensor) -> Tensor:
@@ -40,16 +41,21 @@ def soft_clip_blocks(blocks: Tensor, clip: float | Tensor) -> Tensor:
     return like(clipped, blocks).to(blocks.dtype)
 
 
-def _check_clip(spectral_clip: float) -> None:
+def _check_clip(spectral_clip: float, clip_warmup: int) -> None:
+    check_whole("clip_warmup", clip_warmup, least=0)
     if not spectral_clip > 0:
         raise ConfigError(f"spectral_clip={spectral_clip}: must be positive; the paper has 10, and 5 for small models")
 
 
 @stage(check=_check_clip)
-def soft_clip(blocks: Tensor, step: Step, *, spectral_clip: float = 10.0) -> Tensor:
+def soft_clip(blocks: Tensor, step: Step, *, spectral_clip: float = 10.0, clip_warmup: int = 0) -> Tensor:
     """`soft_clip_blocks` as a stage: the bound is on the update before lr and `adjust_lr` (the paper's c = 10, or 5).
 
-    In warm-up the paper keeps c lr constant: lower `spectral_clip` as lr rises. Its optional clipping of raw gradients
-    (c = 0.1) is the optimizer's `gradient_clip`.
+    In the first `clip_warmup` steps, those of the schedule's warm-up, c lr is constant as in the paper: the bound is c
+    times the peak rate, which schedulers of torch keep as `initial_lr`, over the present one. The paper's optional
+    clipping of raw gradients (c = 0.1) is the optimizer's `gradient_clip`.
     """
+    peak = float(step.settings.get("initial_lr", step.lr))
+    if step.count <= clip_warmup and 0 < step.lr < peak:
+        spectral_clip *= peak / step.lr
     return soft_clip_blocks(blocks, spectral_clip)

@@ -86,7 +86,7 @@ def norm_ratio(
     """Before the filter: NAMO's adaptive learning rate over lr, into `Step.decay` (arXiv 2602.17080).
 
     `sqrt(1 - beta2^t) / (1 - beta1^t) ||M|| / (sqrt(v) + eps)`, v the average of ||G||_F^2. It is 1 in the first step
-    (2 - beta1 with Nesterov's form), and about sqrt((1 - beta1) / (1 + beta1)) when gradients are noise.
+    (1 + beta1 with Nesterov's form), and about sqrt((1 - beta1) / (1 + beta1)) when gradients are noise.
     `variance_eps` is 1e-8 in the paper: gradients of norm 1e-6 would feel it, so it is 0 here.
     """
     step.decay = _adaptive_ratio(blocks, step, momentum, variance_beta, variance_eps, (1, 2))
@@ -117,9 +117,10 @@ def column_ratios(
 
 @stage()
 def follow_ratio(blocks: Tensor, step: Step) -> Tensor:
-    """After the filter: multiply by `norm_ratio`, so that no step is longer than the polar factor itself.
+    """After the filter: times `norm_ratio` or `column_ratios`, so that no step is longer than the polar factor itself.
 
-    The adaptive rate is at most 1 in the weight decay, and at most 1 with the length of `adjust_lr` in the update.
+    The adaptive rate, NAMO-D's of every column, is at most 1 in the weight decay, and at most 1 with the length of
+    `adjust_lr` in the update.
     """
     assert step.decay is not None
     ratio = step.decay
@@ -127,13 +128,6 @@ def follow_ratio(blocks: Tensor, step: Step) -> Tensor:
         step.decay = ratio.clamp(max=1 / step.lr)
         ratio = ratio.clamp(max=1 / (step.lr * step.length))
     return blocks * ratio
-
-
-@stage()
-def follow_ratios(blocks: Tensor, step: Step) -> Tensor:
-    """After the filter: multiply every column by its `column_ratios`."""
-    assert step.decay is not None
-    return blocks * step.decay
 
 
 def _adapted(blocks: Tensor, deviation: Tensor) -> Tensor:

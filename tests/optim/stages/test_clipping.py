@@ -91,6 +91,19 @@ def test_spectra_is_adam_clipped(adjust_lr: str, alpha: float) -> None:
     assert float((param.detach() - expected).norm() / (expected - start).norm()) < 1e-12
 
 
+def test_in_spectras_warm_up_the_bound_times_the_rate_is_constant() -> None:
+    param = nn.Parameter(torch.zeros(9, 4, dtype=torch.float64))
+    optimizer = SpectralOptimizer([param], rule="spectra", lr=0.5, spectral_clip=0.01, clip_warmup=4)
+    schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: [0.25, 0.5, 0.75, 1.0, 0.5][step])
+    moved = []
+    for seed in range(5):
+        before, param.grad = param.detach().clone(), random(9, 4, seed=seed)
+        optimizer.step()
+        schedule.step() if seed < 4 else None
+        moved.append(float(torch.linalg.matrix_norm(param.detach() - before, 2)))
+    assert moved == pytest.approx([0.005, 0.005, 0.005, 0.005, 0.0025], rel=0.01)
+
+
 @pytest.mark.parametrize("rule", ["muon", "spectra", "row_norm"])
 def test_any_rule_can_be_clipped_before_and_after(rule: str) -> None:
     def change(gradient: Tensor, **settings: float) -> Tensor:

@@ -76,7 +76,8 @@ def namo_d(lr: float) -> Update:
             ratios.append(correction * float(m[:, column].norm()) / math.sqrt(memory[column]))
         mean = sum(ratios) / len(ratios)
         clamped = torch.tensor([min(max(s, 0.75 * mean), mean / 0.75) for s in ratios], dtype=m.dtype)
-        return matched(m) * newton_schulz(m) @ clamped.diag(), clamped
+        steps, decays = ((lr * clamped * size).clamp(max=1) / lr for size in (matched(m), 1.0))
+        return newton_schulz(m) @ steps.diag(), decays
 
     return update
 
@@ -159,6 +160,14 @@ def test_five_steps_are_those_of_the_papers_loop(rule: str, shape: tuple[int, in
 def test_namos_step_and_decay_are_capped_at_one(lr: float) -> None:
     gradients, start = [random(6, 4)], random(6, 4, seed=9)
     found = weights_of("namo", gradients, start, lr=lr)
+    assert torch.allclose(found, start * (1 - WD) - min(1.0, lr * matched(start)) * newton_schulz(gradients[0]))
+
+
+@pytest.mark.parametrize("lr", [2.0, 30.0])
+def test_namo_ds_columns_are_capped_at_one(lr: float) -> None:
+    gradients, start = [random(6, 4)], random(6, 4, seed=9)
+    found = weights_of("namo_d", gradients, start, lr=lr)
+    # Without Nesterov every column's ratio is 1 in the first step.
     assert torch.allclose(found, start * (1 - WD) - min(1.0, lr * matched(start)) * newton_schulz(gradients[0]))
 
 

@@ -73,6 +73,18 @@ def test_rules_of_every_part(tiny_pi05: dict[str, Any]) -> None:
     assert rules[f"{tower}self_attn.q_proj.weight"] == "muon"
 
 
+def test_rules_of_every_part_as_openpis_runs_have_them(tiny_pi05: dict[str, Any]) -> None:
+    policy = make(tiny_pi05, optimizer_roles="vla_openpi", optimizer_paper_scale=2.0, optimizer_promotion_steps=0.0)
+    optimizer = policy.config.get_optimizer_preset().build(policy.get_optim_params())
+    rules = {name: group["rule"] for group in optimizer.param_groups for name in group["param_names"]}
+    expert = "model.paligemma_with_expert.gemma_expert.model.layers.0."
+    assert rules[f"{expert}input_layernorm.dense.weight"] == rules[f"{expert}mlp.down_proj.weight"] == "pion"
+    assert rules["model.action_out_proj.weight"] == "adamw"
+    tower = "model.paligemma_with_expert.paligemma.model.vision_tower.vision_model."
+    assert rules[f"{tower}embeddings.patch_embedding.weight"] == "adamw"
+    assert rules[f"{tower}encoder.layers.0.self_attn.q_proj.weight"] == "muon"
+
+
 def test_it_reads_lerobots_checkpoints(tiny_pi05: dict[str, Any], tmp_path: Path) -> None:
     torch.manual_seed(3)
     stock = PI05Policy(PI05Config(**tiny_pi05, **FEATURES))

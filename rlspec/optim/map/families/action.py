@@ -71,9 +71,18 @@ ROLE_PRESETS: dict[str, dict[str, dict[str, str]]] = {
         "language": {"rule": "muon"},
         "action": {"rule": "pion", "split": "whole"},
     },
+    "vla_openpi": {
+        "vision": {"rule": "muon"},
+        "connector": {"rule": "muon"},
+        "language": {"rule": "muon"},
+        "action": {"rule": "pion", "split": "whole"},
+        "modulation": {"rule": "pion", "split": "whole"},
+        "conv.patch": {"rule": "adamw"},
+    },
 }
 """Name -> roles. `vla` is the routing of the Pion paper (arXiv 2605.19282): Muon for what the VLM knows, Pion on whole
-matrices for actions, AdamW for embeddings, output layers and vectors. Parts that a model has not are left out."""
+matrices for actions, AdamW for embeddings, output layers and vectors. `vla_openpi` is that of its runs with pi0.5: the
+dense layers of adaptive norms have Pion too, and patch embeddings AdamW. What a model has not is left out."""
 
 
 def modality_of(path: str) -> str:

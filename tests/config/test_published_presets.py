@@ -1,0 +1,45 @@
+"""Presets that bear a paper's name have its numbers, whatever the policy of the recipe says."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from rlspec.config.load import load_recipe, load_vla_recipe
+
+VLA = {"rule": "muon", "promotion_steps": 0.0, "adjust_lr": "paper", "momentum": 0.95, "ns_steps": 5, "split": "whole"}
+PUBLISHED: dict[str, dict[str, Any]] = {
+    "vla_pion_paper": VLA
+    | {"lr": 1e-4, "weight_decay": 0.01, "betas": (0.9, 0.999), "eps": 1e-8}
+    | {"nesterov": True, "paper_scale": 0.2, "roles": "vla"},
+    "vla_pion_openpi": VLA | {"lr": 2.5e-5, "nesterov": False, "paper_scale": 2.0, "roles": "vla_openpi"},
+    "pion_paper": {"rule": "pion", "lr": 1e-6, "weight_decay": 0.01, "momentum": 0.95, "nesterov": False}
+    | {"promotion_steps": 0.0, "ns_steps": 5, "adjust_lr": "paper", "paper_scale": 5.0, "split": "heads"},
+    "muon_paper": {"rule": "muon", "lr": 1e-6, "weight_decay": 0.01, "momentum": 0.95, "nesterov": False}
+    | {"ns_steps": 5, "adjust_lr": "paper", "paper_scale": 5.0, "split": "whole"},
+}
+OURS = {"promotion_steps": "auto", "adjust_lr": "paper", "paper_scale": 0.2, "nesterov": False, "roles": "vla"}
+
+
+@pytest.mark.parametrize("policy", ["adapter_tiny", "flow_tiny", "pi05", "smolvla"])
+@pytest.mark.parametrize("name", ["vla_pion_paper", "vla_pion_openpi"])
+def test_of_robots_policies(name: str, policy: str) -> None:
+    found = load_vla_recipe(["recipe=vla_franka", f"optim={name}", f"policy={policy}"]).optim.model_dump()
+    assert {key: found[key] for key in PUBLISHED[name]} == PUBLISHED[name]
+
+
+@pytest.mark.parametrize("name", ["pion_paper", "muon_paper"])
+def test_of_language_models(name: str) -> None:
+    found = load_recipe(["recipe=grpo_math", "model=qwen3_1.7b", f"optim={name}"]).optim.model_dump()
+    assert {key: found[key] for key in PUBLISHED[name]} == PUBLISHED[name]
+
+
+def test_our_own_for_robots_has_the_papers_length_and_the_policys_rate() -> None:
+    found = load_vla_recipe(["recipe=vla_franka", "optim=vla_pion", "policy=adapter_tiny"]).optim.model_dump()
+    assert {key: found[key] for key in OURS} == OURS
+    assert found["lr"] == 2e-3
+
+
+def test_what_is_written_wins_over_the_preset() -> None:
+    assert load_vla_recipe(["recipe=vla_franka", "optim=vla_pion_paper", "optim.lr=3e-3"]).optim.lr == 3e-3
