@@ -86,6 +86,7 @@ class Recording:
         pose_frame: Whose pose `cartesian_position` is, in the robot's base frame: DROID's are the flange's.
         place: Where it is from, as far as it says.
         notes: What was done so that it can be used.
+        ranges: What to keep of it, first frame and the one after the last; None: all.
     """
 
     identity: str
@@ -102,6 +103,7 @@ class Recording:
     pose_frame: str = "flange"
     place: str = ""
     notes: tuple[str, ...] = ()
+    ranges: tuple[tuple[int, int], ...] | None = None
 
     def __len__(self) -> int:
         return len(self.state[JOINT_POSITION])

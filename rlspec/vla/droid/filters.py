@@ -69,6 +69,11 @@ def chosen_ranges(recording: Recording, command: Numbers, *, drop_idle: bool) ->
     Raises:
         Refused: Nothing remains.
     """
+    if recording.ranges is not None:
+        inside = [(max(start, 0), min(end, len(recording))) for start, end in recording.ranges]
+        if not (ranges := [(start, end) for start, end in inside if end > start]):
+            raise Refused("idle", f"ranges= keeps none of its {len(recording)} frames")
+        return ranges
     if not drop_idle:
         return [(0, len(recording))]
     closure = np.concatenate([recording.state["gripper_position"], recording.actions["gripper_position"]], axis=1)

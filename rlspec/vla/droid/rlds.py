@@ -18,10 +18,11 @@ import numpy as np
 
 from rlspec.contract.actions import CARTESIAN_POSITION, DELTA_EEF, DROID_HZ, JOINT_POSITION
 from rlspec.errors import DataError
-from rlspec.vla.data.files import first_line
+from rlspec.vla.data.files import first_line, read_json
 from rlspec.vla.data.pixels import decode_image
 from rlspec.vla.data.recording import Pixels
 from rlspec.vla.droid.episodes import ACTION_SIZES, STATE_SIZES, Frame, Item, Numbers, Recording, Refused
+from rlspec.vla.droid.filters import Range
 from rlspec.vla.droid.schema import GRIPPER_POSITION, RLDS_CAMERAS
 from rlspec.vla.droid.settings import ConvertSettings
 from rlspec.vla.droid.tfrecord import BadRecord, Feature, Place, list_records, parse_example, read_record
@@ -38,6 +39,7 @@ class RldsSource:
         self._settings = settings
         self._root = settings.path
         self._rate = settings.source_fps or DROID_HZ
+        self._ranges = None if settings.ranges is None else _read_ranges(settings.ranges)
 
     def items(self) -> list[Item]:
         """All episodes; what a damaged file has lost is one item that is refused.
@@ -103,7 +105,15 @@ class RldsSource:
             rate=self._rate,
             frames=partial(_frames, example, length),
             place=place,
+            ranges=self._kept(example),
         )
+
+    def _kept(self, example: dict[str, Feature]) -> tuple[Range, ...] | None:
+        """By the key of openpi's compute_droid_nonidle_ranges.py; what the file does not name is kept nowhere."""
+        if self._ranges is None:
+            return None
+        names = (_text(example, f"episode_metadata/{name}") for name in ("recording_folderpath", "file_path"))
+        return self._ranges.get("--".join(names), ())
 
     def _example(self, item: Item) -> dict[str, Feature]:
         name, offset, length = item.place
@@ -114,6 +124,24 @@ class RldsSource:
             raise Refused("corrupt_file", str(error)) from None
         except OSError as error:
             raise Refused("corrupt_file", f"{name}: cannot be read ({first_line(error)})") from None
+
+
+def _read_ranges(path: Path) -> dict[str, tuple[Range, ...]]:
+    content = read_json(path)
+    try:
+        ranges = {key: tuple((first, end) for first, end in each) for key, each in content.items()}
+        ordered = all(
+            type(first) is int and type(end) is int and before <= first
+            for each in ranges.values()
+            for (first, end), before in zip(each, (0, *(end for _, end in each)), strict=False)
+        )
+    except (AttributeError, TypeError, ValueError):
+        ordered = False
+    if not ordered:
+        raise DataError(
+            f"ranges={path}: episode -> [[first frame, end], ...] in their order is wanted; correct the file"
+        )
+    return ranges
 
 
 def _expected_records(shard: Path) -> int | None:

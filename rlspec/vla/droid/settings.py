@@ -112,6 +112,11 @@ class ConvertSettings(CommandLine):
         AfterValidator(_file),
         Key("instructions by uuid (droid_raw; default: path/aggregated-annotations-*.json)", "FILE"),
     ] = None
+    ranges: Annotated[
+        Path | None,
+        AfterValidator(_file),
+        Key("frames to keep, by openpi's droid_sample_ranges_*.json (droid_rlds); others are left out", "FILE"),
+    ] = None
     stereo: Annotated[
         Literal["refuse", "left"],
         Key("cameras that have only a film of both lenses (droid_raw): left takes its left half"),
@@ -129,6 +134,10 @@ class ConvertSettings(CommandLine):
             raise ValueError(f"out={self.out}: that is path=; choose another folder")
         if self.annotations is not None and self.source != "droid_raw":
             raise ValueError("annotations: only source=droid_raw has its instructions in a file apart; leave it out")
+        if self.ranges is not None and self.source != "droid_rlds":
+            raise ValueError("ranges: openpi's file names the episodes of source=droid_rlds alone; leave it out")
+        if self.ranges is not None and self.idle == "drop":
+            raise ValueError("ranges and idle=drop: both say what is kept; give one of them")
         if self.source_action is not None and self.source != "lerobot":
             raise ValueError("source_action: only source=lerobot has actions without a name; leave it out")
         if self.video and (self.image_size[0] % 2 or self.image_size[1] % 2):

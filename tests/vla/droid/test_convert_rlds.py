@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from droid_fixtures import read_pictures, read_record, read_rows, refusals, run
 
-from rlspec.errors import DataError
+from rlspec.errors import ConfigError, DataError
 from rlspec.vla.data.checking import check_dataset
 
 TINY, PLAIN = (Path(__file__).parent / "rlds" / name for name in ("droid_tiny", "droid_plain"))
@@ -134,3 +134,42 @@ def test_a_folder_without_records_is_one_line(tmp_path: Path) -> None:
     (tmp_path / "rlds").mkdir()
     with pytest.raises(DataError, match="no TFRecord files"):
         run("droid_rlds", tmp_path / "rlds", tmp_path / "out")
+
+
+def ranges_file(path: Path, content: object) -> Path:
+    path.write_text(json.dumps(content))
+    return path
+
+
+def key_of(place: str) -> str:
+    """As openpi's compute_droid_nonidle_ranges.py makes it."""
+    folder = f"gs://x/LAB/{place}"
+    return f"{folder}/recordings/MP4--{folder}/trajectory.h5"
+
+
+def test_openpis_ranges_say_which_frames_are_kept(tmp_path: Path, expected: dict[str, np.ndarray]) -> None:
+    ranges = {key_of("success/2023/e2"): [[0, 2], [3, 99]], key_of("failure/2023/e1"): [], "gs://other": [[0, 4]]}
+    file = ranges_file(tmp_path / "droid_sample_ranges.json", ranges)
+    out = run("droid_rlds", TINY, tmp_path / "out", *SMALL, "success=all", f"ranges={file}")
+    velocities = expected["e2/action_dict/joint_velocity"].astype("f4")
+    assert np.array_equal(read_rows(out)["action"][:, :7], velocities[[0, 1, 3, 4]])
+    assert [each["range"] for each in read_record(out)["episodes"]] == [[0, 2], [3, 5]]
+    assert set(refusals(out).values()) == {
+        ("idle", "ranges= keeps none of its 3 frames"),
+        ("idle", "ranges= keeps none of its 4 frames"),
+    }
+
+
+@pytest.mark.parametrize("content", [[], {"a": 3}, {"a": [[1]]}, {"a": [["x", 2]]}, {"a": [[4, 9], [2, 4]]}])
+def test_a_file_that_holds_no_ranges_is_one_line(tmp_path: Path, content: object) -> None:
+    file = ranges_file(tmp_path / "ranges.json", content)
+    with pytest.raises(DataError, match="ranges=.*first frame, end.* is wanted"):
+        run("droid_rlds", TINY, tmp_path / "out", *SMALL, f"ranges={file}")
+
+
+def test_ranges_are_rlds_alone_and_the_only_rule(tmp_path: Path) -> None:
+    file = ranges_file(tmp_path / "ranges.json", {})
+    with pytest.raises(ConfigError, match="ranges and idle=drop: both say what is kept"):
+        run("droid_rlds", TINY, tmp_path / "out", *SMALL, f"ranges={file}", "idle=drop")
+    with pytest.raises(ConfigError, match="ranges: openpi's file names the episodes of source=droid_rlds alone"):
+        run("droid_raw", TINY, tmp_path / "out", *SMALL, f"ranges={file}")
