@@ -172,6 +172,7 @@ def rule_names(recipe: HasOptim) -> Lines:
     rules, presets = known_rules(), list_group("optim")
     given: list[tuple[str, str | None]] = [("optim.rule", optim.rule)]
     given += [(f"{key}.rule", each.rule) for key, each in _settings(recipe)]
+    given += [("optim.lr_from.rule", optim.lr_from.rule)] if optim.lr_from is not None else []
     for key, rule in given:
         if rule in presets and rule not in rules:
             yield f"{key}={rule}: a preset of recipes/optim, and no rule; {_instead(key, rule)}"

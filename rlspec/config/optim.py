@@ -15,9 +15,15 @@ def map_settings(optim: Optim) -> dict[str, Any]:
     return _choices(optim) | {"settings": _optimizer_settings(optim)}
 
 
-def builder_settings(optim: Optim) -> dict[str, Any]:
-    """Keyword arguments of `build_optimizer`: the rule's own options beside the optimizer's settings."""
-    return _optimizer_settings(optim) | _choices(optim)
+def builder_settings(optim: Optim, batch: int) -> dict[str, Any]:
+    """Keyword arguments of `build_optimizer`: the rule's own options beside the optimizer's settings.
+
+    `batch` is what a step of this run is made of: prompts, or samples.
+    """
+    settings = _optimizer_settings(optim) | _choices(optim)
+    if optim.lr_from is not None:
+        settings |= {"lr_from": optim.lr_from.model_dump(), "batch": batch}
+    return settings
 
 
 def _choices(optim: Optim) -> dict[str, Any]:
@@ -30,9 +36,16 @@ def _choices(optim: Optim) -> dict[str, Any]:
 
 
 def _optimizer_settings(optim: Optim) -> dict[str, Any]:
-    return optim.model_dump(exclude={"name", "rule", "options", "plugins", *MAP_KEYS}) | optim.options
+    return optim.model_dump(exclude={"name", "rule", "lr_from", "options", "plugins", *MAP_KEYS}) | optim.options
 
 
 def _flat(settings: RoleSettings) -> dict[str, Any]:
     given = settings.model_dump(exclude={"options"}, exclude_none=True)
     return given | settings.options
+
+
+def describe_rate(optim: Optim) -> str:
+    """The learning rate in a line about the run."""
+    if optim.lr_from is None:
+        return f"learning rate {optim.lr:g}"
+    return f"learning rates from {optim.lr_from.rule} at {optim.lr_from.lr:g}"

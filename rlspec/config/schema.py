@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, Literal
 from pydantic import BaseModel, ConfigDict, Field, create_model, field_validator
 from pydantic.fields import FieldInfo
 
-from rlspec.optim.settings import OptimizerSettings, RoleChanges, Split, declared_types, defaults, limits
+from rlspec.optim.settings import KnownRate, OptimizerSettings, RoleChanges, Split, declared_types, defaults, limits
 
 SEEDS = 2**32  # numpy's generators take no larger seed
 Options = dict[str, bool | int | float | str]
@@ -123,8 +123,11 @@ if TYPE_CHECKING:
     class _OfRole(Section, RoleChanges):
         pass
 
+    class LrFrom(Section, KnownRate):
+        """Where a learning rate is known."""
+
 else:
-    _Settings, _OfRole = _derived(OptimizerSettings), _derived(RoleChanges)
+    _Settings, _OfRole, LrFrom = _derived(OptimizerSettings), _derived(RoleChanges), _derived(KnownRate)
 
 
 class RoleSettings(_OfRole):
@@ -149,6 +152,7 @@ class Optim(_Settings):
     name: str  # of the preset, or the rule's where there is none: what the run is called
     rule: str  # of matrices; embeddings, norms and LoRA factors get AdamW. An elementwise rule is that of everything
     lr: float = Field(1e-6, gt=0)
+    lr_from: LrFrom | None = None  # a good rate of another rule, batch or width, from which each parameter gets its own
     roles: (
         dict[str, RoleSettings] | Literal["vla", "vla_openpi"]
     ) = {}  # role or part of the model -> rule or settings; or a preset

@@ -9,13 +9,14 @@ from typing import Any
 
 from torch import nn
 
-from rlspec.errors import ConfigError
+from rlspec.errors import ConfigError, nearest
 from rlspec.optim.engine.checks import check_unsharded
 from rlspec.optim.engine.optimizer import SpectralOptimizer
+from rlspec.optim.known_rate import Here, carried_over, describe, hidden_size
 from rlspec.optim.map.overrides import Roles
 from rlspec.optim.map.symmetry import ParameterSpec, SymmetryMap, symmetry_map
 from rlspec.optim.rules import get_rule
-from rlspec.optim.settings import OptimizerSettings, Running, defaults
+from rlspec.optim.settings import KnownRate, OptimizerSettings, Running, defaults
 
 FROM_MAP = ("role", "num_heads", "head_axis", "stacked", "scaling")
 """Settings of `SpectralOptimizer` that are not the user's here."""
@@ -29,6 +30,8 @@ def build_optimizer(
     roles: str | Roles | None = None,
     split: str = "heads",
     overrides: Sequence[Mapping[str, Any]] = (),
+    lr_from: Mapping[str, Any] | None = None,
+    batch: int | None = None,
     **settings: Any,
 ) -> SpectralOptimizer:
     """Give every trainable parameter the rule of its role.
@@ -37,6 +40,10 @@ def build_optimizer(
     output head, LoRA factors and everything of fewer than two dimensions get AdamW, the latter without weight decay.
     `roles` and then `overrides` change that, see `symmetry_map`; all other arguments are `SpectralOptimizer`'s: fields
     of `rlspec.optim.settings`, and options of rules. The map is kept as `optimizer.symmetry`.
+
+    `lr_from` (fields of `settings.KnownRate`) gives every parameter the learning rate that does here what a known one
+    did with another rule, batch or width, in place of `lr`; `batch` is what a step here is made of. What was computed
+    is kept as text, `optimizer.rates`.
 
     Raises:
         ConfigError: naming the parameter or word and the remedy.
@@ -57,13 +64,23 @@ def build_optimizer(
         raise ConfigError("the model has no trainable parameter: every requires_grad is False")
     if not roles and not overrides:
         _warn_unused(mapping, rule)
-    optimizer = SpectralOptimizer(
-        _param_groups(model, mapping, lr, settings.get("weight_decay", OptimizerSettings.weight_decay)),
-        lr=lr,
-        **settings,
-    )
+    here = Here(counted, batch, hidden_size(model))
+    known = None if lr_from is None else _known(lr_from)
+    decay = settings.get("weight_decay", OptimizerSettings.weight_decay)
+    rates = {spec.name: (lr, None) if known is None else carried_over(known, spec, here) for spec in mapping}
+    optimizer = SpectralOptimizer(_param_groups(model, mapping, rates, decay), lr=lr, **settings)
     optimizer.symmetry = mapping
+    optimizer.rates = None if known is None else describe(known, optimizer.param_groups, here)
     return optimizer
+
+
+def _known(lr_from: Mapping[str, Any]) -> KnownRate:
+    for name in lr_from:
+        if name not in defaults(KnownRate):
+            raise ConfigError(f"lr_from.{name}: unknown; {nearest(name, defaults(KnownRate))}")
+    known = KnownRate(**lr_from)
+    get_rule(known.rule)
+    return known
 
 
 def _warn_unused(mapping: SymmetryMap, rule: str) -> None:
@@ -80,7 +97,9 @@ def _warn_unused(mapping: SymmetryMap, rule: str) -> None:
         )
 
 
-def _param_groups(model: nn.Module, mapping: SymmetryMap, lr: float, weight_decay: float) -> list[dict[str, Any]]:
+def _param_groups(
+    model: nn.Module, mapping: SymmetryMap, rates: Mapping[str, tuple[float, float | None]], weight_decay: float
+) -> list[dict[str, Any]]:
     """One group for each different setting, in the model's order; LoRA pairs of a pair rule as A, B, A, B, ..."""
     params = dict(model.named_parameters())
     partners = {spec.name: spec.partner for spec in mapping}
@@ -90,7 +109,8 @@ def _param_groups(model: nn.Module, mapping: SymmetryMap, lr: float, weight_deca
         paired = get_rule(spec.rule).kind == "pair"
         if paired and spec.role.startswith("lora.B"):
             continue  # comes with its A
-        chosen = _group_settings(spec, lr, weight_decay)
+        lr, decay = rates[spec.name]
+        chosen = _group_settings(spec, lr, weight_decay if decay is None else decay)
         key = tuple((name, repr(value)) for name, value in chosen.items())
         settings[key] = chosen
         partner = partners[spec.name] if paired else None

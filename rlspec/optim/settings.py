@@ -85,6 +85,31 @@ class Running:
 
 
 @dataclass(frozen=True, kw_only=True)
+class KnownRate:
+    """A learning rate that is known to be good elsewhere, see `rlspec.optim.known_rate`.
+
+    Attributes:
+        lr: that learning rate.
+        rule: of the matrices there; what was no matrix had AdamW, if that rule is one of matrices.
+        adjust_lr: length of its steps.
+        paper_scale: s of adjust_lr "paper".
+        energy: directions that passed there and pass here, of rules with a filter; None: all.
+        batch: what a step there was made of, in what this run counts (prompts, samples); None: as much as here.
+        width: hidden size of the model there; None: as here.
+        weight_decay: there; None: the optimizer's own, as it is.
+    """
+
+    lr: float = _number(1e-6, gt=0)
+    rule: str = "adamw"
+    adjust_lr: AdjustLr = "match_rms_adamw"
+    paper_scale: float = _number(5.0, gt=0)
+    energy: float | None = _number(None, gt=0)
+    batch: int | None = _number(None, ge=1)
+    width: int | None = _number(None, ge=1)
+    weight_decay: float | None = _number(None, ge=0)
+
+
+@dataclass(frozen=True, kw_only=True)
 class RoleChanges:
     """Of a role, a part of the model or a parameter, over the optimizer's; None leaves it.
 

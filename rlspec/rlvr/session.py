@@ -15,7 +15,7 @@ from transformers import PretrainedConfig, PreTrainedTokenizerBase
 from transformers.trainer_callback import PrinterCallback
 
 from rlspec.config.load import load_group
-from rlspec.config.optim import builder_settings, map_settings
+from rlspec.config.optim import builder_settings, describe_rate, map_settings
 from rlspec.config.paths import resolve_path
 from rlspec.config.schema import Batch, Data, Evaluation, Grader, Lora, Model, Optim, Recipe
 from rlspec.diagnostics.norm_test import NormTest
@@ -134,7 +134,7 @@ def describe_profile(recipe: Recipe, device: str) -> str:
     sampling = f"{completion_length(trainer, evaluation)} new tokens at temperature {trainer.get('temperature', 1.0):g}"
     return (
         f"model {start}: {thinking}, {arithmetic} weights on {device}, {adapted}\n"
-        f"learning rate {recipe.optim.lr:g} ({trainer.get('lr_scheduler_type', 'linear')}), at most {sampling} by "
+        f"{describe_rate(recipe.optim)} ({trainer.get('lr_scheduler_type', 'linear')}), at most {sampling} by "
         f"{recipe.rollout.engine}, measured on {measured}"
     )
 
@@ -184,9 +184,9 @@ def estimate_run_memory(recipe: Recipe, plan: BatchPlan, config: PretrainedConfi
     )
 
 
-def optimizer_factory(optim: Optim) -> Callable[[nn.Module], SpectralOptimizer]:
-    """Build the recipe's optimizer for a model."""
-    settings = builder_settings(optim)
+def optimizer_factory(optim: Optim, prompts: int = 1) -> Callable[[nn.Module], SpectralOptimizer]:
+    """Build the recipe's optimizer for a model; `prompts` is how many a step has."""
+    settings = builder_settings(optim, prompts)
     return lambda model: build_optimizer(model, **settings)
 
 
@@ -269,7 +269,7 @@ def build_trainer(parts: TrainerParts) -> RlspecTrainerMixin:
 
 def _shared(parts: TrainerParts) -> dict[str, Any]:
     return {
-        "optimizer_factory": optimizer_factory(parts.recipe.optim),
+        "optimizer_factory": optimizer_factory(parts.recipe.optim, parts.recipe.batch.prompts_per_step),
         "checkpoint_extras": parts.checkpoint_extras,
         "keep_last": parts.recipe.checkpoints.keep_last,
         "probes": (*PROBES, NormTest()) if parts.recipe.batch.norm_test else PROBES,

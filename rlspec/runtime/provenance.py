@@ -38,6 +38,8 @@ def show_symmetry(optimizer: SpectralOptimizer, run: Run) -> None:
     mapping = optimizer.symmetry
     assert mapping is not None
     run.display.line(render_text(mapping))
+    if optimizer.rates is not None:
+        run.display.line(optimizer.rates)
     if run.process.is_main_process:
         for suffix in (".md", ".json"):
             write_text_atomically(run.directory.path / f"symmetry{suffix}", RENDERERS[suffix](mapping))

@@ -70,6 +70,8 @@ class SpectralOptimizerConfig(_Declared):  # type: ignore[misc, valid-type]
         split: attention matrices into `heads`, or `whole`.
         overrides: settings of the parameters that match a pattern.
         options: of the rule's own stages.
+        lr_from: a rate that is known elsewhere, in place of lr: see `rlspec.optim.settings.KnownRate`.
+        batch: samples of a step here, for lr_from.batch.
     """
 
     lr: float = 1e-4
@@ -79,6 +81,8 @@ class SpectralOptimizerConfig(_Declared):  # type: ignore[misc, valid-type]
     split: str = "heads"
     overrides: list[dict[str, Any]] = field(default_factory=list)
     options: dict[str, Any] = field(default_factory=dict)
+    lr_from: dict[str, Any] | None = None
+    batch: int | None = None
 
     def __post_init__(self) -> None:
         """LeRobot refuses to resume where a stored 0 meets a 0.0, and YAML takes 1e-5 for a word."""
@@ -88,6 +92,7 @@ class SpectralOptimizerConfig(_Declared):  # type: ignore[misc, valid-type]
                 setattr(self, entry.name, float(value))
         self.betas: tuple[float, float] = (float(self.betas[0]), float(self.betas[1]))
         self.roles, self.overrides, self.options = map(_numbers, (self.roles, self.overrides, self.options))
+        self.lr_from = _numbers(self.lr_from)
         taken = sorted({entry.name for entry in fields(self)} & self.options.keys())
         if taken:
             raise ConfigError(f"optimizer.options: {taken[0]} is a setting of its own; use --optimizer.{taken[0]}")
@@ -113,6 +118,8 @@ class SpectralOptimizerConfig(_Declared):  # type: ignore[misc, valid-type]
         optimizer.register_state_dict_post_hook(_detach_lists)
         assert optimizer.symmetry is not None
         logger.info("Symmetry map:\n%s", render_text(optimizer.symmetry))
+        if optimizer.rates is not None:
+            logger.info("%s", optimizer.rates)
         return optimizer
 
 

@@ -38,7 +38,7 @@ def test_every_recipe_takes_every_policy(recipe: str, policy: str) -> None:
 def test_every_simulator_takes_every_optimizer(env: str, optim: str) -> None:
     loaded = load_vla_recipe(["recipe=vla_franka", f"env={env}", f"optim={optim}"])
     assert loaded.env is not None and loaded.env.name == env
-    assert builder_settings(loaded.optim)["roles"] == ("vla" if optim == "vla_pion" else {})
+    assert builder_settings(loaded.optim, 1)["roles"] == ("vla" if optim == "vla_pion" else {})
 
 
 @pytest.mark.parametrize(

@@ -87,6 +87,11 @@ def test_the_command_line_reaches_every_kind_of_setting() -> None:
     assert parsed.roles == {"action": {"rule": "muon", "lr_scale": 0.1}, "attention": "adamw"}
     assert parsed.options == {"shift_tolerance": 2e-3}
     assert parsed.overrides == [{"pattern": "head", "rule": "adamw"}]
+    assert parse("lr_from={rule: adamw, lr: 1e-4, batch: 32}", "batch=8").lr_from == {
+        "rule": "adamw",
+        "lr": 1e-4,
+        "batch": 32,
+    }
     assert parse("roles=vla").roles == "vla" and parse().roles is None
     assert parse("promotion_steps=2").promotion_steps == 2.0
 

@@ -76,6 +76,7 @@ class SpectralOptimizer(torch.optim.Optimizer):
 
     collect_telemetry: bool
     symmetry: SymmetryMap | None
+    rates: str | None
 
     def __init__(
         self,
@@ -226,6 +227,7 @@ class SpectralOptimizer(torch.optim.Optimizer):
         self._checked: dict[int, dict[str, Any]] = {}
         self.collect_telemetry = False
         self.symmetry = None
+        self.rates = None
 
     def _check_edits(self) -> None:
         """Check groups in the first step, as frameworks may have sharded parameters in place, and edited ones.

@@ -109,6 +109,11 @@ class ParameterSpec:
         return self._blocks[0] if get_rule(self.rule).spectral else 0
 
     @property
+    def block(self) -> tuple[int, int]:
+        """Rows and columns of what is updated as one matrix; of a vector 1 and its size."""
+        return self._blocks[1:]
+
+    @property
     def state_bytes(self) -> int:
         """Bytes of optimizer state, master weights included; options that nobody set are at their defaults."""
         rule = get_rule(self.rule)

@@ -9,7 +9,7 @@ import numpy as np
 from accelerate import Accelerator
 from torch import Tensor, nn
 
-from rlspec.config.optim import builder_settings, map_settings
+from rlspec.config.optim import builder_settings, describe_rate, map_settings
 from rlspec.config.schema import Optim
 from rlspec.config.vla_schema import Freeze, Training, VlaRecipe
 from rlspec.contract.features import camera_of, is_image
@@ -51,7 +51,7 @@ def describe(recipe: VlaRecipe, device: str, processes: int) -> str:
     return (
         f"policy {policy.type} from {policy.path or 'random weights'}: {arithmetic} on {device}, {adapted}\n"
         f"{training.steps} steps of {shape.samples} samples ({shape.size} x {shape.passes} passes x {shape.processes} "
-        f"processes), learning rate {recipe.optim.lr:g} ({training.scheduler.get('type')}); {averaged} are kept"
+        f"processes), {describe_rate(recipe.optim)} ({training.scheduler.get('type')}); {averaged} are kept"
     )
 
 
@@ -75,7 +75,8 @@ def build_parts(recipe: VlaRecipe, run: Run, accelerator: Accelerator, samples: 
         resume=run.point.checkpoint if run.point else None,
         dataset=recipe.dataset.name,
     )
-    freezing, optimizer = _optimizer(recipe.policy.freeze, recipe.optim, loaded.policy)
+    shape = batch_shape(training, accelerator.num_processes, accelerator.process_index)
+    freezing, optimizer = _optimizer(recipe.policy.freeze, recipe.optim, loaded.policy, shape.samples)
     show_symmetry(optimizer, run)
     trained = {name: value for name, value in loaded.policy.named_parameters() if value.requires_grad}
     state = TrainingState(
@@ -85,7 +86,6 @@ def build_parts(recipe: VlaRecipe, run: Run, accelerator: Accelerator, samples: 
         ema=Ema(trained, training.ema_decay) if training.ema_decay else None,
         trained=trained,
     )
-    shape = batch_shape(training, accelerator.num_processes, accelerator.process_index)
     batches = Batches(
         samples,
         SampleOrder(len(samples), shape.samples, recipe.seed),
@@ -100,7 +100,9 @@ def build_parts(recipe: VlaRecipe, run: Run, accelerator: Accelerator, samples: 
     return TrainingParts(state, batches, runner, freezing)
 
 
-def _optimizer(freeze: Sequence[Freeze], optim: Optim, policy: nn.Module) -> tuple[FreezeSchedule, SpectralOptimizer]:
+def _optimizer(
+    freeze: Sequence[Freeze], optim: Optim, policy: nn.Module, samples: int
+) -> tuple[FreezeSchedule, SpectralOptimizer]:
     """Parameters that are frozen for good are none of the optimizer's; those that wait are, and have no gradient."""
     freezing = FreezeSchedule(frozenset(), {})
     if freeze:
@@ -108,7 +110,7 @@ def _optimizer(freeze: Sequence[Freeze], optim: Optim, policy: nn.Module) -> tup
         for name, parameter in policy.named_parameters():
             if name in freezing.never:
                 parameter.requires_grad_(False)
-    return freezing, build_optimizer(policy, **builder_settings(optim))
+    return freezing, build_optimizer(policy, **builder_settings(optim, samples))
 
 
 def _describe_data(name: str, batches: Batches, steps: int) -> str:
