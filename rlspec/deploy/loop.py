@@ -109,6 +109,8 @@ class Loop:
 
     def run(self) -> DeploymentOutcome:
         """Run until the time is over, the task is done, or something ends it; in any case the robot is stopped."""
+        # A full collection can outlast a tick: what is there already is never looked at again, and `_run` collects the
+        # young between two ticks.
         gc.collect()
         gc.freeze()
         gc.disable()
@@ -128,7 +130,7 @@ class Loop:
         start, tick, hung = self._clock.now(), 0, 0
         self._watchdog.rested(start)  # what came before, the warm-up above all, takes as long as it takes
         while True:
-            due = start + tick * self._period
+            due = start + tick * self._period  # from the start, not from the last tick: lateness must not add up
             self._clock.sleep_until(due)
             now = self._clock.now()
             if self.parts.supervisor is not None:
@@ -178,6 +180,7 @@ class Loop:
         """What may end the run or throw plans away, before anything is planned."""
         parts, state = self.parts, self._state
         assert state is not None
+        # The order decides what is told as the reason: a person's stop before the faults that follow from it.
         if jump := self._wall.look(now, parts.wall()):
             self._events.append(jump)
         if (clock := getattr(parts.robot, "robot_time", None)) is not None:
@@ -262,6 +265,8 @@ class Loop:
         if not self._moving or self.parts.muted:
             if step is None:
                 return None, None
+            # The arm stands, or is moved by others: limits of velocity and acceleration count from where it is, not
+            # from where it was sent last.
             self.parts.safety.reset(state)
             self.parts.targets.reset()
             self._held = state.joints
