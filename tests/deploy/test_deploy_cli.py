@@ -57,8 +57,8 @@ DRY = "robot=dry_run policy=hold"
         ("robot=mujoco policy=hold law=ruckig", "law=ruckig: robot=mujoco runs "),
         ("robot=mujoco policy=hold task=pick_plase", "robot=mujoco: "),
         (
-            "robot=mujoco policy=hold robot.colour=red",
-            "robot.colour=red: robot=mujoco has no such option; allowed: arm, camera_hz,",
+            "robot=mujoco policy=hold robot.mood=red",
+            "robot.mood=red: robot=mujoco has no such option; allowed: arm, camera_hz,",
         ),
         ("robot=dry_run server=ws://127.0.0.1:9", "ws://127.0.0.1:9: cannot connect"),
         ("robot=dry_run checkpoint=nowhere", "the policy server does not serve after "),
