@@ -15,7 +15,7 @@ from rlspec.config.schema import Key
 from rlspec.entry import command
 from rlspec.errors import nearest
 
-_ALL = ("all", "markdown")
+_ALL = ("all", "markdown", "papers")
 
 
 def _known(name: str) -> str:
@@ -31,13 +31,16 @@ class RulesCommand(CommandLine):
     """  # noqa: D205
 
     command = "rules"
-    synopsis = ("all | markdown | NAME",)
+    synopsis = ("all | markdown | papers | NAME",)
     positional = "name"
 
     name: Annotated[
         str,
         AfterValidator(_known),
-        Key("all: every rule; markdown: the same as a Markdown table; NAME: one rule or preset", "NAME"),
+        Key(
+            "all: every rule; markdown: as a Markdown table; papers: what differs there; NAME: one rule or preset",
+            "NAME",
+        ),
     ]
 
 
@@ -48,8 +51,11 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def _rules(line: RulesCommand) -> int:
     from rlspec.optim import RULES
-    from rlspec.optim.rule_table import describe, markdown, text
+    from rlspec.optim.rule_table import describe, markdown, papers_markdown, text
 
+    if line.name == "papers":
+        sys.stdout.write(papers_markdown())
+        return 0
     if line.name in _ALL:
         render = markdown if line.name == "markdown" else text
         sys.stdout.write(render(list(RULES.values())))

@@ -46,5 +46,6 @@ def test_one_optimizer_is_described_with_its_options(name: str, capsys: pytest.C
 
 
 def test_the_readme_shows_the_table_as_it_is(capsys: pytest.CaptureFixture[str]) -> None:
-    assert main(["markdown"]) == 0
-    assert capsys.readouterr().out in README.read_text(encoding="utf-8")
+    for table in ("markdown", "papers"):
+        assert main([table]) == 0
+        assert capsys.readouterr().out in README.read_text(encoding="utf-8")

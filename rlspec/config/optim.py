@@ -12,7 +12,7 @@ MAP_KEYS = ("roles", "overrides", "split")
 
 def map_settings(optim: Optim) -> dict[str, Any]:
     """Keyword arguments of `symmetry_map`."""
-    return _choices(optim) | {"settings": _optimizer_settings(optim)}
+    return _choices(optim) | {"paper": optim.settings == "paper", "settings": _optimizer_settings(optim)}
 
 
 def builder_settings(optim: Optim, batch: int) -> dict[str, Any]:
@@ -20,7 +20,7 @@ def builder_settings(optim: Optim, batch: int) -> dict[str, Any]:
 
     `batch` is what a step of this run is made of: prompts, or samples.
     """
-    settings = _optimizer_settings(optim) | _choices(optim)
+    settings = _optimizer_settings(optim) | _choices(optim) | {"settings": optim.settings}
     if optim.lr_from is not None:
         settings |= {"lr_from": optim.lr_from.model_dump(), "batch": batch}
     return settings
@@ -36,7 +36,8 @@ def _choices(optim: Optim) -> dict[str, Any]:
 
 
 def _optimizer_settings(optim: Optim) -> dict[str, Any]:
-    return optim.model_dump(exclude={"name", "rule", "lr_from", "options", "plugins", *MAP_KEYS}) | optim.options
+    left_out = {"name", "rule", "lr_from", "options", "plugins", "settings", *MAP_KEYS}
+    return optim.model_dump(exclude=left_out) | optim.options
 
 
 def _flat(settings: RoleSettings) -> dict[str, Any]:

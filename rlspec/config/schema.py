@@ -13,7 +13,16 @@ from typing import TYPE_CHECKING, Any, Literal
 from pydantic import BaseModel, ConfigDict, Field, create_model, field_validator
 from pydantic.fields import FieldInfo
 
-from rlspec.optim.settings import KnownRate, OptimizerSettings, RoleChanges, Split, declared_types, defaults, limits
+from rlspec.optim.settings import (
+    KnownRate,
+    OptimizerSettings,
+    RoleChanges,
+    Split,
+    Whose,
+    declared_types,
+    defaults,
+    limits,
+)
 
 SEEDS = 2**32  # numpy's generators take no larger seed
 Options = dict[str, bool | int | float | str]
@@ -157,6 +166,7 @@ class Optim(_Settings):
         dict[str, RoleSettings] | Literal["vla", "vla_openpi"]
     ) = {}  # role or part of the model -> rule or settings; or a preset
     split: Split = "heads"
+    settings: Whose = "ours"  # paper: each rule's are its paper's, over all of these, under what a role or pattern says
     options: Options = {}  # of the rule
     overrides: list[Override] = []
     plugins: list[str] = []  # modules to import, which register rules

@@ -5,7 +5,7 @@ from __future__ import annotations
 import warnings
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Any, get_args
 
 from torch import nn
 
@@ -15,8 +15,9 @@ from rlspec.optim.engine.optimizer import SpectralOptimizer
 from rlspec.optim.known_rate import Here, carried_over, describe, hidden_size
 from rlspec.optim.map.overrides import Roles
 from rlspec.optim.map.symmetry import ParameterSpec, SymmetryMap, symmetry_map
+from rlspec.optim.papers import paper_settings
 from rlspec.optim.rules import get_rule
-from rlspec.optim.settings import KnownRate, OptimizerSettings, Running, defaults
+from rlspec.optim.settings import KnownRate, OptimizerSettings, Running, Whose, defaults
 
 FROM_MAP = ("role", "num_heads", "head_axis", "stacked", "scaling")
 """Settings of `SpectralOptimizer` that are not the user's here."""
@@ -32,14 +33,17 @@ def build_optimizer(
     overrides: Sequence[Mapping[str, Any]] = (),
     lr_from: Mapping[str, Any] | None = None,
     batch: int | None = None,
-    **settings: Any,
+    settings: str = "ours",
+    **given: Any,
 ) -> SpectralOptimizer:
     """Give every trainable parameter the rule of its role.
 
     Attention and MLP matrices of `model` (unsharded) follow `rule`, per head where `split` is "heads"; embeddings, the
     output head, LoRA factors and everything of fewer than two dimensions get AdamW, the latter without weight decay.
-    `roles` and then `overrides` change that, see `symmetry_map`; all other arguments are `SpectralOptimizer`'s: fields
-    of `rlspec.optim.settings`, and options of rules. The map is kept as `optimizer.symmetry`.
+    `roles` and then `overrides` change that, see `symmetry_map`. With `settings` "paper" every rule has those of its
+    paper (`rlspec.optim.papers`), except where a role or an override says another. All other arguments are
+    `SpectralOptimizer`'s: fields of `rlspec.optim.settings`, and options of rules. The map is kept as
+    `optimizer.symmetry`.
 
     `lr_from` (fields of `settings.KnownRate`) gives every parameter the learning rate that does here what a known one
     did with another rule, batch or width, in place of `lr`; `batch` is what a step here is made of. What was computed
@@ -50,25 +54,33 @@ def build_optimizer(
     """
     if not isinstance(model, nn.Module):
         raise ConfigError(f"model is a {type(model).__name__}; give the module itself, whose layers tell the roles")
-    for name in sorted(settings.keys() & set(FROM_MAP)):
+    for name in sorted(given.keys() & set(FROM_MAP)):
         raise ConfigError(f"{name} is decided for each parameter by the symmetry map; use roles, overrides or split")
     check_unsharded((name, param) for name, param in model.named_parameters() if param.requires_grad)
-    settings["betas"] = tuple(settings.get("betas", OptimizerSettings.betas))
+    if settings not in get_args(Whose):
+        raise ConfigError(f"settings={settings!r}; {nearest(str(settings), get_args(Whose))}")
+    paper = settings == "paper"
+    if paper and lr_from is not None:
+        raise ConfigError("lr_from goes by the length of our settings; with settings=paper give lr itself")
+    given["betas"] = tuple(given.get("betas", OptimizerSettings.betas))
     counted = defaults(OptimizerSettings) | {
-        name: value for name, value in settings.items() if name not in defaults(Running)
+        name: value for name, value in given.items() if name not in defaults(Running)
     }
     mapping = symmetry_map(
-        model, rule=rule, roles=roles, overrides=overrides, split=split, settings=defaults(OptimizerSettings) | counted
-    )
+        model, rule=rule, roles=roles, overrides=overrides, split=split, paper=paper,
+        settings=defaults(OptimizerSettings) | counted,
+    )  # fmt: skip
     if not len(mapping):
         raise ConfigError("the model has no trainable parameter: every requires_grad is False")
     if not roles and not overrides:
         _warn_unused(mapping, rule)
+    if paper:
+        _warn_overruled(rule, given)
     here = Here(counted, batch, hidden_size(model))
     known = None if lr_from is None else _known(lr_from)
-    decay = settings.get("weight_decay", OptimizerSettings.weight_decay)
+    decay = given.get("weight_decay", OptimizerSettings.weight_decay)
     rates = {spec.name: (lr, None) if known is None else carried_over(known, spec, here) for spec in mapping}
-    optimizer = SpectralOptimizer(_param_groups(model, mapping, rates, decay), lr=lr, **settings)
+    optimizer = SpectralOptimizer(_param_groups(model, mapping, rates, decay, paper), lr=lr, **given)
     optimizer.symmetry = mapping
     optimizer.rates = None if known is None else describe(known, optimizer.param_groups, here)
     return optimizer
@@ -97,8 +109,25 @@ def _warn_unused(mapping: SymmetryMap, rule: str) -> None:
         )
 
 
+def _warn_overruled(rule: str, given: Mapping[str, Any]) -> None:
+    """Say which arguments the paper of the rule has otherwise."""
+    ours = get_rule(rule).options | defaults(OptimizerSettings)
+    for name, value in paper_settings(rule).items():
+        said = given.get(name, ours[name])
+        if said not in (ours[name], value):
+            warnings.warn(
+                f"settings=paper: {name} of rule {rule} is {value}, not {said}; for another value use settings=ours, "
+                "or say it in roles or overrides",
+                stacklevel=3,
+            )
+
+
 def _param_groups(
-    model: nn.Module, mapping: SymmetryMap, rates: Mapping[str, tuple[float, float | None]], weight_decay: float
+    model: nn.Module,
+    mapping: SymmetryMap,
+    rates: Mapping[str, tuple[float, float | None]],
+    weight_decay: float,
+    paper: bool,
 ) -> list[dict[str, Any]]:
     """One group for each different setting, in the model's order; LoRA pairs of a pair rule as A, B, A, B, ..."""
     params = dict(model.named_parameters())
@@ -110,7 +139,7 @@ def _param_groups(
         if paired and spec.role.startswith("lora.B"):
             continue  # comes with its A
         lr, decay = rates[spec.name]
-        chosen = _group_settings(spec, lr, weight_decay if decay is None else decay)
+        chosen = _group_settings(spec, lr, weight_decay if decay is None else decay, paper)
         key = tuple((name, repr(value)) for name, value in chosen.items())
         settings[key] = chosen
         partner = partners[spec.name] if paired else None
@@ -118,7 +147,7 @@ def _param_groups(
     return [{**settings[key], "params": [(name, params[name]) for name in names]} for key, names in alike.items()]
 
 
-def _group_settings(spec: ParameterSpec, lr: float, weight_decay: float) -> dict[str, Any]:
+def _group_settings(spec: ParameterSpec, lr: float, weight_decay: float, paper: bool) -> dict[str, Any]:
     settings: dict[str, Any] = {
         "rule": spec.rule,
         "role": spec.label,
@@ -130,6 +159,9 @@ def _group_settings(spec: ParameterSpec, lr: float, weight_decay: float) -> dict
     }
     if get_rule(spec.rule).kind == "pair":
         settings |= {"role": spec.label.replace("lora.A", "lora"), "scaling": spec.scaling}
+    if paper:
+        settings |= {name: value for name, value in paper_settings(spec.rule).items() if name != "weight_decay"}
+        settings["weight_decay"] = paper_settings(spec.rule).get("weight_decay", weight_decay) if spec.decays else 0.0
     if spec.override is not None:
         settings["lr"] = lr * spec.override.lr_scale
         settings |= spec.override.changes

@@ -6,6 +6,7 @@ import inspect
 from collections.abc import Sequence
 
 from rlspec.optim.composition import Rule
+from rlspec.optim.papers import PAPERS, Paper
 
 MATRIX = (2048, 6144)
 """Shape on which the state is counted: Qwen3-1.7B's mlp.down_proj."""
@@ -61,10 +62,28 @@ def markdown(rules: Sequence[Rule]) -> str:
     return "\n".join(lines) + "\n"
 
 
+def papers_markdown() -> str:
+    """Of every rule that is not as in its paper: what `settings="paper"` sets, and what differs even so."""
+    lines = ["| rule | settings of its paper | differs even so, or is not stated |", "|---|---|---|"]
+    for name, paper in PAPERS.items():
+        settings = ", ".join(f"{key} {_said(value)}" for key, value in sorted(paper.settings.items()))
+        lines.append(f"| `{name}` | {settings or 'ours'} | {paper.remains} |".replace("|  |", "| |"))
+    return "\n".join(lines) + "\n"
+
+
+def _said(value: object) -> str:
+    if isinstance(value, tuple):
+        return " ".join(map(_said, value))
+    return f"{value:g}" if isinstance(value, float) else str(value).lower() if isinstance(value, bool) else str(value)
+
+
 def describe(rule: Rule, title: str) -> str:
     """One rule: what it is, its stages and their options, below a title."""
     lines = [title, ""]
     lines += [f"{header:12} {value}" for header, value in zip(HEADERS, _cells(rule), strict=True)]
+    paper = PAPERS.get(rule.name, Paper())
+    lines += [f"{'paper has':12} {key} {_said(value)}" for key, value in sorted(paper.settings.items())]
+    lines += [f"{'paper':12} {paper.remains}"] if paper.remains else []
     for stage in rule.all_stages:
         about = (inspect.getdoc(stage.function) or "").partition("\n")[0]
         lines += ["", f"{stage.function.__name__.lstrip('_')}: {about}"]

@@ -12,6 +12,7 @@ from typing import Any, Literal, get_type_hints
 AdjustLr = Literal["match_rms_adamw", "match_spectral_adamw", "original", "spectral", "paper", "none"]
 PromotionSteps = float | Literal["auto"]
 Split = Literal["heads", "whole"]
+Whose = Literal["ours", "paper"]
 
 
 def _number(default: Any, **limits: float) -> Any:

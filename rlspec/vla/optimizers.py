@@ -69,6 +69,7 @@ class SpectralOptimizerConfig(_Declared):  # type: ignore[misc, valid-type]
         roles: a preset ("vla"), or role -> rule or settings.
         split: attention matrices into `heads`, or `whole`.
         overrides: settings of the parameters that match a pattern.
+        settings: "ours", or "paper": each rule's are its paper's.
         options: of the rule's own stages.
         lr_from: a rate that is known elsewhere, in place of lr: see `rlspec.optim.settings.KnownRate`.
         batch: samples of a step here, for lr_from.batch.
@@ -80,6 +81,7 @@ class SpectralOptimizerConfig(_Declared):  # type: ignore[misc, valid-type]
     roles: dict[str, Any] | str | None = None
     split: str = "heads"
     overrides: list[dict[str, Any]] = field(default_factory=list)
+    settings: str = "ours"
     options: dict[str, Any] = field(default_factory=dict)
     lr_from: dict[str, Any] | None = None
     batch: int | None = None

@@ -29,6 +29,7 @@ from rlspec.optim.map.overrides import (
     parse_overrides,
     parse_roles,
 )
+from rlspec.optim.papers import paper_split
 from rlspec.optim.rules import get_rule
 
 SPECTRAL_ROLES = ("attention", "mlp", "linear", "conv")
@@ -162,6 +163,7 @@ def symmetry_map(
     roles: str | Roles | None = None,
     overrides: Sequence[Mapping[str, Any]] = (),
     split: str = "heads",
+    paper: bool = False,
     settings: Mapping[str, Any] | None = None,
 ) -> SymmetryMap:
     """Assign a role, blocks and a rule to every trainable parameter.
@@ -177,6 +179,7 @@ def symmetry_map(
             which wins over a role, which wins over a part. Or the name of a preset, "vla" or "vla_openpi".
         overrides: mappings with the keys of `Override`; the first whose pattern matches wins over roles.
         split: "heads" cuts attention matrices into heads, "whole" only fused ones into their parts.
+        paper: a rule's split is that of its paper, where that says one.
         settings: the optimizer's other settings and options of rules, by which `state_bytes` counts.
 
     Raises:
@@ -195,7 +198,7 @@ def symmetry_map(
     present = {each.modality for each in claims if each.role.partition(".")[0] in SPECTRAL_ROLES}
     said = parse_roles(roles, present.union(*(_prefixes(each.role) for each in claims)))
     specs = [
-        replace(_spec(name, param, entry, rule, _said(entry, said, override), split), settings=settings or {})
+        replace(_spec(name, param, entry, rule, _said(entry, said, override), split, paper), settings=settings or {})
         for (name, param, _), entry, override in zip(trainable, claims, found, strict=True)
     ]
     _check_roles(said, claims)
@@ -215,10 +218,12 @@ def _said(found: Claim, roles: Mapping[str, Override], override: Override | None
     return override.over(said) if override is not None else said
 
 
-def _spec(name: str, param: Tensor, found: Claim, rule: str, said: Override | None, split: str) -> ParameterSpec:
-    chosen = _default_rule(found.role, rule)
+def _spec(
+    name: str, param: Tensor, found: Claim, rule: str, said: Override | None, split: str, paper: bool
+) -> ParameterSpec:
+    chosen = (said and said.rule) or _default_rule(found.role, rule)
+    split = (said and said.split) or (paper_split(chosen, split) if paper else split)
     if said is not None:
-        chosen, split = said.rule or chosen, said.split or split
         check_knobs(said, get_rule(chosen), name)
     heads, axis, stacked = 1, 0, False
     if get_rule(chosen).spectral:
