@@ -32,8 +32,8 @@ def _writable(path: Path | None) -> Path | None:
 
 
 class SymmetryCommand(CommandLine):
-    """Prints which role, symmetry group, split and update rule every parameter of a model gets, and what the
-    optimizer's state takes. No weights are read.
+    """Prints which role, symmetry group, split and update rule every parameter of a model gets, whether the rule bears
+    the group, and what the optimizer's state takes. No weights are read.
 
     model=tiny, qwen3_0.6b, ...  a profile of recipes/model, a hub id or a local folder with config.json
     optim=adamw, muon, vla_pion  a preset of recipes/optim or a rule (default: pion)
@@ -55,7 +55,7 @@ class SymmetryCommand(CommandLine):
     ] = {}
     roles: Annotated[
         str | None,
-        Key("a preset; vla: Muon for vision and language, Pion on whole matrices for actions", "NAME"),
+        Key("a preset: symmetric (each role its group's update) or vla (Muon, Pion for actions)", "NAME"),
     ] = None
     out: Annotated[
         Path | None, AfterValidator(_writable), Key("also write the table; the suffix chooses the format", "FILE")

@@ -66,7 +66,7 @@ def cells_of(out: str) -> dict[str, list[str]]:
     """Label of a row -> its cells, of the first such row."""
     found: dict[str, list[str]] = {}
     for line in out.splitlines()[1:]:
-        if line.startswith(("coverage", "unused", "state")):
+        if line.startswith(("coverage", "unused", "state", "warning", " ")):
             continue
         cells = re.split(r"  +", line)
         found.setdefault(cells[0], cells)
@@ -77,7 +77,7 @@ def test_smolvla_as_lerobot_makes_it_trains_its_expert_per_head(capsys: pytest.C
     assert main(["policy=smolvla", "optim=pion"]) == 0
     out = capsys.readouterr().out
     cells = cells_of(out)
-    assert cells["action:attention.q"][2:5] == ["15 heads on rows", "pion", "960 x 720"]
+    assert cells["action:attention.q"][2:5] == ["15 heads on rows", "pion", "yes, O x O"]
     assert cells["action:attention.k"][2] == "5 heads on rows"
     assert cells["action:output"][3] == "adamw"
     assert {label.partition(":")[0] for label in cells} == {"action"}
@@ -211,6 +211,32 @@ def test_the_preset_is_a_recipes_group_too(capsys: pytest.CaptureFixture[str]) -
     assert main(["model=tiny", "optim=vla_pion"]) == 0
     rules = {label: cells[3] for label, cells in cells_of(capsys.readouterr().out).items()}
     assert rules["attention.q"] == rules["mlp.gate"] == "muon" and rules["embed"] == "adamw"
+
+
+def test_it_says_where_a_rule_breaks_the_group_of_a_role(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["model=tiny", "optim=adamw"]) == 0
+    out = capsys.readouterr().out
+    contained = {label: cells[4] for label, cells in cells_of(out).items()}
+    assert (contained["embed"], contained["norm"]) == ("no, S x S", "yes, S")
+    assert "warning: rule adamw (S x S) breaks O(head) of attention.v, attention.o\n" in out
+    for preset, rule in (("symmetric", "muon"), ("symmetric_pion", "pion")):
+        assert main(["model=tiny", f"optim={preset}", f"out={tmp_path / 'map.json'}"]) == 0
+        out = capsys.readouterr().out
+        cells = cells_of(out)
+        assert (cells["attention.v"][2:5]) == ["2 heads on rows", rule, "yes, O x O"]
+        assert (cells["mlp.down"][3:5]) == ["column_then_polar", "yes, O x S"]
+        assert "warning" not in out and "no, " not in out
+        assert all(row["broken"] == [] for row in json.loads((tmp_path / "map.json").read_text())["rows"])
+
+
+@pytest.mark.parametrize("arguments", [["policy=pi05", "optim=symmetric"], ["policy=rlspec_flow"], ["model=tiny"]])
+def test_the_table_fits_into_a_terminal_of_100_columns(
+    arguments: list[str], capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(arguments) == 0
+    table = [line for line in capsys.readouterr().out.splitlines() if not line.startswith(("cover", "unused", "state"))]
+    assert max(map(len, table)) <= 100
+    assert table[0].split()[:5] == ["role", "group", "split", "rule", "contained"]
 
 
 def test_fields_of_a_policy_change_it_and_others_are_refused(capsys: pytest.CaptureFixture[str]) -> None:

@@ -227,6 +227,7 @@ class Rule:
             `O` rotations and reflections, `S` signed permutations, `P` permutations, `D` signs, `-` none. State that
             starts at zero or at the identity moves along. The battery of tests holds every rule to it.
         sides: which sides the claim speaks of, where a rule treats the short one differently.
+        centered: whether columns of updates sum to zero, whatever one row is added to all rows of the gradient.
         momentum: how gradients are averaged; None: a stage does it.
         before: what happens to the gradient's blocks before the momentum.
         length: what `match_rms_adamw` does, see `stages.scale.step_scale`: `full_rank` and `measured` count
@@ -248,6 +249,7 @@ class Rule:
     pair: PairStage | None = None
     gates: bool = False
     sides: Literal["rows x columns", "short x long"] = "rows x columns"
+    centered: bool = False
     elementwise: bool = False
     kernel: Kernel | None = None
 

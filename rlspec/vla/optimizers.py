@@ -66,7 +66,7 @@ class SpectralOptimizerConfig(_Declared):  # type: ignore[misc, valid-type]
         lr: learning rate.
         rule: of matrices.
         grad_clip_norm: LeRobot scales gradients down to this norm before every step; 0: it does not.
-        roles: a preset ("vla"), or role -> rule or settings.
+        roles: a preset ("vla", "symmetric"), or role -> rule or settings.
         split: attention matrices into `heads`, or `whole`.
         overrides: settings of the parameters that match a pattern.
         settings: "ours", or "paper": each rule's are its paper's.

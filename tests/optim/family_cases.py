@@ -65,7 +65,7 @@ def decoder(name: str, model_type: str, **changes: Any) -> Case:
         from transformers import CONFIG_MAPPING, AutoModelForCausalLM
 
         model = AutoModelForCausalLM.from_config(CONFIG_MAPPING[model_type](**(TEXT | changes)))
-        if "num_experts" in changes:
+        if "num_experts_per_tok" in changes:
             model.set_experts_implementation("eager")  # the others compute in float32 at most
         return model
 
@@ -238,6 +238,7 @@ class TorchEncoder(nn.Module):
 CASES = (
     decoder("qwen3", "qwen3", tie_word_embeddings=True),
     decoder("qwen3_moe", "qwen3_moe", num_experts=4, num_experts_per_tok=2, moe_intermediate_size=24),
+    decoder("mixtral", "mixtral", num_local_experts=4, num_experts_per_tok=2),
     decoder("qwen2", "qwen2"),
     decoder("llama", "llama"),
     decoder("gemma", "gemma"),

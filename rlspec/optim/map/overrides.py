@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, fields, replace
 from typing import Any, get_args
 
@@ -69,12 +69,12 @@ def _parse_override(mapping: Mapping[str, Any]) -> Override:
     return override
 
 
-def parse_roles(roles: str | Roles | None, present: Iterable[str]) -> dict[str, Override]:
+def parse_roles(roles: str | Roles | None, applies: Callable[[str], bool]) -> dict[str, Override]:
     """Role, modality or modality:role -> settings, from general to special.
 
     Args:
         roles: a rule, or a mapping of settings, for each; or the name of a preset in `ROLE_PRESETS`.
-        present: modalities with matrices to train, and roles; a preset's others are left out.
+        applies: whether a key means a parameter to train; a preset's others are left out.
 
     Raises:
         ConfigError: naming the key or value and the remedy.
@@ -82,8 +82,7 @@ def parse_roles(roles: str | Roles | None, present: Iterable[str]) -> dict[str, 
     if isinstance(roles, str):
         if roles not in ROLE_PRESETS:
             raise ConfigError(f"roles={roles!r} is no preset; {nearest(roles, ROLE_PRESETS)}")
-        found = set(present)
-        roles = {key: value for key, value in ROLE_PRESETS[roles].items() if key in found}
+        roles = {key: value for key, value in ROLE_PRESETS[roles].items() if applies(key)}
     parsed = {}
     for key in sorted(roles or {}, key=_speciality):
         value = (roles or {})[key]

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
-from dataclasses import dataclass
+import textwrap
+from collections import defaultdict
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, fields
 from typing import Any
 
 from rlspec.optim.map.symmetry import ParameterSpec, SymmetryMap
@@ -14,12 +16,16 @@ HEADERS = {
     "group": "group",
     "split": "split",
     "rule": "rule",
+    "contained": "contained",
     "shape": "shape",
     "tensors": "tensors",
     "matrices": "matrices",
     "parameters": "parameters",
     "state_bytes": "state bytes",
 }
+TEXT_WIDTH = 100
+"""Of a terminal: there columns that would go beyond are left out, from the last one; files have all."""
+
 _NUMBERS = ("tensors", "matrices", "parameters", "state_bytes")
 
 
@@ -32,6 +38,8 @@ class Row:
         group: symmetry group, rows x columns.
         split: `whole`, or what is cut and along which axis.
         rule: what updates them.
+        rule_group: the group that the rule bears.
+        broken: what of `group` the rule breaks.
         shape: of each.
         tensors: how many there are.
         matrices: how many blocks a spectral rule updates, 0 for an elementwise rule.
@@ -43,6 +51,8 @@ class Row:
     group: str
     split: str
     rule: str
+    rule_group: str
+    broken: tuple[str, ...]
     shape: tuple[int, ...]
     tensors: int = 0
     matrices: int = 0
@@ -57,16 +67,20 @@ class Row:
         self.state_bytes += spec.state_bytes
 
     def cells(self) -> dict[str, str]:
-        """The row as text."""
+        """The row as text; `contained` says whether the rule's group contains the role's, and which it is."""
         values: dict[str, Any] = vars(self) | {"shape": " x ".join(map(str, self.shape)) or "scalar"}
+        values["contained"] = f"{'no' if self.broken else 'yes'}, {self.rule_group}"
         return {key: f"{values[key]:,}" if key in _NUMBERS else str(values[key]) for key in HEADERS}
+
+
+_ALIKE = tuple(entry.name for entry in fields(Row) if entry.name not in _NUMBERS)
 
 
 def table_rows(mapping: SymmetryMap) -> list[Row]:
     """One row per kind of parameter, in the model's order."""
     rows: dict[Any, Row] = {}
     for spec in mapping:
-        key = (spec.label, spec.group, spec.split, spec.rule, spec.shape)
+        key = tuple(getattr(spec, "label" if name == "role" else name) for name in _ALIKE)
         rows.setdefault(key, Row(*key)).add(spec)
     return list(rows.values())
 
@@ -85,18 +99,42 @@ def coverage(mapping: SymmetryMap) -> str:
     )
 
 
+def breaks(mapping: SymmetryMap) -> list[str]:
+    """One warning for each rule and each symmetry that it breaks, naming the roles."""
+    roles: dict[tuple[str, str, str], dict[str, None]] = defaultdict(dict)
+    for row in table_rows(mapping):
+        for word in row.broken:
+            roles[row.rule, row.rule_group, word][row.role] = None
+    return [
+        f"warning: rule {rule} ({group}) breaks {word} of {', '.join(labels)}"
+        for (rule, group, word), labels in roles.items()
+    ]
+
+
 def render_text(mapping: SymmetryMap) -> str:
-    """Aligned columns and the coverage line."""
+    """Aligned columns, as many as fit into `TEXT_WIDTH`, what rules break, and the coverage line."""
     cells = [HEADERS, *(row.cells() for row in table_rows(mapping))]
-    widths = {key: max(len(row[key]) for row in cells) for key in HEADERS}
-    return "\n".join([*(_aligned(row, widths) for row in cells), coverage(mapping)])
+    widths = dict(_fitting({key: max(len(row[key]) for row in cells) for key in HEADERS}))
+    warnings = [line for entry in breaks(mapping) for line in textwrap.wrap(entry, TEXT_WIDTH, subsequent_indent="  ")]
+    return "\n".join([*(_aligned(row, widths) for row in cells), *warnings, coverage(mapping)])
+
+
+def _fitting(widths: Mapping[str, int]) -> Iterator[tuple[str, int]]:
+    """Columns of a terminal: those up to `contained` always."""
+    used, needed = 0, True
+    for key, width in widths.items():
+        used += width + 2
+        if not needed and used - 2 > TEXT_WIDTH:
+            return
+        needed = needed and key != "contained"
+        yield key, width
 
 
 def render_markdown(mapping: SymmetryMap) -> str:
-    """A Markdown table, the coverage line and the names of frozen parameters."""
+    """A Markdown table, what rules break, the coverage line and the names of frozen parameters."""
     lines = [_piped(HEADERS), _piped({key: "---:" if key in _NUMBERS else "---" for key in HEADERS})]
     lines += [_piped(row.cells()) for row in table_rows(mapping)]
-    lines += ["", coverage(mapping)]
+    lines += ["", *(f"- {line}" for line in breaks(mapping)), "", coverage(mapping)]
     if mapping.frozen:
         lines += ["", "Frozen: " + ", ".join(f"`{name}`" for name, _ in mapping.frozen)]
     return "\n".join(lines) + "\n"
@@ -111,12 +149,15 @@ def render_json(mapping: SymmetryMap) -> str:
             "modality": spec.modality,
             "split": spec.split,
             "rule": spec.rule,
+            "rule_group": spec.rule_group,
+            "broken": spec.broken,
             "shape": spec.shape,
         }
         for spec in mapping
     ]
     content = {
         "rows": [vars(row) for row in table_rows(mapping)],
+        "warnings": breaks(mapping),
         "coverage": coverage(mapping),
         "parameters": parameters,
         "frozen": [{"name": name, "parameters": numel} for name, numel in mapping.frozen],
@@ -129,7 +170,7 @@ RENDERERS = {".txt": lambda mapping: render_text(mapping) + "\n", ".md": render_
 
 
 def _aligned(row: Mapping[str, str], widths: Mapping[str, int]) -> str:
-    cells = (row[key].rjust(widths[key]) if key in _NUMBERS else row[key].ljust(widths[key]) for key in HEADERS)
+    cells = (row[key].rjust(widths[key]) if key in _NUMBERS else row[key].ljust(widths[key]) for key in widths)
     return "  ".join(cells).rstrip()
 
 

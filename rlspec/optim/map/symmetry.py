@@ -20,6 +20,7 @@ from rlspec.errors import ConfigError, nearest
 from rlspec.optim.kernels.layout import block_shape, check_layout
 from rlspec.optim.map.claims import Claim, Owner, claim, walk
 from rlspec.optim.map.families import MODALITIES
+from rlspec.optim.map.groups import BlockLayout, broken, rule_group
 from rlspec.optim.map.overrides import (
     SPLITS,
     Override,
@@ -95,6 +96,16 @@ class ParameterSpec:
         return ", ".join(words) or "whole"
 
     @property
+    def rule_group(self) -> str:
+        """The group that the rule bears, rows x columns of a block."""
+        return rule_group(get_rule(self.rule), self._cut)
+
+    @property
+    def broken(self) -> tuple[str, ...]:
+        """What of `group` the rule breaks: words of it, none where the rule's group contains it."""
+        return broken(self.group, get_rule(self.rule), self._cut)
+
+    @property
     def decays(self) -> bool:
         """Whether weight decay acts on it: not on vectors, positions and single tokens."""
         return len(self.shape) > 1 and self.role not in ("position", "token")
@@ -129,6 +140,12 @@ class ParameterSpec:
         rounded = rule.momentum is not None and settings.get("state_dtype") == "bfloat16"
         saved = (width - 2) * self.numel if rounded else 0
         return width * rule.state_values(*self._blocks, settings, factor) - saved + master
+
+    @property
+    def _cut(self) -> BlockLayout:
+        _, rows, cols = self._blocks if len(self.shape) > 1 else (1, 0, self.numel)
+        heads = self.head_axis if self.num_heads not in (1, self.parts) else None
+        return BlockLayout(rows, cols, heads, self.stacked)
 
     @property
     def _blocks(self) -> tuple[int, int, int]:
@@ -176,7 +193,7 @@ def symmetry_map(
         roles: key -> rule, or a mapping with the keys of `Override` but `pattern`, over these defaults. A key is a role
             or the beginning of one (`attention` stands for attention.q, attention.k, ...), a part of the model
             (`vision`, `language`, `connector`, `action`: its roles in `SPECTRAL_ROLES`), or both: `action:attention`,
-            which wins over a role, which wins over a part. Or the name of a preset, "vla" or "vla_openpi".
+            which wins over a role, which wins over a part. Or the name of a preset, such as "vla" or "symmetric".
         overrides: mappings with the keys of `Override`; the first whose pattern matches wins over roles.
         split: "heads" cuts attention matrices into heads, "whole" only fused ones into their parts.
         paper: a rule's split is that of its paper, where that says one.
@@ -195,8 +212,7 @@ def symmetry_map(
     found = [next((entry for entry in patterns if re.search(entry.pattern, name)), None) for name, _, _ in trainable]
     named = [override is not None and override.rule is not None for override in found]
     claims = [claim(*entry, fallback) for entry, fallback in zip(trainable, named, strict=True)]
-    present = {each.modality for each in claims if each.role.partition(".")[0] in SPECTRAL_ROLES}
-    said = parse_roles(roles, present.union(*(_prefixes(each.role) for each in claims)))
+    said = parse_roles(roles, lambda key: any(_applies(key, each) for each in claims))
     specs = [
         replace(_spec(name, param, entry, rule, _said(entry, said, override), split, paper), settings=settings or {})
         for (name, param, _), entry, override in zip(trainable, claims, found, strict=True)

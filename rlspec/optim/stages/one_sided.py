@@ -258,6 +258,24 @@ def row_then_polar(
 
 
 @stage(check=_check_eps)
+def column_then_polar(
+    blocks: Tensor,
+    step: Step,
+    *,
+    adjust_lr: str,
+    stale_eps: float = 1e-3,
+    polar_eps: float = 0.0,
+    eps_mode: EpsMode = "relative",
+    nuclear_exponent: float = 1.0,
+) -> Tensor:
+    """`row_then_polar` of the transpose: for matrices whose columns are neurons, such as SwiGLU's down projection."""
+    options = {"stale_eps": stale_eps, "polar_eps": polar_eps, "nuclear_exponent": nuclear_exponent}
+    rows = row_then_polar.function(blocks.mT, step, adjust_lr=adjust_lr, eps_mode=eps_mode, **options)
+    step.normalised = step.normalised.mT if step.normalised is not None else None
+    return rows.mT
+
+
+@stage(check=_check_eps)
 def polar_then_row(
     blocks: Tensor, step: Step, *, stale_eps: float = 1e-3, polar_eps: float = 0.0, eps_mode: EpsMode = "relative"
 ) -> Tensor:

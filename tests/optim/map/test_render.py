@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 
 from torch import nn
 
@@ -33,15 +34,42 @@ def test_the_coverage_line_adds_up() -> None:
 
 def test_text_is_aligned_and_ends_with_the_coverage() -> None:
     lines = render_text(small_map()).splitlines()
-    assert lines[0].split()[:5] == ["role", "group", "split", "rule", "shape"]
+    assert lines[0].split()[:5] == ["role", "group", "split", "rule", "contained"]
     assert lines[1].index("6 heads on rows") == lines[0].index("split")
     assert lines[-1] == coverage(small_map())
+
+
+def test_text_leaves_out_columns_beyond_100_and_files_have_all() -> None:
+    model = nn.Sequential(nn.Embedding(7, 8), nn.Linear(8, 8))
+    lines = render_text(symmetry_map(model, rule="adamw")).splitlines()
+    assert max(map(len, lines[:-1])) <= 100
+    assert lines[0].split()[-1] == "bytes"  # of state: it all fits
+    long = [*symmetry_map(model, rule="adamw", overrides=[{"pattern": "1.weight", "rule": "column_then_polar"}])]
+    long = [replace(spec, role=spec.role + "." * 30) for spec in long]
+    short = render_text(SymmetryMap(tuple(long))).splitlines()
+    assert max(map(len, short[:-1])) <= 100 and short[0].split()[-1] != "bytes"
+    assert "state bytes" in render_markdown(SymmetryMap(tuple(long)))
+
+
+def test_broken_groups_are_warnings_in_text_and_files() -> None:
+    mapping = symmetry_map(nn.Sequential(nn.Embedding(7, 8), nn.Linear(8, 8)), rule="adamw")
+    expected = [
+        "warning: rule adamw (S x S) breaks O(d) of embed",
+        "warning: rule adamw (S x S) breaks O(out) of linear",
+        "warning: rule adamw (S x S) breaks O(in) of linear",
+    ]
+    assert render_text(mapping).splitlines()[-4:-1] == expected
+    assert [f"- {line}" in render_markdown(mapping) for line in expected] == [True] * 3
+    content = json.loads(render_json(mapping))
+    assert content["warnings"] == expected
+    assert [row["broken"] for row in content["rows"]] == [["O(d)"], ["O(out)", "O(in)"], []]
+    assert content["parameters"][0]["rule_group"] == "S x S"
 
 
 def test_markdown_has_one_width_and_names_the_frozen() -> None:
     text = render_markdown(small_map())
     table = [line for line in text.splitlines() if line.startswith("|")]
-    assert {line.count("|") for line in table} == {10}
+    assert {line.count("|") for line in table} == {11}
     assert "Frozen: `0.weight`" in text
 
 

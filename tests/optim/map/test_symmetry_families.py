@@ -28,6 +28,7 @@ EXPERT = {f"action:{role}": split for role, split in DECODER.items()}
 CUT = {
     "qwen3": DECODER,
     "qwen3_moe": DECODER | {"mlp.expert.gate_up": "4 stacked, 2 parts on rows", "mlp.expert.down": "4 stacked"},
+    "mixtral": DECODER | {"mlp.expert.gate_up": "4 stacked, 2 parts on rows", "mlp.expert.down": "4 stacked"},
     "qwen2": DECODER,
     "llama": DECODER,
     "gemma": DECODER,
@@ -191,7 +192,7 @@ def test_a_regression_head_is_known_by_its_names() -> None:
     policy["proprio_projector"].fc1 = nn.Linear(8, 32)
     specs = {spec.name: spec for spec in symmetry_map(policy, rule="pion")}
     roles = {name.rpartition("model.")[2]: (spec.role, spec.num_heads, spec.rule) for name, spec in specs.items()}
-    assert roles["fc1.weight"] == ("linear.input", 1, "pion")
+    assert roles["fc1.weight"] == ("linear", 1, "pion")
     assert roles["fc2.weight"] == ("output", 1, "adamw")
     assert roles["proprio_projector.fc1.weight"] == ("mlp.fc1", 1, "pion")
     assert roles["mlp_resnet_blocks.0.q_proj.weight"] == ("attention.q", 4, "pion")

@@ -15,7 +15,7 @@ from rlspec.optim.stages.one_sided import centered_left_polar, measured_unit, ri
 
 SHAPES = [(7, 5), (5, 7), (6, 6)]
 RULES = ["row_norm", "centered_row_norm", "column_norm", "right_polar", "left_polar", "centered_left_polar"]
-RULES += ["row_then_polar", "polar_then_row"]
+RULES += ["row_then_polar", "column_then_polar", "polar_then_row"]
 MATCHED_RMS = 0.2
 
 
@@ -48,6 +48,7 @@ FORMULAS = {
     "left_polar": msign,
     "centered_left_polar": lambda m: msign(center(m)),
     "row_then_polar": lambda m: msign(eps_rows(m)),
+    "column_then_polar": lambda m: msign(eps_rows(m.T)).T,
     "polar_then_row": lambda m: eps_rows(msign(m)),
 }
 NUCLEAR = {
@@ -55,6 +56,7 @@ NUCLEAR = {
     "left_polar": lambda m: torch.linalg.svdvals(m).sum(),
     "centered_left_polar": lambda m: torch.linalg.svdvals(center(m)).sum(),
     "row_then_polar": lambda m: torch.linalg.svdvals(eps_rows(m)).sum(),
+    "column_then_polar": lambda m: torch.linalg.svdvals(eps_rows(m.T)).sum(),
 }
 
 

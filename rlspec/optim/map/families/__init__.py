@@ -6,7 +6,7 @@ its symmetry group and, where heads are cut, the config's attribute with their n
     register_family(Family("tiny", ("tiny_decoder",), (
         Entry(r"attn\.query\.weight", "attention.q", "S_heads x O(d)", "n_heads"),
         Entry(r"attn\.output\.weight", "attention.o", "O(d) x O(head)", "n_heads", head_axis=1),
-        Entry(r"ffn\.(?:in|out)\.weight", "mlp", "S_ff"),
+        Entry(r"ffn\.(?:in|out)\.weight", "mlp", "S_ff x -"),
     )))
 
 Embeddings, norms, biases, output heads, `nn.MultiheadAttention` and LoRA factors are recognised by their modules in
@@ -22,6 +22,7 @@ from rlspec.optim.map.families.action import ADAPTIVE_NORM, HEAD_NAMES, MODULES,
 from rlspec.optim.map.families.entry import MODALITIES, Entry, Family
 from rlspec.optim.map.families.language import LANGUAGE
 from rlspec.optim.map.families.vision import VISION
+from rlspec.optim.map.groups import check_group
 
 __all__ = [
     "ADAPTIVE_NORM",
@@ -45,7 +46,7 @@ def register_family(family: Family) -> Family:
     """Make the symmetry map know models whose config has one of the family's `model_type`s.
 
     Raises:
-        ConfigError: if a `model_type` is taken, an axis is not 0 or 1, or the modality is unknown.
+        ConfigError: if a `model_type` is taken, an axis is not 0 or 1, or a modality or group is unknown.
     """
     for model_type in family.model_types:
         known = find_family(model_type)
@@ -57,6 +58,7 @@ def register_family(family: Family) -> Family:
     for entry in family.entries:
         if entry.head_axis not in (0, 1):
             raise ConfigError(f"family {family.name}: head_axis of {entry.role} must be 0 (rows) or 1 (columns)")
+        check_group(entry.symmetry, f"family {family.name}, {entry.role}")
     FAMILIES.append(family)
     return family
 

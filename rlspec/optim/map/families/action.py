@@ -35,7 +35,7 @@ MODULES = (
     Entry(r"(?:time_mlp|time_embed|t_embedder\.mlp)\.0\.weight", "mlp.fc1", "S_ff x -"),
     Entry(r"(?:time_mlp|time_embed|t_embedder\.mlp)\.2\.weight", "mlp.fc2", "O(d) x S_ff"),
     Entry(r"final_layer\.(?:linear\.)?weight", "output", "- x O(d)"),
-    Entry(r"action_head\.(?:model\.)?fc1\.weight", "linear.input", "O(d) x O(d)", modality="action"),
+    Entry(r"action_head\.(?:model\.)?fc1\.weight", "linear", "O(d) x O(d)", modality="action"),
     Entry(r"action_head\.(?:model\.)?(?:fc2|output|out_proj|proj)\.weight", "output", "- x O(d)", modality="action"),
     Entry(r"(?:action|meta)_(?:queries|query|tokens?)(?:\.weight)?", "token", "S x O(d)", modality="action"),
     # Scales, shifts and gates of single channels: permutations at most.
@@ -65,6 +65,24 @@ HEAD_NAMES = {
 """Words that modules have for a number of heads; without one for keys and values, it is that of queries."""
 
 ROLE_PRESETS: dict[str, dict[str, dict[str, str]]] = {
+    "symmetric": {
+        "embed": {"rule": "row_norm"},
+        "lm_head": {"rule": "centered_row_norm"},
+        "mlp.gate": {"rule": "row_then_polar"},
+        "mlp.up": {"rule": "row_then_polar"},
+        "mlp.gate_up": {"rule": "row_then_polar"},
+        "mlp.down": {"rule": "column_then_polar"},
+        "mlp.fc1": {"rule": "row_then_polar"},
+        "mlp.fc2": {"rule": "column_then_polar"},
+        "mlp.expert.gate_up": {"rule": "row_then_polar"},
+        "mlp.expert.down": {"rule": "column_then_polar"},
+        "mlp.router": {"rule": "centered_left_polar"},
+        "linear.input": {"rule": "column_norm"},
+        "output": {"rule": "row_norm"},
+        "position": {"rule": "row_norm"},
+        "token": {"rule": "row_norm"},
+        "lora": {"rule": "lora_muon"},
+    },
     "vla": {
         "vision": {"rule": "muon"},
         "connector": {"rule": "muon"},
@@ -80,9 +98,16 @@ ROLE_PRESETS: dict[str, dict[str, dict[str, str]]] = {
         "conv.patch": {"rule": "adamw"},
     },
 }
-"""Name -> roles. `vla` is the routing of the Pion paper (arXiv 2605.19282): Muon for what the VLM knows, Pion on whole
-matrices for actions, AdamW for embeddings, output layers and vectors. `vla_openpi` is that of its runs with pi0.5: the
-dense layers of adaptive norms have Pion too, and patch embeddings AdamW. What a model has not is left out."""
+"""Name -> roles; what a model has not is left out.
+
+`symmetric` gives every role an update of its group (arXiv 2605.18106): rows that are tokens, neurons or physical axes
+are normalised one by one, so are such columns, what a softmax does not see is taken out, and LoRA factors move as their
+product. What it leaves out has the optimizer's rule, under O x O (attention per head, plain layers), or, as norms,
+biases and modulations, AdamW, which bears their signs.
+
+`vla` is the routing of the Pion paper (arXiv 2605.19282): Muon for what the VLM knows, Pion on whole matrices for
+actions, AdamW for embeddings, output layers and vectors. `vla_openpi` is that of its runs with pi0.5: the dense layers
+of adaptive norms have Pion too, and patch embeddings AdamW."""
 
 
 def modality_of(path: str) -> str:

@@ -17,7 +17,8 @@ class Entry:
         suffix: regular expression for the end of the parameter's name, from a dot on.
         role: what the parameter does, in dotted words from general to special. `SPECTRAL_ROLES` of
             `rlspec.optim.map.symmetry` follow the optimizer's rule, `mlp.router` a centered one, all others AdamW.
-        symmetry: the group under which the function of the network is invariant, rows x columns.
+        symmetry: the group under which the function of the network is invariant, rows x columns: O(d) or O(head)
+            rotations, SO(2) those of planes, S_name permutations, signs, shift (one row added to all), - none.
         heads: attribute of the model's config with the number of heads; several for projections fused into one
             matrix, whose heads add up, for example `("num_heads",) * 3` for qkv; None: no heads.
         head_axis: the axis that heads (or `parts`) cut, 0 rows, 1 columns; of one matrix where they are stacked.

@@ -8,7 +8,7 @@ _Q, _KV = "num_attention_heads", "num_key_value_heads"
 
 # Norms of queries and keys with their own gains leave plane signs and the scale of a head; without them, rotary
 # positions leave a rotation and a scale to each plane (i, i + head_dim / 2), queries against keys.
-NORMED, ROTARY = "S_heads, signs x O(d)", "S_heads, SO(2) planes x O(d)"
+NORMED, ROTARY = "S_heads, signs x O(d)", "S_heads, SO(2) x O(d)"
 
 
 def decoder_attention(symmetry: str) -> tuple[Entry, ...]:
@@ -45,6 +45,7 @@ LANGUAGE = (
         (*decoder_attention(NORMED), *GATED_MLP, *HEADS),
     ),
     Family("qwen3_moe", ("qwen3_moe",), (*decoder_attention(NORMED), *EXPERTS, *GATED_MLP, *HEADS)),
+    Family("mixtral", ("mixtral",), (*decoder_attention(ROTARY), *EXPERTS, *HEADS)),
     Family(
         "llama",
         ("llama", "qwen2", "mistral", "smollm3", "gemma", "gemma2"),

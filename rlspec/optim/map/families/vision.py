@@ -58,7 +58,7 @@ VISION = (
         "qwen3_vl",  # transformers gives the whole model and its tower one model_type
         ("qwen3_vl", "qwen3_vl_vision"),
         (
-            Entry(r"attn\.qkv\.weight", "attention.qkv", "S_heads, SO(2) planes x O(d)", ("num_heads",) * 3, parts=3),
+            Entry(r"attn\.qkv\.weight", "attention.qkv", "S_heads, SO(2) x O(d)", ("num_heads",) * 3, parts=3),
             Entry(r"attn\.proj\.weight", "attention.o", "O(d) x O(head)", "num_heads", 1),
             Entry(
                 r"(?:deepstack_)?merger(?:_list\.\d+)?\.linear_fc1\.weight", "mlp.fc1", "S_ff x -", modality="connector"
