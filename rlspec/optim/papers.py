@@ -44,7 +44,10 @@ PAPERS: dict[str, Paper] = {
     "low_rank_muon": Paper(remains="likewise; `rank` 128 in actions, 256 in language, 512 in vision"),
     "conda": Paper(_WHOLE | {"betas": (0.9, 0.99)}, "its eps is absolute, ours relative; it decays after the update"),
     "aro": Paper(_WHOLE, "no official code; also of embeddings, which takes `optim.roles`"),
-    "root": Paper(_WHOLE | {"nesterov": True, "weight_decay": 0.1}, "coefficients are published for four shapes"),
+    "root": Paper(
+        _WHOLE | {"nesterov": True, "weight_decay": 0.1},
+        "coefficients are published for four shapes; others take Muon's, with a warning",
+    ),
     "row_norm": Paper(_ROWS, _PRETRAINING),
     "centered_row_norm": Paper(_ROWS, _PRETRAINING),
     "column_norm": Paper(_ROWS, _PRETRAINING),

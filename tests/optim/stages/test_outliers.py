@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import warnings
+
 import pytest
 import torch
 
@@ -13,6 +15,8 @@ from rlspec.optim.kernels.normalisers import frobenius
 from rlspec.optim.kernels.schedules import KELLER
 from rlspec.optim.stages.outliers import (
     FITTED,
+    _coefficients,
+    _warn_unfitted,
     clip_outliers,
     fitted_polar,
     magnitude_quantile,
@@ -166,6 +170,17 @@ def test_published_shapes_use_their_fitted_coefficients_in_either_orientation(mo
         ours = fitted_polar(blocks, Step({"ns_steps": 5}, 1.0, 1.0, 1, torch.float64))
         assert torch.equal(ours, newton_schulz(blocks, (fitted,) * 5))
         assert not torch.allclose(ours, newton_schulz(blocks, (KELLER,) * 5))
+
+
+def test_a_shape_without_fitted_coefficients_is_named_once() -> None:
+    step = Step({"ns_steps": 5}, 1.0, 1.0, 1, torch.float64)
+    _warn_unfitted.cache_clear()
+    with pytest.warns(UserWarning, match="rule root: .*2048 x 8192.* no blocks of 5 x 7, which take Keller Jordan's"):
+        fitted_polar(frobenius(random_blocks(1, 7, 5), torch.float64), step)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        _coefficients(2048, 8192)
+        fitted_polar(frobenius(random_blocks(1, 5, 7), torch.float64), step)
 
 
 @pytest.mark.parametrize(("shape", "share"), [(shape, 0.05 * (shape == (2048, 2048))) for shape in sorted(FITTED)])
