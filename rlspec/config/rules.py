@@ -83,6 +83,5 @@ def import_plugins(plugins: Sequence[str]) -> None:
 
 def unknown_optimizer(name: str) -> str:
     """The line for an `optim=` that there is not."""
-    return (
-        f"optim={name}: unknown; {nearest(name, list_optimizers())}; or a rule of your own, with optim.plugins=[MODULE]"
-    )
+    known = nearest(name, list_optimizers(), most=64)
+    return f"optim={name}: unknown; {known}; or a rule of your own, with optim.plugins=[MODULE]"

@@ -243,7 +243,7 @@ MISTAKES = {
     ("recipe=grpo_math", "optim.name=adamw"): ["optim.name=adamw", "the rule is pion", "optim.rule=adamw"],
     ("recipe=grpo_math", "optim.roles={mlp: pion_paper}"): [
         "optim.roles.mlp.rule=pion_paper: a preset",
-        "optim.roles.mlp={rule: pion, weight_decay: 0.01, adjust_lr: paper}",
+        "optim.roles.mlp={rule: pion, weight_decay: 0.01, promotion_steps: 0, adjust_lr: paper}",
     ],
     ("recipe=grpo_math", "optim.roles={mlp: muon_whole}"): ["a preset", "optim.roles.mlp={rule: muon, split: whole}"],
     ("recipe=grpo_math", "optim.normalise=spectrall"): ["optim.normalise=spectrall", "spectral"],
