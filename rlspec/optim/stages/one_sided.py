@@ -257,7 +257,7 @@ def row_then_polar(
     return _with_nuclear_norm(direction, unit, norm, nuclear_exponent, adjust_lr)
 
 
-@stage(check=_check_eps)
+@stage(check=_check_eps, bounded=True)
 def column_then_polar(
     blocks: Tensor,
     step: Step,
