@@ -25,7 +25,7 @@ CASES = {
     "in the first pass over the data": ([], 2, 4),
     "across the end of a pass, between two log lines": (["training.batch_size=16", "training.log_every=3"], 2, 5),
     "flow matching, AdamW, without averages": (
-        ["policy.type=rlspec_flow", "optim.rule=adamw", "optim.roles={}", "training.ema_decay=0"],
+        ["policy.type=rlspec_flow", "optim.name=adamw", "optim.rule=adamw", "optim.roles={}", "training.ema_decay=0"],
         2,
         4,
     ),

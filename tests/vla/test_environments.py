@@ -99,7 +99,7 @@ def test_the_command_line_reads_them() -> None:
 
 
 def test_mistakes_are_named() -> None:
-    with pytest.raises(ConfigError, match="env.action_space=joint; allowed: delta_eef"):
+    with pytest.raises(ConfigError, match="env.action_space=joint; allowed: joint_velocity, joint_position, delta_eef"):
         RlspecFrankaEnv(action_space="joint")
     with pytest.raises(ConfigError, match="env.task is empty"):
         RlspecFrankaEnv(task=" , ").create_envs(1)
