@@ -118,7 +118,7 @@ class Scheduler:
     def receive(self, chunk: Chunk, now: float) -> str:
         """Take an answer; returns why it was dropped, or nothing."""
         request = chunk.request
-        if request.number == self._requests - 1:
+        if request.number == self._requests - 1:  # the answer to a request that was given up lets no other one out
             self._in_flight = False
         self._latencies.append(now - request.observed)
         if request.number < self._oldest_welcome:
@@ -149,11 +149,13 @@ class Scheduler:
 
     def clear(self) -> None:
         """Forget all plans, also those on their way: the robot stopped."""
+        # What is on its way was planned for an arm in motion, from where it no longer is.
         self._oldest_welcome = self._requests
         self._forget()
 
     def delay(self) -> int:
         """Ticks that inference takes: the slowest of the last sixteen."""
+        # Not the mean: a chunk that comes later than it was expected leaves the arm without an action, and it stops.
         return math.ceil(max(self._latencies, default=0.0) / self.timing.period - _EPSILON)
 
     def expect(self, latency: float) -> None:
@@ -220,7 +222,7 @@ class OpenLoop(Scheduler):
         self._index = self._end = 0
         if chunk is None or now - chunk.request.observed > self.timing.stale + _EPSILON:
             return
-        past = self.consumed - chunk.request.consumed
+        past = self.consumed - chunk.request.consumed  # carried out from the old chunk while the policy thought
         if past < len(chunk.actions):
             self._chunk, self._index = chunk, past
             self._end = min(past + self.timing.n_action_steps, len(chunk.actions))
