@@ -80,6 +80,9 @@ PAPERS: dict[str, Paper] = {
     "scion_row": Paper({"momentum": 0.9}),
     "soap": Paper(_WHOLE | {"betas": (0.95, 0.95), "weight_decay": 0.01}, "its eps is absolute, ours relative"),
     "dct_adamw": Paper(_WHOLE),
+    "shampoo": Paper(
+        remains="epsilons are absolute there, ours relative; the code cuts sides at 1024, ours stay whole"
+    ),
 }
 """Rule -> its paper's settings; what is not here differs in nothing that we know of."""
 
