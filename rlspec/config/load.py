@@ -6,7 +6,9 @@ Hydra and the schema are imported when they are needed, and nothing here imports
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
+import threading
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -20,6 +22,7 @@ if TYPE_CHECKING:
     from rlspec.config.schema import Recipe
     from rlspec.config.vla_schema import VlaRecipe
 
+_TURN = threading.Lock()
 _PRIMARY = "rlspec_primary"  # name of a config that is made in memory
 _KEPT = ("lr", "plugins")  # of an optimizer when another takes its place
 
@@ -189,11 +192,25 @@ def _compose(name: str, overrides: Sequence[str], primary: Mapping[str, Any] | N
     if primary is not None:
         store.store(name=_PRIMARY, node=dict(primary))
     try:
-        with initialize_config_dir(str(recipes_folder()), version_base="1.3"):
+        with _hydra_of_our_own(), initialize_config_dir(str(recipes_folder()), version_base="1.3"):
             composed = compose(name, overrides=list(overrides))
         return OmegaConf.to_container(composed, resolve=True)  # type: ignore[return-value]
     except (HydraException, OmegaConfBaseException) as error:
         raise ConfigError(_explain_hydra(error)) from None
+
+
+@contextmanager
+def _hydra_of_our_own() -> Iterator[None]:
+    """Hydra has one state per process: threads take turns, and what a caller's @hydra.main keeps there comes back."""
+    from hydra.core.global_hydra import GlobalHydra
+
+    with _TURN:
+        instance = GlobalHydra.instance()
+        callers, instance.hydra = instance.hydra, None
+        try:
+            yield
+        finally:
+            instance.hydra = callers
 
 
 def _explain_hydra(error: Exception) -> str:

@@ -61,6 +61,9 @@ def find_field(path: Sequence[str | int], root: Root = Recipe) -> tuple[list[str
 def describe(annotation: Any, metadata: Iterable[Any] = ()) -> str:
     """What a field may hold, in words."""
     origin, arguments = typing.get_origin(annotation), typing.get_args(annotation)
+    if origin is typing.Annotated:
+        limits = [item for each in arguments[1:] for item in getattr(each, "metadata", [each])]
+        return describe(arguments[0], limits)
     if origin is Literal:
         words = ", ".join(show(value) for value in arguments)
     elif origin in (typing.Union, types.UnionType):
@@ -73,16 +76,16 @@ def describe(annotation: Any, metadata: Iterable[Any] = ()) -> str:
         words = "a mapping"
     else:
         words = _WORDS.get(annotation, str(annotation))
-    limits = [
+    signs = [
         f"{sign} {_plain(getattr(item, name))}"
         for item in metadata
         for name, sign in _LIMITS.items()
         if hasattr(item, name)
     ]
-    if not limits:
+    if not signs:
         return words
     number, null, _ = words.partition(" or null")
-    return f"{number} {' and '.join(limits)}{null}"
+    return f"{number} {' and '.join(signs)}{null}"
 
 
 def _plain(limit: float) -> str:

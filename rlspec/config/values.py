@@ -1,18 +1,43 @@
-"""Values of a command line."""
+"""Values of a command line, and of the files that say the same."""
 
 from __future__ import annotations
 
 import re
+from functools import cache
 from typing import Any
+
+_EXPONENT = re.compile(r"[+-]?(\d+\.?\d*|\.\d+)[eE][+-]?\d+")
 
 
 def read_value(text: str) -> Any:
     """A value as YAML reads it, but `1e-2` is a number; what is no YAML stays text."""
-    if re.fullmatch(r"[+-]?(\d+\.?\d*|\.\d+)[eE][+-]?\d+", text):
-        return float(text)
     import yaml
 
     try:
-        return yaml.safe_load(text)
+        return read_yaml(text)
     except yaml.YAMLError:
         return text
+
+
+def read_yaml(text: str) -> Any:
+    """YAML in which `1e-2` is a number, as in YAML 1.2 and JSON.
+
+    Raises:
+        yaml.YAMLError: The text is none.
+    """
+    import yaml
+
+    return yaml.load(text, Loader=_loader())  # noqa: S506: a safe one
+
+
+@cache
+def _loader() -> Any:
+    import yaml
+
+    class Loader(yaml.SafeLoader):
+        pass
+
+    Loader.add_implicit_resolver(
+        "tag:yaml.org,2002:float", re.compile(rf"^(?:{_EXPONENT.pattern})$"), list("-+0123456789.")
+    )
+    return Loader

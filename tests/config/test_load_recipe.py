@@ -333,3 +333,19 @@ def test_the_run_is_named_after_what_it_does() -> None:
     assert load_recipe(["recipe=grpo_math", "optim.rule=adago"]).run_name == "grpo_math-tiny-adago-seed0"
     recipe = load_recipe(["recipe=grpo_math", "optim=muon", "seed=2"])
     assert isinstance(recipe, Recipe) and recipe.run_name == "grpo_math-tiny-muon-seed2"
+
+
+def test_recipes_are_loaded_in_threads_and_within_anothers_hydra(tmp_path: Path) -> None:
+    from concurrent.futures import ThreadPoolExecutor
+
+    from hydra import initialize_config_dir
+    from hydra.core.global_hydra import GlobalHydra
+
+    with initialize_config_dir(str(tmp_path), version_base="1.3"):
+        callers = GlobalHydra.instance().hydra
+        with ThreadPoolExecutor(4) as pool:
+            rates = list(
+                pool.map(lambda lr: load_recipe(["recipe=debug_grpo", f"optim.lr={lr}"]).optim.lr, range(1, 9))
+            )
+        assert GlobalHydra.instance().hydra is callers
+    assert rates == list(range(1, 9))

@@ -1,0 +1,69 @@
+"""The plans that a folder of runs was made under, and where the runs left them."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Sequence
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from rlspec.checkpoint import write_text_atomically
+from rlspec.comparison.plan import Plan
+from rlspec.run_directory import RECIPE
+
+PLAN, HISTORY = "plan.yaml", "plans.jsonl"
+
+
+def record_plan(plan: Plan, out: Path) -> None:
+    """Write the plan beside the runs, with its hash, its time, and how many runs there were before it."""
+    out.mkdir(parents=True, exist_ok=True)
+    known = read_history(out)
+    if known and known[-1]["sha256"] == plan.sha256:
+        return
+    now = datetime.now(UTC).isoformat(timespec="seconds")
+    entry = {"sha256": plan.sha256, "written": now, "runs_before": len(list(_runs(out))), "plan": _content(plan)}
+    with (out / HISTORY).open("a", encoding="utf-8") as file:
+        file.write(json.dumps(entry) + "\n")
+    text = yaml.safe_dump(_content(plan), sort_keys=False, allow_unicode=True, width=120)
+    write_text_atomically(out / PLAN, f"# written {now}\n# sha256 {plan.sha256}\n{text}")
+
+
+def _content(plan: Plan) -> dict[str, Any]:
+    return plan.model_dump(mode="json", exclude_defaults=True)
+
+
+def read_history(out: Path) -> list[dict[str, Any]]:
+    """All plans, the oldest first."""
+    path = out / HISTORY
+    lines = path.read_text(encoding="utf-8").splitlines() if path.is_file() else []
+    return [json.loads(line) for line in lines]
+
+
+def _runs(out: Path) -> Iterator[Path]:
+    return out.glob(f"*/*/{RECIPE}")
+
+
+def deviations(out: Path, folders: Sequence[Path]) -> list[str]:
+    """Where the runs did not follow a plan that stood before them, in words.
+
+    Args:
+        out: Of the comparison.
+        folders: Of the runs that its report is about.
+    """
+    known = read_history(out)
+    found = []
+    for earlier, later in zip(known, known[1:], strict=False):
+        old, new = earlier["plan"], later["plan"]
+        keys = sorted(key for key in old.keys() | new.keys() if old.get(key) != new.get(key))
+        if later["runs_before"]:
+            found.append(f"the plan was changed after {later['runs_before']} runs: {', '.join(keys)}")
+    written = datetime.fromisoformat(known[0]["written"]).timestamp() if known else float("inf")
+    early = [
+        folder for folder in folders if (folder / RECIPE).is_file() and (folder / RECIPE).stat().st_mtime < written
+    ]
+    if early:
+        found.append(f"{len(early)} of {len(folders)} runs are older than the plan")
+    return found

@@ -1,0 +1,114 @@
+"""What a run is judged by: its score, its curve, and how soon it got there."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from rlspec.comparison.running import Summary
+from rlspec.errors import ConfigError
+from rlspec.run_directory import RunDirectory
+
+SCORES: Mapping[str, str] = {"sampled_pass_at_1": "sampled pass@1", "success_rate": "success"}
+"""What a summary measures, in words; the first one that it has is the score, where none is named."""
+LEAST_POINTS = 3  # evaluations that make a curve; with fewer it is the training reward's
+SMOOTHED = 5  # steps
+
+
+@dataclass(frozen=True)
+class RunMeasures:
+    """Of one run; everything in the score's own units, a share."""
+
+    score: float | None  # at the end
+    before: float | None
+    peak: float | None  # of the curve and the end
+    area: float | None  # mean of the curve over the steps
+    to_target: int | None  # the first step at which the curve reaches it; None: never, or no target
+    seconds: float | None
+    seconds_per_step: float | None
+    metrics: dict[str, float]  # further ones, by name
+
+
+def score_of(scores: Mapping[str, Any] | None, name: str | None) -> float | None:
+    """A score from what a summary measured.
+
+    Raises:
+        ConfigError: It measured something, and this is not among it.
+    """
+    if not scores:
+        return None
+    if name is None:
+        return next((float(scores[key]) for key in SCORES if key in scores), None)
+    value: Any = scores
+    for part in name.split("."):
+        value = value.get(part) if isinstance(value, Mapping) else None
+    if not isinstance(value, int | float):
+        known = sorted(key for key, number in scores.items() if isinstance(number, int | float))
+        raise ConfigError(f"score={name}: not measured; these are: {', '.join(known)}")
+    return float(value)
+
+
+def measure(summary: Summary, folder: Path, score: str | None, target: float | None) -> RunMeasures:
+    """Read a run's summary and its metrics."""
+    after = score_of(summary.get("after"), score)
+    rows = RunDirectory(folder).read_metrics()
+    curve = curve_of(rows, score)
+    heights = [height for _, height in curve]
+    step_times = sorted(row["step_time"] for row in rows if row.get("step_time"))
+    steps = summary.get("steps") or 0
+    per_step = step_times[len(step_times) // 2] if step_times else None
+    if per_step is None and steps and summary.get("seconds"):
+        per_step = summary["seconds"] / steps
+    return RunMeasures(
+        score=after,
+        before=score_of(summary.get("before"), score),
+        peak=max([*heights, *([after] if after is not None else [])], default=None),
+        area=sum(heights) / len(heights) if heights else None,
+        to_target=next((step for step, height in curve if target is not None and height >= target), None),
+        seconds=summary.get("seconds"),
+        seconds_per_step=per_step,
+        metrics=_further(summary, folder),
+    )
+
+
+def curve_of(rows: Sequence[Mapping[str, Any]], score: str | None) -> list[tuple[int, float]]:
+    """(step, height): the score's evaluations, or where they are too few the training reward, smoothed."""
+    points = [(int(row["step"]), height) for row in rows if (height := _evaluated(row, score)) is not None]
+    if len(points) >= LEAST_POINTS:
+        return points
+    rewards = [(int(row["step"]), float(row["reward"])) for row in rows if isinstance(row.get("reward"), int | float)]
+    return [
+        (step, sum(reward for _, reward in window) / len(window))
+        for index, (step, _) in enumerate(rewards)
+        if len(window := rewards[max(0, index + 1 - SMOOTHED) : index + 1]) == min(SMOOTHED, len(rewards))
+    ]
+
+
+def _evaluated(row: Mapping[str, Any], score: str | None) -> float | None:
+    """The score in a row of metrics: of the first set of problems, or of all tasks together."""
+    for key, value in row.items():
+        if key.startswith("eval/") and isinstance(value, int | float):
+            name = "success_rate" if key == "eval/success" else key.rpartition("/")[2]
+            if name == score or (score is None and name in SCORES):
+                return float(value)
+    return None
+
+
+def _further(summary: Summary, folder: Path) -> dict[str, float]:
+    """pass@k, what other sets of problems lost, and what was measured of the finished run."""
+    found: dict[str, float] = {}
+    after = summary.get("after") or {}
+    found |= {f"pass@{k}": float(value) for k, value in (after.get("pass_at_k") or {}).items()}
+    evaluations = summary.get("evaluations") or {}
+    before_all, after_all = (evaluations.get(when) or {} for when in ("before", "after"))
+    for name in list(after_all)[1:]:  # the first set is the score's own
+        old, new = (score_of(each.get(name), None) for each in (before_all, after_all))
+        if old is not None and new is not None:
+            found[f"forgotten {name}"] = old - new
+    path = folder / "measured.json"
+    if path.is_file():
+        found |= json.loads(path.read_text(encoding="utf-8"))
+    return found

@@ -1,0 +1,126 @@
+"""One run of a comparison: its folder, its process, and what it left."""
+
+from __future__ import annotations
+
+import fcntl
+import json
+import os
+import sys
+import threading
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal, TextIO
+
+from rlspec.checkpoint import list_checkpoints
+from rlspec.comparison.launchers import Launcher
+from rlspec.comparison.plan import Plan, slug
+from rlspec.errors import ConfigError
+from rlspec.run_directory import RECIPE, SUMMARY, RunDirectory
+
+Kind = Literal["tune", "claim"]
+Summary = dict[str, Any]
+
+
+@dataclass(frozen=True)
+class PlannedRun:
+    """A run that the plan wants."""
+
+    arm: str
+    kind: Kind
+    seed: int
+    lr: float | None  # None: the recipe's
+    arguments: tuple[str, ...]  # without its place
+
+    @property
+    def folder(self) -> Path:
+        """Below the folder of the comparison."""
+        rate = [] if self.lr is None else [f"lr_{self.lr:g}"]
+        return Path(slug(self.arm), "-".join([self.kind, *rate, f"seed_{self.seed}"]))
+
+
+def planned_run(plan: Plan, arm: str, kind: Kind, seed: int, lr: float | None, more: Sequence[str] = ()) -> PlannedRun:
+    """A run of an arm at a rate; `more` are overrides that the comparison found out."""
+    arguments = (*plan.arguments(arm, seed=seed, lr=lr, tuning=kind == "tune"), *more)
+    return PlannedRun(arm, kind, seed, lr, arguments)
+
+
+class RunTrainer:
+    """Trains what has no summary yet. Commands may share a folder: a run's log is locked while it is trained."""
+
+    def __init__(self, out: Path, launcher: Launcher) -> None:
+        self.out = out
+        self.launcher = launcher
+        self.stopped = threading.Event()  # no further run begins
+
+    def __call__(self, job: PlannedRun) -> Summary | None:
+        """The summary of a run: an earlier one, a resumed one or a new one; None if it failed or was not begun."""
+        folder = self.out / job.folder
+        summary = read_summary(folder)
+        if summary is None and not self.stopped.is_set():
+            folder.parent.mkdir(parents=True, exist_ok=True)
+            log_path = folder.with_name(f"{folder.name}.log")
+            with log_path.open("a", encoding="utf-8") as log:
+                _lock(log, job)  # the process inherits it: it is held until that ends, whatever becomes of us
+                summary = read_summary(folder)
+                if summary is None and not self.stopped.is_set():
+                    self.launcher.run(command_of(job, folder), log_path, log)
+                    summary = read_summary(folder)
+        return summary
+
+
+def _lock(log: TextIO, job: PlannedRun) -> None:
+    try:
+        fcntl.flock(log, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        sys.stdout.write(f"{job.folder}: another process trains it; waiting for that\n")
+        sys.stdout.flush()
+        fcntl.flock(log, fcntl.LOCK_EX)
+
+
+def command_of(job: PlannedRun, folder: Path) -> list[str]:
+    """The command that begins a run, or goes on with it."""
+    place = [f"resume={folder}"]
+    if not list_checkpoints(RunDirectory(folder).checkpoints):
+        place = [f"output_dir={folder.parent}", f"run={folder.name}"]
+        if folder.exists():  # stopped before its first checkpoint: out of the way, not away
+            stopped = len(list(folder.parent.glob(f"{folder.name}.stopped-*")))
+            os.replace(folder, folder.with_name(f"{folder.name}.stopped-{stopped + 1}"))
+    return [sys.executable, "-m", "rlspec.train", *job.arguments, *place, "report.display=plain"]
+
+
+def read_summary(folder: Path) -> Summary | None:
+    """The summary of a run that ended by itself."""
+    path = folder / SUMMARY
+    if not path.is_file():
+        return None
+    summary: Summary = json.loads(path.read_text(encoding="utf-8"))
+    return summary if summary["status"] != "interrupted" else None
+
+
+def check_jobs(jobs: Sequence[PlannedRun], out: Path) -> None:
+    """Every run is a valid recipe, and its folder holds no other, before the first is trained.
+
+    Raises:
+        ConfigError: One of them is not, or does.
+    """
+    from rlspec.config.load import load_any_recipe
+
+    for job in jobs:
+        recipe = load_any_recipe(job.arguments)
+        stored = out / job.folder / RECIPE
+        if stored.is_file():
+            earlier = load_any_recipe([f"recipe={stored}"])
+            different = _different(earlier.model_dump(mode="json"), recipe.model_dump(mode="json"))
+            if different:
+                raise ConfigError(
+                    f"out: {stored.parent} holds a run with another {different[0]}; choose another out=DIR"
+                )
+
+
+def _different(old: Mapping[str, Any], new: Mapping[str, Any]) -> list[str]:
+    from rlspec.config.match import differing_keys
+
+    lengths = (("trainer", "max_steps"), ("training", "steps"))
+    keys = [key for key, *_ in differing_keys(old, new)]
+    return keys + [f"{a}.{b}" for a, b in lengths if old.get(a, {}).get(b) != new.get(a, {}).get(b)]

@@ -1,0 +1,152 @@
+"""A comparison from its plan to its report: tune every arm, train the seeds of the claim, measure, estimate."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from rlspec.checkpoint import write_json_atomically
+from rlspec.comparison.history import record_plan
+from rlspec.comparison.length import same_samples, same_seconds
+from rlspec.comparison.measures import SCORES, RunMeasures, measure
+from rlspec.comparison.plan import Plan
+from rlspec.comparison.running import PlannedRun, RunTrainer, Summary, check_jobs, planned_run
+from rlspec.comparison.tuning import Score, Tuned, tune
+
+Further = Callable[[Path], Mapping[str, float]]
+"""Measures a finished run's folder; the numbers have names."""
+
+
+@dataclass(frozen=True)
+class Result:
+    """Of one run."""
+
+    job: PlannedRun
+    summary: Summary | None  # None: it failed
+    measured: RunMeasures | None
+
+
+@dataclass
+class ArmResults:
+    """Of one arm."""
+
+    name: str
+    tuned: Tuned | None = None
+    lr: float | None = None
+    tuning: list[Result] = field(default_factory=list)
+    runs: list[Result] = field(default_factory=list)
+
+
+class Sweep:
+    """Runs a plan. Arms go side by side, as many as there are workers, in the plan's order."""
+
+    def __init__(self, plan: Plan, runner: RunTrainer, workers: int, further: Further | None = None) -> None:
+        self.plan = plan
+        self.runner = runner
+        self.workers = workers
+        self.further = further
+        self.pool = ThreadPoolExecutor(workers)
+        self.baseline_pace: float | None = None  # seconds of a step
+
+    def run(self) -> list[ArmResults]:
+        """Train what is not trained yet; the results, arm by arm."""
+        plan = self.plan
+        self._check()
+        record_plan(plan, self.runner.out)
+        names = list(plan.arms)
+        if plan.equal == "seconds":  # the others need its pace
+            assert plan.baseline is not None
+            names = [plan.baseline, *(name for name in names if name != plan.baseline)]
+        try:
+            first = [self._arm(names.pop(0))] if plan.equal == "seconds" else []
+            with ThreadPoolExecutor(self.workers) as arms:
+                try:
+                    results = [*first, *arms.map(self._arm, names)]
+                except BaseException:
+                    self.runner.stopped.set()
+                    arms.shutdown(wait=False, cancel_futures=True)
+                    raise
+        finally:
+            self.pool.shutdown(cancel_futures=True)
+        return sorted(results, key=lambda arm: list(plan.arms).index(arm.name))
+
+    def _check(self) -> None:
+        plan = self.plan
+        jobs = [
+            job
+            for arm in plan.arms
+            for job in (
+                [planned_run(plan, arm, "tune", seed, lr) for lr in plan.tune.rates(arm) for seed in plan.tune.seeds]
+                if plan.tune.wanted
+                else [planned_run(plan, arm, "claim", seed, None, self._length(arm)) for seed in plan.seeds]
+            )
+        ]
+        check_jobs(jobs, self.runner.out)
+
+    def _length(self, arm: str, pace: float | None = None) -> tuple[str, ...]:
+        plan = self.plan
+        if plan.equal == "samples":
+            return same_samples(plan, arm)
+        if plan.equal == "seconds" and pace and self.baseline_pace:
+            return same_seconds(plan, arm, self.baseline_pace / pace)
+        return ()
+
+    def _arm(self, name: str) -> ArmResults:
+        plan, arm = self.plan, ArmResults(name)
+        pace = None
+        if plan.tune.wanted:
+            arm.tuned = tune(plan.tune, name, lambda rates: self._tuning(arm, rates))
+            arm.lr = arm.tuned.best
+            paces = sorted(r.measured.seconds_per_step or 0.0 for r in arm.tuning if r.measured)
+            pace = paces[len(paces) // 2] if paces else None
+            if name == plan.baseline:
+                self.baseline_pace = pace
+            if arm.lr is None:
+                return arm
+        more = self._length(name, pace)
+        arm.runs = self._results([planned_run(plan, name, "claim", seed, arm.lr, more) for seed in plan.seeds])
+        return arm
+
+    def _tuning(self, arm: ArmResults, rates: Sequence[float]) -> dict[float, list[Score]]:
+        seeds = self.plan.tune.seeds
+        jobs = [planned_run(self.plan, arm.name, "tune", seed, lr) for lr in rates for seed in seeds]
+        results = self._results(jobs)
+        arm.tuning += results
+        return {
+            lr: [result.measured.score if result.measured else None for result in results if result.job.lr == lr]
+            for lr in rates
+        }
+
+    def _results(self, jobs: Sequence[PlannedRun]) -> list[Result]:
+        return list(self.pool.map(self._result, jobs))
+
+    def _result(self, job: PlannedRun) -> Result:
+        folder = self.runner.out / job.folder
+        known = self.runner.out.joinpath(job.folder, "summary.json").is_file()
+        summary = self.runner(job)
+        measured = None
+        if summary is not None:
+            if job.kind == "claim" and self.further is not None and not (folder / "measured.json").is_file():
+                write_json_atomically(folder / "measured.json", dict(self.further(folder)))
+            measured = measure(summary, folder, self.plan.score, self.plan.target)
+        if not self.runner.stopped.is_set():
+            _say(job, summary, measured, folder, known=known)
+        return Result(job, summary, measured)
+
+
+def _say(job: PlannedRun, summary: Summary | None, measured: RunMeasures | None, folder: Path, *, known: bool) -> None:
+    if summary is None or measured is None:
+        line = f"FAILED, see {folder}.log"
+    else:
+        words = next((words for key, words in SCORES.items() if key in (summary.get("after") or {})), "score")
+        line = f"{summary['status']}, {words} {_percent(measured.before)} -> {_percent(measured.score)}, "
+        line += f"{measured.seconds or 0:.0f} s" + (" (earlier)" if known else "")
+    sys.stdout.write(f"{job.folder}: {line}\n")
+    sys.stdout.flush()
+
+
+def _percent(score: float | None) -> str:
+    return "?" if score is None else f"{100 * score:.1f}%"

@@ -1,0 +1,61 @@
+"""The choice of an arm's learning rate from scores of its tuning runs."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+
+from rlspec.comparison.plan import Tune
+
+Score = float | None  # None: the run failed, or measured nothing
+
+
+@dataclass(frozen=True)
+class Tuned:
+    """What was tried and what won."""
+
+    scores: Mapping[float, float]  # rate -> mean over the tuning seeds; minus infinity where a run failed
+    best: float | None  # None: every run failed
+    edge: str | None  # the best rate is the lowest or the highest that was tried: on which side
+
+
+def tune(settings: Tune, arm: str, run: Callable[[Sequence[float]], Mapping[float, Sequence[Score]]]) -> Tuned:
+    """Try an arm's rates; where the best one lies at an end, go on beyond it by the grid's factor, as often as allowed.
+
+    Args:
+        settings: Grid or range, and how often it may be extended.
+        arm: Whose rates.
+        run: Trains at some rates; returns the scores over the tuning seeds of each.
+    """
+    scores = {rate: _mean(values) for rate, values in run(settings.rates(arm)).items()}
+    for _ in range(settings.extend):
+        edge = _edge(scores)
+        if edge is None:
+            break
+        rate = _beyond(sorted(scores), edge)
+        scores |= {rate: _mean(values) for rate, values in run([rate]).items()}
+    best = _best(scores)
+    return Tuned(dict(sorted(scores.items())), best, _edge(scores))
+
+
+def _mean(values: Sequence[Score]) -> float:
+    """A rate with a failed run loses to every other."""
+    present = [value for value in values if value is not None]
+    return sum(present) / len(present) if len(present) == len(values) else float("-inf")
+
+
+def _best(scores: Mapping[float, float]) -> float | None:
+    """Of equal scores the lower rate: the safer one."""
+    rate = max(sorted(scores), key=lambda rate: scores[rate])
+    return None if scores[rate] == float("-inf") else rate
+
+
+def _edge(scores: Mapping[float, float]) -> str | None:
+    best = _best(scores)
+    return {min(scores): "lowest", max(scores): "highest"}.get(best) if best is not None else None
+
+
+def _beyond(rates: Sequence[float], edge: str) -> float:
+    """The next rate in a grid that goes on: by the factor between its last two."""
+    last, before = (rates[0], rates[1]) if edge == "lowest" else (rates[-1], rates[-2])
+    return float(f"{last * last / before:.2g}")

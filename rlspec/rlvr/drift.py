@@ -1,0 +1,112 @@
+"""How far a trained policy went from where it started, measured on its own answers."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+
+import torch
+from transformers import PreTrainedTokenizerBase
+
+from rlspec.checkpoint import list_checkpoints
+from rlspec.config.load import load_recipe
+from rlspec.config.schema import Recipe
+from rlspec.errors import CheckpointError
+from rlspec.rlvr.data import Problem
+from rlspec.rlvr.generation import Policy
+from rlspec.rlvr.measure import load_trained
+from rlspec.rlvr.models import load_tokenizer
+from rlspec.rlvr.session import load_policy, prompt_style
+from rlspec.run_directory import RECIPE, RunDirectory
+from rlspec.runtime.devices import choose_device
+
+ANSWERS = 1024  # at most
+TOKENS = 2**15  # of one forward pass, with the padding
+
+
+def drift_of_run(folder: Path, *, most: int = ANSWERS) -> Mapping[str, float]:
+    """KL divergence of a finished run's policy from its start, estimated on the answers that its last evaluation drew.
+
+    The mean of log p_now - log p_start over whole answers drawn from p_now is an unbiased estimate of KL(now || start)
+    per answer where they were drawn at temperature 1 from the whole vocabulary; other draws are refused. Texts are
+    tokenised again, which may differ from how they were drawn.
+
+    Returns:
+        `KL per answer` and `KL per token` in nats, the latter over all tokens, and `KL error`, the standard error of
+        the former.
+
+    Raises:
+        CheckpointError: The run has no checkpoint or no answers, or drew them otherwise.
+    """
+    recipe = load_recipe([f"recipe={folder / RECIPE}"])
+    settings = recipe.evaluation
+    if (settings.temperature, settings.top_p, settings.top_k) != (1.0, 1.0, 0):
+        raise CheckpointError(f"{folder}: its answers were not drawn at temperature 1 from the whole vocabulary")
+    newest = list_checkpoints(RunDirectory(folder).checkpoints)
+    answers = _answers(folder, most)
+    if not newest or not answers:
+        raise CheckpointError(f"{folder}: no checkpoint, or no sampled answers in evaluations/after-*.jsonl")
+    now, start, tokenizer = _policies(recipe, newest[-1])
+    ratios, tokens = [], 0
+    for ids, answer_mask in _batches(recipe, tokenizer, answers, now.device):
+        difference = (_log_probs(now, ids) - _log_probs(start, ids)).double() * answer_mask[:, 1:]
+        ratios += difference.sum(dim=1).tolist()
+        tokens += int(answer_mask.sum())
+    mean = math.fsum(ratios) / len(ratios)
+    spread = math.sqrt(math.fsum((ratio - mean) ** 2 for ratio in ratios) / max(1, len(ratios) - 1))
+    return {
+        "KL per answer": mean,
+        "KL per token": math.fsum(ratios) / tokens,
+        "KL error": spread / math.sqrt(len(ratios)),
+    }
+
+
+def _answers(folder: Path, most: int) -> list[tuple[str, str]]:
+    """(problem, answer) pairs of the first set of problems; those that were cut short end without an end token."""
+    files = sorted(RunDirectory(folder).evaluations.glob("after-*.jsonl"), key=lambda path: path.stat().st_mtime)
+    lines = files[0].read_text(encoding="utf-8").splitlines() if files else []
+    rows = [row for row in map(json.loads, lines) if row["mode"] != "greedy" and not row["truncated"]]
+    stride = max(1, len(rows) // most)
+    return [(row["problem"], row["completion"]) for row in rows[::stride][:most]]
+
+
+def _policies(recipe: Recipe, checkpoint: Path) -> tuple[Policy, Policy, PreTrainedTokenizerBase]:
+    device = choose_device(recipe.device)
+    adapters = (checkpoint / "adapter_config.json").is_file()
+    tokenizer = load_tokenizer(str(checkpoint) if not adapters else recipe.model.path, revision=recipe.model.revision)
+    now = load_trained(recipe.model, str(checkpoint), tokenizer, adapters=adapters)
+    start = load_policy(recipe.model.model_copy(update={"lora": None}), tokenizer, seed=recipe.seed)
+    return now.to(device).eval(), start.to(device).eval(), tokenizer
+
+
+def _batches(
+    recipe: Recipe, tokenizer: PreTrainedTokenizerBase, answers: Sequence[tuple[str, str]], device: torch.device
+) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
+    """Token ids (answers, length), padded behind, and where the answers and their ends are."""
+    style = prompt_style(recipe.model)
+    rows = []
+    for problem, answer in answers:
+        prompt = tokenizer(style.text(Problem(problem, "", None, None, ""), tokenizer), add_special_tokens=False)[
+            "input_ids"
+        ]
+        ids = tokenizer(answer, add_special_tokens=False)["input_ids"] + [tokenizer.eos_token_id]
+        rows.append((prompt, ids))
+    rows.sort(key=lambda row: len(row[0]) + len(row[1]))
+    while rows:
+        longest = len(rows[-1][0]) + len(rows[-1][1])
+        batch, rows = rows[-max(1, TOKENS // longest) :], rows[: -max(1, TOKENS // longest)]
+        ids = torch.full((len(batch), longest), tokenizer.eos_token_id)
+        mask = torch.zeros(len(batch), longest, dtype=torch.float64)
+        for index, (prompt, answer_ids) in enumerate(batch):
+            ids[index, : len(prompt) + len(answer_ids)] = torch.tensor(prompt + answer_ids)
+            mask[index, len(prompt) : len(prompt) + len(answer_ids)] = 1.0
+        yield ids.to(device), mask.to(device)
+
+
+@torch.no_grad()
+def _log_probs(model: Policy, ids: torch.Tensor) -> torch.Tensor:
+    """Of each token given those before it (answers, length - 1). Padding stands behind and is not seen from before."""
+    logits = model(input_ids=ids).logits[:, :-1].float()
+    return torch.log_softmax(logits, dim=-1).gather(2, ids[:, 1:, None])[..., 0]

@@ -1,0 +1,255 @@
+"""The command: which runs it consists of, what is run again, what survives, and what its report says."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, TextIO
+
+import pytest
+
+from rlspec import compare
+from rlspec.comparison.launchers import Submitit
+from rlspec.comparison.plan import plan_of_values
+from rlspec.comparison.running import PlannedRun, RunTrainer, read_summary
+from rlspec.comparison.sweep import Sweep
+from rlspec.config.load import dump_recipe, load_recipe
+from rlspec.errors import ConfigError
+
+
+def store(folder: Path, after: float | None, before: float | None = 0.4, status: str = "finished") -> None:
+    folder.mkdir(parents=True, exist_ok=True)
+    rates = {
+        when: None if value is None else {"sampled_pass_at_1": value}
+        for when, value in (("before", before), ("after", after))
+    }
+    (folder / "summary.json").write_text(json.dumps({"status": status, "steps": 10, "seconds": 1.0, **rates}))
+
+
+class Imitation:
+    """Takes the place of training: the score is a parabola in the logarithm of the rate, more or less by seed."""
+
+    def __init__(self, best: float = 1e-4, failing: Sequence[str] = ()) -> None:
+        self.best, self.failing, self.commands = best, failing, list[dict[str, str]]()
+
+    def run(self, command: Sequence[str], log_path: Path, log: TextIO) -> None:
+        import math
+
+        values = dict(argument.split("=", 1) for argument in command if "=" in argument)
+        self.commands.append(values)
+        if any(text in command for text in self.failing):
+            log.write("no such thing\n")
+            return
+        folder = Path(values["output_dir"], values["run"])
+        rate = float(values.get("optim.lr", self.best))
+        store(folder, 0.8 - 0.1 * math.log10(rate / self.best) ** 2 + 0.001 * (int(values["seed"]) % 7))
+        (folder / "recipe.yaml").write_text(dump_recipe(load_recipe([a for a in command if "=" in a])))
+
+
+def test_a_finished_comparison_is_read_and_its_table_is_arithmetic(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for optim, results in {"pion": (0.8, 0.7, 0.9), "adamw": (0.5, 0.5, 0.5)}.items():
+        for seed, after in enumerate(results):
+            store(tmp_path / optim / f"claim-seed_{seed}", after)
+    arguments = ["recipe=debug_grpo", "optim=pion,adamw", "seed=0,1,2", "baseline=adamw", f"out={tmp_path}"]
+    assert compare.main(arguments) == 0
+    table = (tmp_path / "report.md").read_text()
+    assert table in capsys.readouterr().out
+    row = next(line for line in table.splitlines() if line.startswith("| pion"))
+    # mean 80, standard error 10 / sqrt(3), t(2) = 4.303; p of t = 30 / 5.77 with two degrees of freedom
+    assert "80.0, 70.0, 90.0" in row and "[55.2, 100.0]" in row
+    assert "+30.0 [+5.2, +54.8]" in row and "0.035 (0.035)" in row
+    assert "| adamw | 40.0 | 50.0, 50.0, 50.0 | 50.0 [50.0, 50.0] | [50.0, 50.0] |" in table
+
+
+def test_of_one_seed_no_interval_is_claimed(tmp_path: Path) -> None:
+    store(tmp_path / "all" / "claim-seed_0", 0.8)
+    assert compare.main(["recipe=debug_grpo", "seed=0", f"out={tmp_path}"]) == 0
+    table = (tmp_path / "report.md").read_text()
+    assert "[" not in table.split("|---", 1)[1]
+    statistics = json.loads((tmp_path / "report.json").read_text())["arms"][0]["statistics"]
+    assert (statistics["low"], statistics["high"], statistics["student"]) == (None, None, None)
+
+
+def test_robots_policies_are_compared_by_success(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    for seed, after in enumerate((0.6, 0.8)):
+        folder = tmp_path / "all" / f"claim-seed_{seed}"
+        folder.mkdir(parents=True)
+        summary = {"status": "finished", "seconds": 1.0, "before": None, "after": {"success_rate": after}}
+        (folder / "summary.json").write_text(json.dumps(summary))
+    assert compare.main(["recipe=vla_franka", "optim=muon", "seed=0,1", f"out={tmp_path}"]) == 0
+    assert "success ? -> 60.0%" in capsys.readouterr().out
+    # standard error 10, t(1) = 12.706: wider than what a percentage can be
+    assert "| all | 60.0, 80.0 | 70.0 [60.0, 80.0] | [0.0, 100.0] |" in (tmp_path / "report.md").read_text()
+
+
+def test_a_run_that_fails_is_named_with_its_log_and_the_others_count(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    store(tmp_path / "all" / "claim-seed_0", 0.8)
+    arguments = ["recipe=debug_grpo", "data.path=missing.jsonl", "seed=0,1", f"out={tmp_path}"]
+    assert compare.main(arguments) == 1
+    output = capsys.readouterr().out
+    log = tmp_path / "all" / "claim-seed_1.log"
+    assert f"FAILED, see {log}" in output
+    assert "missing.jsonl" in log.read_text()
+    assert "- all: no result of seed 1" in output
+
+
+@pytest.mark.parametrize(
+    ("wrong", "said"),
+    [
+        (["optim=pion,adamv"], "adamw"),
+        (["tune.lr=[1e-5]"], "at least two rates"),
+        (["tune.lr=[1e-5,x]"], "tune.lr.1=x"),
+        (["tune.lr=[1e-5,1e-4]", "optim.lr=3e-4"], "the rate is tuned"),
+        (["tune.lr=[1e-5,1e-4]", "seed=0,100"], "100 is a seed of the claim too"),
+        (["baseline=adam"], "no arm adam"),
+        (["seed=0,0"], "all different"),
+        (["seed=first"], "whole numbers from 0"),
+        (["equal=seconds"], "needs baseline=ARM and tuning"),
+        (["plan=absent.yaml"], "stands in the plan's file"),
+        (["slurm.slurm_partition=gpu"], "needs launcher=slurm"),
+        (["match=size"], "published, rms, spectral"),
+    ],
+)
+def test_a_mistake_is_found_before_the_first_run(
+    wrong: list[str], said: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert compare.main(["recipe=debug_grpo", *wrong, f"out={tmp_path / 'out'}"]) == 2
+    error = capsys.readouterr().err
+    assert said in error and error.count("\n") == 1
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_folder_of_another_comparison_is_not_taken_for_this_one(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    folder = tmp_path / "all" / "claim-seed_0"
+    store(folder, 0.8)
+    (folder / "recipe.yaml").write_text(dump_recipe(load_recipe(["recipe=debug_grpo", "optim.lr=9"])))
+    assert compare.main(["recipe=debug_grpo", f"out={tmp_path}"]) == 2
+    assert "holds a run with another optim.lr; choose another out=DIR" in capsys.readouterr().err
+
+
+def test_an_interrupted_run_is_not_taken_for_a_result(tmp_path: Path) -> None:
+    store(tmp_path / "run", 0.8, status="interrupted")
+    assert read_summary(tmp_path / "run") is None
+    store(tmp_path / "collapsed", 0.1, status="collapsed")
+    assert read_summary(tmp_path / "collapsed") is not None
+
+
+def sweep(tmp_path: Path, launcher: Any, **further: Any) -> Sweep:
+    plan = plan_of_values(["recipe=debug_grpo", "optim=adamw,muon", "seed=0,1,2"], **further)
+    return Sweep(plan, RunTrainer(tmp_path, launcher), workers=2)
+
+
+def test_every_arm_is_tuned_on_other_seeds_and_judged_at_its_best_rate_on_fresh_ones(tmp_path: Path) -> None:
+    imitation = Imitation(best=1e-4)
+    tune = {"lr": [1e-5, 1e-4, 1e-3], "seeds": [100, 101], "overrides": ["data.seed=7"]}
+    results = sweep(tmp_path, imitation, tune=tune).run()
+    assert [arm.lr for arm in results] == [1e-4, 1e-4]
+    tuning = [values for values in imitation.commands if values["seed"] in ("100", "101")]
+    claims = [values for values in imitation.commands if values not in tuning]
+    assert len(tuning) == 2 * 3 * 2 and len(claims) == 2 * 3
+    assert all(values["data.seed"] == "7" for values in tuning)
+    assert all(float(values["optim.lr"]) == 1e-4 and "data.seed" not in values for values in claims)
+
+
+def test_at_the_edge_of_a_grid_it_goes_on_and_says_where_it_stopped(tmp_path: Path) -> None:
+    imitation = Imitation(best=1e-1)
+    results = sweep(tmp_path, imitation, tune={"lr": [1e-5, 1e-4], "extend": 2}).run()
+    assert [arm.lr for arm in results] == [1e-2, 1e-2]
+    assert {arm.tuned.edge for arm in results if arm.tuned} == {"highest"}
+    assert {values["optim.lr"] for values in imitation.commands} == {"1e-05", "0.0001", "0.001", "0.01"}
+
+
+def test_what_is_done_is_not_done_again_and_a_failing_arm_does_not_stop_the_others(tmp_path: Path) -> None:
+    failing = Imitation(failing=["optim=muon"])
+    tune = {"lr": [1e-5, 1e-4, 1e-3]}
+    adamw, muon = sweep(tmp_path, failing, tune=tune).run()
+    assert adamw.lr == 1e-4 and [run.summary is None for run in adamw.runs] == [False] * 3
+    assert muon.lr is None and not muon.runs
+    again = Imitation()
+    adamw, muon = sweep(tmp_path, again, tune=tune).run()
+    assert muon.lr == 1e-4 and {values["optim"] for values in again.commands} == {"muon"}
+
+
+def test_two_commands_in_one_folder_train_every_run_once(tmp_path: Path) -> None:
+    script = (
+        "import sys, time; from pathlib import Path; sys.path.insert(0, sys.argv[1]); import test_compare as t\n"
+        "class Slow(t.Imitation):\n"
+        "    def run(self, command, log_path, log):\n"
+        "        time.sleep(0.2); log.write('trained\\n'); log.flush(); super().run(command, log_path, log)\n"
+        "t.sweep(Path(sys.argv[2]), Slow(), tune={'lr': [1e-5, 1e-4, 1e-3]}).run()\n"
+    )
+    command = [sys.executable, "-c", script, str(Path(__file__).parent), str(tmp_path)]
+    processes = [subprocess.Popen(command) for _ in range(2)]
+    assert [process.wait() for process in processes] == [0, 0]
+    logs = list(tmp_path.glob("*/*.log"))
+    assert len(logs) == 2 * (3 + 3)
+    assert [log.read_text().count("trained") for log in logs] == [1] * len(logs)
+
+
+def test_a_killed_command_leaves_its_runs_locked_until_they_end(tmp_path: Path) -> None:
+    script = (
+        "import sys, subprocess; from pathlib import Path\n"
+        "from rlspec.comparison.running import PlannedRun, RunTrainer\n"
+        "class Sleeper:\n"
+        "    def run(self, command, log_path, log):\n"
+        "        child = subprocess.Popen(['sleep', '60'], stdout=log); print(child.pid, flush=True); child.wait()\n"
+        "RunTrainer(Path(sys.argv[1]), Sleeper())(PlannedRun('all', 'claim', 0, None, ()))\n"
+    )
+    command = [sys.executable, "-c", script, str(tmp_path)]
+    first = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
+    assert first.stdout is not None
+    child = int(first.stdout.readline())
+    first.kill()
+    first.wait()
+    second = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
+    assert second.stdout is not None
+    assert "another process trains it" in second.stdout.readline()
+    os.kill(child, signal.SIGKILL)
+    taken_over = int(second.stdout.readline())  # only now does it begin
+    assert taken_over != child
+    second.kill()
+    os.kill(taken_over, signal.SIGKILL)
+    second.wait()
+
+
+def test_ctrl_c_ends_the_command_and_begins_no_further_run(tmp_path: Path) -> None:
+    arguments = ["recipe=debug_grpo", "seed=0,1,2,3", f"out={tmp_path}"]
+    process = subprocess.Popen(
+        [sys.executable, "-m", "rlspec.compare", *arguments], stdout=subprocess.PIPE, text=True, start_new_session=True
+    )
+    first = tmp_path / "all" / "claim-seed_0.log"
+    while not first.exists():
+        assert process.poll() is None
+        time.sleep(0.05)
+    os.killpg(process.pid, signal.SIGINT)  # as a terminal does: all of the group
+    output, _ = process.communicate()
+    assert process.returncode == 130, output
+    assert len(list(tmp_path.glob("all/*.log"))) == 1
+
+
+def test_submitits_imitation_of_a_cluster_runs_the_same_commands(tmp_path: Path) -> None:
+    pytest.importorskip("submitit")
+    launcher = Submitit(tmp_path / "slurm", {"timeout_min": 5}, cluster="local")
+    log_path = tmp_path / "run.log"
+    with log_path.open("a") as log:
+        launcher.run([sys.executable, "-c", "print('trained')"], log_path, log)
+    assert "trained" in log_path.read_text()
+    with pytest.raises(ConfigError, match="slurm: .*no_such_parameter"):
+        Submitit(tmp_path / "slurm", {"no_such_parameter": 1}, cluster="local")
+
+
+def test_the_name_of_a_job_tells_its_folder() -> None:
+    assert PlannedRun("pion, rms", "tune", 100, 1e-5, ()).folder == Path("pion__rms", "tune-lr_1e-05-seed_100")
+    assert PlannedRun("all", "claim", 0, None, ()).folder == Path("all", "claim-seed_0")

@@ -1,0 +1,72 @@
+"""What a run is judged by."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+
+from rlspec.comparison.length import same_samples, same_seconds
+from rlspec.comparison.measures import curve_of, measure, score_of
+from rlspec.comparison.plan import plan_of_values
+from rlspec.errors import ConfigError
+
+
+def test_with_few_evaluations_the_curve_is_the_smoothed_reward() -> None:
+    rows = [{"step": step, "reward": float(step)} for step in range(1, 8)]
+    rows.append({"step": 7, "eval/sums/sampled_pass_at_1": 0.5})
+    assert curve_of(rows, None) == [(5, 3.0), (6, 4.0), (7, 5.0)]
+
+
+def test_with_three_evaluations_they_are_the_curve_and_the_first_set_counts() -> None:
+    rows = [
+        {
+            "step": step,
+            "reward": 1.0,
+            "eval/a/pass_at_1": 0.9,
+            "eval/a/sampled_pass_at_1": step / 100,
+            "eval/b/sampled_pass_at_1": 0.0,
+        }
+        for step in (20, 40, 60)
+    ]
+    assert curve_of(rows, None) == [(20, 0.2), (40, 0.4), (60, 0.6)]
+    assert curve_of(rows, "pass_at_1") == [(20, 0.9), (40, 0.9), (60, 0.9)]
+    robots = [{"step": step, "eval/success": 0.5, "eval/pick/success": 0.1} for step in (1, 2, 3)]
+    assert curve_of(robots, None) == [(1, 0.5), (2, 0.5), (3, 0.5)]
+
+
+def test_peak_area_and_time_to_a_target(tmp_path: Path) -> None:
+    rows = [
+        {"step": step, "eval/success": value, "step_time": 2.0} for step, value in ((10, 0.2), (20, 0.8), (30, 0.5))
+    ]
+    (tmp_path / "metrics.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    (tmp_path / "measured.json").write_text('{"KL per answer": 0.3}')
+    evaluations = {
+        "before": {"own": {"sampled_pass_at_1": 0.4}, "other": {"sampled_pass_at_1": 0.9}},
+        "after": {"own": {"sampled_pass_at_1": 0.6}, "other": {"sampled_pass_at_1": 0.7}},
+    }
+    after = {"success_rate": 0.5, "pass_at_k": {"8": 0.9}}
+    summary = {"steps": 30, "seconds": 99.0, "before": None, "after": after, "evaluations": evaluations}
+    found = measure(summary, tmp_path, None, 0.75)
+    assert (found.score, found.before, found.peak, found.to_target) == (0.5, None, 0.8, 20)
+    assert found.area == pytest.approx(0.5) and found.seconds_per_step == 2.0
+    assert found.metrics == {"pass@8": 0.9, "forgotten other": pytest.approx(0.2), "KL per answer": 0.3}
+    assert measure(summary, tmp_path, "pass_at_k.8", 0.95).to_target is None
+
+
+def test_a_score_that_was_not_measured_names_those_that_were() -> None:
+    with pytest.raises(ConfigError, match=r"score=accuracy: not measured; these are: n, success_rate"):
+        score_of({"success_rate": 0.5, "n": 3}, "accuracy")
+    assert score_of(None, "accuracy") is None
+    assert score_of({"pass_at_k": {"8": 0.9}}, "pass_at_k.8") == 0.9
+
+
+def test_arms_are_made_equally_long() -> None:
+    plan = plan_of_values(["recipe=grpo_math", "batch.prompts_per_step=16,32", "trainer.max_steps=80"])
+    small, large = plan.arms
+    assert same_samples(plan, small) == ("trainer.max_steps=80",)
+    assert same_samples(plan, large) == ("trainer.max_steps=40",)
+    assert same_seconds(plan, small, 0.5) == ("trainer.max_steps=40",)
+    robots = plan_of_values(["recipe=vla_franka", "training.gradient_accumulation=1,2", "training.steps=100"])
+    assert same_samples(robots, list(robots.arms)[1]) == ("training.steps=50",)
