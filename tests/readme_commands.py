@@ -83,10 +83,11 @@ def judge(lines: Iterable[list[str]], folder: Path) -> list[Verdict]:
 
 
 def furnish(folder: Path) -> None:
-    """A run, plans, recordings, a data set, a table of problems, a token, by the names that READMEs give them."""
+    """A run, a plan, recordings, a data set, a table of problems, a token, by the names that READMEs give them."""
     run = folder / "checkpoints/RUN"
     shutil.copytree(ROOT / "checkpoints/tiny-arithmetic", run, dirs_exist_ok=True)
-    shutil.copytree(ROOT / "tests/benchmarks/plans", folder / "tests/benchmarks/plans", dirs_exist_ok=True)
+    (folder / "tests/benchmarks/plans").mkdir(parents=True, exist_ok=True)
+    (folder / "tests/benchmarks/plans/rlvr_sums.yaml").write_text("recipe: debug_grpo\narms: {all: []}\n")
     facts = {"format": 1, "action_space": "joint_velocity", "control_hz": 15, "execution_law": "droid_hybrid"}
     (run / "rlspec.json").write_text(json.dumps(facts), encoding="utf-8")
     for name in ("RECORDINGS", "DATA", "OUT"):

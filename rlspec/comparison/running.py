@@ -106,16 +106,18 @@ def check_jobs(jobs: Sequence[PlannedRun], out: Path) -> None:
     """
     from rlspec.config.load import load_any_recipe
 
+    valid = set()  # runs of an arm differ in rate and seed alone: one of them speaks for all
     for job in jobs:
-        recipe = load_any_recipe(job.arguments)
         stored = out / job.folder / RECIPE
+        if stored.is_file() or (job.arm, job.kind) not in valid:
+            recipe = load_any_recipe(job.arguments)
+            valid.add((job.arm, job.kind))
         if stored.is_file():
             earlier = load_any_recipe([f"recipe={stored}"])
             different = _different(earlier.model_dump(mode="json"), recipe.model_dump(mode="json"))
             if different:
-                raise ConfigError(
-                    f"out: {stored.parent} holds a run with another {different[0]}; choose another out=DIR"
-                )
+                place = stored.parent
+                raise ConfigError(f"out: {place} holds a run with another {different[0]}; choose another out=DIR")
 
 
 def _different(old: Mapping[str, Any], new: Mapping[str, Any]) -> list[str]:
