@@ -86,6 +86,8 @@ def policy_options(recipe: VlaRecipe) -> Lines:
             yield from _check_field(key, name, value, fields)
     if policy.norm_stats == "checkpoint" and policy.path is None:
         yield "policy.norm_stats=checkpoint: there is no checkpoint; add policy.path, or set null"
+    if policy.fresh and policy.path is None:
+        yield "policy.fresh: only of pretrained weights; add policy.path, or drop it"
     if policy.lora is not None and policy.path is None:
         yield "policy.lora: only for pretrained weights, which adapters correct; add policy.path"
     if policy.lora is not None:

@@ -62,10 +62,13 @@ class Dataset(Section):
     video_backend: str = "pyav"
 
 
+Part = Literal["vision", "connector", "language", "action"]  # of a policy
+
+
 class Freeze(Section):
     """Parameters that are not trained, or only after a while."""
 
-    part: Literal["vision", "connector", "language", "action"] | None = None  # by part of the model,
+    part: Part | None = None  # by part of the model,
     pattern: str | None = None  # or by name: a regular expression
     until: int | None = Field(None, ge=1)  # optimizer step from which on they are trained; None: never
 
@@ -78,6 +81,7 @@ class Policy(Section):
     path: str | None = None  # hub id or local folder; None: built from its config
     norm_stats: str | None = None  # null: of the data; "checkpoint": of `path`; or openpi's norm_stats.json
     options: dict[str, Any] = {}  # fields of the policy's config by LeRobot's names
+    fresh: list[Part] = []  # parts that begin anew, whatever `path` has there
     lora: Lora | None = None
     freeze: list[Freeze] = []
 

@@ -6,7 +6,7 @@ import contextlib
 import io
 import logging
 from collections.abc import Iterator
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any, get_type_hints
 
@@ -26,6 +26,7 @@ from rlspec.errors import ConfigError, UserError
 from rlspec.runtime.adapters import adapter_config
 from rlspec.vla.data.facts import KINDS, describe_policy, write_facts
 from rlspec.vla.data.norm_stats import read_norm_stats
+from rlspec.vla.training.fresh import renew
 from rlspec.vla.training.order import INITIAL, derive_seed, seed_all
 from rlspec.vla.training.samples import Samples
 
@@ -82,6 +83,9 @@ def load_policy(
     source = settings.path if settings.path is None else str(resolve_path(settings.path))
     with _explained(f"policy={settings.name}"), contextlib.redirect_stdout(io.StringIO()):
         policy: Any = make_policy(config, ds_meta=samples.meta)
+        if settings.fresh and resume is None:
+            seed_all(derive_seed(seed, INITIAL))
+            renew(policy, settings.fresh, make_policy(replace(config, pretrained_path=None), ds_meta=samples.meta))
         if settings.lora is not None and resume is None:
             policy = add_adapters(policy, settings.lora)
         stats = None if resume is not None else statistics_for(settings, samples)
