@@ -67,23 +67,36 @@ def generate(
     Prompts of similar length share a batch, so that little is spent on padding. The result depends on `batch_size`
     where numbers do (sampling draws per batch), and on nothing else outside the arguments.
     """
+    ends = set(end_token_ids(model, tokenizer))
+    found = generate_tokens(model, tokenizer, prompts, sampling, batch_size=batch_size, seed=seed)
+    completions = {index: _to_completion(tokenizer, row, ends) for index, row in found}
+    return [completions[index] for index in range(len(prompts))]
+
+
+def generate_tokens(
+    model: Policy,
+    tokenizer: PreTrainedTokenizerBase,
+    prompts: Sequence[str],
+    sampling: Sampling,
+    *,
+    batch_size: int,
+    seed: int,
+) -> Iterator[tuple[int, list[int]]]:
+    """Position of a prompt and the new tokens, whatever stands behind an end token among them; batch by batch."""
     order = sorted(range(len(prompts)), key=lambda index: len(prompts[index]))
-    completions: dict[int, Completion] = {}
     with inference_mode_of(model, seed, bf16=sampling.bf16):
         for start in range(0, len(order), batch_size):
             chosen = order[start : start + batch_size]
-            texts = [prompts[index] for index in chosen]
-            for index, completion in zip(chosen, _generate_batch(model, tokenizer, texts, sampling), strict=True):
-                completions[index] = completion
-    return [completions[index] for index in range(len(prompts))]
+            yield from zip(
+                chosen, _generate_batch(model, tokenizer, [prompts[i] for i in chosen], sampling), strict=True
+            )
 
 
 def _generate_batch(
     model: Policy, tokenizer: PreTrainedTokenizerBase, texts: list[str], sampling: Sampling
-) -> list[Completion]:
+) -> list[list[int]]:
     encoded = tokenizer(texts, return_tensors="pt", padding=True, padding_side="left", add_special_tokens=False)
     inputs = {key: encoded[key].to(model.device) for key in ("input_ids", "attention_mask")}
-    end_ids = _end_token_ids(model, tokenizer)
     config = GenerationConfig(
         max_new_tokens=sampling.max_new_tokens,
         do_sample=sampling.temperature is not None,
@@ -92,15 +105,16 @@ def _generate_batch(
         top_p=sampling.top_p,
         top_k=sampling.top_k,
         pad_token_id=tokenizer.pad_token_id,
-        eos_token_id=end_ids,
+        eos_token_id=end_token_ids(model, tokenizer),
         bos_token_id=tokenizer.bos_token_id,
     )
     output = model.generate(**inputs, generation_config=config)
-    rows = output[:, inputs["input_ids"].shape[1] :].tolist()
-    return [_to_completion(tokenizer, row, set(end_ids)) for row in rows]
+    rows: list[list[int]] = output[:, inputs["input_ids"].shape[1] :].tolist()
+    return rows
 
 
-def _end_token_ids(model: Policy, tokenizer: PreTrainedTokenizerBase) -> list[int]:
+def end_token_ids(model: Policy, tokenizer: PreTrainedTokenizerBase) -> list[int]:
+    """Tokens that end an answer: of the model's own configuration and of its tokenizer."""
     configured = model.generation_config.eos_token_id if model.generation_config is not None else None
     ids = configured if isinstance(configured, list) else [configured]
     return sorted({*(index for index in ids if index is not None), tokenizer.eos_token_id})
