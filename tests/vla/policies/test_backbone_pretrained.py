@@ -9,12 +9,12 @@ from typing import Any
 import pytest
 import torch
 from grounding import ACTIONS, CHUNK, features
-from transformers import AutoConfig, AutoModelForImageTextToText
+from transformers import AutoConfig, AutoModelForImageTextToText, Qwen2VLImageProcessor
 
 from rlspec.errors import ConfigError
 from rlspec.vla.policies.adapter.configuration_adapter import RlspecAdapterConfig
 from rlspec.vla.policies.adapter.modeling_adapter import RlspecAdapterPolicy
-from rlspec.vla.policies.backbone.pretrained import VisionLanguageBackbone, pixel_arguments
+from rlspec.vla.policies.backbone.vlm import KNOWN, VisionLanguageBackbone, pixel_arguments
 
 VOCAB = 64
 TEXT = {
@@ -25,23 +25,47 @@ TOWER = {
     "hidden_size": 32, "intermediate_size": 48, "num_hidden_layers": 2, "num_attention_heads": 2, "image_size": 32,
     "patch_size": 8,
 }  # fmt: skip
+IMAGE, START, END = 63, 62, 61  # ids that no text has
 QWEN_TOWER = {
     "depth": 2, "hidden_size": 32, "intermediate_size": 48, "num_heads": 2, "patch_size": 8, "out_hidden_size": 32,
-    "num_position_embeddings": 16, "deepstack_visual_indexes": [0],
 }  # fmt: skip
-ROPE = {"rope_type": "default", "rope_theta": 1e4, "mrope_section": [4, 2, 2], "mrope_interleaved": True}
+QWEN_IDS = {
+    "image_token_id": IMAGE, "video_token_id": 60, "vision_start_token_id": START, "vision_end_token_id": END,
+}  # fmt: skip
+ROPE = {"rope_type": "default", "rope_theta": 1e4, "mrope_section": [4, 2, 2]}
+SIGLIP = {"model_type": "siglip_vision_model", **TOWER}
+IDEFICS = {"vision_config": TOWER, "scale_factor": 2, "image_token_id": IMAGE}
 VLMS: dict[str, dict[str, Any]] = {
-    "smolvlm": {"text_config": {"model_type": "llama", **TEXT}, "vision_config": TOWER, "scale_factor": 2},
+    "smolvlm": {"text_config": {"model_type": "llama", **TEXT}, **IDEFICS},
+    "idefics3": {"text_config": {"model_type": "llama", **TEXT}, **IDEFICS},
     "llava": {
-        "text_config": {"model_type": "qwen3", **TEXT}, "vision_config": {"model_type": "siglip_vision_model", **TOWER},
+        "text_config": {"model_type": "qwen3", **TEXT}, "vision_config": SIGLIP, "image_token_id": IMAGE,
         "vision_feature_select_strategy": "full", "vision_feature_layer": -1,
     },
     "paligemma": {
-        "text_config": {"model_type": "gemma", **TEXT}, "vision_config": {"model_type": "siglip_vision_model", **TOWER},
+        "text_config": {"model_type": "gemma", **TEXT}, "vision_config": SIGLIP, "image_token_id": IMAGE,
         "projection_dim": 32, "hidden_size": 32,
     },
+    "gemma3": {
+        "text_config": {"model_type": "gemma3_text", **TEXT}, "vision_config": SIGLIP, "image_token_id": IMAGE,
+        "mm_tokens_per_image": 4,
+    },
+    "qwen2_vl": {
+        "text_config": {**TEXT, "model_type": "qwen2_vl_text", "rope_parameters": ROPE},
+        "vision_config": {
+            "depth": 2, "embed_dim": 32, "hidden_size": 32, "num_heads": 2, "patch_size": 8, "mlp_ratio": 2,
+        },
+        **QWEN_IDS,
+    },
+    "qwen2_5_vl": {
+        "text_config": {**TEXT, "model_type": "qwen2_5_vl_text", "rope_parameters": ROPE},
+        "vision_config": {**QWEN_TOWER, "window_size": 32, "fullatt_block_indexes": [1]}, **QWEN_IDS,
+    },
     "qwen3_vl": {
-        "text_config": {**TEXT, "model_type": "qwen3_vl_text", "rope_parameters": ROPE}, "vision_config": QWEN_TOWER,
+        "text_config": {
+            **TEXT, "model_type": "qwen3_vl_text", "rope_parameters": {**ROPE, "mrope_interleaved": True},
+        },
+        "vision_config": {**QWEN_TOWER, "num_position_embeddings": 16, "deepstack_visual_indexes": [0]}, **QWEN_IDS,
     },
 }  # fmt: skip
 SOURCES: dict[str, dict[str, Any]] = {
@@ -53,18 +77,21 @@ SOURCES: dict[str, dict[str, Any]] = {
         for tower in ("siglip_vision_model", "dinov2")
     },
 }  # fmt: skip
-UNUSED = r"mask_token|vision_model\.(?:post_layernorm|head)|vision_tower\.(?:vision_model\.)?head|deepstack"
+UNUSED = r"mask_token|vision_model\.(?:post_layernorm|head)|vision_tower\.(?:vision_model\.)?head"
 
 
 def build(source: str, **settings: Any) -> RlspecAdapterPolicy:
     torch.manual_seed(0)
     inputs, outputs = features(40)
-    return RlspecAdapterPolicy(
+    policy = RlspecAdapterPolicy(
         RlspecAdapterConfig(
             **{**SOURCES[source], "image_size": 32, **settings}, size="pretrained", input_features=inputs,
             output_features=outputs, device="cpu", push_to_hub=False, head_width=32, head_heads=2,
         )
     )  # fmt: skip
+    if source == "gemma3":  # zero before any training: it would see nothing
+        torch.nn.init.normal_(policy.model.backbone.vlm.multi_modal_projector.mm_input_projection_weight, std=0.2)  # type: ignore[union-attr, arg-type]
+    return policy
 
 
 def batch(rows: int = 2) -> dict[str, torch.Tensor]:
@@ -75,7 +102,7 @@ def batch(rows: int = 2) -> dict[str, torch.Tensor]:
         "observation.images.external": torch.rand(rows, 3, 40, 40, generator=generator),
         "observation.images.wrist": torch.rand(rows, 3, 40, 40, generator=generator),
         "observation.state": torch.randn(rows, 3, generator=generator),
-        "observation.language.tokens": torch.randint(1, VOCAB - 2, (rows, 6), generator=generator),
+        "observation.language.tokens": torch.randint(1, 60, (rows, 6), generator=generator),
         "observation.language.attention_mask": mask,
         "action": torch.randn(rows, CHUNK, ACTIONS, generator=generator),
     }
@@ -95,6 +122,65 @@ def test_it_learns_sees_and_ignores_padding(source: str) -> None:
     for key in ("observation.images.wrist", "observation.language.tokens"):
         other = {**given, key: given[key].roll(1, 0)}
         assert not torch.allclose(policy.predict_action_chunk(other), first, atol=1e-5), key
+
+
+def own_forward(model: Any, images: torch.Tensor, text: torch.Tensor, tokens: int) -> Any:
+    """Of one row without padding, as a user of transformers writes it, with its processor's patches."""
+    kind, grids = model.config.model_type, {}
+    ids: list[int] = []
+    for _ in images:
+        ids += [IMAGE] * tokens if "qwen" not in kind else [START, *[IMAGE] * tokens, END]
+    every = torch.tensor([[*ids, *text.tolist()]])
+    pixels = {"pixel_values": images[None] if kind in ("smolvlm", "idefics3") else images}
+    if "qwen" in kind:
+        processor = Qwen2VLImageProcessor(
+            patch_size=8, do_resize=False, do_rescale=False, do_normalize=False, do_convert_rgb=False
+        )
+        pixels = dict(
+            processor([image.numpy() for image in images], return_tensors="pt", input_data_format="channels_first")
+        )
+        grids = {"mm_token_type_ids": (every == IMAGE).int()}
+    if kind == "paligemma":
+        grids = {"token_type_ids": torch.zeros_like(every)}
+    if kind == "gemma3":
+        grids = {"token_type_ids": (every == IMAGE).long()}
+    return model(input_ids=every, output_hidden_states=True, use_cache=False, **pixels, **grids)
+
+
+@pytest.mark.parametrize("train", [False, True])
+@pytest.mark.parametrize("kind", KNOWN)
+def test_hidden_states_are_those_of_the_models_own_forward(kind: str, train: bool) -> None:
+    """Of images and text, in every layer, beside a row with padding on either side; queries change nothing."""
+    policy = build(kind).train(train)
+    backbone = policy.model.backbone
+    assert isinstance(backbone, VisionLanguageBackbone)
+    generator = torch.Generator().manual_seed(2)
+    images = torch.rand(3, 2, 3, 32, 32, generator=generator) * 2 - 1
+    ids = torch.randint(1, 60, (3, 6), generator=generator)
+    mask = torch.ones(3, 6, dtype=torch.bool)
+    mask[1, 4:] = False
+    mask[2, :3] = False
+    queries = torch.randn(4, 32, generator=generator)
+    with torch.no_grad():
+        hidden = backbone(images, ids, mask, queries)
+        other = backbone(images, ids, mask, 2 * queries + 1)
+        for row in range(3):
+            seen = hidden.mask[row]
+            tokens = (int(seen.sum()) - int(mask[row].sum())) // 2 - (2 if "qwen" in kind else 0)
+            expected = own_forward(backbone.vlm, images[row], ids[row][mask[row]], tokens).hidden_states
+            assert len(expected) == len(hidden.task) == 3
+            for ours, theirs, changed in zip(hidden.task, expected, other.task, strict=True):
+                torch.testing.assert_close(ours[row][seen], theirs[0], rtol=1e-5, atol=2e-6)
+                assert torch.equal(ours[row][seen], changed[row][seen])
+    assert not torch.allclose(hidden.queries[-1], other.queries[-1], atol=1e-2)
+
+
+def test_a_model_that_was_not_compared_with_its_own_forward_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("rlspec.vla.policies.backbone.vlm.KNOWN", ("paligemma",))
+    with pytest.raises(ConfigError, match="type llava has not been compared with its own forward; known: paligemma"):
+        build("llava")
+    with pytest.raises(ConfigError, match="bidirectional=True: a pretrained model sees as it was pretrained"):
+        build("paligemma", bidirectional=True)
 
 
 @pytest.mark.parametrize("source", ["smolvlm", "dinov2+qwen3"])
@@ -132,7 +218,7 @@ def test_qwen_patches_come_in_windows_of_the_merger() -> None:
     """Checked against the place that each pixel tells."""
     config = AutoConfig.for_model("qwen3_vl", **VLMS["qwen3_vl"])
     rows = torch.arange(32.0)[:, None].expand(32, 32)
-    image = torch.stack([rows, rows.T, rows * 0])[None]
+    image = torch.stack([rows, rows.T, rows * 0])[None, None]
     given = pixel_arguments(image, config)
     first = given["pixel_values"].reshape(16, 3, 2, 8, 8)[:, :2, 0, 0, 0]  # upper left corner of each patch
     assert first[:6].tolist() == [[0, 0], [0, 8], [8, 0], [8, 8], [0, 16], [0, 24]]

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -25,28 +25,16 @@ class Hidden(NamedTuple):
 
 
 class Embedded(NamedTuple):
-    """What goes into the decoder: tokens (B, L, D), their mask (B, L), and arguments that only some decoders have."""
+    """What goes into the decoder: tokens (B, L, D) and their mask (B, L)."""
 
     tokens: Tensor
     mask: Tensor
-    extra: dict[str, Any]
 
 
 class Backbone(nn.Module):
-    """Images and text become tokens, which go through a decoder together with action queries.
-
-    Args:
-        positions: shape of the learnt positions that are added to image tokens, without their width.
-        width: of the decoder.
-        bidirectional: whether images and text see each other freely.
-    """
+    """Images and text go through a decoder together with action queries, which come last."""
 
     decoder: nn.Module
-
-    def __init__(self, positions: tuple[int, ...], width: int, bidirectional: bool) -> None:
-        super().__init__()
-        self.bidirectional = bidirectional
-        self.pos_embed = nn.Parameter(0.02 * torch.randn(*positions, width))
 
     @property
     def width(self) -> int:
@@ -58,10 +46,6 @@ class Backbone(nn.Module):
         """Layers that give hidden states."""
         return int(self.decoder.config.num_hidden_layers)  # type: ignore[union-attr, arg-type]
 
-    def embed(self, images: Tensor, ids: Tensor, mask: Tensor) -> Embedded:
-        """Tokens of images (B, cameras, 3, H, W) in [-1, 1] and of text ids (B, L) with their mask."""
-        raise NotImplementedError
-
     def forward(self, images: Tensor, ids: Tensor, mask: Tensor, queries: Tensor) -> Hidden:
         """Run images, text and queries through the decoder.
 
@@ -71,7 +55,30 @@ class Backbone(nn.Module):
             mask: (B, L), False where padded.
             queries: (Q, D).
         """
-        prefix, mask, extra = self.embed(images, ids, mask)
+        raise NotImplementedError
+
+
+class TokenBackbone(Backbone):
+    """A decoder that was not made for images: it gets their tokens as embeddings, and the queries see everything.
+
+    Args:
+        positions: shape of the learnt positions that are added to image tokens, without their width.
+        width: of the decoder.
+        bidirectional: whether images and text see each other freely.
+    """
+
+    def __init__(self, positions: tuple[int, ...], width: int, bidirectional: bool) -> None:
+        super().__init__()
+        self.bidirectional = bidirectional
+        self.pos_embed = nn.Parameter(0.02 * torch.randn(*positions, width))
+
+    def embed(self, images: Tensor, ids: Tensor, mask: Tensor) -> Embedded:
+        """Tokens of images (B, cameras, 3, H, W) in [-1, 1] and of text ids (B, L) with their mask."""
+        raise NotImplementedError
+
+    def forward(self, images: Tensor, ids: Tensor, mask: Tensor, queries: Tensor) -> Hidden:
+        """As the parent."""
+        prefix, mask = self.embed(images, ids, mask)
         tokens = torch.cat([prefix, queries.to(prefix.dtype).expand(len(prefix), -1, -1)], 1)
         states = self.decoder(
             inputs_embeds=tokens,
@@ -79,13 +86,12 @@ class Backbone(nn.Module):
             position_ids=count_positions(mask, len(queries)),
             output_hidden_states=True,
             use_cache=False,
-            **extra,
         ).hidden_states
         length = mask.shape[1]
         return Hidden(tuple(each[:, :length] for each in states), tuple(each[:, length:] for each in states), mask)
 
 
-class TinyBackbone(Backbone):
+class TinyBackbone(TokenBackbone):
     """The backbone that is built in code: words are sums of bytes, and look at the images before the decoder."""
 
     def __init__(
@@ -109,7 +115,7 @@ class TinyBackbone(Backbone):
         seen, words = self.multi_modal_projector(cells, words)
         seen = seen + self.pos_embed
         tokens = torch.cat([seen, words.to(seen.dtype)], 1)
-        return Embedded(tokens, torch.cat([mask.new_ones(seen.shape[:2]), mask], 1), {})
+        return Embedded(tokens, torch.cat([mask.new_ones(seen.shape[:2]), mask], 1))
 
 
 def attention_mask(mask: Tensor, queries: int, bidirectional: bool) -> Tensor:

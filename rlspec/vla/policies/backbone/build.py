@@ -8,10 +8,11 @@ from torch import nn
 from transformers import AutoConfig, AutoModel
 
 from rlspec.vla.policies.backbone.backbone import Backbone, TinyBackbone
-from rlspec.vla.policies.backbone.pretrained import TowerBackbone, VisionLanguageBackbone
 from rlspec.vla.policies.backbone.settings import BackbonePolicyConfig
 from rlspec.vla.policies.backbone.text import VOCABULARY
+from rlspec.vla.policies.backbone.towers import TowerBackbone
 from rlspec.vla.policies.backbone.vision import ConvTower, WordResampler
+from rlspec.vla.policies.backbone.vlm import VisionLanguageBackbone
 
 
 def build_backbone(config: BackbonePolicyConfig) -> Backbone:

@@ -40,8 +40,8 @@ class BackbonePolicyConfig(SpectralPreset, PreTrainedConfig):
         vision_norm: of the tiny vision tower, over each image: "layer" of all channels together, "instance" of each by
             itself, which lifts small things out of an even background.
         vision_slots: image tokens per camera that the tiny language model sees, besides what its words found.
-        bidirectional: whether images and text see each other freely; None: for "tiny" only. Pretrained language models
-            expect causal masks.
+        bidirectional: whether images and text see each other freely; None: for "tiny", and as a vision-language model
+            was pretrained, which no other value changes. Pretrained text models expect causal masks.
         num_queries: action queries in the language model.
         bridge_layers: layers whose hidden states the head reads, one block each; 0 is what goes into the first; None:
             all behind the first.

@@ -1,0 +1,73 @@
+"""A backbone of the hub's parts: a vision tower before a text model."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from transformers import AutoConfig, AutoModel
+
+from rlspec.errors import ConfigError
+from rlspec.vla.policies.backbone.backbone import Embedded, TokenBackbone
+from rlspec.vla.policies.backbone.settings import BackbonePolicyConfig
+from rlspec.vla.policies.backbone.vision import Mlp
+
+
+def load_part(config: BackbonePolicyConfig, part: str, auto: Any) -> Any:
+    """Build one part from its dictionary, or with weights by its name, whose dictionary the config then keeps.
+
+    Args:
+        config: of the policy; changed.
+        part: "vlm", "vision" or "text".
+        auto: class of transformers that knows the architecture.
+
+    Raises:
+        ConfigError: if the hub or folder has no such model, or the dictionary is none of its configs.
+    """
+    name, settings = getattr(config, f"{part}_name"), getattr(config, f"{part}_config")
+    dtype = getattr(torch, config.dtype)
+    try:
+        if settings is not None:
+            given = dict(settings)
+            model = auto.from_config(AutoConfig.for_model(given.pop("model_type"), **given), dtype=dtype)
+        else:
+            model = auto.from_pretrained(name, dtype=dtype)
+    except (OSError, ValueError, KeyError) as error:
+        source = f"{part}_config" if settings is not None else f"{part}_name={name!r}"
+        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
+        raise ConfigError(f"{config.type}: {source}: {reason}; give a hub id, a folder or a config") from error
+    model.set_attn_implementation("sdpa")
+    setattr(config, f"{part}_config", model.config.to_dict())
+    return model
+
+
+class TowerBackbone(TokenBackbone):
+    """A vision tower, a projector and a text model, each by itself."""
+
+    vision_tower: Any
+    language_model: Any
+
+    def __init__(self, config: BackbonePolicyConfig) -> None:
+        tower = load_part(config, "vision", AutoModel)
+        decoder = load_part(config, "text", AutoModel)
+        width = int(decoder.config.hidden_size)
+        super().__init__((len(config.image_features), 1), width, config.bidirectional is True)
+        self.vision_tower = tower
+        self.multi_modal_projector = Mlp(int(tower.config.hidden_size), width, width)
+        self.language_model = decoder
+
+    @property
+    def decoder(self) -> nn.Module:  # type: ignore[override]
+        """The language model."""
+        return self.language_model
+
+    def embed(self, images: Tensor, ids: Tensor, mask: Tensor) -> Embedded:
+        """As the parent."""
+        flat = images.flatten(0, 1).to(next(self.vision_tower.parameters()).dtype)
+        seen = self.vision_tower(pixel_values=flat).last_hidden_state
+        seen = self.multi_modal_projector(seen.to(self.pos_embed.dtype))
+        seen = (seen.unflatten(0, images.shape[:2]) + self.pos_embed).flatten(1, 2)
+        text = self.language_model.get_input_embeddings()(ids)
+        tokens = torch.cat([seen.to(text.dtype), text], 1)
+        return Embedded(tokens, torch.cat([mask.new_ones(seen.shape[:2]), mask], 1))
