@@ -6,10 +6,26 @@ from dataclasses import dataclass
 
 from lerobot.configs import PreTrainedConfig
 
+from rlspec.errors import ConfigError, nearest
 from rlspec.vla.policies.backbone.settings import BackbonePolicyConfig
+
+HEADS = ("bridge", "vla_adapter", "vla_adapter_pro")
 
 
 @PreTrainedConfig.register_subclass("rlspec_adapter")
 @dataclass
 class RlspecAdapterConfig(BackbonePolicyConfig):
-    """Nothing beyond the shared settings."""
+    """The shared settings, and which head.
+
+    Attributes:
+        head: "bridge", ours, or "vla_adapter" and "vla_adapter_pro" as published: as wide as the backbone, eight heads,
+            so that `head_width`, `head_heads` and `gate_init` do not count.
+    """
+
+    head: str = "bridge"
+
+    def __post_init__(self) -> None:
+        """As the parent."""
+        super().__post_init__()
+        if self.head not in HEADS:
+            raise ConfigError(f"{self.type}: head={self.head!r}; {nearest(self.head, HEADS)}")

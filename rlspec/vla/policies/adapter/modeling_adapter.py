@@ -8,6 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from rlspec.vla.policies.adapter.configuration_adapter import RlspecAdapterConfig
+from rlspec.vla.policies.adapter.published_head import PublishedHead
 from rlspec.vla.policies.backbone.backbone import Hidden
 from rlspec.vla.policies.backbone.policy import BridgedHead, BridgedModel, ChunkPolicy, masked_mean
 from rlspec.vla.policies.backbone.settings import BackbonePolicyConfig
@@ -29,9 +30,14 @@ class RegressionHead(BridgedHead):
 class AdapterModel(BridgedModel):
     """Backbone and regression head."""
 
-    def __init__(self, config: BackbonePolicyConfig, actions: int) -> None:
+    def __init__(self, config: RlspecAdapterConfig, actions: int) -> None:
         super().__init__(config)
-        self.action_head = RegressionHead(config, self.layers, self.backbone.width, actions)
+        given = (config, self.layers, self.backbone.width, actions)
+        self.action_head = (
+            RegressionHead(*given)
+            if config.head == "bridge"
+            else PublishedHead(*given, pro=config.head == "vla_adapter_pro")
+        )
 
 
 class RlspecAdapterPolicy(ChunkPolicy):
@@ -43,6 +49,7 @@ class RlspecAdapterPolicy(ChunkPolicy):
 
     def build_model(self, config: BackbonePolicyConfig) -> AdapterModel:
         """The network."""
+        assert isinstance(config, RlspecAdapterConfig)
         return AdapterModel(config, self.action_dim)
 
     def forward(self, batch: dict[str, Tensor]) -> tuple[Tensor, dict[str, float]]:
