@@ -119,6 +119,17 @@ def batch_sizes(recipe: Recipe) -> Lines:
         divisors = [size for size in range(1, per_step + 1) if per_step % size == 0]
         best = min(divisors, key=lambda size: abs(size - (batch.micro_batch or 1)))
         yield f"batch.micro_batch={batch.micro_batch}: must divide the {per_step} sequences of a step; nearest: {best}"
+    if batch.grow and recipe.algorithm == "sft":
+        yield "batch.grow=true: only where prompts are sampled (grpo, gmpo); sft prepares its examples beforehand"
+    if batch.norm_test_eta != 1 and not (batch.norm_test or batch.grow):
+        yield f"batch.norm_test_eta={batch.norm_test_eta:g}: has no effect without batch.norm_test or batch.grow"
+    if batch.grow_limit is not None and not batch.grow:
+        yield f"batch.grow_limit={batch.grow_limit}: has no effect without batch.grow=true"
+    elif batch.grow_limit is not None and batch.grow_limit < 2 * batch.prompts_per_step:
+        yield (
+            f"batch.grow_limit={batch.grow_limit}: the batch could never double; must be at least twice "
+            f"batch.prompts_per_step={batch.prompts_per_step}"
+        )
 
 
 def imitation(recipe: Recipe) -> Lines:

@@ -188,6 +188,9 @@ class Batch(Section):
     updates_per_generation: int = Field(1, ge=1)  # optimizer steps on disjoint parts of one block of rollouts
     micro_batch: int | None = Field(None, ge=1)  # completions per forward and backward pass on one device
     norm_test: bool = False  # say when micro-batches differ so much that the step's gradient is mostly noise
+    norm_test_eta: float = Field(1.0, gt=0)  # noise may be so many times as large as the gradient
+    grow: bool = False  # double prompts_per_step where the norm test fails,
+    grow_limit: int | None = Field(None, ge=2)  # up to so many prompts; None: eight times prompts_per_step
 
 
 class Evaluation(Section):

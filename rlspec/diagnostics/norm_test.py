@@ -3,7 +3,7 @@
     tr Cov(g) <= eta^2 ||g||^2,  g the mean of the gradients of a step's K micro-batches
 
 with `tr Cov(g)` estimated by `sum_k ||g_k - g||^2 / (K (K - 1))`. Their ratio over eta^2 is by how much the batch would
-have to grow. AdAdaGrad grows it; here it is said, and the batch stays what the recipe says.
+have to grow. AdAdaGrad grows it; `batch.norm_test` says so, and `batch.grow` doubles it (rlspec/rlvr/growth.py).
 """
 
 from __future__ import annotations
@@ -43,8 +43,7 @@ class NormTest:
 
     def __call__(self, model: nn.Module, optimizer: SpectralOptimizer) -> Reading:
         """The ratio as `noise/norm_test_ratio`, and a word where the batch is too small."""
-        if not self._attached:
-            self._attach(optimizer)
+        self.attach(optimizer)
         ratio = self.ratio()
         if ratio is None:
             return Reading({})
@@ -58,15 +57,22 @@ class NormTest:
 
         None: not attached yet, fewer than two backward passes in the step, or no finite gradient.
         """
+        noise = self.noise()
+        return None if noise is None else noise[0] / (noise[1] * self.eta**2)
+
+    def noise(self) -> tuple[float, float] | None:
+        """`tr Cov(g)` and `||g||^2` of the newest step, up to a factor that both have; None as for `ratio`."""
         if self._newest is None or self._newest[0] < 2:
             return None
         passes, each, total = self._newest[0], float(self._newest[1]), float(self._newest[2])
         if not (math.isfinite(each) and math.isfinite(total)) or total == 0:
             return None
-        scatter = max(0.0, each - total / passes)
-        return passes * scatter / ((passes - 1) * total * self.eta**2)
+        return passes * max(0.0, each - total / passes) / (passes - 1), total
 
-    def _attach(self, optimizer: SpectralOptimizer) -> None:
+    def attach(self, optimizer: SpectralOptimizer) -> None:
+        """See the gradients of all steps from here on; a second call does nothing."""
+        if self._attached:
+            return
         self._attached = True
         for group in optimizer.param_groups:
             for param in group["params"]:

@@ -8,6 +8,7 @@ from typing import Any
 
 from accelerate import PartialState
 
+from rlspec.checkpoint import checkpoint_name
 from rlspec.config.schema import Recipe
 from rlspec.display import Display
 from rlspec.rlvr.arguments import stretched_schedule
@@ -24,6 +25,7 @@ from rlspec.rlvr.session import (
     read_all_problems,
     rollouts_are_used_once,
 )
+from rlspec.rlvr.trainers import RlspecTrainerMixin, SpectralGRPOTrainer
 from rlspec.run_directory import RunDirectory
 from rlspec.runtime.devices import choose_device
 from rlspec.runtime.outcome import Ending, RunOutcome, Scores, Status
@@ -110,9 +112,19 @@ class LanguageModelSession:
             trainer.add_callback(EvaluationCallback(self.evaluations.during, every))
         with run.display.steps(parts.steps, start=run.start):
             trainer.train(resume_from_checkpoint=str(run.point.checkpoint) if run.point else None)
+            while parts.growth is not None and parts.growth.take() and self._goes_on(trainer, guard):
+                # A larger batch goes on from the checkpoint just written, on the path of every resumed run.
+                assert isinstance(trainer, SpectralGRPOTrainer)
+                trainer.change_batch(parts.growth.plan.trl_arguments(), parts.growth.origin)
+                newest = run.directory.checkpoints / checkpoint_name(trainer.state.global_step)
+                trainer.train(resume_from_checkpoint=str(newest))
         collapsed = guard is not None and guard.collapsed
         status: Status = "interrupted" if run.interrupt.requested else "collapsed" if collapsed else "finished"
         return trainer.state.global_step, status
+
+    def _goes_on(self, trainer: RlspecTrainerMixin, guard: CollapseGuard | None) -> bool:
+        stopped = self.parts.run.interrupt.requested or (guard is not None and guard.collapsed)
+        return not stopped and trainer.state.global_step < self.parts.steps
 
     def after(self, step: int) -> Scores | None:
         """Measure the trained policy."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import random
 from collections.abc import Iterator
-from itertools import count, islice
+from itertools import chain, count, islice, repeat
 
 from torch.utils.data import Sampler
 
@@ -30,6 +30,8 @@ class PromptSampler(Sampler[int]):
         num_blocks: Length of the run in blocks.
         seed: Seed of the order.
         shuffle: False keeps the data set's order in every pass.
+        origin: Block from which on blocks have this size, and the prompts that smaller ones drew before. Who starts
+            there passes over the blocks before it, which hold nothing of use.
     """
 
     def __init__(
@@ -42,6 +44,7 @@ class PromptSampler(Sampler[int]):
         num_blocks: int,
         seed: int,
         shuffle: bool = True,
+        origin: tuple[int, int] = (0, 0),
     ) -> None:
         self.num_prompts = num_prompts
         self.prompts_per_block = prompts_per_block
@@ -50,6 +53,7 @@ class PromptSampler(Sampler[int]):
         self.num_blocks = num_blocks
         self.seed = seed
         self.shuffle = shuffle
+        self.origin = origin
 
     def _prompts(self) -> Iterator[int]:
         for epoch in count():
@@ -59,7 +63,8 @@ class PromptSampler(Sampler[int]):
                 yield from range(self.num_prompts)
 
     def __iter__(self) -> Iterator[int]:
-        prompts = self._prompts()
+        first_block, drawn = self.origin
+        prompts = chain(repeat(0, first_block * self.prompts_per_block), islice(self._prompts(), drawn, None))
         for _ in range(self.num_blocks):
             block = [index for index in islice(prompts, self.prompts_per_block) for _ in range(self.samples_per_prompt)]
             for _ in range(self.block_repeats):

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from itertools import chain
 from pathlib import Path
@@ -14,12 +14,13 @@ from torch import nn
 from transformers import PretrainedConfig, PreTrainedTokenizerBase
 from transformers.trainer_callback import PrinterCallback
 
+from rlspec.checkpoint import read_manifest
 from rlspec.config.load import load_group
 from rlspec.config.optim import builder_settings, describe_rate, map_settings
 from rlspec.config.paths import resolve_path
 from rlspec.config.schema import Batch, Data, Evaluation, Grader, Lora, Model, Optim, Recipe
 from rlspec.diagnostics.norm_test import NormTest
-from rlspec.diagnostics.probes import PROBES
+from rlspec.diagnostics.probes import PROBES, Probe
 from rlspec.errors import ConfigError, DataError
 from rlspec.optim import SpectralOptimizer, build_optimizer, symmetry_map
 from rlspec.rlvr.arguments import (
@@ -37,6 +38,7 @@ from rlspec.rlvr.evaluation import PromptStyle
 from rlspec.rlvr.evaluator import HeldOutEvaluations, ProblemEvaluator, build_protocol
 from rlspec.rlvr.generation import Policy
 from rlspec.rlvr.grading import GraderPool, only_plain
+from rlspec.rlvr.growth import BatchGrowth
 from rlspec.rlvr.memory import LanguageModelMemory, estimate_memory
 from rlspec.rlvr.models import apply_lora, build_config, build_model, load_tokenizer
 from rlspec.rlvr.preflight import keep_checked
@@ -141,13 +143,16 @@ def describe_profile(recipe: Recipe, device: str) -> str:
 
 def batch_plan(batch: Batch, world_size: int, *, supervised: bool) -> BatchPlan:
     """The recipe's batch; supervised fine-tuning has one example per prompt."""
-    sizes = batch.model_dump(exclude={"norm_test"})
+    sizes = batch.model_dump(
+        include={"prompts_per_step", "samples_per_prompt", "updates_per_generation", "micro_batch"}
+    )
     if supervised:
         sizes |= {"samples_per_prompt": 1, "updates_per_generation": 1}
     plan = plan_batches(**sizes, world_size=world_size)
-    if batch.norm_test and plan.gradient_accumulation_steps < 2:
+    if (batch.norm_test or batch.grow) and plan.gradient_accumulation_steps < 2:
+        key = "grow" if batch.grow else "norm_test"
         raise ConfigError(
-            f"batch.norm_test=true: compares the micro-batches of a step, which has one; set batch.micro_batch to "
+            f"batch.{key}=true: compares the micro-batches of a step, which has one; set batch.micro_batch to "
             f"{max(1, plan.micro_batch // 2)} or less"
         )
     return plan
@@ -203,10 +208,13 @@ class TrainerParts:
     tokenizer: PreTrainedTokenizerBase
     problems: list[Problem]
     pool: GraderPool
+    probes: Sequence[Probe] = PROBES
+    growth: BatchGrowth | None = None
 
     def checkpoint_extras(self, folder: Path) -> dict[str, Any]:
         """Describe a checkpoint in its folder; returns values for its manifest."""
-        return describe_checkpoint(folder, self.run)
+        grown = {} if self.growth is None else {"batch": self.growth.record()}
+        return describe_checkpoint(folder, self.run) | grown
 
     def write_weights(self, folder: Path) -> None:
         """The policy without what a resume needs."""
@@ -233,7 +241,10 @@ def build_parts(recipe: Recipe, run: Run, plan: BatchPlan, problems: ProblemSets
     sizes = ", ".join(f"{len(held_out)} of {name}" for name, held_out in problems.measured.items())
     run.display.line(f"problems: {len(train)} of {recipe.data.name} to train on; {sizes} held out to measure on")
     device = choose_device(recipe.device)
-    show_memory(estimate_run_memory(recipe, plan, config), device, run.display)
+    test = NormTest(recipe.batch.norm_test_eta)
+    growth = _growth(recipe, run, plan, test) if recipe.batch.grow else None
+    largest = replace(plan, prompts_per_step=growth.limit) if growth is not None else plan
+    show_memory(estimate_run_memory(recipe, largest, config), device, run.display)
     steps = training_steps(
         recipe.trainer,
         num_prompts=len(train),
@@ -242,7 +253,20 @@ def build_parts(recipe: Recipe, run: Run, plan: BatchPlan, problems: ProblemSets
     )
     policy = load_policy(recipe.model, tokenizer, seed=recipe.seed)
     policy.to(device)
-    return TrainerParts(recipe, run, plan, device, steps, policy, tokenizer, train, pool)
+    probes: list[Probe] = [*PROBES, test] if recipe.batch.norm_test or growth is not None else [*PROBES]
+    if growth is not None:
+        probes.append(growth)
+    return TrainerParts(recipe, run, plan, device, steps, policy, tokenizer, train, pool, probes, growth)
+
+
+def _growth(recipe: Recipe, run: Run, plan: BatchPlan, test: NormTest) -> BatchGrowth:
+    """The growing batch, as large as the checkpoint says that a resumed run goes on from."""
+    limit = recipe.batch.grow_limit or 8 * plan.prompts_per_step
+    per_block = plan.updates_per_generation * recipe.trainer.get("num_iterations", 1)
+    growth = BatchGrowth(test, plan, run.display, limit=limit, steps_per_block=per_block)
+    if run.point is not None:
+        growth.restore(read_manifest(run.point.checkpoint)["batch"])
+    return growth
 
 
 def build_evaluations(parts: TrainerParts, measured: Mapping[str, list[Problem]]) -> HeldOutEvaluations:
@@ -272,7 +296,7 @@ def _shared(parts: TrainerParts) -> dict[str, Any]:
         "optimizer_factory": optimizer_factory(parts.recipe.optim, parts.recipe.batch.prompts_per_step),
         "checkpoint_extras": parts.checkpoint_extras,
         "keep_last": parts.recipe.checkpoints.keep_last,
-        "probes": (*PROBES, NormTest()) if parts.recipe.batch.norm_test else PROBES,
+        "probes": parts.probes,
         "processing_class": parts.tokenizer,
     }
 
@@ -290,13 +314,17 @@ def _build_grpo(parts: TrainerParts) -> RlspecTrainerMixin:
     arguments = {**_arguments(parts), **grpo_arguments(parts.recipe.rollout, parts.plan, style)}
     rows = prompt_rows(parts.problems, system_prompt=style.system_prompt, instruction=style.instruction)
     trainer_class = SpectralGMPOTrainer if parts.recipe.algorithm == "gmpo" else SpectralGRPOTrainer
-    return trainer_class(
+    trainer = trainer_class(
         model=parts.policy,
         reward_funcs=MathReward(parts.pool, thinking=bool(style.enable_thinking)),
         args=build_arguments(GRPOConfig, arguments),
         train_dataset=Dataset.from_list(rows),
         **_shared(parts),
     )
+    if parts.growth is not None:
+        trainer.change_batch(parts.growth.plan.trl_arguments(), parts.growth.origin)
+        trainer.add_callback(parts.growth)
+    return trainer
 
 
 def _build_sft(parts: TrainerParts) -> RlspecTrainerMixin:

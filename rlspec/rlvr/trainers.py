@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from functools import cache
 from pathlib import Path
@@ -152,6 +152,14 @@ class SpectralGRPOTrainer(RlspecTrainerMixin, GRPOTrainer):
     num_generations: int
     shuffle_dataset: bool
     train_dataset: Any
+    origin = (0, 0)  # optimizer step from which on the batch has its size, and the prompts drawn before
+
+    def change_batch(self, sizes: Mapping[str, int], origin: tuple[int, int]) -> None:
+        """Give the steps after `origin` other sizes (TRL's own arguments): `train` goes on from that checkpoint."""
+        for name, value in sizes.items():
+            setattr(self.args, name, value)
+        args, self.origin = self.args, origin
+        args.generation_batch_size = args.per_device_train_batch_size * args.world_size * args.steps_per_generation
 
     def _get_train_sampler(self, dataset: Any = None) -> Sampler[int]:
         args = self.args
@@ -165,6 +173,7 @@ class SpectralGRPOTrainer(RlspecTrainerMixin, GRPOTrainer):
             num_blocks=-(-micro_steps // repeats),
             seed=args.seed,
             shuffle=self.shuffle_dataset,
+            origin=(self.origin[0] * args.gradient_accumulation_steps // repeats, self.origin[1]),
         )
 
     @property

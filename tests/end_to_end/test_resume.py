@@ -76,6 +76,13 @@ def course(run: Path) -> list[dict[str, float | None]]:
     return [{key: row.get(key) for key in keys} for row in rows]  # rewards stand in the first row of a block
 
 
+GROWING = [
+    "batch.grow=true",
+    "batch.prompts_per_step=2",
+    "batch.updates_per_generation=2",
+    "batch.micro_batch=4",
+    "batch.norm_test_eta=0.3",
+]
 CASES = {
     "in epoch 0": (["recipe=grpo_math"], 2, 4),
     "inside a block of rollouts": (["recipe=grpo_math", "batch.updates_per_generation=4"], 2, 5),
@@ -84,6 +91,9 @@ CASES = {
     "in a block across an epoch's end, GMPO, AdamW": (["recipe=gmpo_math", "optim=adamw", "data.limit=6"], 3, 6),
     "with several micro batches per step, Muon": (["recipe=grpo_math", "optim=muon", "batch.micro_batch=4"], 2, 4),
     "with LoRA": (["recipe=grpo_math", "model.lora.r=4"], 2, 4),
+    # Noise is looked at over five steps and the batch doubles at a block's end: after steps 6 and 12.
+    "before and after the batch doubles": (["recipe=grpo_math", *GROWING], 8, 13),
+    "where the batch doubles": (["recipe=grpo_math", *GROWING], 6, 8),
 }
 
 
@@ -101,6 +111,20 @@ def test_a_resumed_run_equals_the_run_that_never_stopped(case: str, tmp_path: Pa
     for name, tensor in expected.items():
         assert torch.equal(tensor, found[name]), name
     assert any(not torch.equal(stopped_at[name], found[name]) for name in found), "nothing was learnt after the cut"
+
+
+def test_a_batch_doubles_where_the_norm_test_fails_up_to_its_limit_and_draws_every_prompt_once(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    run = train(tmp_path, "recipe=grpo_math", *GROWING, "batch.grow_limit=5", "data.limit=40", "trainer.max_steps=14")
+    (said,) = [line for line in capsys.readouterr().out.splitlines() if "batch.grow" in line]
+    assert said.startswith("step 6: the noise of 5 steps was ") and said.endswith(
+        "a step has 4 prompts instead of 2 (batch.grow, at most 5)"
+    )
+    rows = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
+    assert [row["noise/prompts_per_step"] for row in rows if "loss" in row] == [2.0] * 5 + [4.0] * 9
+    manifest = json.loads((run / "checkpoints" / "checkpoint-14" / "manifest.json").read_text())
+    assert manifest["batch"]["prompts_per_step"] == 4 and manifest["batch"]["origin"] == [6, 12]
 
 
 RUNNER = """

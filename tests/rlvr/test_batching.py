@@ -52,3 +52,50 @@ def test_the_norm_test_needs_micro_batches_to_compare() -> None:
     assert batch_plan(Batch(**sizes, micro_batch=8), 1, supervised=False).gradient_accumulation_steps == 2
     with pytest.raises(ConfigError, match=r"batch.norm_test=true: .* set batch.micro_batch to 8 or less"):
         batch_plan(Batch(**sizes, micro_batch=16), 1, supervised=False)
+
+
+def test_a_batch_that_grows_needs_them_too_and_a_limit_that_can_be_reached() -> None:
+    from rlspec.config.load import load_recipe
+    from rlspec.config.schema import Batch
+    from rlspec.rlvr.session import batch_plan
+
+    with pytest.raises(ConfigError, match=r"batch.grow=true: compares .* set batch.micro_batch to 8 or less"):
+        batch_plan(Batch(prompts_per_step=4, samples_per_prompt=4, grow=True, micro_batch=16), 1, supervised=False)
+    for overrides, said in (
+        (["recipe=sft_arithmetic", "batch.grow=true"], "batch.grow=true: only where prompts are sampled"),
+        (["recipe=grpo_math", "batch.norm_test_eta=0.5"], "batch.norm_test_eta=0.5: has no effect without"),
+        (["recipe=grpo_math", "batch.grow_limit=64"], "batch.grow_limit=64: has no effect without batch.grow=true"),
+        (
+            ["recipe=grpo_math", "batch.grow=true", "batch.prompts_per_step=8", "batch.grow_limit=15"],
+            "batch.grow_limit=15: the batch could never double; must be at least twice batch.prompts_per_step=8",
+        ),
+    ):
+        with pytest.raises(ConfigError, match=said):
+            load_recipe(overrides)
+
+
+def test_the_batch_waits_for_five_steps_and_for_the_end_of_a_block() -> None:
+    from transformers import TrainerControl, TrainerState
+
+    from rlspec.diagnostics.norm_test import NormTest
+    from rlspec.display import Display
+    from rlspec.rlvr.growth import BatchGrowth
+
+    class Known(NormTest):
+        now: tuple[float, float] | None = (2.0, 1.0)
+
+        def noise(self) -> tuple[float, float] | None:
+            return self.now
+
+    plan = plan_batches(prompts_per_step=3, samples_per_prompt=4, updates_per_generation=2, micro_batch=4)
+    test, control = Known(), TrainerControl()
+    growth = BatchGrowth(test, plan, Display("plain", quiet=True), limit=12, steps_per_block=4)
+    doubled = {}
+    for step in range(1, 41):
+        test.now = None if step == 3 else (0.9, 1.0) if 9 <= step < 14 else (2.0, 1.0)
+        growth.on_step_end(None, TrainerState(global_step=step, max_steps=99), control)
+        if growth.take():
+            assert control.should_save and control.should_training_stop
+            doubled[step] = (growth.plan.prompts_per_step, growth.origin)
+    # A step without a number counts for nothing; after 12 most of the five were quiet, after 16 no longer.
+    assert doubled == {8: (6, (8, 12)), 16: (12, (16, 36))}

@@ -53,3 +53,9 @@ def test_its_length_is_what_it_yields() -> None:
 def test_without_shuffling_the_order_is_the_data_sets() -> None:
     prompts = list(sampler(samples_per_prompt=1, block_repeats=1, shuffle=False))
     assert prompts == list(range(7)) * 3
+
+
+def test_blocks_that_have_grown_go_on_where_the_smaller_ones_ended() -> None:
+    small = list(sampler(samples_per_prompt=1, block_repeats=1))
+    grown = list(sampler(samples_per_prompt=1, block_repeats=1, prompts_per_block=6, num_blocks=4, origin=(2, 6)))
+    assert grown[2 * 6 :] == small[6:18]  # the first two blocks are passed over
