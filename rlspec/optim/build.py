@@ -8,9 +8,9 @@ from collections.abc import Mapping, Sequence
 from typing import Any, get_args
 
 from torch import nn
+from torch.nn.parallel import DistributedDataParallel
 
 from rlspec.errors import ConfigError, nearest
-from rlspec.optim.engine.checks import check_unsharded
 from rlspec.optim.engine.optimizer import SpectralOptimizer
 from rlspec.optim.known_rate import Here, carried_over, describe, hidden_size
 from rlspec.optim.map.overrides import Roles
@@ -18,6 +18,7 @@ from rlspec.optim.map.symmetry import ParameterSpec, SymmetryMap, symmetry_map
 from rlspec.optim.papers import paper_settings
 from rlspec.optim.rules import get_rule
 from rlspec.optim.settings import KnownRate, OptimizerSettings, Running, Whose, defaults
+from rlspec.optim.sharding.shards import check_mixed, check_modules, check_sharding
 
 FROM_MAP = ("role", "num_heads", "head_axis", "stacked", "scaling")
 """Settings of `SpectralOptimizer` that are not the user's here."""
@@ -38,7 +39,7 @@ def build_optimizer(
 ) -> SpectralOptimizer:
     """Give every trainable parameter the rule of its role.
 
-    Attention and MLP matrices of `model` (unsharded) follow `rule`, per head where `split` is "heads"; embeddings, the
+    Attention and MLP matrices of `model` follow `rule`, per head where `split` is "heads"; embeddings, the
     output head, LoRA factors and everything of fewer than two dimensions get AdamW, the latter without weight decay.
     `roles` and then `overrides` change that, see `symmetry_map`. With `settings` "paper" every rule has those of its
     paper (`rlspec.optim.papers`), except where a role or an override says another. All other arguments are
@@ -56,7 +57,12 @@ def build_optimizer(
         raise ConfigError(f"model is a {type(model).__name__}; give the module itself, whose layers tell the roles")
     for name in sorted(given.keys() & set(FROM_MAP)):
         raise ConfigError(f"{name} is decided for each parameter by the symmetry map; use roles, overrides or split")
-    check_unsharded((name, param) for name, param in model.named_parameters() if param.requires_grad)
+    trained = [(name, param) for name, param in model.named_parameters() if param.requires_grad]
+    check_modules(model)
+    check_sharding(trained)
+    check_mixed(trained)
+    if isinstance(model, DistributedDataParallel):
+        given.setdefault("process_group", model.process_group)
     if settings not in get_args(Whose):
         raise ConfigError(f"settings={settings!r}; {nearest(str(settings), get_args(Whose))}")
     paper = settings == "paper"

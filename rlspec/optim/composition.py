@@ -116,6 +116,7 @@ class Stage(_WithOptions):
         iterates: whether its blocks come in `Step.compute_dtype`, which may be bfloat16; otherwise they have the
             buffers' dtype, so that a stage can mix the two whatever the arithmetic of the iterations before it.
         bounded: whether it sends singular values to 1 and below, as Muon does, so that nobody need measure them.
+        sets_decay: whether it assigns `Step.decay`.
     """
 
     function: Callable[..., Tensor]
@@ -124,6 +125,7 @@ class Stage(_WithOptions):
     check: Callable[..., None] | None = None
     iterates: bool = False
     bounded: bool = False
+    sets_decay: bool = False
 
     def __call__(self, blocks: Tensor, step: Step) -> Tensor:
         """Run the function with the options of the step's settings."""
@@ -137,9 +139,10 @@ def stage(
     check: Callable[..., None] | None = None,
     iterates: bool = False,
     bounded: bool = False,
+    sets_decay: bool = False,
 ) -> Callable[[Callable[..., Tensor]], Stage]:
     """Turn a function into a stage: `@stage()` above it; the arguments are `Stage`'s."""
-    return lambda function: Stage(function, buffers, reads_gradient, check, iterates, bounded)
+    return lambda function: Stage(function, buffers, reads_gradient, check, iterates, bounded, sets_decay)
 
 
 @dataclass
@@ -285,6 +288,11 @@ class Rule:
     def reads_gradient(self) -> bool:
         """Whether a stage needs the gradient beside the momentum."""
         return any(entry.reads_gradient for entry in self.stages)
+
+    @property
+    def sets_decay(self) -> bool:
+        """Whether a stage scales the weight decay."""
+        return any(entry.sets_decay for entry in self.stages)
 
     @cached_property
     def options(self) -> dict[str, Any]:

@@ -74,6 +74,8 @@ class SpectralTrainerMixin:
         if self.optimizer is None:
             optimizer = self.build_spectral_optimizer(self.model if model is None else model)
             optimizer.register_step_pre_hook(self._ask_for_telemetry)
+            if getattr(self.args, "world_size", 1) > 1:  # DDP; of a model that is sharded later it is not asked
+                optimizer.process_group = torch.distributed.group.WORLD
             self.optimizer = optimizer
         return self.optimizer
 

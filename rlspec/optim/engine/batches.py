@@ -14,6 +14,8 @@ from rlspec.optim.engine.finite import Flag
 from rlspec.optim.engine.updates import HALF, Entry, Group, State, layout
 from rlspec.optim.kernels.layout import block_shape
 from rlspec.optim.rules import get_rule
+from rlspec.optim.sharding.shards import is_dtensor
+from rlspec.optim.sharding.state import shard_buffer
 from rlspec.optim.stages.elementwise import FUSED_DEVICES
 
 
@@ -35,7 +37,10 @@ def initial_state(param: Tensor, group: Group, position: int) -> State:
     factor: Literal["", "a", "b"] = "" if rule.kind != "pair" else ("b" if position % 2 else "a")
     blocks, rows, cols = block_shape(param.shape, *layout(group, rule))
     for name, buffer in rule.buffers(rows, cols, group, factor).items():
-        state[name] = buffer.new(blocks, dtype, param.device)
+        if is_dtensor(param):
+            state[name] = shard_buffer(buffer, blocks, dtype, param, rule, layout(group, rule))
+        else:
+            state[name] = buffer.new(blocks, dtype, param.device)
     if param.dtype in HALF:
         state["master"] = param.detach().to(torch.float32)
     return state
@@ -76,7 +81,7 @@ def batches(
         for part in _within(starts, sizes, min(workspace_bytes, CPU_BATCH_BYTES) if cached else workspace_bytes):
             alive = [None if flags[start] is True else _together(flags[start : start + width]) for start in part]
             yield [
-                _entry(params[start + offset], states, rule, first + start + offset, flag)
+                make_entry(params[start + offset], states, rule, first + start + offset, flag)
                 for offset in range(width)
                 for start, flag in zip(part, alive, strict=True)
             ]
@@ -110,7 +115,8 @@ def _together(flags: Sequence[Flag]) -> Tensor | None:
     return torch.stack(waiting).amin()
 
 
-def _entry(param: Tensor, states: Mapping[Tensor, State], rule: Rule, index: int, alive: Tensor | None) -> Entry:
+def make_entry(param: Tensor, states: Mapping[Tensor, State], rule: Rule, index: int, alive: Tensor | None) -> Entry:
+    """A parameter with its gradient in the dtype of what moves, zero where it is masked."""
     state, gradient = states[param], param.grad
     assert gradient is not None
     target = state.get("master", param)

@@ -17,6 +17,8 @@ from rlspec.optim.engine.updates import Group, State
 from rlspec.optim.kernels.layout import check_layout
 from rlspec.optim.rules import get_rule
 from rlspec.optim.settings import OptimizerSettings, declared_types, limits
+from rlspec.optim.sharding.shards import check_sharding
+from rlspec.optim.sharding.state import describe
 
 WORDS = {
     name: get_args(kind) for name, kind in declared_types(OptimizerSettings).items() if get_origin(kind) is Literal
@@ -117,7 +119,7 @@ def check_edited(group: Group, states: Mapping[Tensor, State], initial: Callable
     check_group(group)
     for position, (name, param) in enumerate(named_parameters(group)):
         if states.get(param):
-            problem = _misfit(states[param], initial(torch.empty_like(param, device="meta"), group, position))
+            problem = _misfit(states[param], initial(describe(param), group, position))
             if problem:
                 raise ConfigError(
                     f"role {group['role']}: rule, split or options were changed to rule {group['rule']} after the "
@@ -163,29 +165,9 @@ def check_options(options: Mapping[str, Any], groups: Iterable[Group], settings:
 def _check_parameter(name: str, param: Tensor, group: Group, rule: Rule) -> None:
     if not param.is_floating_point():
         raise ConfigError(f"{name}: dtype {param.dtype} is not supported; train real floating-point parameters")
-    check_unsharded([(name, param)])
+    check_sharding([(name, param)])
     if rule.spectral:
         check_layout(param.shape, group["num_heads"], group["head_axis"], name, group["stacked"])
-
-
-SHARDED = {
-    "_fsdp_flattened": "FSDP1",  # on flat parameters, and on the original ones that are views of their shard
-    "full_tensor": "FSDP2",
-    "ds_id": "DeepSpeed ZeRO-3",
-}
-"""Attribute that a parameter has -> what has sharded it."""
-
-
-def check_unsharded(named: Iterable[tuple[str, Tensor]]) -> None:
-    """Refuse parameters of which this process has a part only.
-
-    Raises:
-        ConfigError: naming the parameter and what has sharded it.
-    """
-    for name, param in named:
-        kind = next((kind for attribute, kind in SHARDED.items() if hasattr(param, attribute)), None)
-        if kind is not None:
-            raise ConfigError(f"{name}: parameters sharded by {kind} are not supported; use DDP or one device")
 
 
 def check_stored(state_dict: dict[str, Any], own: list[Group], initial: Callable[[Tensor, Group, int], State]) -> None:
@@ -220,7 +202,7 @@ def check_stored(state_dict: dict[str, Any], own: list[Group], initial: Callable
                 )
         for position, (index, (name, param)) in enumerate(zip(before["params"], named_parameters(now), strict=True)):
             if index in state_dict["state"]:
-                expected = initial(torch.empty_like(param, device="meta"), now, position)
+                expected = initial(describe(param), now, position)
                 problem = _misfit(state_dict["state"][index], expected)
                 if problem:
                     raise CheckpointError(f"the optimizer state of {name}: {problem}; use the model of the checkpoint")

@@ -15,7 +15,7 @@ Flag = Tensor | Literal[True] | None
 
 def finite_on_host(gradients: Sequence[Tensor]) -> list[bool]:
     """Which have neither NaN nor Inf. Waits for the device once per device and dtype."""
-    finite = [False] * len(gradients)
+    finite = [gradient.numel() == 0 for gradient in gradients]
     for positions in _by_kind(gradients):
         norms = torch.stack(torch._foreach_norm([gradients[k] for k in positions])).isfinite().tolist()
         for position, good in zip(positions, norms, strict=True):  # the norm of a finite gradient may overflow
@@ -25,7 +25,7 @@ def finite_on_host(gradients: Sequence[Tensor]) -> list[bool]:
 
 def finite_on_device(gradients: Sequence[Tensor]) -> list[Tensor]:
     """For each a scalar on its device: 1.0 where it is finite, else 0.0. Waits for nothing."""
-    flags: list[Tensor] = list(gradients)
+    flags = [gradient.new_ones((), dtype=torch.float32) for gradient in gradients]
     for positions in _by_kind(gradients):
         # The largest magnitude is finite exactly if all are; a norm could overflow.
         peaks = torch.stack(torch._foreach_norm([gradients[k] for k in positions], float("inf")))
@@ -35,8 +35,9 @@ def finite_on_device(gradients: Sequence[Tensor]) -> list[Tensor]:
 
 
 def _by_kind(gradients: Sequence[Tensor]) -> list[list[int]]:
-    """Positions of the gradients of each device and dtype."""
+    """Positions of the gradients of each device and dtype; not of empty ones, as parts of sharded ones may be."""
     kinds: dict[Any, list[int]] = defaultdict(list)
     for position, gradient in enumerate(gradients):
-        kinds[gradient.device, gradient.dtype].append(position)
+        if gradient.numel():
+            kinds[gradient.device, gradient.dtype].append(position)
     return list(kinds.values())

@@ -31,9 +31,14 @@ from rlspec.optim.kernels.layout import merge_blocks, split_blocks
 from rlspec.optim.rules import get_rule
 from rlspec.optim.settings import OptimizerSettings, Running, limits
 from rlspec.optim.settings import defaults as declared_defaults
+from rlspec.optim.sharding.shards import is_dtensor, local
+from rlspec.optim.sharding.state import cut_state
 from rlspec.optim.stages.constraints import constrain
 
 if TYPE_CHECKING:
+    from torch.distributed import ProcessGroup
+
+    from rlspec.optim.engine.shared import Distribution
     from rlspec.optim.map.symmetry import SymmetryMap
 
 REPORT_UNUSED_AFTER = 10
@@ -67,6 +72,8 @@ class SpectralOptimizer(torch.optim.Optimizer):
         head_axis: 0 cuts rows (q, k, v), 1 columns (o).
         stacked: the first axis of a parameter with three or more axes counts matrices (experts).
         scaling: of the LoRA pairs in a group with a pair rule, whose parameters are A, B, A, B, ...
+        process_group: processes that hold copies of the parameters and average their gradients, as under DDP: matrices
+            are dealt to them, and all of them must call `step`. Parameters of `fully_shard` need none.
         settings: fields of `OptimizerSettings` and `Running` in `rlspec.optim.settings`, which say what they do; and
             options of the rules' stages, by name (`Rule.options`), for all groups whose rule has them.
 
@@ -77,6 +84,7 @@ class SpectralOptimizer(torch.optim.Optimizer):
     collect_telemetry: bool
     symmetry: SymmetryMap | None
     rates: str | None
+    process_group: ProcessGroup | None
 
     def __init__(
         self,
@@ -89,6 +97,7 @@ class SpectralOptimizer(torch.optim.Optimizer):
         head_axis: int = 0,
         stacked: bool = False,
         scaling: float = 1.0,
+        process_group: ProcessGroup | None = None,
         **settings: Any,
     ) -> None:
         own = {"lr": lr, "rule": rule, "role": role, "num_heads": num_heads, "head_axis": head_axis}
@@ -104,6 +113,7 @@ class SpectralOptimizer(torch.optim.Optimizer):
         for name in limits(Running):
             if running[name] < 0:
                 raise ConfigError(f"{name}={running[name]}: must not be negative")
+        self.process_group = process_group
         super().__init__(params, own | settings)
         check_options(settings, self.param_groups, own)
 
@@ -135,16 +145,17 @@ class SpectralOptimizer(torch.optim.Optimizer):
         gating = {group["role"] for group in self.param_groups if get_rule(group["rule"]).spectral}
         self._recorder.begin(asked or self.collect_telemetry, gating)
         self.collect_telemetry = False
-        flags, first = self._alive(), 0
+        shared = self._distribution()
+        flags = self._alive(shared)
         for group in self.param_groups:
-            size = len(group["params"])
             if get_rule(group["rule"]).kind == "pair":
                 self._report_half_pairs(group)
-            for entries in batches(group, first, flags[first : first + size], self.state, self.workspace_bytes):
-                self._update(group, entries)
-                entries.clear()  # its gradients may be copies, which the next batch should not meet in memory
-            first += size
-        collected = self._recorder.end()
+        if shared is None:
+            self._update_all(flags)
+            collected = self._recorder.end()
+        else:
+            shared.update(self.param_groups, flags, self.state, self._recorder, self.workspace_bytes, self._update)
+            collected = self._recorder.end(shared.least, shared.totals)
         for callback in list(self._telemetry_callbacks.values()) if collected else ():
             callback(self._steps, self.telemetry())
         if self._steps == REPORT_UNUSED_AFTER:
@@ -197,9 +208,11 @@ class SpectralOptimizer(torch.optim.Optimizer):
             CheckpointError: if the stored names, rules, splits or shapes are not this optimizer's, naming the offender.
         """
         check_stored(state_dict, self.param_groups, initial_state)
-        super().load_state_dict(state_dict)
         stored = [index for group in state_dict["param_groups"] for index in group["params"]]
         params = [(param, group) for group in self.param_groups for param in group["params"]]
+        if any(is_dtensor(param) for param, _ in params):
+            state_dict = cut_state(state_dict, self.param_groups, initial_state)
+        super().load_state_dict(state_dict)
         for index, (param, group) in zip(stored, params, strict=True):
             for key, value in state_dict["state"].get(index, {}).items():
                 if isinstance(value, Tensor):
@@ -225,6 +238,9 @@ class SpectralOptimizer(torch.optim.Optimizer):
         self._steps = 0
         self._warned_of_half = False
         self._checked: dict[int, dict[str, Any]] = {}
+        self._shared: Distribution | None = None
+        self._shared_as: list[int] = []
+        self.process_group = None
         self.collect_telemetry = False
         self.symmetry = None
         self.rates = None
@@ -240,27 +256,52 @@ class SpectralOptimizer(torch.optim.Optimizer):
                 check_edited(group, self.state, initial_state)
                 self._checked[number] = settings
 
-    def _alive(self) -> list[Flag]:
-        """Of all parameters, group by group, whether they are updated in this step."""
+    def _distribution(self) -> Distribution | None:
+        """How the parameters lie across processes; None: all here. Frameworks may have sharded them in place."""
+        params = [param for group in self.param_groups for param in group["params"]]
+        known = [id(param) for param in params]
+        if self._shared_as != known:
+            self._shared_as, self._shared = known, None
+            if any(map(is_dtensor, params)) or (params and self.process_group is not None):
+                from rlspec.optim.engine.shared import Distribution
+
+                self._shared = Distribution(self.param_groups, self.process_group)
+        return self._shared
+
+    def _update_all(self, flags: list[Flag]) -> None:
+        first = 0
+        for group in self.param_groups:
+            size = len(group["params"])
+            for entries in batches(group, first, flags[first : first + size], self.state, self.workspace_bytes):
+                self._update(group, entries)
+                entries.clear()  # its gradients may be copies, which the next batch should not meet in memory
+            first += size
+
+    def _alive(self, shared: Distribution | None) -> list[Flag]:
+        """Of all parameters, group by group, whether they are updated in this step; alike on all processes."""
         params = [param for group in self.param_groups for param in group["params"]]
         flags: list[Flag] = [None] * len(params)
-        gradients = {k: param.grad for k, param in enumerate(params) if param.grad is not None and param.numel()}
+        gradients = {k: local(param.grad) for k, param in enumerate(params) if param.grad is not None and param.numel()}
         for position, gradient in gradients.items():
             if gradient.is_sparse:
                 raise ConfigError(f"{self._label(position)[1]}: sparse gradients are not supported; use sparse=False")
             flags[position] = True
-        if not self.check_finite:
-            return flags
-        waiting = [position for position in gradients if self._defers(params[position])]
+        waiting = [position for position in gradients if self._defers(params[position])] if self.check_finite else []
+        known = [position for position in gradients if position not in set(waiting)] if self.check_finite else []
+        finite = finite_on_host([gradients[position] for position in known])
+        bad = {position for position, good in zip(known, finite, strict=True) if not good}
+        if shared is not None:
+            present, bad = shared.presence(set(gradients), bad, [self._label(k)[1] for k in range(len(params))])
+            flags = [True if position in present else None for position in range(len(params))]
+            waiting = [position for position in waiting if position in present]
+        for position in sorted(bad):
+            flags[position] = None
+            self._recorder.skip(*self._label(position))
         masks = finite_on_device([gradients[position] for position in waiting])
+        masks = masks if shared is None else shared.agreement.alive(masks)
         for position, mask in zip(waiting, masks, strict=True):
             flags[position] = mask
         self._recorder.skip_later([self._label(position) for position in waiting], masks)
-        known = [position for position in gradients if flags[position] is True]
-        for position, finite in zip(known, finite_on_host([gradients[k] for k in known]), strict=True):
-            if not finite:
-                flags[position] = None
-                self._recorder.skip(*self._label(position))
         return flags
 
     def _defers(self, param: Tensor) -> bool:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import warnings
 from collections import defaultdict
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
 import torch
@@ -20,6 +20,9 @@ from rlspec.optim.stages.filters import pass_energy
 
 GATED_ENERGY = 1e-4
 """A block whose pass energy is below this gets no update: its norm is under 1% of one passing direction's."""
+
+Counts = Callable[[dict[str, Tensor]], dict[str, Tensor]]
+Totals = Callable[[dict[str, dict[str, float]]], dict[str, dict[str, float]]]
 
 LARGEST_MEASURED = 1 << 24
 """Values of a matrix up to which that of an elementwise rule is measured: embeddings would take seconds."""
@@ -40,6 +43,7 @@ class Recorder:
 
     def __init__(self) -> None:
         self.collecting = False
+        self._parts = False
         self.skipped: dict[str, int] = defaultdict(int)
         self._latest: dict[str, dict[str, float]] = {}
         self._sums: dict[str, dict[str, float]] = {}
@@ -57,15 +61,31 @@ class Recorder:
         for role in spectral_roles - self._idle_steps.keys():
             self._idle_steps[role] = torch.zeros((), dtype=torch.int64)
 
-    def end(self) -> bool:
-        """Close the step: count idle roles, publish what was collected, and say whether anything was."""
+    def end(self, least: Counts | None = None, totals: Totals | None = None) -> bool:
+        """Close the step: count idle roles, publish what was collected, and say whether anything was.
+
+        Args:
+            least: counts of idle steps -> the least of all processes that share the parameters.
+            totals: sums by role -> those of all processes.
+        """
         for role, idle in self._idle_steps.items():
             passed = self._passed.get(role)
             self._idle_steps[role] = idle + 1 if passed is None else torch.where(passed, 0, idle.to(passed.device) + 1)
+        if least is not None:
+            self._idle_steps = least(self._idle_steps)
         if self.collecting:
+            self._sums = self._sums if totals is None else totals(self._sums)
             self._latest = {role: self._summary(role, sums) for role, sums in self._sums.items()}
         collected, self.collecting = self.collecting, False
         return collected
+
+    @contextmanager
+    def of_parts(self, parts: bool, counted: bool) -> Iterator[None]:
+        """Say that what comes are parts of parameters, whose spectra say nothing; or leave them uncounted."""
+        collecting, self._parts = self.collecting, parts
+        self.collecting = collecting and counted
+        yield
+        self.collecting, self._parts = collecting, False
 
     def skip(self, role: str, name: str) -> None:
         """Count a matrix that was left alone because its gradient is not finite; warn the first time."""
@@ -135,7 +155,7 @@ class Recorder:
             sums["values"] += new.numel()
             if new.ndim > 1 and new.numel():
                 sums["rms_to_inf"] = max(sums["rms_to_inf"], rms_to_inf(new))
-                if lr and (layout is not None or moved.numel() <= LARGEST_MEASURED):
+                if lr and (layout is not None or (moved.numel() <= LARGEST_MEASURED and not self._parts)):
                     top = largest_singular(split_blocks(moved, *(layout or (1, 0, False))))
                     sums["spectral"] = max(sums["spectral"], float(top.max()) / lr)
 
@@ -160,7 +180,7 @@ class Recorder:
 
     def elementwise(self, role: str, momenta: list[Tensor]) -> None:
         """Record the same of an elementwise rule, whose every matrix passes with as many directions as it has."""
-        for momentum in momenta if self.collecting else []:
+        for momentum in momenta if self.collecting and not self._parts else []:
             if momentum.ndim > 1 and 0 < momentum.numel() <= LARGEST_MEASURED:
                 normalised = frobenius(momentum.reshape(1, momentum.shape[0], -1), momentum.dtype)
                 self._add_blocks(role, normalised, stable_rank(normalised))

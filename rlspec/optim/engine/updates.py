@@ -127,7 +127,7 @@ def _composed_updates(group: Group, rule: Rule, entries: list[Entry]) -> Updates
             blocks = soft_clip_blocks(blocks, gradient_clip)
         blocks = _through(rule.before, blocks, step)
         gradients = _merge(blocks, entries, group, rule)
-    directions = _momentum(group, rule, entries, gradients)
+    directions = averaged(group, rule, entries, gradients)
     if rule.reads_gradient:
         step.gradient = _split(gradients, group, rule)
     direction = _split(directions, group, rule)
@@ -160,7 +160,7 @@ def _pair_updates(group: Group, rule: Rule, entries: list[Entry]) -> Updates:
     entries_a, entries_b = entries[:pairs], entries[pairs:]
     rows, cols = entries_b[0].param.shape[0], entries_a[0].param.shape[1]
     step = _begin(group, entries, rows, cols, rule)
-    directions = _momentum(group, rule, entries, [entry.gradient for entry in entries])
+    directions = averaged(group, rule, entries, [entry.gradient for entry in entries])
     pair = Pair(
         a=torch.stack([entry.target for entry in entries_a]),
         b=torch.stack([entry.target for entry in entries_b]),
@@ -208,7 +208,8 @@ def _length(
     return step_scale(mode, rows, cols, energy=energy, top=top, paper_scale=group["paper_scale"], length=rule.length)
 
 
-def _momentum(group: Group, rule: Rule, entries: list[Entry], gradients: list[Tensor]) -> list[Tensor]:
+def averaged(group: Group, rule: Rule, entries: list[Entry], gradients: list[Tensor]) -> list[Tensor]:
+    """Directions after the momentum, whose buffers are updated; the gradients where the rule has none."""
     if rule.momentum is None:
         return gradients
     stored = [entry.state["momentum_buffer"] for entry in entries]

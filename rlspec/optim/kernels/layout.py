@@ -24,7 +24,7 @@ def check_layout(shape: Sequence[int], num_heads: int, head_axis: int, name: str
     if len(shape) < 2:
         raise ConfigError(
             f"{name}: shape {tuple(shape)} is no matrix, which a spectral rule needs; give it rule adamw. If it was "
-            "one, FSDP or DeepSpeed flattened it: build the optimizer on an unsharded model (DDP or one device)"
+            "one, FSDP1 or DeepSpeed flattened it: use FSDP2 (fully_shard), DDP or one device"
         )
     if stacked and len(shape) < 3:
         raise ConfigError(f"{name}: shape {tuple(shape)} is no stack, which needs 3 axes; leave out stacked")

@@ -79,7 +79,7 @@ def _adaptive_ratio(
     return correction * divide(root_mean_square(blocks, dims), root + eps / averaged_over)
 
 
-@stage(_buffer("gradient_rms"), reads_gradient=True, check=_check_betas)
+@stage(_buffer("gradient_rms"), reads_gradient=True, check=_check_betas, sets_decay=True)
 def norm_ratio(
     blocks: Tensor, step: Step, *, momentum: float, variance_beta: float = 0.99, variance_eps: float = 0.0
 ) -> Tensor:
@@ -93,7 +93,7 @@ def norm_ratio(
     return blocks
 
 
-@stage(_buffer("gradient_rms", "cols"), reads_gradient=True, check=_check_betas)
+@stage(_buffer("gradient_rms", "cols"), reads_gradient=True, check=_check_betas, sets_decay=True)
 def column_ratios(
     blocks: Tensor,
     step: Step,

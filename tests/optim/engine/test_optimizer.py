@@ -182,7 +182,7 @@ def test_impossible_settings_are_refused(settings: dict, words: str) -> None:
 @pytest.mark.parametrize(
     ("param", "words"),
     [
-        (nn.Parameter(torch.randn(54)), "FSDP or DeepSpeed flattened it"),
+        (nn.Parameter(torch.randn(54)), "FSDP1 or DeepSpeed flattened it"),
         (nn.Parameter(torch.randn(4, 4, dtype=torch.complex64)), "complex64"),
         (Sharded(torch.randn(4, 4)), "sharded"),
     ],
