@@ -86,6 +86,7 @@ def parse_arguments(arguments: Sequence[str]) -> Arguments:
             parsed.overrides.append(override)
     if parsed.algorithm == BC:
         _switch_source(parsed, "policy", option="pretrained", key="policy.path")
+        _switch_type(parsed)
         _switch_source(parsed, "dataset", option="lerobot", key="dataset.repo_id", folder_key="dataset.root")
     else:
         _switch_model(parsed)
@@ -163,6 +164,17 @@ def _switch_model(parsed: Arguments) -> None:
         parsed.default("model.path", name)
     if parsed.groups.get("model") == "hub" and (path := (parsed.value("model.path") or "").strip("'\"")):
         parsed.default("model.name", safe_name(Path(path).resolve().name if Path(path).is_dir() else Path(path).name))
+
+
+def _switch_type(parsed: Arguments) -> None:
+    """`policy.type=act` without `policy=` selects a policy of LeRobot's own from random weights: a profile's fields
+    are those of another type.
+    """  # noqa: D205
+    kind = (parsed.value("policy.type") or "").strip("'\"")
+    ours = kind.startswith("rlspec_") or kind in ("", "null")
+    if "policy" not in parsed.groups and not ours and not is_recipe_file(parsed.recipe):
+        parsed.groups["policy"] = "scratch"
+        parsed.default("policy.name", safe_name(kind))
 
 
 def _switch_source(parsed: Arguments, group: str, *, option: str, key: str, folder_key: str | None = None) -> None:

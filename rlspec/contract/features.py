@@ -6,6 +6,9 @@ robot environments do.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from typing import Any
+
 from rlspec.contract.actions import JOINT_NAMES
 
 STATE = "observation.state"
@@ -42,6 +45,17 @@ def image_key(camera: str) -> str:
 def is_image(key: str) -> bool:
     """Whether a feature holds a camera's pictures; data sets with one camera may call it `observation.image`."""
     return key.startswith(_IMAGE)
+
+
+def picture_shape(feature: Mapping[str, Any]) -> tuple[int, int, int]:
+    """Height, width and channels of a data set's pictures; their names say where some data sets put channels first."""
+    first, second, third = (int(side) for side in feature["shape"])
+    names = feature.get("names")
+    if isinstance(names, list | tuple) and names:
+        channels_first = str(names[0]).startswith("c")
+    else:
+        channels_first = first in (1, 3, 4) and third not in (1, 3, 4)
+    return (second, third, first) if channels_first else (first, second, third)
 
 
 def camera_of(key: str) -> str:

@@ -14,7 +14,7 @@ from rlspec.config.paths import list_group, list_recipes
 from rlspec.errors import ConfigError
 
 RECIPES = [name for name in list_recipes() if algorithm_of(name) == BC]
-NAMED = [name for name in list_group("policy") if name != "pretrained"]
+NAMED = [name for name in list_group("policy") if name not in ("pretrained", "scratch")]
 
 
 def line(*arguments: str) -> str:
@@ -116,3 +116,12 @@ def test_what_the_schema_cannot_take_is_refused_in_one_line_each() -> None:
     with pytest.raises(ConfigError) as caught:
         check_recipe({"recipe": "x", "algorithm": "bc", "optim": {"name": "muon", "rule": "muon"}})
     assert {text.partition(":")[0] for text in str(caught.value).splitlines()} == {"dataset", "policy"}
+
+
+def test_a_type_of_lerobots_own_leaves_the_fields_of_another_profile_behind() -> None:
+    policy = load_vla_recipe(["recipe=vla_franka", "policy.type=act", "policy.options.chunk_size=16"]).policy
+    assert (policy.name, policy.type, policy.options) == ("act", "act", {"chunk_size": 16})
+    ours = load_vla_recipe(["recipe=vla_franka", "policy.type=rlspec_adapter"]).policy
+    assert (ours.name, ours.options["size"]) == ("adapter_tiny", "tiny")
+    with pytest.raises(ConfigError, match="policy.type=actt: unknown; did you mean act"):
+        load_vla_recipe(["recipe=vla_franka", "policy.type=actt"])

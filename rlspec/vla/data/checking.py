@@ -5,7 +5,7 @@ Reads all numbers and the heads of pictures and videos, by pyarrow alone, withou
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -15,8 +15,9 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
-from rlspec.contract.features import ACTION, STATE
+from rlspec.contract.features import ACTION, STATE, picture_shape
 from rlspec.errors import DataError
+from rlspec.vla.data.decoding import decode_all
 from rlspec.vla.data.files import INFO, STATS, first_line, is_numeric, read_columns, read_json
 from rlspec.vla.data.pixels import decode_image, read_film, read_film_head
 
@@ -45,8 +46,15 @@ class DatasetReport:
         )
 
 
-def check_dataset(root: Path | str) -> DatasetReport:
+def check_dataset(
+    root: Path | str, *, episodes: Sequence[int] | None = None, say: Callable[[str], None] | None = None
+) -> DatasetReport:
     """Check a LeRobotDataset v3 in a folder.
+
+    Args:
+        root: of the data set.
+        episodes: those that are used: what is wrong in others does not matter; None: all.
+        say: told how far the decoding of all pictures is; None: only the first of each file are decoded.
 
     Raises:
         DataError: The first fault, with the file and the remedy.
@@ -54,17 +62,20 @@ def check_dataset(root: Path | str) -> DatasetReport:
     root = Path(root)
     info = _check_metadata(root)
     features = info["features"]
-    episodes = _read_episodes(root, info)
+    table = _read_episodes(root, info)
+    used = np.isin(table["episode_index"], table["episode_index"] if episodes is None else list(episodes))
     columns = read_columns(root, [name for name, feature in features.items() if is_numeric(feature)])
     _check_shapes(root, features, columns)
-    _check_numbers(root, columns)
-    _check_episodes(root, episodes, columns, info["total_frames"])
+    _check_episodes(root, table, columns, info["total_frames"])
+    _check_numbers(root, columns, np.repeat(used, table["length"]))
     _check_times(root, columns, info["fps"])
     _check_pictures(root, features)
-    _check_videos(root, info, episodes)
+    _check_videos(root, info, table, used)
+    if say is not None:
+        decode_all(root, info, table, used, say)
     _check_statistics(root, features)
     return DatasetReport(
-        episodes=len(episodes["episode_index"]),
+        episodes=len(table["episode_index"]),
         frames=len(columns["index"]),
         tasks=info["total_tasks"],
         fps=info["fps"],
@@ -86,6 +97,8 @@ def _check_metadata(root: Path) -> dict[str, Any]:
     for name in (ACTION, STATE):
         if name not in info["features"]:
             raise DataError(f"{root / INFO}: no feature {name}; the data cannot be imitated without")
+    if not info["total_episodes"] or not info["total_frames"]:
+        raise DataError(f"{root / INFO}: no episodes yet; record or collect some first")
     tasks = _read_table(root / _TASKS)
     if tasks.num_rows != info["total_tasks"] or tasks.num_rows == 0:
         raise DataError(f"{root / _TASKS}: {tasks.num_rows} instructions, {INFO} says {info['total_tasks']}; {_AGAIN}")
@@ -128,11 +141,11 @@ def _check_shapes(root: Path, features: Mapping[str, Any], columns: Mapping[str,
             )
 
 
-def _check_numbers(root: Path, columns: Mapping[str, NDArray[Any]]) -> None:
+def _check_numbers(root: Path, columns: Mapping[str, NDArray[Any]], used: NDArray[np.bool_]) -> None:
     for name, values in columns.items():
         if not np.issubdtype(values.dtype, np.floating):
             continue
-        bad = np.flatnonzero(~np.isfinite(values).all(axis=1))
+        bad = np.flatnonzero(~np.isfinite(values).all(axis=1) & used)
         if len(bad):
             row = int(bad[0])
             episode = int(columns["episode_index"][row, 0])
@@ -199,25 +212,26 @@ def _check_pictures(root: Path, features: Mapping[str, Any]) -> None:
 
 
 def _compare_shape(place: str, name: str, shape: tuple[int, ...], feature: Mapping[str, Any]) -> None:
-    if tuple(shape) != tuple(feature["shape"]):
+    if tuple(shape) != picture_shape(feature):
         raise DataError(
             f"{place}: {name} has pictures of {'x'.join(map(str, shape))}, {INFO} says "
             f"{'x'.join(map(str, feature['shape']))}; correct {INFO}, or {_AGAIN}"
         )
 
 
-def _check_videos(root: Path, info: Mapping[str, Any], episodes: Mapping[str, NDArray[Any]]) -> None:
+def _check_videos(
+    root: Path, info: Mapping[str, Any], table: Mapping[str, NDArray[Any]], used: NDArray[np.bool_]
+) -> None:
     for name, feature in info["features"].items():
         if feature["dtype"] != "video":
             continue
-        chunks, files = episodes[f"videos/{name}/chunk_index"], episodes[f"videos/{name}/file_index"]
-        for chunk, file in sorted(set(zip(chunks.tolist(), files.tolist(), strict=True))):
+        chunks, files = table[f"videos/{name}/chunk_index"], table[f"videos/{name}/file_index"]
+        for chunk, file in sorted(set(zip(chunks[used].tolist(), files[used].tolist(), strict=True))):
             path = root / info["video_path"].format(video_key=name, chunk_index=int(chunk), file_index=int(file))
+            users = (chunks == chunk) & (files == file)
             if not path.is_file():
-                users = np.flatnonzero((chunks == chunk) & (files == file))
-                raise DataError(f"{path}: missing, episode {int(users[0])} is in it; {_AGAIN}")
-            frames = int(episodes["length"][(chunks == chunk) & (files == file)].sum())
-            _check_film(path, name, feature, info["fps"], frames)
+                raise DataError(f"{path}: missing, episode {int(np.flatnonzero(users & used)[0])} is in it; {_AGAIN}")
+            _check_film(path, name, feature, info["fps"], int(table["length"][users].sum()))
 
 
 def _check_film(path: Path, name: str, feature: Mapping[str, Any], fps: float, frames: int) -> None:
@@ -231,7 +245,7 @@ def _check_film(path: Path, name: str, feature: Mapping[str, Any], fps: float, f
 
 
 def _check_statistics(root: Path, features: Mapping[str, Any]) -> None:
-    remedy = "repair them: python -c \"from rlspec.vla.data.exact_statistics import repair_statistics as r; r('DIR')\""
+    remedy = f"repair them: python -m rlspec.stats path={root} --fix"
     if not (root / STATS).is_file():
         raise DataError(f"{root / STATS}: missing; {remedy}")
     stored = read_json(root / STATS)

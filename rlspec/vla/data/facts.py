@@ -36,7 +36,7 @@ import numpy as np
 from rlspec import __version__
 from rlspec.checkpoint import write_json_atomically
 from rlspec.contract.actions import ACTION_SPACES, STIFF_POSITION
-from rlspec.contract.features import ACTION, STATE, is_image
+from rlspec.contract.features import ACTION, STATE, is_image, picture_shape
 from rlspec.contract.policies import action_steps, chunk_length
 from rlspec.contract.records import DATA_RECORD, POLICY_RECORD
 from rlspec.errors import CheckpointError
@@ -81,7 +81,7 @@ def describe_policy(config: Any, meta: Any, stats: Stats, *, dataset: str) -> di
         "n_action_steps": action_steps(config),
         "state_names": _names(features.get(STATE), None),
         "cameras": {
-            name: [int(side) for side in features[name]["shape"][:2]]
+            name: list(picture_shape(features[name])[:2])
             for name in config.input_features or {}
             if is_image(name) and name in features
         },

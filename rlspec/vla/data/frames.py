@@ -17,7 +17,7 @@ from lerobot.datasets.lerobot_dataset import LeRobotDataset
 from torch import Tensor
 from torch.nn import functional as F
 
-from rlspec.contract.features import TASK
+from rlspec.contract.features import TASK, picture_shape
 from rlspec.errors import DataError
 
 Batch = dict[str, Any]  # name -> tensor; "task" -> list of str
@@ -27,7 +27,7 @@ _SHARE = 0.8  # of the free memory that frames may take
 
 def memory_estimate(dataset: LeRobotDataset, image_size: Size | None = None) -> int:
     """Bytes that the decoded pictures take, in their own size or in another one."""
-    shapes = [dataset.meta.features[key]["shape"] for key in dataset.meta.camera_keys]
+    shapes = [picture_shape(dataset.meta.features[key]) for key in dataset.meta.camera_keys]
     pixels = sum(int(np.prod(image_size or shape[:2])) * shape[2] for shape in shapes)
     return pixels * len(dataset)
 
@@ -135,21 +135,21 @@ class FrameStore:
 
 
 def _column(column: Any, dtype: str) -> Tensor:
-    """A column of numbers as (N,) or (N, d)."""
+    """A column of numbers as (N,) or (N, d); weights are no float64."""
     array = column.combine_chunks()
     shape = [len(array)]
     while hasattr(array.type, "value_type"):
         array = array.flatten()
         shape.append(-1)
     values = array.to_numpy(zero_copy_only=False).reshape(shape)
-    return torch.tensor(values, dtype=getattr(torch, dtype))
+    return torch.tensor(values, dtype=torch.float32 if dtype == "float64" else getattr(torch, dtype))
 
 
 def _pictures(
     dataset: LeRobotDataset, rows: Any, key: str, pool: ThreadPoolExecutor, image_size: Size | None
 ) -> Tensor:
     """All frames of a camera, (N, 3, H, W) uint8."""
-    height, width, channels = dataset.reader._meta.features[key]["shape"]
+    height, width, channels = picture_shape(dataset.reader._meta.features[key])
     frames = torch.empty((len(rows), channels, *(image_size or (height, width))), dtype=torch.uint8)
     if key in dataset.reader._meta.video_keys:
         _decode_videos(dataset, rows, key, frames, pool)

@@ -17,6 +17,7 @@ from rlspec.contract.records import DATA_RECORD
 from rlspec.errors import DataError, nearest
 from rlspec.vla.data.exact_statistics import numeric_statistics, statistics_fault
 from rlspec.vla.data.files import INFO
+from rlspec.vla.hub import hub_reason
 
 log = logging.getLogger(__name__)
 
@@ -117,8 +118,7 @@ def _open(section: Dataset, root: Path | None) -> RenamedDataset:
     except (HfHubHTTPError, OfflineModeIsEnabled, ConnectionError) as error:
         if section.repo_id is None:
             raise DataError(f"dataset {place}: files are missing; generate or download it again") from None
-        remedy = "check the name, the network and `hf auth login`, or give a local copy with dataset.root=DIR"
-        raise DataError(f"dataset.repo_id={place}: not found: {_line(error)}; {remedy}") from None
+        raise DataError(f"dataset.repo_id={place}: {hub_reason(error, 'dataset.root')}") from None
     except (OSError, ValueError, KeyError) as error:
         raise DataError(f"dataset {place}: cannot be read: {_line(error)}") from None
 

@@ -13,7 +13,17 @@ from numpy.typing import NDArray
 from rlspec.config.messages import join_lines
 from rlspec.config.vla_schema import Env
 from rlspec.contract.actions import STIFF_POSITION
-from rlspec.contract.features import ACTION, AGENT_POS, PIXELS, STATE, camera_of, image_key, is_empty_camera, is_image
+from rlspec.contract.features import (
+    ACTION,
+    AGENT_POS,
+    PIXELS,
+    STATE,
+    camera_of,
+    image_key,
+    is_empty_camera,
+    is_image,
+    picture_shape,
+)
 from rlspec.errors import DataError, nearest
 from rlspec.vla.data.comparison import Finding, compare_facts, compare_statistics, near_constant, units
 from rlspec.vla.data.facts import Stats, read_record
@@ -143,9 +153,9 @@ def _policy_features(meta: Any, policy: Any) -> Iterator[Finding]:
             continue
         shape, expected = tuple(features[name]["shape"]), tuple(wanted.shape)
         if is_image(name):
-            if (shape[2], *shape[:2]) != expected:
-                size = f"{shape[1]}x{shape[0]}"
-                yield False, f"{name}: {size} pixels, the policy was made for {expected[2]}x{expected[1]}"
+            height, width, channels = picture_shape(features[name])
+            if (channels, height, width) != expected:
+                yield False, f"{name}: {width}x{height} pixels, the policy was made for {expected[2]}x{expected[1]}"
         elif shape != expected:
             remedy = "take a policy of that size, or data with the same robot and action space"
             yield True, f"{name}: {shape[0]} numbers, the policy has {expected[0]}; {remedy}"
@@ -175,8 +185,8 @@ def _cameras(meta: Any, env: EnvFacts, policy: Any) -> Iterator[Finding]:
                     f"set dataset.rename, for example dataset.rename='{{{name}: {there[0]}}}'"
                 ),
             )
-        elif tuple(features[name]["shape"]) != tuple(env.cameras[camera]):
-            height, width = features[name]["shape"][:2]
+        elif picture_shape(features[name]) != tuple(env.cameras[camera]):
+            height, width, _ = picture_shape(features[name])
             shown = env.cameras[camera]
             yield (
                 True,

@@ -19,9 +19,11 @@ from rlspec.checkpoint import MANIFEST
 from rlspec.contract.features import ACTION
 from rlspec.contract.policies import action_steps, chunk_length
 from rlspec.errors import CheckpointError, ConfigError, UserError
+from rlspec.vla.data.normalisation import unnormalised
 from rlspec.vla.evaluation.actors import Actor
 from rlspec.vla.evaluation.observation import to_batch
 from rlspec.vla.evaluation.simulator import Action, Observation
+from rlspec.vla.hub import hub_reason
 
 if TYPE_CHECKING:
     from torch import nn
@@ -126,7 +128,7 @@ def load_policy(source: PolicySource) -> PolicyActor:
     except UserError:
         raise
     except Exception as error:  # LeRobot, the hub, safetensors and torch each have errors of their own
-        reason = " ".join(str(error).split())[:400] or type(error).__name__
+        reason = hub_reason(error, "policy") or " ".join(str(error).split())[:400] or type(error).__name__
         raise CheckpointError(f"{source.path}: this policy cannot be loaded: {reason}") from error
 
 
@@ -161,6 +163,11 @@ def _load(source: PolicySource) -> PolicyActor:
     preprocessor, postprocessor = make_pre_post_processors(
         config, pretrained_path=source.path, preprocessor_overrides={"device_processor": {"device": config.device}}
     )
+    if faults := list(unnormalised(config, preprocessor, postprocessor)):
+        raise CheckpointError(
+            f"{source.path}: {faults[0]}; it would act on numbers as they are: fine-tune it on data of your robot "
+            "(policy.path=...), or mend the statistics in its processors"
+        )
     return PolicyActor(policy, preprocessor, postprocessor, config)
 
 

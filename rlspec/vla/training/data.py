@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import torch
 from accelerate import PartialState
 from numpy.typing import NDArray
 from torch.utils.data import default_collate
@@ -37,7 +38,11 @@ class Items:
     def take(self, indices: NDArray[Any]) -> dict[str, Any]:
         """A batch of items; images are floats in [0, 1]."""
         batch: dict[str, Any] = default_collate([self.dataset[int(index)] for index in indices])
-        return batch
+        return {key: value.float() if _is_double(value) else value for key, value in batch.items()}
+
+
+def _is_double(value: Any) -> bool:
+    return isinstance(value, torch.Tensor) and value.dtype == torch.float64
 
 
 def open_samples(recipe: VlaRecipe, display: Display) -> Samples:
@@ -95,7 +100,8 @@ def _check_foreign(dataset: Dataset, display: Display) -> None:
         return
     root = Path(dataset.root).expanduser()
     if dataset.repo_id is None or (root / INFO).is_file():
-        display.line(f"checked {root}: {check_dataset(root).describe()}")
+        report = check_dataset(root, episodes=dataset.episodes, say=display.line)
+        display.line(f"checked {root}: {report.describe()}")
 
 
 def _generated(dataset: Dataset, env: Env | None, display: Display) -> Path | None:

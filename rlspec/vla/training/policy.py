@@ -24,8 +24,10 @@ from rlspec.config.vla_schema import Policy
 from rlspec.contract.features import ACTION, STATE
 from rlspec.errors import ConfigError, UserError
 from rlspec.runtime.adapters import adapter_config
-from rlspec.vla.data.facts import KINDS, describe_policy, write_facts
+from rlspec.vla.data.facts import describe_policy, write_facts
 from rlspec.vla.data.norm_stats import read_norm_stats
+from rlspec.vla.data.normalisation import normalised_by, unnormalised
+from rlspec.vla.hub import hub_reason
 from rlspec.vla.training.fresh import renew
 from rlspec.vla.training.order import INITIAL, derive_seed, seed_all
 from rlspec.vla.training.samples import Samples
@@ -81,7 +83,7 @@ def load_policy(
     seed_all(derive_seed(seed, INITIAL))
     config = policy_config(settings, device=device) if resume is None else _resumed_config(resume, device)
     source = settings.path if settings.path is None else str(resolve_path(settings.path))
-    with _explained(f"policy={settings.name}"), contextlib.redirect_stdout(io.StringIO()):
+    with _explained(_called(settings)), contextlib.redirect_stdout(io.StringIO()):
         policy: Any = make_policy(config, ds_meta=samples.meta)
         if settings.fresh and resume is None:
             seed_all(derive_seed(seed, INITIAL))
@@ -96,11 +98,6 @@ def load_policy(
     return LoadedPolicy(policy, *processors, source, facts)
 
 
-def normalised_by(preprocessor: Any) -> dict[str, dict[str, Any]]:
-    """The statistics in a preprocessor; empty where it does not normalise."""
-    return next((step._tensor_stats for step in preprocessor.steps if hasattr(step, "_tensor_stats")), {})
-
-
 def policy_config(settings: Policy, *, device: str) -> PreTrainedConfig:
     """LeRobot's config of the recipe's policy; features are those of the data.
 
@@ -108,7 +105,7 @@ def policy_config(settings: Policy, *, device: str) -> PreTrainedConfig:
         ConfigError: It cannot be had, or the weights belong to another type of policy.
     """
     register_policies()
-    with _explained(f"policy={settings.name}"):
+    with _explained(_called(settings)):
         if settings.path is None:
             return make_policy_config(settings.type, device=device, push_to_hub=False, **_decoded(settings))
         config = _pretrained_config(settings)
@@ -187,24 +184,15 @@ def _processors(config: PreTrainedConfig, stats: dict[str, Any] | None, device: 
         },
         postprocessor_overrides={"unnormalizer_processor": {"features": config.output_features, **modes}},
     )
-    if stats is None:
-        _check_normalised(config, processors[0])
+    if stats is None and (faults := list(unnormalised(config, *processors))):
+        raise ConfigError(
+            f"policy.norm_stats=checkpoint: {config.pretrained_path} has {faults[0]}; set policy.norm_stats=null"
+        )
     return processors
 
 
-def _check_normalised(config: PreTrainedConfig, preprocessor: Any) -> None:
-    """LeRobot leaves numbers without statistics as they are, silently."""
-    found = normalised_by(preprocessor)
-    sizes = {**(config.input_features or {}), **(config.output_features or {})}
-    for name in (STATE, ACTION):
-        given = next((found[name][kind] for kind in KINDS if kind in found.get(name, {})), None)
-        if name in sizes and (given is None or len(given) < sizes[name].shape[0]):
-            have = "none" if given is None else f"{len(given)} numbers"
-            wanted = sizes[name].shape[0]
-            raise ConfigError(
-                f"policy.norm_stats=checkpoint: {config.pretrained_path} has statistics of {have} for {name}, the data "
-                f"has {wanted}; set policy.norm_stats=null"
-            )
+def _called(settings: Policy) -> str:
+    return f"policy={settings.name}" if settings.path is None else f"policy.path={settings.path}"
 
 
 @contextlib.contextmanager
@@ -218,7 +206,7 @@ def _explained(subject: str) -> Iterator[None]:
     except (UserError, torch.OutOfMemoryError):
         raise
     except IMPOSSIBLE as error:
-        text = " ".join(str(error).split()) or type(error).__name__
-        raise ConfigError(f"{subject}: {text[:400]}") from error
+        text = hub_reason(error, "policy.path") or " ".join(str(error).split())[:400] or type(error).__name__
+        raise ConfigError(f"{subject}: {text}") from error
     finally:
         root.setLevel(level)

@@ -12,8 +12,12 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
+from rlspec.config.vla_schema import Dataset
 from rlspec.errors import DataError
+from rlspec.vla.data import decoding
 from rlspec.vla.data.checking import check_dataset
+from rlspec.vla.data.frames import FrameStore
+from rlspec.vla.data.opening import open_dataset
 
 DATA = "data/chunk-000/file-000.parquet"
 EPISODES = "meta/episodes/chunk-000/file-000.parquet"
@@ -91,7 +95,37 @@ def wrong_pixels(root: Path) -> None:
     pq.write_table(table.set_column(index, field, pa.array(broken, type=field.type)), root / DATA)
 
 
+def channels_first(root: Path) -> None:
+    """As openpi's converters write."""
+    features = json.loads((root / "meta/info.json").read_text())["features"]
+    for key in ("observation.images.side", "observation.images.front"):
+        features[key] |= {"shape": [3, 24, 32], "names": ["channels", "height", "width"]}
+    change_info(root, features=features)
+
+
+def damaged_picture(row: int) -> Callable[[Path], None]:
+    def spoil(pictures: list[Any]) -> None:
+        pictures[row]["bytes"] = pictures[row]["bytes"][:60]
+
+    return lambda root: change_column(root / DATA, "observation.images.side", spoil)
+
+
+def damaged_film(root: Path) -> None:
+    """From the third quarter of the packets on, noise in place of the pictures; their number is right."""
+    path = root / "videos/observation.images.front/chunk-000/file-000.mp4"
+    content = bytearray(path.read_bytes())
+    start, size = content.index(b"mdat") + 4, int.from_bytes(content[content.index(b"mdat") - 4 :][:4], "big") - 8
+    for index in range(start + size * 3 // 4, start + size * 3 // 4 + 200):
+        content[index] ^= 0x5A
+    path.write_bytes(content)
+
+
 CASES = {
+    "nothing recorded": (
+        "images",
+        lambda root: change_info(root, total_episodes=0, total_frames=0),
+        "meta/info.json: no episodes yet; record or collect some first",
+    ),
     "nan": ("images", poison(np.nan), "data: action is not finite in 1 frames, first in frame 4 of episode 0; leave"),
     "infinity": ("images", poison(np.inf), "data: action is not finite in 1 frames"),
     "fewer numbers": ("images", wrong_size("action", [2]), r"data: action holds 3 numbers, meta/info.json says 2; "),
@@ -149,6 +183,82 @@ def test_damage_is_one_line(case: str, request: pytest.FixtureRequest, copy_of: 
     assert str(root) in str(error.value)
 
 
+def episode_of(root: Path, row: int) -> tuple[int, int]:
+    table = pq.read_table(root / DATA, columns=["episode_index", "frame_index"]).slice(row, 1).to_pylist()[0]
+    return table["episode_index"], table["frame_index"]
+
+
+@pytest.fixture
+def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    return tmp_path / "cache"
+
+
+def test_a_damaged_picture_in_the_middle_is_named_and_its_episode_can_be_left_out(
+    images: Path, copy_of: Callable[[Path], Path], cache: Path
+) -> None:
+    root = copy_of(images)
+    row = pq.read_table(root / DATA).num_rows // 2
+    damaged_picture(row)(root)
+    episode, frame = episode_of(root, row)
+    check_dataset(root)  # without looking at every picture
+    with pytest.raises(DataError, match=rf"frame {frame} of episode {episode}, observation.images.side: cannot be dec"):
+        check_dataset(root, say=print)
+    check_dataset(root, episodes=[each for each in range(6) if each != episode], say=print)
+
+
+def test_a_damaged_film_in_the_middle_is_named_and_its_episode_can_be_left_out(
+    films: Path, copy_of: Callable[[Path], Path], cache: Path
+) -> None:
+    root = copy_of(films)
+    damaged_film(root)
+    with pytest.raises(
+        DataError, match=r"frame \d+ of episode [1-5], observation.images.front: cannot be dec"
+    ) as error:
+        check_dataset(root, say=print)
+    assert "or leave the episode out with dataset.episodes" in str(error.value)
+    check_dataset(root, episodes=[0], say=print)
+
+
+def test_a_number_that_is_none_does_not_matter_in_an_episode_that_is_left_out(
+    images: Path, copy_of: Callable[[Path], Path]
+) -> None:
+    root = copy_of(images)
+    poison(np.nan)(root)
+    check_dataset(root, episodes=[1, 2])
+    with pytest.raises(DataError, match="first in frame 4 of episode 0; leave the episode out with dataset.episodes"):
+        check_dataset(root, episodes=[0, 1])
+
+
+def test_pictures_are_decoded_once_for_the_files_as_they_are(
+    images: Path, copy_of: Callable[[Path], Path], cache: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    root = copy_of(images)
+    decoded: list[int] = []
+    monkeypatch.setattr(decoding, "decode_image", lambda content: decoded.append(len(content)))
+    check_dataset(root, say=print)
+    first = len(decoded)
+    assert first == 2 * pq.read_table(root / DATA).num_rows
+    check_dataset(root, say=print)
+    assert len(decoded) == first
+    damaged_picture(3)(root)
+    check_dataset(root, say=print)
+    assert len(decoded) == 2 * first
+
+
+@pytest.mark.parametrize("kind", ["images", "films"])
+def test_channels_may_come_first_in_what_a_data_set_says_of_its_pictures(
+    kind: str, request: pytest.FixtureRequest, copy_of: Callable[[Path], Path], cache: Path
+) -> None:
+    root = copy_of(request.getfixturevalue(kind))
+    channels_first(root)
+    check_dataset(root, say=print)
+    section = Dataset(name="x", root=str(root), in_memory=True)
+    for source in (root, request.getfixturevalue(kind)):
+        store = FrameStore(open_dataset(section, root=source))
+        assert store.take(np.array([1]))["observation.images.side"].shape == (1, 3, 24, 32)
+
+
 @pytest.mark.parametrize("kind", ["images", "films"])
 def test_a_whole_data_set_passes(kind: str, request: pytest.FixtureRequest) -> None:
     report = check_dataset(request.getfixturevalue(kind))
@@ -163,7 +273,7 @@ def test_checking_needs_no_lerobot(images: Path) -> None:
 
     import rlspec.vla.data
 
-    for name in ("checking", "files", "pixels"):
+    for name in ("checking", "decoding", "files", "pixels"):
         imported = {
             alias.name if isinstance(node, ast.Import) else node.module
             for node in ast.walk(ast.parse((Path(rlspec.vla.data.__path__[0]) / f"{name}.py").read_text()))

@@ -129,7 +129,9 @@ def test_the_hub_out_of_reach_is_one_line(monkeypatch: pytest.MonkeyPatch, tmp_p
 
     monkeypatch.setattr(constants, "HF_HUB_OFFLINE", True)
     section = Dataset(name="toy", repo_id="nobody/nothing", root=str(tmp_path / "new"))
-    with pytest.raises(DataError, match="dataset.repo_id=nobody/nothing: not found: .*dataset.root=DIR") as error:
+    with pytest.raises(
+        DataError, match="dataset.repo_id=nobody/nothing: .*, or give a local copy with dataset.root=FOLDER"
+    ) as error:
         open_dataset(section)
     assert "\n" not in str(error.value)
 
@@ -140,3 +142,22 @@ def test_a_policys_neighbouring_frames() -> None:
 
     features = dict.fromkeys(["action", "observation.state", "next.reward", "index"])
     assert policy_delta_indices(Config, features) == {"action": [0, 1], "observation.state": [0]}
+
+
+def test_numbers_of_double_precision_become_those_of_the_weights() -> None:
+    from types import SimpleNamespace
+
+    import pyarrow as pa
+
+    from rlspec.vla.data.frames import _column
+    from rlspec.vla.training.data import Items
+
+    column = _column(pa.chunked_array([[[0.5, 1.0], [2.0, 3.0]]]), "float64")
+    assert column.dtype == torch.float32 and column.tolist() == [[0.5, 1.0], [2.0, 3.0]]
+    rows = [{"state": torch.ones(2, dtype=torch.float64), "index": torch.tensor(row)} for row in range(3)]
+
+    class Rows(list):  # type: ignore[type-arg]
+        meta = SimpleNamespace()
+
+    batch = Items(Rows(rows)).take(np.array([0, 2]))
+    assert batch["state"].dtype == torch.float32 and batch["index"].tolist() == [0, 2]

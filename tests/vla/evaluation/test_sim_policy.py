@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -171,6 +172,31 @@ def test_weights_that_are_missing_are_not_passed_over(folder: Path, tmp_path: Pa
     lost = sorted(weights)[0]
     save_file({name: tensor for name, tensor in weights.items() if name != lost}, tmp_path / "model.safetensors")
     with pytest.raises(CheckpointError, match=lost):
+        run(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        (lambda name: f"so100.buffer.{name}", r"but under so100\.buffer\.observation\.state: those of other robots"),
+        (lambda name: f"so100.buffer.{name}" if name.startswith("action") else name, r"no mean and std of action, but"),
+        (lambda name: None if name.startswith("action.std") else name, "no std of action; it would act on numbers"),
+    ],
+)
+def test_a_policy_without_statistics_of_its_numbers_does_not_act(
+    folder: Path, tmp_path: Path, change: Callable[[str], str | None], said: str
+) -> None:
+    """LeRobot passes such numbers as they are, in evaluation and in the server."""
+    from safetensors.torch import load_file, save_file
+
+    for file in folder.iterdir():
+        (tmp_path / file.name).write_bytes(file.read_bytes())
+    found = [file for file in tmp_path.glob("policy_*.safetensors") if "normalizer" in file.name]
+    assert len(found) == 2
+    for file in found:
+        tensors = {change(name): tensor for name, tensor in load_file(file).items()}
+        save_file({name: tensor for name, tensor in tensors.items() if name is not None}, file)
+    with pytest.raises(CheckpointError, match=said):
         run(tmp_path)
 
 
