@@ -193,7 +193,7 @@ def remove_folder(path: Path) -> None:
 
 def write_bytes_atomically(path: Path, content: bytes) -> None:
     """Replace a small file in one step; where the disk is full nothing is left of it."""
-    staging = path.with_name(f".{path.name}.incomplete")
+    staging = path.with_name(f".{path.name}.{os.getpid()}.incomplete")  # two processes may write the same file
     try:
         staging.write_bytes(content)
         _sync(staging)

@@ -105,6 +105,7 @@ def _compare(line: CompareCommand, arguments: Sequence[str]) -> int:
 
     signal.signal(signal.SIGTERM, signal.default_int_handler)  # a scheduler's word is Ctrl-C's
     sweep = Sweep(plan, RunTrainer(line.out, line.where()), line.workers, _drift if plan.kl else None)
+    sweep.check()
     sys.stdout.write(f"{_size(plan)}, {line.workers} at a time, in {line.out}\n")
     results = sweep.run()
     report = build_report(plan, results, line.out, f"python -m rlspec.compare {' '.join(arguments)}")

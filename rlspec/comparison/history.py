@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import fcntl
 import json
 from collections.abc import Iterator, Sequence
 from datetime import UTC, datetime
@@ -20,12 +21,13 @@ PLAN, HISTORY = "plan.yaml", "plans.jsonl"
 def record_plan(plan: Plan, out: Path) -> None:
     """Write the plan beside the runs, with its hash, its time, and how many runs there were before it."""
     out.mkdir(parents=True, exist_ok=True)
-    known = read_history(out)
-    if known and known[-1]["sha256"] == plan.sha256:
-        return
-    now = datetime.now(UTC).isoformat(timespec="seconds")
-    entry = {"sha256": plan.sha256, "written": now, "runs_before": len(list(_runs(out))), "plan": _content(plan)}
     with (out / HISTORY).open("a", encoding="utf-8") as file:
+        fcntl.flock(file, fcntl.LOCK_EX)  # another command may begin at the same time
+        known = read_history(out)
+        if known and known[-1]["sha256"] == plan.sha256:
+            return
+        now = datetime.now(UTC).isoformat(timespec="seconds")
+        entry = {"sha256": plan.sha256, "written": now, "runs_before": len(list(_runs(out))), "plan": _content(plan)}
         file.write(json.dumps(entry) + "\n")
     text = yaml.safe_dump(_content(plan), sort_keys=False, allow_unicode=True, width=120)
     write_text_atomically(out / PLAN, f"# written {now}\n# sha256 {plan.sha256}\n{text}")

@@ -54,7 +54,6 @@ class Sweep:
     def run(self) -> list[ArmResults]:
         """Train what is not trained yet; the results, arm by arm."""
         plan = self.plan
-        self._check()
         record_plan(plan, self.runner.out)
         names = list(plan.arms)
         if plan.equal == "seconds":  # the others need its pace
@@ -73,7 +72,8 @@ class Sweep:
             self.pool.shutdown(cancel_futures=True)
         return sorted(results, key=lambda arm: list(plan.arms).index(arm.name))
 
-    def _check(self) -> None:
+    def check(self) -> None:
+        """Raises ConfigError where a run is no valid recipe, or its folder holds another; before `run`."""
         plan = self.plan
         jobs = [
             job

@@ -210,7 +210,7 @@ def _hydra_of_our_own() -> Iterator[None]:
         try:
             yield
         finally:
-            instance.hydra = callers
+            GlobalHydra.instance().hydra = callers  # another instance by now: Hydra puts back a copy of its own
 
 
 def _explain_hydra(error: Exception) -> str:

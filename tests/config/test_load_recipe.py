@@ -343,6 +343,7 @@ def test_recipes_are_loaded_in_threads_and_within_anothers_hydra(tmp_path: Path)
 
     with initialize_config_dir(str(tmp_path), version_base="1.3"):
         callers = GlobalHydra.instance().hydra
+        assert callers is not None
         with ThreadPoolExecutor(4) as pool:
             rates = list(
                 pool.map(lambda lr: load_recipe(["recipe=debug_grpo", f"optim.lr={lr}"]).optim.lr, range(1, 9))

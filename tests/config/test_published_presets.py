@@ -43,3 +43,21 @@ def test_our_own_for_robots_has_the_papers_length_and_the_policys_rate() -> None
 
 def test_what_is_written_wins_over_the_preset() -> None:
     assert load_vla_recipe(["recipe=vla_franka", "optim=vla_pion_paper", "optim.lr=3e-3"]).optim.lr == 3e-3
+
+
+@pytest.mark.parametrize(("suite", "steps"), [("object", 1500), ("spatial", 15_000), ("goal", 15_000), ("10", 15_000)])
+def test_pions_runs_of_vla_adapter_go_by_their_names(suite: str, steps: int) -> None:
+    recipe = load_vla_recipe([f"recipe=pion_libero_{suite}"])
+    training, options = recipe.training, recipe.policy.options
+    assert (training.steps, training.batch_size * training.gradient_accumulation, training.bf16) == (steps, 64, True)
+    assert (recipe.evaluation.episodes, recipe.env and recipe.env.suite) == (50, f"libero_{suite}")
+    assert (recipe.optim.name, recipe.optim.lr, recipe.optim.weight_decay) == ("vla_pion_paper", 1e-4, 0.01)
+    assert (options["head"], options["num_queries"], options["chunk_size"]) == ("vla_adapter", 64, 8)
+    assert options["normalization_mapping"] == {"VISUAL": "IDENTITY", "STATE": "QUANTILES", "ACTION": "QUANTILES"}
+
+
+@pytest.mark.parametrize("head", ["vla_adapter", "vla_adapter_pro"])
+def test_vla_adapters_profiles_have_its_numbers(head: str) -> None:
+    recipe = load_vla_recipe(["recipe=vla_libero", f"policy={head}", "optim=adamw"])
+    assert (recipe.policy.options["head"], recipe.optim.lr, recipe.training.batch_size) == (head, 2e-4, 16)
+    assert recipe.training.steps == 150_000
