@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from rlspec.config.messages import join_lines
 from rlspec.config.vla_schema import Env
-from rlspec.contract.actions import STIFF_POSITION
+from rlspec.contract.actions import ACTION_SPACES, STIFF_POSITION
 from rlspec.contract.features import (
     ACTION,
     AGENT_POS,
@@ -27,7 +27,8 @@ from rlspec.contract.features import (
 from rlspec.errors import DataError, nearest
 from rlspec.vla.data.comparison import Finding, compare_facts, compare_statistics, near_constant, units
 from rlspec.vla.data.facts import Stats, read_record
-from rlspec.vla.data.files import read_columns
+from rlspec.vla.data.files import INFO, read_columns, read_json
+from rlspec.vla.data.motion import motion_findings
 
 
 @dataclass(frozen=True)
@@ -121,6 +122,15 @@ def _all(meta: Any, policy: Any, env: EnvFacts | None, record: Mapping[str, Any]
         yield from _cameras(meta, env, policy)
         yield from _rates(meta, env, record)
         yield from _action_space(meta, env, record)
+    space = record.get("action_space") or (env.action_space if env is not None else None)
+    if space in ACTION_SPACES and "suite" not in record:  # not our simulators'
+        yield from _motion(Path(meta.root), space)
+
+
+def _motion(root: Path, space: str) -> Iterator[Finding]:
+    names = [ACTION, STATE, "episode_index"]
+    if (root / INFO).is_file() and set(names) <= read_json(root / INFO)["features"].keys():
+        yield from motion_findings(read_columns(root, names), space)
 
 
 def numbers(meta: Any, policy: Any, checkpoint: Stats | None, facts: Mapping[str, Any]) -> Iterator[Finding]:
