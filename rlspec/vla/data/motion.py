@@ -68,7 +68,7 @@ def _movements(
 
 
 def _closure(state: NDArray[np.float64]) -> NDArray[np.float64] | None:
-    """How far the fingers are closed, in any unit; states of both kinds have eight numbers and differ in the last two."""
+    """How far the fingers are closed, in any unit; both kinds of state have eight numbers, the last two differ."""
     if state.shape[1] != len(JOINT_STATE):
         return None
     left, right = state[:, -2], state[:, -1]
