@@ -9,6 +9,7 @@ from typing import Protocol
 from rlspec.config.adapters import check_lora, moves_the_base
 from rlspec.config.passthrough import check_architecture, check_trainer
 from rlspec.config.paths import list_group, show
+from rlspec.config.rewards import check_reward
 from rlspec.config.rules import import_plugins, known_rules, list_optimizers, preset
 from rlspec.config.schema import Optim, Recipe, RoleSettings
 from rlspec.errors import nearest
@@ -33,7 +34,11 @@ def broken_rules(recipe: Recipe) -> list[str]:
 
 def missing_values(recipe: Recipe) -> Lines:
     """`???` in a recipe's file stands for what the command line must give."""
-    for key, value in (("model.path", recipe.model.path), ("data.path", recipe.data.path)):
+    named = [("model.path", recipe.model.path), ("data.path", recipe.data.path)]
+    for reward in recipe.rewards:
+        named.append(("reward.name", reward.name))
+        named += [(f"reward.options.{key}", value) for key, value in reward.options.items()]
+    for key, value in named:
         if value == "???":
             yield f"{key}: required; add {key}=..."
 
@@ -145,6 +150,30 @@ def imitation(recipe: Recipe) -> Lines:
         yield "corruption: only for algorithm: sft on generated data (data=arithmetic); else add corruption=null"
 
 
+def rewards(recipe: Recipe) -> Lines:
+    """Each is known and told what it understands, no two bear one name, and together they have a weight."""
+    several = isinstance(recipe.reward, list)
+    for index, reward in enumerate(recipe.rewards):
+        if "???" in (reward.name, *reward.options.values()):
+            continue
+        yield from check_reward(reward, f"reward.{index}" if several else "reward")
+    names = [reward.name for reward in recipe.rewards]
+    if not names:
+        yield "reward=[]: must name at least one"
+    if twice := next((name for name in names if names.count(name) > 1), None):
+        yield f"reward={names}: {twice} stands there twice"
+    if names and not any(reward.weight for reward in recipe.rewards):
+        yield "reward: every weight is 0, so that nothing would be learnt"
+    if "multi_objective_aggregation" in recipe.trainer and len(names) < 2:
+        given = recipe.trainer["multi_objective_aggregation"]
+        yield f"trainer.multi_objective_aggregation={given}: has no effect with one reward"
+    if recipe.data.columns.answer is None and (wanting := [name for name in names if name in _NEEDS_GOLD]):
+        yield f"data.columns.answer: required for reward={wanting[0]}; the column with the golds"
+
+
+_NEEDS_GOLD = ("math", "last_number", "choice")
+
+
 def evaluation(recipe: Recipe) -> Lines:
     """pass@k needs k samples, and data sets are known by name."""
     section = recipe.evaluation
@@ -231,6 +260,7 @@ RULES = (
     data_source,
     batch_sizes,
     imitation,
+    rewards,
     evaluation,
     optimizer,
     rule_names,

@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 
 BC = "bc"
 ALGORITHMS = ("grpo", "gmpo", "sft", BC)
-RLVR_GROUPS = ("data", "optim", "model")  # in the order in which Hydra merges them
+RLVR_GROUPS = ("data", "reward", "optim", "model")  # in the order in which Hydra merges them
 VLA_GROUPS = ("env", "dataset", "optim", "policy")
 
 

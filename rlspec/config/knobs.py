@@ -7,7 +7,6 @@ from collections.abc import Mapping
 _SAMPLER = "nothing: the order of prompts follows from seed alone"
 _EVALUATION = "evaluation.*: rlspec measures by itself"
 _UPLOAD = "nothing: upload the folder of a finished run"
-_ONE_REWARD = "nothing: there is one reward, the grader's verdict"
 _SHARDED = "torchrun, with whole matrices on every device: sharded ones are not supported yet"
 _PAGED = "rollout.engine: this path casts the weights that are trained to bfloat16"
 
@@ -64,8 +63,7 @@ REPLACED: Mapping[str, str] = {
     "use_transformers_paged": _PAGED,
     "vllm_importance_sampling_cap": "trainer.vllm_importance_sampling_clip_max",
     "max_tool_calling_iterations": "nothing: there are no tools",
-    "reward_weights": _ONE_REWARD,
-    "multi_objective_aggregation": _ONE_REWARD,
+    "reward_weights": "reward=[{name: ..., weight: ...}, ...]",
     # evaluation
     "do_train": "nothing: rlspec.train trains",
     "do_eval": "evaluation.before and evaluation.after",

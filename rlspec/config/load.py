@@ -121,9 +121,22 @@ def resolve(parsed: Arguments) -> dict[str, Any]:
     else:
         chosen = [f"~{group}" if name == "null" else f"{group}={name}" for group, name in parsed.groups.items()]
         values = _compose(parsed.recipe, chosen + assignments)
+    if parsed.rewards is not None:
+        values["reward"] = _read_list("reward", parsed.rewards)
     if values.get("algorithm") == "sft":
         _drop_rollout_knobs(values, parsed)
     return values
+
+
+def _read_list(key: str, text: str) -> Any:
+    """A list in Hydra's grammar, which would take one behind a group's name for several options of the group."""
+    from hydra.core.override_parser.overrides_parser import OverridesParser
+    from hydra.errors import HydraException
+
+    try:
+        return OverridesParser.create().parse_override(f"{key}={text}").value()
+    except HydraException as error:
+        raise ConfigError(_explain_hydra(error)) from None
 
 
 def _drop_rollout_knobs(values: dict[str, Any], parsed: Arguments) -> None:
@@ -168,7 +181,7 @@ def _read_resolved(parsed: Arguments) -> dict[str, Any]:
         optim.setdefault("rule", optim["name"])  # stored before presets and rules were told apart
     if groups:
         chosen = _compose(_PRIMARY, [], _only(groups, groups_of(parsed.algorithm)))
-        for section in ("model", "data", "env", "dataset", "policy"):
+        for section in ("model", "data", "reward", "env", "dataset", "policy"):
             if "name" in chosen.get(section, {}) or groups.get(section) == "null":
                 values.pop(section, None)
         if "optim" in groups and isinstance(values.get("optim"), dict):

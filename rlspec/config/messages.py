@@ -6,13 +6,13 @@ import types
 import typing
 from collections.abc import Collection, Iterable, Sequence
 from functools import cache
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ValidationError
 from pydantic.fields import FieldInfo
 
 from rlspec.config.paths import show
-from rlspec.config.schema import Key, Recipe, key_of
+from rlspec.config.schema import ONE, SEVERAL, Key, Recipe, key_of
 from rlspec.config.synonyms import same_meaning
 from rlspec.errors import ConfigError, nearest
 
@@ -60,6 +60,7 @@ def find_field(path: Sequence[str | int], root: Root = Recipe) -> tuple[list[str
 
 def describe(annotation: Any, metadata: Iterable[Any] = ()) -> str:
     """What a field may hold, in words."""
+    annotation = _bare(annotation)
     origin, arguments = typing.get_origin(annotation), typing.get_args(annotation)
     if origin is typing.Annotated:
         limits = [item for each in arguments[1:] for item in getattr(each, "metadata", [each])]
@@ -154,7 +155,7 @@ def explain(error: ValidationError, root: Root = Recipe) -> list[str]:
     """Pydantic's errors as lines; the alternatives of a union become one."""
     lines: dict[str, str] = {}
     for item in error.errors(include_url=False):
-        location = item["loc"]
+        location = tuple(part for part in item["loc"] if part not in (ONE, SEVERAL))
         if item["type"] == "extra_forbidden":
             lines[".".join(map(str, location))] = unknown_key([str(part) for part in location], item["input"], root)
             continue
@@ -234,4 +235,10 @@ def _is_list(field: FieldInfo) -> bool:
 
 
 def _has_origin(field: FieldInfo, *origins: type) -> bool:
-    return any(typing.get_origin(part) in origins for part in (field.annotation, *typing.get_args(field.annotation)))
+    parts = (field.annotation, *typing.get_args(field.annotation))
+    return any(typing.get_origin(_bare(part)) in origins for part in parts)
+
+
+def _bare(annotation: Any) -> Any:
+    """A type without its metadata."""
+    return typing.get_args(annotation)[0] if typing.get_origin(annotation) is Annotated else annotation

@@ -19,6 +19,7 @@ _ALSO = {
     "policy": "; or a hub id (owner/name), or a local folder",
     "dataset": "; or a hub id (owner/name), or a local folder",
     "data": f"; or a local file ({', '.join(DATA_SUFFIXES)})",
+    "reward": "; or a function of your own, module:function",
 }
 _WORDS = {"null": None, "true": True, "false": False}
 
@@ -37,9 +38,11 @@ class CommandOverride:
     def assignment(self, algorithm: str | None) -> str:
         """The same in Hydra's grammar, able to add a key: what a recipe leaves at its default is not in its YAML."""
         from rlspec.config.messages import takes_text
+        from rlspec.config.rewards import is_text_option
 
-        value = self.value
-        if value is not None and takes_text(self.key, schema_of(algorithm)) and not _is_quoted(value):
+        value, key = self.value, self.key
+        text = takes_text(key, schema_of(algorithm)) or is_text_option(key)
+        if value is not None and text and not _is_quoted(value):
             value = quote(value)
         return str(CommandOverride(self.sign or "++", self.key, value))
 
@@ -52,6 +55,7 @@ class Arguments:
     algorithm: str | None = None
     groups: dict[str, str] = field(default_factory=dict)  # option of each group that was chosen
     overrides: list[CommandOverride] = field(default_factory=list)
+    rewards: str | None = None  # several rewards, as they stand on the command line
 
     def value(self, key: str) -> str | None:
         """What the command line assigns to a dotted key, as it stands there."""
@@ -80,7 +84,9 @@ def parse_arguments(arguments: Sequence[str]) -> Arguments:
             raise ConfigError(
                 f"{override}: no value; {nearest('', list_group(override.key))}{_ALSO.get(override.key, '')}"
             )
-        if override.key in groups and override.value and not override.value.startswith("{") and override.sign != "~":
+        if override.key == "reward" and override.value and override.value.startswith("["):
+            parsed.rewards = override.value
+        elif override.key in groups and override.value and not override.value.startswith("{") and override.sign != "~":
             parsed.groups[override.key] = override.value
         elif override.key != "recipe":
             parsed.overrides.append(override)
@@ -91,6 +97,7 @@ def parse_arguments(arguments: Sequence[str]) -> Arguments:
     else:
         _switch_model(parsed)
         _switch_data(parsed)
+        _switch_reward(parsed)
     import_plugins(re.findall(r"[\w.]+", parsed.value("optim.plugins") or ""))  # they may bring what is chosen
     for group, name in parsed.groups.items():
         check_option(group, name)
@@ -199,6 +206,14 @@ def _switch_data(parsed: Arguments) -> None:
         parsed.groups["data"] = "local"
     if path and parsed.groups.get("data") == "local":
         parsed.default("data.name", safe_name(Path(path).stem))
+
+
+def _switch_reward(parsed: Arguments) -> None:
+    """`reward=module:function` selects the option that calls what is named."""
+    name = parsed.groups.get("reward", "")
+    if ":" in name:
+        parsed.groups["reward"] = "function"
+        parsed.default("reward.name", name)
 
 
 def _is_data_file(name: str) -> bool:

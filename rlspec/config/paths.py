@@ -10,7 +10,7 @@ from typing import Any
 from rlspec.errors import ConfigError, nearest
 
 SHIPPED = ("checkpoints", "recipes")  # folders of the source checkout
-GROUPS = ("data", "dataset", "env", "model", "optim", "policy")
+GROUPS = ("data", "dataset", "env", "model", "optim", "policy", "reward")
 
 
 @cache

@@ -8,9 +8,9 @@ well under a second. TRL's own knobs live in the free mapping `trainer` and are 
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, create_model, field_validator
+from pydantic import BaseModel, ConfigDict, Discriminator, Field, Tag, create_model, field_validator
 from pydantic.fields import FieldInfo
 
 from rlspec.optim.settings import (
@@ -93,7 +93,7 @@ class Columns(Section):
     r"""Names of a data set's columns. `answer` may hold a whole solution (GSM8K `####`, or a last `\boxed{}`)."""
 
     problem: str = "problem"
-    answer: str = "answer"
+    answer: str | None = "answer"  # None: there is no gold, as where programs are tested
     solution: str | None = None
     level: str | None = None
 
@@ -212,12 +212,16 @@ class Evaluation(Section):
 
 
 class Guard(Section):
-    """Stops a collapsed run: the reward's running mean stayed below `fraction` of its best for `patience` steps."""
+    """Stops a collapsed run: the reward's running mean stayed below `fraction` of its best for `patience` steps.
+
+    And one that cannot learn: in no group of `spread` steps in a row did rewards differ.
+    """
 
     enabled: bool = True
     window: int = Field(5, ge=1)
     fraction: float = Field(0.5, gt=0, lt=1)
     patience: int = Field(10, ge=1)
+    spread: int = Field(20, ge=2)
 
 
 class Checkpoints(Section):
@@ -233,6 +237,22 @@ class Grader(Section):
 
     workers: int = Field(2, ge=1)
     timeout: float = Field(3.0, gt=0, le=3.0)  # seconds a verdict may take
+
+
+class Reward(Section):
+    """A verifier, or a function of the user's in TRL's signature, and how much it counts."""
+
+    name: str  # of recipes/reward, or module:function
+    weight: float = 1.0
+    pass_at: float | None = None  # score from which an evaluation counts an answer as right; None: the verifier's own
+    options: dict[str, Any] = {}  # of the verifier, see rlspec.config.rewards
+
+
+ONE, SEVERAL = "one", "several"  # stand in the place of a mistake that pydantic reports
+Rewards = Annotated[
+    Annotated[Reward, Tag(ONE)] | Annotated[list[Reward], Tag(SEVERAL)],
+    Discriminator(lambda value: SEVERAL if isinstance(value, list) else ONE),
+]
 
 
 class Rollout(Section):
@@ -273,12 +293,18 @@ class Recipe(Section):
     batch: Batch = Batch()
     trainer: dict[str, Any] = {}  # TRL's own knobs, by their own names
     rollout: Rollout = Rollout()
+    reward: Rewards = Reward(name="math")  # of several the first decides what an evaluation calls right
     evaluation: Evaluation = Evaluation()
     guard: Guard = Guard()
     checkpoints: Checkpoints = Checkpoints()
     grader: Grader = Grader()
     report: Report = Report()
     corruption: Corruption | None = None  # only for algorithm: sft on generated data
+
+    @property
+    def rewards(self) -> list[Reward]:
+        """One or several, in the recipe's order."""
+        return self.reward if isinstance(self.reward, list) else [self.reward]
 
     @property
     def run_name(self) -> str:

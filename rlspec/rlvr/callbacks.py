@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+import re
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from transformers import TrainerCallback, TrainerControl, TrainerState
@@ -35,7 +36,16 @@ class MetricsCallback(TrainerCallback):
             return
         row = {"step": state.global_step, **logs}
         self.run.append_metrics(row)
-        self.display.step(row, state.max_steps, self.trainer.panel)
+        panel = "  ".join(filter(None, [reward_panel(logs), self.trainer.panel]))
+        self.display.step(row, state.max_steps, panel)
+
+
+def reward_panel(logs: Mapping[str, Any]) -> str:
+    """Mean and spread of each reward of several."""
+    names = [key.split("/")[1] for key in logs if re.fullmatch(r"rewards/[^/]+/mean", key)]
+    if len(names) < 2:
+        return ""
+    return "  ".join(f"{name} {logs[f'rewards/{name}/mean']:.2f}±{logs[f'rewards/{name}/std']:.2f}" for name in names)
 
 
 class EvaluationCallback(TrainerCallback):

@@ -9,12 +9,13 @@ from __future__ import annotations
 import hashlib
 import logging
 import re
-from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
-from functools import partial
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from functools import cache, partial
 from typing import Any
 
-from rlspec.config.schema import Columns
+from rlspec.config.paths import resolve_path
+from rlspec.config.schema import Columns, Data
 from rlspec.errors import ConfigError, DataError
 from rlspec.rlvr import arithmetic
 from rlspec.rlvr.grading.extract import extract_answer
@@ -33,6 +34,8 @@ class Problem:
         solution: a worked solution, where the source has one.
         level: difficulty, where the source states it.
         id: hash of the problem's text, 16 hexadecimal digits: the same text has the same id everywhere.
+        other_golds: what other rows with the same text call the answer.
+        columns: the whole row, for verifiers that need more than a gold.
     """
 
     problem: str
@@ -40,6 +43,23 @@ class Problem:
     solution: str | None
     level: int | None
     id: str
+    other_golds: tuple[str, ...] = ()
+    columns: Mapping[str, Any] = field(default_factory=dict, compare=False, repr=False)
+
+
+def read_problems(data: Data) -> tuple[list[Problem], list[Problem]]:
+    """Training and held-out problems of a recipe's section `data`; the same lists when asked again."""
+    return _read_once(data.model_dump_json(exclude={"limit"}))
+
+
+@cache
+def _read_once(settings: str) -> tuple[list[Problem], list[Problem]]:
+    data = Data.model_validate_json(settings)
+    values = data.model_dump(exclude={"limit", "columns"})
+    for key in ("path", "test_path"):
+        if values[key] is not None:
+            values[key] = str(resolve_path(values[key]))
+    return load_problems(columns=data.columns, **values)
 
 
 def load_problems(
@@ -139,14 +159,15 @@ def parse_rows(rows: Iterable[Row], columns: Columns, source: str) -> list[Probl
         if missing:
             there = ", ".join(map(str, row)) or "none"
             raise DataError(f"{place}: no column {missing[0]!r}; the columns are {there} (set data.columns.*)")
-        answer = cell_text(row[columns.answer], columns.answer, place, numbers=True)
+        answer = cell_text(row[columns.answer], columns.answer, place, numbers=True) if columns.answer else ""
         solution = cell_text(row[columns.solution], columns.solution, place) if columns.solution else None
         gold, extracted = extract_gold(answer)
         text = cell_text(row[columns.problem], columns.problem, place)
         if not text.strip():
             raise DataError(f"{place}: column {columns.problem!r} is empty")
         level = _level(row[columns.level], columns.level, place) if columns.level else None
-        problems.append(Problem(text, gold, solution or (answer if extracted else None), level, content_id(text)))
+        solution = solution or (answer if extracted else None)
+        problems.append(Problem(text, gold, solution, level, content_id(text), columns=row))
     if not problems:
         raise DataError(f"{source} holds no problems")
     return problems
@@ -191,8 +212,13 @@ def select_levels(problems: list[Problem], levels: Sequence[int] | None, source:
 
 
 def _unique(problems: list[Problem], source: str) -> list[Problem]:
+    """Each text once, with what other rows call its answer: whether that contradicts is for a verifier to say."""
+    golds: dict[str, dict[str, None]] = {}
+    for problem in problems:
+        golds.setdefault(problem.id, {}).setdefault(problem.answer)
     first = {problem.id: problem for problem in reversed(problems)}
     kept = [problem for problem in problems if first[problem.id] is problem]
+    kept = [replace(p, other_golds=tuple(golds[p.id])[1:]) if len(golds[p.id]) > 1 else p for p in kept]
     if len(kept) < len(problems):
         log.warning("%s: %d repeated problems removed", source, len(problems) - len(kept))
     return kept

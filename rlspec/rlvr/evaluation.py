@@ -14,8 +14,7 @@ from transformers import PreTrainedTokenizerBase
 from rlspec.intervals import Interval, mean_interval, pass_at_k, wilson_interval
 from rlspec.rlvr.data import Problem, format_prompt
 from rlspec.rlvr.generation import Completion, Policy, Sampling, generate
-from rlspec.rlvr.grading.pool import GraderPool
-from rlspec.rlvr.grading.verdict import Verdict
+from rlspec.rlvr.verifiers.verifier import Attempt, Judgement, Summary, Verifier
 
 
 @dataclass(frozen=True)
@@ -64,10 +63,11 @@ class SamplingProtocol:
 
 @dataclass(frozen=True)
 class GradedAnswer:
-    """A completion and what the grader says of it."""
+    """A completion, what the verifier says of it, and whether that is right (None: it could not judge)."""
 
     completion: Completion
-    verdict: Verdict
+    judgement: Judgement
+    correct: bool | None
 
 
 @dataclass(frozen=True)
@@ -79,8 +79,8 @@ class ProblemAnswers:
     samples: list[GradedAnswer]
 
     def scored(self) -> list[bool]:
-        """Verdicts of the samples, without those that the grader could not judge."""
-        return [answer.verdict.correct for answer in self.samples if answer.verdict.correct is not None]
+        """Whether the samples are right, without those that the verifier could not judge."""
+        return [answer.correct for answer in self.samples if answer.correct is not None]
 
 
 @dataclass(frozen=True)
@@ -95,18 +95,21 @@ class AccuracyMetrics:
     sampled_ci95: Interval
     pass_at_k: dict[int, float] = field(default_factory=dict)
     pass_at_k_ci95: dict[int, Interval] = field(default_factory=dict)
-    maj_at_k: dict[int, float] = field(default_factory=dict)
-    maj_at_k_ci95: dict[int, Interval] = field(default_factory=dict)
     truncation_rate: float = 0.0
-    box_rate: float = 0.0
     mean_length: float = 0.0
     greedy_mean_length: float = 0.0
-    excluded: int = 0  # answers that the grader could not judge
+    excluded: int = 0  # answers that the verifier could not judge
     reasons: dict[str, int] = field(default_factory=dict)
+    mean_score: float | None = None  # of the samples, where scores are more than 0 and 1
+    own: Summary = field(default_factory=dict)  # of the verifier
 
     def to_json(self) -> dict[str, Any]:
-        """Plain types, rounded to 4 digits, keys as strings."""
-        return json.loads(json.dumps(asdict(self)), parse_float=lambda text: round(float(text), 4))
+        """Plain types, rounded to 4 digits, keys as strings; the verifier's own stand beside the others."""
+        values = asdict(self)
+        values |= values.pop("own")
+        if values["mean_score"] is None:
+            del values["mean_score"]
+        return json.loads(json.dumps(values), parse_float=lambda text: round(float(text), 4))
 
 
 def evaluate_policy(
@@ -116,9 +119,9 @@ def evaluate_policy(
     *,
     style: PromptStyle,
     protocol: SamplingProtocol,
-    pool: GraderPool,
+    verifier: Verifier,
 ) -> list[ProblemAnswers]:
-    """Answer every problem once greedily and `protocol.samples` times at random, and grade the answers."""
+    """Answer every problem once greedily and `protocol.samples` times at random, and judge the answers."""
     texts = [style.text(problem, tokenizer) for problem in problems]
     greedy_sampling = Sampling(protocol.max_new_tokens, bf16=protocol.bf16)
     random_sampling = replace(
@@ -129,13 +132,13 @@ def evaluate_policy(
     repeated = [text for text in texts for _ in range(protocol.samples)]
     samples = generate(model, tokenizer, repeated, random_sampling, **ask)
 
-    golds = [problem.answer for problem in problems]
-    repeated_golds = [gold for gold in golds for _ in range(protocol.samples)]
-    graded = pool.grade_many(
-        [(completion.text, gold) for completion, gold in zip(greedy + samples, golds + repeated_golds, strict=True)],
-        thinking=bool(style.enable_thinking),
-    )
-    answers = [GradedAnswer(*pair) for pair in zip(greedy + samples, graded, strict=True)]
+    asked = [*problems, *(problem for problem in problems for _ in range(protocol.samples))]
+    attempts = [
+        Attempt(problem, completion.text, completion.tokens, style.messages(problem))
+        for problem, completion in zip(asked, greedy + samples, strict=True)
+    ]
+    judgements = zip(greedy + samples, verifier.judge(attempts), strict=True)
+    answers = [GradedAnswer(completion, each, verifier.right(each)) for completion, each in judgements]
     outcomes = []
     for index, problem in enumerate(problems):
         first = len(problems) + index * protocol.samples
@@ -143,31 +146,19 @@ def evaluate_policy(
     return outcomes
 
 
-def majority_correct(answers: Sequence[GradedAnswer], k: int) -> float:
-    """Credit of the most frequent answer among the first k; ties share it, no extracted answer at all earns 0."""
-    votes = Counter(a.verdict.extracted for a in answers[:k] if a.verdict.extracted is not None)
-    if not votes:
-        return 0.0
-    most = max(votes.values())
-    leaders = {text for text, count in votes.items() if count == most}
-    right = {a.verdict.extracted for a in answers[:k] if a.verdict.correct and a.verdict.extracted in leaders}
-    return len(right) / len(leaders)
-
-
-def summarize(outcomes: Sequence[ProblemAnswers], k: Sequence[int]) -> AccuracyMetrics:
+def summarize(outcomes: Sequence[ProblemAnswers], k: Sequence[int], verifier: Verifier) -> AccuracyMetrics:
     """Rates and intervals; values of k above the number of samples are left out."""
-    greedy = [o.greedy.verdict.correct for o in outcomes if o.greedy.verdict.correct is not None]
+    greedy = [o.greedy.correct for o in outcomes if o.greedy.correct is not None]
     correct = sum(greedy)
     sampled = [sum(scored) / len(scored) for o in outcomes if (scored := o.scored())]
     at_k: dict[int, list[float]] = {}
-    majority: dict[int, list[float]] = {}
     for size in sorted(set(k)):
         counted = [(len(scored), sum(scored)) for o in outcomes if len(scored := o.scored()) >= size]
         if counted:
             at_k[size] = [pass_at_k(samples, right, size) for samples, right in counted]
-            majority[size] = [majority_correct(o.samples, size) for o in outcomes if len(o.samples) >= size]
     samples = [answer for o in outcomes for answer in o.samples]
     everything = samples + [o.greedy for o in outcomes]
+    scores = [answer.judgement.score for answer in samples if answer.judgement.score is not None]
     return AccuracyMetrics(
         n=len(greedy),
         correct=correct,
@@ -177,14 +168,13 @@ def summarize(outcomes: Sequence[ProblemAnswers], k: Sequence[int]) -> AccuracyM
         sampled_ci95=mean_interval(sampled),
         pass_at_k={size: _mean(values) for size, values in at_k.items()},
         pass_at_k_ci95={size: mean_interval(values) for size, values in at_k.items()},
-        maj_at_k={size: _mean(values) for size, values in majority.items()},
-        maj_at_k_ci95={size: mean_interval(values) for size, values in majority.items()},
         truncation_rate=_mean([a.completion.truncated for a in samples]),
-        box_rate=_mean([a.verdict.boxes > 0 for a in samples]),
         mean_length=_mean([a.completion.length for a in samples]),
         greedy_mean_length=_mean([o.greedy.completion.length for o in outcomes]),
-        excluded=sum(a.verdict.correct is None for a in everything),
-        reasons=dict(Counter(a.verdict.reason for a in everything).most_common()),
+        excluded=sum(a.correct is None for a in everything),
+        reasons=dict(Counter(a.judgement.reason for a in everything).most_common()),
+        mean_score=None if set(scores) <= {0.0, 1.0} else _mean(scores),
+        own=verifier.summarize([[answer.judgement for answer in o.samples] for o in outcomes], k),
     )
 
 
@@ -208,9 +198,10 @@ def _row(problem: Problem, mode: object, answer: GradedAnswer) -> dict[str, Any]
         "gold": problem.answer,
         "mode": mode,
         "completion": answer.completion.text,
-        "extracted": answer.verdict.extracted,
-        "correct": answer.verdict.correct,
-        "reason": answer.verdict.reason,
+        "extracted": answer.judgement.extracted,
+        "score": answer.judgement.score,
+        "correct": answer.correct,
+        "reason": answer.judgement.reason,
         "length": answer.completion.length,
         "truncated": answer.completion.truncated,
     }

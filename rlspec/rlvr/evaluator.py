@@ -26,7 +26,7 @@ from rlspec.rlvr.evaluation import (
     write_outcomes,
 )
 from rlspec.rlvr.generation import Policy
-from rlspec.rlvr.grading.pool import GraderPool
+from rlspec.rlvr.verifiers.verifier import Verifier
 from rlspec.runtime.outcome import Scores, keep_best
 from rlspec.runtime.starting import Run
 
@@ -53,7 +53,7 @@ class ProblemEvaluator:
     datasets: Mapping[str, Sequence[Problem]]
     style: PromptStyle
     protocol: SamplingProtocol
-    pool: GraderPool
+    verifier: Verifier
     folder: Path
 
     def __call__(self, model: Policy, tokenizer: PreTrainedTokenizerBase, label: str) -> dict[str, AccuracyMetrics]:
@@ -67,11 +67,11 @@ class ProblemEvaluator:
             started = time.monotonic()
             share = problems[state.process_index :: state.num_processes]
             outcomes = evaluate_policy(
-                model, tokenizer, share, style=self.style, protocol=self.protocol, pool=self.pool
+                model, tokenizer, share, style=self.style, protocol=self.protocol, verifier=self.verifier
             )
             if state.num_processes > 1:
                 outcomes = gather_object(outcomes)
-            results[name] = summarize(outcomes, self.protocol.k)
+            results[name] = summarize(outcomes, self.protocol.k, self.verifier)
             if state.is_main_process:
                 write_outcomes(self.folder / f"{label}-{name}.jsonl", outcomes)
                 content = {**results[name].to_json(), "seconds": round(time.monotonic() - started, 1)}
@@ -126,12 +126,12 @@ class HeldOutEvaluations:
         for name, metrics in results.items():
             row[f"eval/{name}/pass_at_1"] = metrics.pass_at_1
             row[f"eval/{name}/sampled_pass_at_1"] = metrics.sampled_pass_at_1
-            for text in format_metrics(f"{label}: {name}", metrics):
+            for text in format_metrics(f"{label}: {name}", metrics, self.evaluator.verifier):
                 self.run.display.line(text)
         self.run.directory.append_metrics(row)
 
 
-def format_metrics(name: str, metrics: AccuracyMetrics) -> list[str]:
+def format_metrics(name: str, metrics: AccuracyMetrics, verifier: Verifier) -> list[str]:
     """Lines for the terminal: accuracies with 95% intervals, then how the answers look."""
     accuracies = [
         f"greedy pass@1 {_rate(metrics.pass_at_1, metrics.ci95)}",
@@ -140,15 +140,17 @@ def format_metrics(name: str, metrics: AccuracyMetrics) -> list[str]:
     accuracies += [
         f"pass@{k} {_rate(value, metrics.pass_at_k_ci95[k])}" for k, value in metrics.pass_at_k.items() if k > 1
     ]
-    accuracies += [
-        f"maj@{k} {_rate(value, metrics.maj_at_k_ci95[k])}" for k, value in metrics.maj_at_k.items() if k > 1
+    rates, phrases = verifier.describe(metrics.own)
+    if metrics.mean_score is not None:
+        rates = [*rates, f"mean score {metrics.mean_score:.3f}"]
+    shape = [
+        f"truncated {metrics.truncation_rate:.1%}",
+        *phrases,
+        f"mean length {metrics.mean_length:.1f} tokens",
+        f"not judged {metrics.excluded}",
     ]
-    shape = (
-        f"truncated {metrics.truncation_rate:.1%}, boxed {metrics.box_rate:.1%}, "
-        f"mean length {metrics.mean_length:.1f} tokens, not judged {metrics.excluded}"
-    )
-    first, *others = accuracies
-    return [f"{name}, {metrics.n} problems: {first}", *(f"    {text}" for text in [*others, shape])]
+    first, *others = [*accuracies, *rates]
+    return [f"{name}, {metrics.n} problems: {first}", *(f"    {text}" for text in [*others, ", ".join(shape)])]
 
 
 def _rate(value: float, interval: tuple[float, float]) -> str:

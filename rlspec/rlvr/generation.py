@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import torch
@@ -21,6 +21,7 @@ class Completion:
     text: str  # special tokens left out
     length: int  # new tokens, the end token included
     truncated: bool  # the length limit came before an end token
+    tokens: tuple[int, ...] = field(default=(), repr=False)
 
 
 @dataclass(frozen=True)
@@ -124,4 +125,4 @@ def _to_completion(tokenizer: PreTrainedTokenizerBase, row: list[int], end_ids: 
     end = next((position for position, token in enumerate(row) if token in end_ids), None)
     tokens = row if end is None else row[: end + 1]
     text = str(tokenizer.decode(tokens, skip_special_tokens=True))
-    return Completion(text=text, length=len(tokens), truncated=end is None)
+    return Completion(text=text, length=len(tokens), truncated=end is None, tokens=tuple(tokens))

@@ -10,10 +10,11 @@ from transformers import PreTrainedTokenizerBase
 
 from rlspec.config.schema import Model, Recipe
 from rlspec.display import Display
+from rlspec.rlvr.data import read_problems
 from rlspec.rlvr.evaluator import ProblemEvaluator, build_protocol, format_metrics
 from rlspec.rlvr.generation import Policy
 from rlspec.rlvr.models import build_model, load_tokenizer
-from rlspec.rlvr.session import ProblemSets, evaluation_sets, load_policy, prompt_style, read_problems
+from rlspec.rlvr.session import ProblemSets, evaluation_sets, load_policy, prompt_style
 from rlspec.runtime.devices import choose_device
 from rlspec.runtime.quiet import quiet_libraries
 
@@ -32,11 +33,12 @@ def measure(recipe: Recipe, *, folder: str, out: Path) -> int:
     held_out = [] if settings.data else read_problems(recipe.data)[1]
     problems = ProblemSets([], evaluation_sets(settings.data, settings.problems, recipe.data, held_out))
     protocol = build_protocol(settings, recipe.trainer, device)
-    with closing(problems.grader(recipe.grader)) as pool:
-        evaluator = ProblemEvaluator(problems.measured, prompt_style(recipe.model), protocol, pool, out)
+    with closing(problems.verifiers(recipe)) as verifiers:
+        style = prompt_style(recipe.model)
+        evaluator = ProblemEvaluator(problems.measured, style, protocol, verifiers.main, out)
         results = evaluator(policy, tokenizer, "evaluate")
     for name, metrics in results.items():
-        for line in format_metrics(name, metrics):
+        for line in format_metrics(name, metrics, verifiers.main):
             display.line(line)
         display.line("    reasons: " + ", ".join(f"{reason} {count}" for reason, count in metrics.reasons.items()))
     display.line(f"metrics and answers: {out}")

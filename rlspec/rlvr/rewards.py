@@ -1,58 +1,82 @@
-"""The reward of a completion: 1 if the grader accepts its final answer, 0 if not, None if it could not judge."""
+"""From judgements to rewards: each verifier of a run as a reward function of TRL's."""
 
 from __future__ import annotations
 
-from collections import Counter
-from collections.abc import Callable, Sequence
+from collections import Counter, deque
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from rlspec.errors import UserError
-from rlspec.rlvr.grading.pool import GraderPool
+from rlspec.rlvr.data import Problem
+from rlspec.rlvr.verifiers.verifier import Attempt, Judgement, Verifier
 
 # So many batches in a row with many timeouts say something about the policy or the machine, not about single answers.
 _MAX_BAD_BATCHES = 3
+_TIMEOUT_SHARE = 0.05
+_FROM_TRL = ("trainer_state", "log_extra", "log_metric", "environments")
+_REMEMBERED = 50  # batches whose reasons are kept, to say why nothing is learnt
 
 
-class MathReward:
-    """TRL reward function that grades the last box of each completion against the column `answer`.
+class VerifierReward:
+    """One verifier's scores as rewards. TRL logs their mean and spread under its name.
 
-    None marks a sample that the grader failed on: TRL leaves it out of its group's baseline and gives it advantage 0.
+    None marks an attempt that could not be judged: TRL leaves it out of its group's baseline and gives it advantage 0.
     """
 
-    __name__ = "math"  # TRL names the metric after the function
-
-    def __init__(self, pool: GraderPool, *, thinking: bool = False) -> None:
-        self.pool = pool
-        self.thinking = thinking
+    def __init__(self, verifier: Verifier, problems: Sequence[Problem]) -> None:
+        self.__name__ = verifier.name  # TRL names metrics after the function
+        self.verifier = verifier
+        self.problems = {problem.id: problem for problem in problems}
+        self.recent: deque[Counter[str]] = deque(maxlen=_REMEMBERED)  # reasons of the last batches
+        self.recent_scores: deque[set[float]] = deque(maxlen=_REMEMBERED)
         self._bad_batches = 0
 
     def __call__(
         self,
         prompts: Sequence[Any],
         completions: Sequence[Any],
-        answer: Sequence[str],
-        log_metric: Callable[[str, float], None] | None = None,
-        **_: Any,
+        completion_ids: Sequence[Sequence[int]] | None = None,
+        *,
+        id: Sequence[str],
+        **surroundings: Any,
     ) -> list[float | None]:
-        """Rewards in the order of `completions` (conversational or plain text).
+        """Rewards in the order of `completions` (conversational or plain text); `id` is the column of problems.
 
         Raises:
-            UserError: More than 5% of the verdicts timed out in three batches in a row.
+            UserError: More than 5% of the judgements timed out in three batches in a row.
         """
-        texts = [completion if isinstance(completion, str) else completion[-1]["content"] for completion in completions]
-        verdicts = self.pool.grade_many(list(zip(texts, answer, strict=True)), thinking=self.thinking)
-        reasons = Counter(verdict.reason for verdict in verdicts)
-        self._check_timeouts()
-        if log_metric is not None:
-            log_metric("grader/box_rate", sum(verdict.boxes > 0 for verdict in verdicts) / len(verdicts))
-            log_metric("grader/excluded", float(sum(verdict.correct is None for verdict in verdicts)))
-            log_metric("grader/timeouts", float(reasons["timeout"]))
-        return [None if verdict.correct is None else float(verdict.correct) for verdict in verdicts]
+        tokens = completion_ids or [()] * len(completions)
+        attempts = [
+            Attempt(self.problems[which], _last_words(completion), ids, prompt, _messages(completion))
+            for which, completion, ids, prompt in zip(id, completions, tokens, prompts, strict=True)
+        ]
+        trl = {name: surroundings[name] for name in _FROM_TRL if name in surroundings}  # and not the data's columns
+        judgements = self.verifier.judge(attempts, surroundings=trl)
+        self.recent.append(Counter(judgement.reason for judgement in judgements))
+        self.recent_scores.append({judgement.score for judgement in judgements if judgement.score is not None})
+        self._check_timeouts(judgements)
+        if (log_metric := surroundings.get("log_metric")) is not None:
+            for name, value in self.verifier.batch_metrics(judgements).items():
+                log_metric(name, value)
+        return [judgement.score for judgement in judgements]
 
-    def _check_timeouts(self) -> None:
-        self._bad_batches = self._bad_batches + 1 if self.pool.tripped else 0
+    def _check_timeouts(self, judgements: Sequence[Judgement]) -> None:
+        share = sum(judgement.reason == "timeout" for judgement in judgements) / len(judgements)
+        self._bad_batches = self._bad_batches + 1 if self.verifier.slow_is_a_fault and share > _TIMEOUT_SHARE else 0
         if self._bad_batches >= _MAX_BAD_BATCHES:
             raise UserError(
-                f"grader: {self.pool.timeout_share:.0%} of the answers timed out, {_MAX_BAD_BATCHES} batches in a row; "
+                f"grader: {share:.0%} of the answers timed out, {_MAX_BAD_BATCHES} batches in a row; "
                 "the machine is overloaded (lower grader.workers) or the policy writes answers that cannot be checked"
             )
+
+
+def _messages(completion: str | Sequence[Mapping[str, Any]]) -> Sequence[Mapping[str, Any]]:
+    return () if isinstance(completion, str) else completion
+
+
+def _last_words(completion: str | Sequence[Mapping[str, Any]]) -> str:
+    """What the model wrote last; nothing where a tool had the last word."""
+    if isinstance(completion, str):
+        return completion
+    last = completion[-1]
+    return str(last.get("content") or "") if last.get("role", "assistant") == "assistant" else ""

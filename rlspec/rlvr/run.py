@@ -25,6 +25,7 @@ from rlspec.rlvr.session import (
     read_all_problems,
     rollouts_are_used_once,
 )
+from rlspec.rlvr.spread import SpreadGuard
 from rlspec.rlvr.trainers import RlspecTrainerMixin, SpectralGRPOTrainer
 from rlspec.run_directory import RunDirectory
 from rlspec.runtime.devices import choose_device
@@ -74,9 +75,9 @@ class LanguageModelRun:
 
     @contextmanager
     def prepare(self, run: Run) -> Iterator[LanguageModelSession]:
-        """Check the problems, and load the policy beside the grader's processes."""
-        with closing(self.problems.grader(self.recipe.grader)) as pool:
-            parts = build_parts(self.recipe, run, self.plan, self.problems, pool)
+        """Check the problems, and load the policy beside the processes of verifiers."""
+        with closing(self.problems.verifiers(self.recipe)) as verifiers:
+            parts = build_parts(self.recipe, run, self.plan, self.problems, verifiers)
             yield LanguageModelSession(parts, build_evaluations(parts, self.problems.measured))
 
     def ending(self, outcome: RunOutcome, directory: RunDirectory) -> Ending:
@@ -108,6 +109,7 @@ class LanguageModelSession:
             earlier = [row["reward"] for row in run.directory.read_metrics() if isinstance(row.get("reward"), float)]
             guard = CollapseGuard(settings, run.display, earlier)
             trainer.add_callback(guard)
+            trainer.add_callback(SpreadGuard(parts.rewards, run.display, settings.spread))
         if every := parts.recipe.evaluation.every:
             trainer.add_callback(EvaluationCallback(self.evaluations.during, every))
         with run.display.steps(parts.steps, start=run.start):

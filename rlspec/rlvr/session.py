@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from functools import partial
+from functools import cached_property, partial
 from itertools import chain
 from pathlib import Path
 from typing import Any
@@ -18,7 +18,7 @@ from rlspec.checkpoint import read_manifest
 from rlspec.config.load import load_group
 from rlspec.config.optim import builder_settings, describe_rate, map_settings
 from rlspec.config.paths import resolve_path
-from rlspec.config.schema import Batch, Data, Evaluation, Grader, Lora, Model, Optim, Recipe
+from rlspec.config.schema import Batch, Data, Evaluation, Lora, Model, Optim, Recipe
 from rlspec.diagnostics.norm_test import NormTest
 from rlspec.diagnostics.probes import PROBES, Probe
 from rlspec.errors import ConfigError, DataError
@@ -33,17 +33,18 @@ from rlspec.rlvr.arguments import (
     uses_bf16,
 )
 from rlspec.rlvr.batching import BatchPlan, plan_batches
-from rlspec.rlvr.data import Problem, load_problems, prompt_rows
+from rlspec.rlvr.data import Problem, prompt_rows, read_problems
 from rlspec.rlvr.evaluation import PromptStyle
 from rlspec.rlvr.evaluator import HeldOutEvaluations, ProblemEvaluator, build_protocol
 from rlspec.rlvr.generation import Policy
-from rlspec.rlvr.grading import GraderPool, only_plain
 from rlspec.rlvr.growth import BatchGrowth
 from rlspec.rlvr.memory import LanguageModelMemory, estimate_memory
 from rlspec.rlvr.models import apply_lora, build_config, build_model, load_tokenizer
 from rlspec.rlvr.preflight import keep_checked
-from rlspec.rlvr.rewards import MathReward
+from rlspec.rlvr.rewards import VerifierReward
 from rlspec.rlvr.trainers import RlspecTrainerMixin, SpectralGMPOTrainer, SpectralGRPOTrainer
+from rlspec.rlvr.verifiers.build import Circumstances, build_verifiers
+from rlspec.rlvr.verifiers.verifier import Verifiers
 from rlspec.runtime.devices import choose_device
 from rlspec.runtime.memory import show_memory
 from rlspec.runtime.provenance import describe_checkpoint
@@ -55,15 +56,6 @@ _PROMPT_TOKENS = 256  # stands for a prompt's length in the memory estimate
 def prompt_style(model: Model) -> PromptStyle:
     """What the recipe puts around a problem."""
     return PromptStyle(model.system_prompt, model.instruction, model.enable_thinking)
-
-
-def read_problems(data: Data) -> tuple[list[Problem], list[Problem]]:
-    """Training and held-out problems of a recipe's section `data`."""
-    settings = data.model_dump(exclude={"limit", "columns"})
-    for key in ("path", "test_path"):
-        if settings[key] is not None:
-            settings[key] = str(resolve_path(settings[key]))
-    return load_problems(columns=data.columns, **settings)
 
 
 def evaluation_sets(
@@ -86,14 +78,15 @@ class ProblemSets:
     train: list[Problem]
     measured: dict[str, list[Problem]]
 
-    def grader(self, settings: Grader) -> GraderPool:
-        """Grading processes, started in the background; without computer algebra where no gold can need it."""
-        golds = [problem.answer for problem in chain(self.train, *self.measured.values())]
-        return GraderPool(**settings.model_dump(), warm=not only_plain(golds))
+    def verifiers(self, recipe: Recipe) -> Verifiers:
+        """What the recipe judges by; the caller closes it."""
+        problems = list(chain(self.train, *self.measured.values()))
+        thinking = bool(recipe.model.enable_thinking)
+        return build_verifiers(recipe.rewards, Circumstances(recipe.grader, problems, thinking))
 
 
 def read_all_problems(data: Data, evaluation: Evaluation) -> ProblemSets:
-    """The problems of a recipe.
+    """The problems of a recipe; none to measure on where it does not measure.
 
     Raises:
         DataError: There is nothing to train on.
@@ -101,7 +94,9 @@ def read_all_problems(data: Data, evaluation: Evaluation) -> ProblemSets:
     train, held_out = read_problems(data)
     if not train:
         raise DataError(f"data={data.name} is for evaluation only: it has no training part")
-    return ProblemSets(train, evaluation_sets(evaluation.data, evaluation.problems, data, held_out))
+    measures = evaluation.before or evaluation.after or evaluation.every
+    sets = evaluation_sets(evaluation.data, evaluation.problems, data, held_out) if measures else {}
+    return ProblemSets(train, sets)
 
 
 def load_policy(model: Model, tokenizer: PreTrainedTokenizerBase, *, seed: int) -> Policy:
@@ -207,9 +202,14 @@ class TrainerParts:
     policy: Policy
     tokenizer: PreTrainedTokenizerBase
     problems: list[Problem]
-    pool: GraderPool
+    verifiers: Verifiers
     probes: Sequence[Probe] = PROBES
     growth: BatchGrowth | None = None
+
+    @cached_property
+    def rewards(self) -> list[VerifierReward]:
+        """TRL's reward functions."""
+        return [VerifierReward(verifier, self.problems) for verifier in self.verifiers.members]
 
     def checkpoint_extras(self, folder: Path) -> dict[str, Any]:
         """Describe a checkpoint in its folder; returns values for its manifest."""
@@ -222,7 +222,7 @@ class TrainerParts:
         self.tokenizer.save_pretrained(folder)
 
 
-def build_parts(recipe: Recipe, run: Run, plan: BatchPlan, problems: ProblemSets, pool: GraderPool) -> TrainerParts:
+def build_parts(recipe: Recipe, run: Run, plan: BatchPlan, problems: ProblemSets, verifiers: Verifiers) -> TrainerParts:
     """Check the problems, then load the policy; shows what is trained on, and the memory that it takes.
 
     Raises:
@@ -233,13 +233,15 @@ def build_parts(recipe: Recipe, run: Run, plan: BatchPlan, problems: ProblemSets
     train = keep_checked(
         problems.train,
         run,
-        pool=pool,
+        verifiers=verifiers,
         prompt_length=partial(prompt_style(recipe.model).length, tokenizer=tokenizer),
         longest=config.max_position_embeddings - completion_length(recipe.trainer, recipe.evaluation),
         limit=recipe.data.limit,
     )
     sizes = ", ".join(f"{len(held_out)} of {name}" for name, held_out in problems.measured.items())
-    run.display.line(f"problems: {len(train)} of {recipe.data.name} to train on; {sizes} held out to measure on")
+    run.display.line(
+        f"problems: {len(train)} of {recipe.data.name} to train on; {sizes or 'none'} held out to measure on"
+    )
     device = choose_device(recipe.device)
     test = NormTest(recipe.batch.norm_test_eta)
     growth = _growth(recipe, run, plan, test) if recipe.batch.grow else None
@@ -256,7 +258,7 @@ def build_parts(recipe: Recipe, run: Run, plan: BatchPlan, problems: ProblemSets
     probes: list[Probe] = [*PROBES, test] if recipe.batch.norm_test or growth is not None else [*PROBES]
     if growth is not None:
         probes.append(growth)
-    return TrainerParts(recipe, run, plan, device, steps, policy, tokenizer, train, pool, probes, growth)
+    return TrainerParts(recipe, run, plan, device, steps, policy, tokenizer, train, verifiers, probes, growth)
 
 
 def _growth(recipe: Recipe, run: Run, plan: BatchPlan, test: NormTest) -> BatchGrowth:
@@ -276,7 +278,7 @@ def build_evaluations(parts: TrainerParts, measured: Mapping[str, list[Problem]]
     folder = parts.run.directory.evaluations
     return HeldOutEvaluations(
         settings=settings,
-        evaluator=ProblemEvaluator(measured, prompt_style(recipe.model), protocol, parts.pool, folder),
+        evaluator=ProblemEvaluator(measured, prompt_style(recipe.model), protocol, parts.verifiers.main, folder),
         policy=parts.policy,
         tokenizer=parts.tokenizer,
         run=parts.run,
@@ -312,11 +314,13 @@ def _build_grpo(parts: TrainerParts) -> RlspecTrainerMixin:
 
     style = prompt_style(parts.recipe.model)
     arguments = {**_arguments(parts), **grpo_arguments(parts.recipe.rollout, parts.plan, style)}
+    if len(parts.verifiers.members) > 1:
+        arguments["reward_weights"] = list(parts.verifiers.weights)
     rows = prompt_rows(parts.problems, system_prompt=style.system_prompt, instruction=style.instruction)
     trainer_class = SpectralGMPOTrainer if parts.recipe.algorithm == "gmpo" else SpectralGRPOTrainer
     trainer = trainer_class(
         model=parts.policy,
-        reward_funcs=MathReward(parts.pool, thinking=bool(style.enable_thinking)),
+        reward_funcs=list(parts.rewards),
         args=build_arguments(GRPOConfig, arguments),
         train_dataset=Dataset.from_list(rows),
         **_shared(parts),

@@ -78,6 +78,8 @@ def _resume_point(
 ) -> ResumePoint:
     point = find_resume_point(resume, Path(recipe.output_dir).expanduser(), recipe.run_name)
     stored = yaml.safe_load((point.checkpoint / RECIPE).read_text(encoding="utf-8"))
+    if isinstance(recipe, Recipe):
+        stored.setdefault("reward", Recipe.model_fields["reward"].default.model_dump())  # written before there was any
     _check_match(point, stored, recipe.model_dump(mode="json"))
     if (schedule := stretched(stored)) is not None:
         display.warn(

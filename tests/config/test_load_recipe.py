@@ -168,6 +168,36 @@ def test_shipped_files_are_found_from_any_folder(tmp_path: Path, monkeypatch: py
     assert resolve_path("recipes/grpo_math.yaml") == Path("recipes/grpo_math.yaml")
 
 
+@pytest.mark.parametrize("reward", [name for name in list_group("reward") if name != "function"])
+def test_every_reward_is_chosen_by_its_name_and_survives_the_round_trip(reward: str, tmp_path: Path) -> None:
+    needed = {
+        "regex": [r"reward.options.pattern=\\d+=(?P<answer>x), {2}"],  # as it stands, without quotes
+        "length": ["reward.options.limit=100"],
+        "judge": ["reward.options.url=http://localhost:1/v1", "reward.options.model=m"],
+    }
+    recipe = load_recipe(["recipe=grpo_math", f"reward={reward}", *needed.get(reward, [])])
+    assert [each.name for each in recipe.rewards] == [reward]
+    (tmp_path / "recipe.yaml").write_text(dump_recipe(recipe), encoding="utf-8")
+    assert load_recipe([f"recipe={tmp_path / 'recipe.yaml'}"]) == recipe
+
+
+def test_several_rewards_stand_in_a_list_and_replace_each_other(tmp_path: Path) -> None:
+    several = "reward=[{name: math, weight: 1}, {name: 'json:loads', weight: 0.1}]"
+    aggregation = "trainer.multi_objective_aggregation=normalize_then_sum"
+    recipe = load_recipe(["recipe=grpo_math", several, aggregation])
+    assert [(each.name, each.weight) for each in recipe.rewards] == [("math", 1.0), ("json:loads", 0.1)]
+    file = tmp_path / "recipe.yaml"
+    file.write_text(dump_recipe(recipe), encoding="utf-8")
+    assert load_recipe([f"recipe={file}"]) == recipe
+    values = yaml.safe_load(file.read_text(encoding="utf-8"))
+    del values["trainer"]["multi_objective_aggregation"]
+    file.write_text(yaml.safe_dump(values), encoding="utf-8")
+    assert load_recipe([f"recipe={file}", "reward=choice"]).reward.name == "choice"
+    del values["reward"]  # as recipes were stored before there was a choice
+    file.write_text(yaml.safe_dump(values), encoding="utf-8")
+    assert load_recipe([f"recipe={file}"]).reward == load_recipe(["recipe=grpo_math"]).reward
+
+
 MISTAKES = {
     # arguments: what the line says
     ("recipe=grpo_mat",): ["recipe=grpo_mat", "did you mean grpo_math?", "sft_arithmetic"],
@@ -231,6 +261,26 @@ MISTAKES = {
     ("recipe=grpo_math", "optim.overrides=[{pattern: '('}]"): ["optim.overrides.0.pattern", "regular expression"],
     ("recipe=grpo_math", "rollout.engine=vllm", "device=cpu"): ["rollout.engine=vllm", "device=cpu"],
     ("recipe=grpo_math", "run=../x"): ["run=../x", "letters"],
+    # rewards
+    ("recipe=grpo_math", "reward=foo"): ["reward=foo: unknown", "math", "module:function"],
+    ("recipe=grpo_math", "reward=regex"): ["reward.options.pattern: required"],
+    ("recipe=grpo_math", "reward=regex", "reward.options.pattern=(a"): ["no regular expression", "missing )"],
+    ("recipe=grpo_math", "reward.options.extrct=[boxed]"): ["reward.options.extrct", "did you mean extract?"],
+    ("recipe=grpo_math", "reward.options.extract=[box]"): ["reward.options.extract.0=box", "last_number"],
+    ("recipe=grpo_math", "reward=[{nme: math, name: math}]"): ["reward.0.nme=math", "did you mean name?"],
+    ("recipe=grpo_math", "reward=[{name: math}, {name: mth}]"): ["reward.1.name=mth", "did you mean math?"],
+    ("recipe=grpo_math", "reward=[{name: math}, {name: math}]"): ["math stands there twice"],
+    ("recipe=grpo_math", "reward=[{name: math, weight: 0}]"): ["every weight is 0"],
+    ("recipe=grpo_math", "reward=[]"): ["at least one"],
+    ("recipe=grpo_math", "reward=no_such_module:f"): ["no module no_such_module"],
+    ("recipe=grpo_math", "reward=tests/gone.py:f"): ["no file tests/gone.py"],
+    ("recipe=grpo_math", "reward.name=json:lods"): ["reward.name=json:lods", "json", "did you mean loads?"],
+    ("recipe=grpo_math", "reward=json:3"): ["must be module:function"],
+    ("recipe=grpo_math", "reward=length", "reward.options.limit=0"): ["reward.options.limit=0", ">= 1"],
+    ("recipe=grpo_math", "reward=judge"): ["reward.options.url: required", "add reward.options.url=..."],
+    ("recipe=grpo_math", "trainer.multi_objective_aggregation=normalize_then_sum"): ["no effect with one reward"],
+    ("recipe=grpo_math", "trainer.reward_weights=[1]"): ["trainer.reward_weights", "reward=[{name: ..., weight: ...}"],
+    ("recipe=grpo_math", "data=x.jsonl", "data.columns.answer=null"): ["data.columns.answer: required for reward=math"],
     # ranges of a seed: numpy takes 32 bits
     ("recipe=grpo_math", "seed=4294967296"): ["seed=4294967296", "< 4294967296"],
     ("recipe=grpo_math", "evaluation.seed=4294967296"): ["evaluation.seed=4294967296", "< 4294967296"],

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import subprocess
-from typing import IO
+from collections.abc import Sequence
+from typing import IO, Any
 
 
 def shown(process: subprocess.Popen[str]) -> IO[str]:
@@ -20,3 +21,9 @@ def wait_for_step(process: subprocess.Popen[str], step: int, total: int) -> None
         if line.startswith(beginning):
             return
     raise AssertionError("the run ended before:\n" + "".join(lines[-30:]))
+
+
+def digits(completions: Sequence[Any], **_: Any) -> list[float]:
+    """A reward in TRL's signature: the share of digits in a completion."""
+    texts = [completion[-1]["content"] for completion in completions]
+    return [sum(character.isdigit() for character in text) / (len(text) or 1) for text in texts]

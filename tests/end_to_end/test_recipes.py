@@ -78,6 +78,28 @@ def test_real_gsm8k_goes_through_the_same_path(shared: Path, tmp_path: Path) -> 
     assert all(json.loads(line)["reason"] for line in answers)
 
 
+SOURCE = """
+def short(completions, word, **kwargs):
+    return [-len(c[0]["content"]) / 100 + (w == "a") for c, w in zip(completions, word)]
+"""
+
+
+def test_a_users_own_reward_file_trains_in_one_command_beside_another_reward(tmp_path: Path) -> None:
+    (tmp_path / "my_reward.py").write_text(SOURCE)
+    rows = [{"problem": f"{n} + {n} = ?", "answer": str(2 * n), "word": "ab"[n % 2]} for n in range(20)]
+    (tmp_path / "rows.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    mine, small = f"{tmp_path / 'my_reward.py'}:short", ["trainer.max_steps=2", f"data={tmp_path / 'rows.jsonl'}"]
+    path = run("recipe=debug_grpo", f"reward={mine}", *small, folder=tmp_path)
+    assert summary(path)["status"] == "finished"
+    both = f"reward=[{{name: '{mine}', weight: 2}}, {{name: format, weight: 0.1, options: {{style: boxed}}}}]"
+    aggregation = "trainer.multi_objective_aggregation=normalize_then_sum"
+    path = run("recipe=debug_grpo", both, aggregation, *small, folder=tmp_path / "both")
+    (row, *_) = [json.loads(line) for line in (path / "metrics.jsonl").read_text().splitlines() if "loss" in line]
+    assert row["rewards/short/std"] > 0 and row["rewards/format/mean"] == 0.0
+    answers = (path / "evaluations" / "after-rows.jsonl").read_text().splitlines()
+    assert {json.loads(line)["reason"] for line in answers} == {"scored"}
+
+
 def test_a_lora_run_is_trained_resumed_and_evaluated_from_its_adapters(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -9,9 +9,7 @@ import json
 import signal
 import subprocess
 import sys
-from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 import pytest
 import torch
@@ -21,7 +19,6 @@ from safetensors.torch import load_file
 from rlspec.checkpoint import list_checkpoints
 from rlspec.config.load import load_recipe
 from rlspec.errors import CheckpointError
-from rlspec.rlvr import session
 from rlspec.rlvr.run import run_recipe
 
 SMALL = [
@@ -32,24 +29,8 @@ SMALL = [
     "evaluation.every=null",
     "checkpoints.every=null",
     "report.tensorboard=false",
+    "reward=child_run:digits",  # even random weights earn different rewards, so that every step moves them
 ]
-
-
-class DigitReward:
-    """Share of digits in a completion: even random weights earn different rewards, so that every step moves them."""
-
-    __name__ = "digits"
-
-    def __init__(self, *_: Any, **__: Any) -> None: ...
-
-    def __call__(self, completions: Sequence[Any], **_: Any) -> list[float]:
-        texts = [completion[-1]["content"] for completion in completions]
-        return [sum(character.isdigit() for character in text) / (len(text) or 1) for text in texts]
-
-
-@pytest.fixture(autouse=True)
-def reward(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(session, "MathReward", DigitReward)
 
 
 def train(folder: Path, *overrides: str) -> Path:
@@ -130,11 +111,8 @@ def test_a_batch_doubles_where_the_norm_test_fails_up_to_its_limit_and_draws_eve
 RUNNER = """
 import sys
 from rlspec.config.load import load_recipe
-from rlspec.rlvr import session
 from rlspec.rlvr.run import run_recipe
 sys.path.insert(0, sys.argv[1])
-from test_resume import DigitReward
-session.MathReward = DigitReward
 sys.exit(run_recipe(load_recipe(sys.argv[2:])))
 """
 

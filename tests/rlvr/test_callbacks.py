@@ -5,14 +5,9 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 
-import pytest
-
 from rlspec.config.schema import Guard
 from rlspec.display import Display, format_step
-from rlspec.errors import UserError
-from rlspec.rlvr.callbacks import CollapseGuard
-from rlspec.rlvr.grading.verdict import Verdict
-from rlspec.rlvr.rewards import MathReward
+from rlspec.rlvr.callbacks import CollapseGuard, reward_panel
 
 
 def guard(rewards: Sequence[float] = ()) -> CollapseGuard:
@@ -43,39 +38,14 @@ def test_a_step_that_the_grader_could_not_judge_neither_counts_nor_clears() -> N
     assert collapse_step(rewards, guard()) == 11
 
 
-class Pool:
-    """Stands in for the grader's processes."""
-
-    timeout_share = 0.2
-
-    def __init__(self, verdicts: list[Verdict], tripped: bool = False) -> None:
-        self.verdicts = verdicts
-        self.tripped = tripped
-        self.asked: list[tuple[str, str]] = []
-
-    def grade_many(self, items: list[tuple[str, str]], *, thinking: bool = False) -> list[Verdict]:
-        self.asked = items
-        return self.verdicts
-
-
-def test_a_grader_failure_is_an_excluded_sample_and_never_a_reward_of_zero() -> None:
-    pool = Pool([Verdict.of("exact", "2", 1), Verdict.of("different", "3", 1), Verdict.of("grader_error")])
-    metrics: dict[str, float] = {}
-    messages = [[{"role": "assistant", "content": text}] for text in "abc"]
-    rewards = MathReward(pool)([], messages, ["2", "2", "2"], log_metric=metrics.__setitem__)
-    assert rewards == [1.0, 0.0, None]
-    assert pool.asked == [("a", "2"), ("b", "2"), ("c", "2")]
-    assert metrics == {"grader/box_rate": 2 / 3, "grader/excluded": 1.0, "grader/timeouts": 0.0}
-
-
-def test_batches_full_of_timeouts_stop_the_run() -> None:
-    reward = MathReward(Pool([Verdict.of("timeout")], tripped=True))
-    for _ in range(2):
-        reward([], ["x"], ["2"])
-    with pytest.raises(UserError, match="20% of the answers timed out, 3 batches in a row"):
-        reward([], ["x"], ["2"])
-
-
 def test_a_step_shows_reward_lengths_and_what_probes_say() -> None:
     row = {"step": 7, "reward": 0.53125, "loss": -0.01, "completions/clipped_ratio": 0.02}
     assert format_step(row, 60, "gated 25%") == "step  7/60  reward 0.531  loss -0.0100  truncated 2%  gated 25%"
+
+
+def test_several_rewards_are_shown_each_with_mean_and_spread() -> None:
+    one = {"rewards/math/mean": 0.5, "rewards/math/std": 0.25}
+    assert reward_panel(one) == ""
+    assert reward_panel({**one, "rewards/format/mean": 1.0, "rewards/format/std": 0.0}) == (
+        "math 0.50±0.25  format 1.00±0.00"
+    )

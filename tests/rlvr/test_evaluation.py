@@ -14,7 +14,6 @@ from rlspec.rlvr.evaluation import (
     GradedAnswer,
     ProblemAnswers,
     PromptStyle,
-    majority_correct,
     summarize,
     write_outcomes,
 )
@@ -22,13 +21,15 @@ from rlspec.rlvr.evaluator import format_metrics
 from rlspec.rlvr.generation import Completion, Sampling, generate
 from rlspec.rlvr.grading.verdict import Verdict
 from rlspec.rlvr.tokenizer import build_byte_tokenizer
+from rlspec.rlvr.verifiers.answers import BoxJudgement, MathVerifier, majority_correct
+
+MATH = MathVerifier(None, thinking=False)  # whose processes are not asked here
 
 
 def answer(text: str | None, right: bool | None, length: int = 4) -> GradedAnswer:
     reason = "grader_error" if right is None else "exact" if right else "different" if text else "no_box"
-    return GradedAnswer(
-        Completion(text or "", length, truncated=text is None), Verdict.of(reason, text, int(bool(text)))
-    )
+    judgement = BoxJudgement.of(Verdict.of(reason, text, int(bool(text))))
+    return GradedAnswer(Completion(text or "", length, truncated=text is None), judgement, right)
 
 
 def outcome(*samples: tuple[str | None, bool | None], greedy: bool | None = True) -> ProblemAnswers:
@@ -41,18 +42,20 @@ def test_rates_are_means_over_problems_of_shares_of_samples() -> None:
         outcome(("2", True), ("3", False), ("2", True), ("2", True)),
         outcome((None, False), ("3", False), ("3", False), ("2", True), greedy=False),
     ]
-    metrics = summarize(outcomes, [1, 2, 4, 8])
+    metrics = summarize(outcomes, [1, 2, 4, 8], MATH)
     assert (metrics.n, metrics.correct, metrics.pass_at_1) == (2, 1, 0.5)
     assert metrics.sampled_pass_at_1 == (0.75 + 0.25) / 2
     assert metrics.pass_at_k == {1: 0.5, 2: pytest.approx((1 + 0.5) / 2), 4: 1.0}  # 8 samples were not drawn
-    assert metrics.maj_at_k[4] == 0.5
+    assert metrics.own["maj_at_k"][4] == 0.5
     assert metrics.truncation_rate == 1 / 8
-    assert metrics.box_rate == 7 / 8
+    assert metrics.own["box_rate"] == 7 / 8
     assert metrics.reasons == {"exact": 5, "different": 4, "no_box": 1}
 
 
 def test_answers_that_the_grader_could_not_judge_are_counted_and_left_out() -> None:
-    metrics = summarize([outcome(("2", True), ("?", None)), outcome(("?", None), ("?", None), greedy=None)], [1, 2])
+    metrics = summarize(
+        [outcome(("2", True), ("?", None)), outcome(("?", None), ("?", None), greedy=None)], [1, 2], MATH
+    )
     assert (metrics.n, metrics.pass_at_1, metrics.sampled_pass_at_1) == (1, 1.0, 1.0)
     assert metrics.excluded == 4
     assert metrics.pass_at_k == {1: 1.0}
@@ -69,7 +72,7 @@ def test_answers_that_the_grader_could_not_judge_are_counted_and_left_out() -> N
     ],
 )
 def test_the_majority_decides_and_ties_share_the_credit(answers: list, credit: float) -> None:
-    assert majority_correct([answer(*each) for each in answers], len(answers)) == credit
+    assert majority_correct([answer(*each).judgement for each in answers], len(answers)) == credit
 
 
 def test_every_completion_is_written_with_verdict_and_reason(tmp_path: Path) -> None:
@@ -80,9 +83,12 @@ def test_every_completion_is_written_with_verdict_and_reason(tmp_path: Path) -> 
 
 
 def test_the_terminal_shows_each_rate_with_its_interval() -> None:
-    lines = format_metrics("after: arithmetic", summarize([outcome(("2", True), ("3", False))] * 50, [1, 2]))
+    metrics = summarize([outcome(("2", True), ("3", False))] * 50, [1, 2], MATH)
+    lines = format_metrics("after: arithmetic", metrics, MATH)
     assert lines[0].startswith("after: arithmetic, 50 problems: greedy pass@1 100.0% [92.9%, 100.0%]")
     assert lines[1].strip() == "sampled pass@1 50.0% [36.6%, 63.4%]"
+    assert lines[3].strip().startswith("maj@2 50.0%") and "boxed 100.0%" in lines[4]
+    assert metrics.to_json()["maj_at_k"]["2"] == 0.5 and "own" not in metrics.to_json()
 
 
 @pytest.fixture(scope="module")

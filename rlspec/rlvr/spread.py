@@ -1,0 +1,81 @@
+"""A run whose rewards never differ learns nothing: it is ended, with the likely cause."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Sequence
+from typing import Any
+
+from transformers import TrainerCallback, TrainerControl, TrainerState
+
+from rlspec.display import Display
+from rlspec.errors import UserError
+from rlspec.rlvr.rewards import VerifierReward
+
+_NO_CAUSE = (
+    "see the answers in evaluations/; the problems may be too hard, or the golds of another form than the answers"
+)
+_CAUSES = {
+    "no_box": r"say in model.instruction that the answer belongs in \boxed{}, or set reward.options.extract",
+    "no_answer": "say in model.instruction how to answer, or set reward.options.extract",
+    "unterminated_box": "answers are cut off: raise trainer.max_completion_length",
+    "truncated_thinking": "thoughts are cut off: raise trainer.max_completion_length, or switch thinking off",
+    "no_code": "say in model.instruction that the program belongs in a fenced block",
+    "no_match": "compare reward.options.pattern with the answers in evaluations/",
+    "not_judged": "the reward returned None for them",
+}
+
+
+class SpreadGuard(TrainerCallback):
+    """Ends a run in which nothing can be learnt: in no group of so many steps did rewards differ.
+
+    Advantages are then 0 everywhere. Where every answer is right there is nothing left to learn, which is said once.
+    """
+
+    def __init__(self, rewards: Sequence[VerifierReward], display: Display, steps: int) -> None:
+        self.rewards = rewards
+        self.display = display
+        self.limit = steps
+        self.without = 0
+        self.seen = False  # any spread at all
+        self.solved = False
+
+    def on_log(self, args: Any, state: TrainerState, control: TrainerControl, logs: Any = None, **_: Any) -> None:
+        """Count the steps that brought new rollouts.
+
+        Raises:
+            UserError: The likely cause, in one line.
+        """
+        share = (logs or {}).get("frac_reward_zero_std")
+        if share is None:
+            return
+        self.seen = self.seen or share < 1
+        self.without = 0 if share < 1 else self.without + 1
+        if self.without < self.limit:
+            return
+        if self.all_right():
+            if not self.solved:
+                self.display.warn(f"every answer of {self.limit} steps was right: nothing is left to learn here")
+            self.solved = True
+            return
+        raise UserError(
+            f"in no group of {self.limit} steps did rewards differ, so that nothing is learnt: {self.cause()}"
+        )
+
+    def on_train_end(self, args: Any, state: TrainerState, control: TrainerControl, **_: Any) -> None:
+        """A run too short for the limit may never have had anything to learn from."""
+        if not self.seen and self.without and self.without < self.limit and not self.all_right():
+            self.display.warn(f"in no group of the run did rewards differ, so that nothing was learnt: {self.cause()}")
+
+    def all_right(self) -> bool:
+        """Whether the first reward is full everywhere."""
+        reward = self.rewards[0]
+        return bool(reward.recent) and set().union(*reward.recent_scores) == {reward.verifier.passes}
+
+    def cause(self) -> str:
+        """By the reasons of the last steps."""
+        reward = self.rewards[0]
+        counts = sum(list(reward.recent)[-self.limit :], Counter[str]())
+        reason, count = counts.most_common(1)[0] if counts else ("nothing judged", 0)
+        share = f"{count / max(1, counts.total()):.0%} of the answers are {reason}"
+        return f"{share} by reward {reward.verifier.name}; {_CAUSES.get(reason, _NO_CAUSE)}"
