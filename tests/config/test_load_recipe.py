@@ -277,7 +277,7 @@ MISTAKES = {
     ("recipe=grpo_math", "reward.name=json:lods"): ["reward.name=json:lods", "json", "did you mean loads?"],
     ("recipe=grpo_math", "reward=json:3"): ["must be module:function"],
     ("recipe=grpo_math", "reward=length", "reward.options.limit=0"): ["reward.options.limit=0", ">= 1"],
-    ("recipe=grpo_math", "reward=judge"): ["reward.options.url: required", "add reward.options.url=..."],
+    ("recipe=grpo_math", "reward=judge", "reward.options.model=m"): ["reward.options.url: required; add"],
     ("recipe=grpo_math", "trainer.multi_objective_aggregation=normalize_then_sum"): ["no effect with one reward"],
     ("recipe=grpo_math", "trainer.reward_weights=[1]"): ["trainer.reward_weights", "reward=[{name: ..., weight: ...}"],
     ("recipe=grpo_math", "data=x.jsonl", "data.columns.answer=null"): ["data.columns.answer: required for reward=math"],
