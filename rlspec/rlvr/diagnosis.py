@@ -31,6 +31,7 @@ from rlspec.rlvr.models import load_tokenizer
 from rlspec.rlvr.sampler import epoch_permutation
 from rlspec.rlvr.session import ProblemSets, load_policy, optimizer_factory, prompt_style, read_problems
 from rlspec.rlvr.sft import IGNORED, sft_dataset
+from rlspec.rlvr.verifiers.verifier import Attempt
 from rlspec.runtime.devices import choose_device
 from rlspec.runtime.quiet import quiet_libraries
 
@@ -139,10 +140,13 @@ def _rollout_parts(
     ends = set(end_token_ids(policy, tokenizer))
     rows = [_until_end(found[index], ends) for index in range(len(prompts))]
     texts = [str(tokenizer.decode(row, skip_special_tokens=True)) for row in rows]
-    golds = [problem.answer for problem in chosen for _ in range(size)]
-    with closing(ProblemSets(chosen, {}).grader(recipe.grader)) as pool:
-        verdicts = pool.grade_many(list(zip(texts, golds, strict=True)), thinking=bool(style.enable_thinking))
-    rewards = torch.tensor([float(bool(verdict.correct)) for verdict in verdicts]).view(len(chosen), size)
+    asked = [problem for problem in chosen for _ in range(size)]
+    attempts = [
+        Attempt(problem, text, row, style.messages(problem))
+        for problem, text, row in zip(asked, texts, rows, strict=True)
+    ]
+    with closing(ProblemSets(chosen, {}).verifiers(recipe)) as verifiers:
+        rewards = torch.tensor(verifiers.totals(attempts)).view(len(chosen), size)
     advantages = group_advantages(rewards, trainer.get("scale_rewards", "group"))
     tokens = sum(map(len, rows))
     parts = []
@@ -150,8 +154,7 @@ def _rollout_parts(
         prompt = tokenizer(prompts[index * size], add_special_tokens=False)["input_ids"]
         batch = _batch(prompt, rows[index * size : (index + 1) * size], int(tokenizer.pad_token_id or 0), policy.device)
         batch |= {"advantages": advantages[index].to(policy.device), "share": len(chosen) / tokens}
-        passed = float(rewards[index].mean())
-        facts = {"pass_rate": passed, "reward_variance": passed * (1 - passed)}
+        facts = {"pass_rate": float(rewards[index].mean()), "reward_variance": float(rewards[index].var(correction=0))}
         parts.append(Part(batch, " ".join(problem.problem.split()), facts))
     return parts
 
@@ -160,7 +163,7 @@ def group_advantages(rewards: Tensor, scale: Any) -> Tensor:
     """Rewards (groups, samples) less their group's mean, over the standard deviation of the group or the batch.
 
     Args:
-        rewards: 0 or 1.
+        rewards: of all verifiers together.
         scale: TRL's `scale_rewards`: `group` or True, `batch`, `none` or False.
     """
     centred = rewards - rewards.mean(1, keepdim=True)

@@ -137,6 +137,14 @@ class Verifiers:
         found = [member.check(problems) for member in self.members]
         return [next((fault for fault in faults if fault), None) for faults in zip(*found, strict=True)]
 
+    def totals(self, attempts: Sequence[Attempt]) -> list[float]:
+        """The weighted sum of all members' scores; one that could not judge adds nothing."""
+        totals = [0.0] * len(attempts)
+        for member, weight in zip(self.members, self.weights, strict=True):
+            for index, judgement in enumerate(member.judge(attempts)):
+                totals[index] += weight * (judgement.score or 0.0)
+        return totals
+
     def remarks(self, problems: Sequence[Problem]) -> list[str]:
         """Of all members."""
         return [line for member in self.members for line in member.remarks(problems)]
