@@ -65,6 +65,13 @@ def _length(reward: Reward, circumstances: Circumstances) -> Verifier:
     return LengthVerifier(reward_options(reward))
 
 
+def _python(reward: Reward, circumstances: Circumstances) -> Verifier:
+    from rlspec.rlvr.verifiers.programs import PythonVerifier
+
+    options = reward_options(reward)
+    return PythonVerifier(options, thinking=circumstances.thinking, workers=circumstances.grader.workers)
+
+
 def _function(reward: Reward, circumstances: Circumstances) -> Verifier:
     from rlspec.rlvr.verifiers.functions import FunctionVerifier, load_function
 
@@ -78,4 +85,5 @@ _BUILDERS: dict[str, Callable[[Reward, Circumstances], Verifier]] = {
     "regex": _regex,
     "format": _format,
     "length": _length,
+    "python": _python,
 }

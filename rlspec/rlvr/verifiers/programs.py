@@ -1,0 +1,241 @@
+"""Programs that have to pass tests: the verifier `python`, and where a row keeps its tests."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import suppress
+from dataclasses import dataclass
+from typing import Any
+
+from rlspec.config.rewards import PythonOptions
+from rlspec.rlvr.data import Problem
+from rlspec.rlvr.grading.extract import answer_part
+from rlspec.rlvr.verifiers.jail import missing
+from rlspec.rlvr.verifiers.sandbox import ProgramEnd, ProgramJob, Sandbox, check_machine
+from rlspec.rlvr.verifiers.verifier import Attempt, Fault, Judgement, Verifier
+
+_FENCE = re.compile(r"^[ \t]*```[ \t]*(?:python|py|python3)?[ \t]*\n(.*?)^[ \t]*```", re.DOTALL | re.MULTILINE | re.I)
+_NOTHING = "pass\n"
+
+
+@dataclass(frozen=True)
+class ProgramTest:
+    """One test: a run, and what has to come out of it (of a script nothing: it raises)."""
+
+    job: Mapping[str, Any]  # of ProgramJob
+    expected: Any = None
+
+    def passed(self, end: ProgramEnd) -> bool:
+        """Whether the run came through with what is expected."""
+        if end.how != "exit" or end.status != 0:
+            return False
+        if self.job["kind"] == "program":
+            return _lines(end.written) == _lines(str(self.expected))
+        return end.reported and (self.job["kind"] == "script" or _same(end.result, self.expected))
+
+
+class PythonVerifier(Verifier):
+    """1 for the program in the last fenced block if it passes the problem's tests; with `partial` the share it passes.
+
+    The tests are found in the row: `verification_info` or `input_output` (APPS, TACO, open-r1), `test_list` (MBPP),
+    `test` and `entry_point` (HumanEval), `tests`. Output is compared line by line without white space at the ends.
+    """
+
+    name = "python"
+
+    def __init__(self, options: PythonOptions, *, thinking: bool, workers: int) -> None:
+        check_machine(missing(), weaker=options.weaker)
+        self.options = options
+        self.thinking = thinking
+        self.sandbox = Sandbox(workers)
+
+    def judge(self, attempts: Sequence[Attempt], *, surroundings: Mapping[str, Any] | None = None) -> list[Judgement]:
+        """Several at once, each in a process of its own."""
+        return self.sandbox.map(self._judge, attempts)
+
+    def check(self, problems: Sequence[Problem]) -> list[Fault | None]:
+        """Rows without tests, tests that a program without a line passes, and solutions that fail."""
+        return self.sandbox.map(self._check, problems)
+
+    def close(self) -> None:
+        """End the sandbox."""
+        self.sandbox.close()
+
+    def _check(self, problem: Problem) -> Fault | None:
+        try:
+            tests = read_tests(problem.columns)
+        except ValueError as error:
+            return Fault("tests", f"tests_unreadable: {error}")
+        if not tests:
+            return Fault("tests", "no_tests")
+        if self._run(_NOTHING, tests).score == 1.0:
+            return Fault("mutation: empty program", "passed", _NOTHING)
+        if problem.solution is None:
+            return None
+        solution = find_code(problem.solution) or problem.solution
+        judgement = self._run(_with_context(solution, problem.columns), tests)
+        return None if judgement.score == 1.0 else Fault("solution", judgement.reason, solution)
+
+    def _judge(self, attempt: Attempt) -> Judgement:
+        text = answer_part(attempt.text, thinking=self.thinking)
+        if text is None:
+            return Judgement(0.0, "truncated_thinking")
+        code = find_code(text)
+        if code is None:
+            return Judgement(0.0, "no_code")
+        try:
+            tests = read_tests(attempt.problem.columns)
+        except ValueError:
+            tests = []
+        if not tests:
+            return Judgement(None, "no_tests", code)
+        judgement = self._run(_with_context(code, attempt.problem.columns), tests)
+        return Judgement(judgement.score, judgement.reason, code)
+
+    def _run(self, code: str, tests: Sequence[ProgramTest]) -> Judgement:
+        """All tests share the time; without `partial` the first that fails decides."""
+        options, passed, reason = self.options, 0, "passed"
+        chosen = list(tests[: options.tests])
+        for test in chosen:
+            end = self.sandbox.run(
+                ProgramJob(
+                    code,
+                    **test.job,
+                    seconds=options.timeout / len(chosen) if options.partial else options.timeout,
+                    memory=options.memory_mb << 20,
+                    output=options.output_kb << 10,
+                    files=options.files_kb << 10,
+                )
+            )
+            if end.how == "lost":
+                return Judgement(None, "sandbox_error")
+            if test.passed(end):
+                passed += 1
+                continue
+            reason = _reason(end)
+            if not options.partial:
+                break
+        score = passed / len(chosen) if options.partial else float(passed == len(chosen))
+        return Judgement(score, reason)
+
+
+def _reason(end: ProgramEnd) -> str:
+    if end.how in ("timeout", "output", "files"):
+        return {"timeout": "timeout", "output": "too_much_output", "files": "too_much_written"}[end.how]
+    if end.how == "signal":
+        return "timeout" if end.status == 24 else "killed"  # SIGXCPU
+    kind = end.error.partition(":")[0]
+    return {"SyntaxError": "syntax", "IndentationError": "syntax", "MemoryError": "memory", "": "wrong_output"}.get(
+        kind, "wrong_output" if kind == "AssertionError" else "raised"
+    )
+
+
+def find_code(text: str) -> str | None:
+    """The last fenced block of Python, or without a language."""
+    blocks = _FENCE.findall(text)
+    return blocks[-1] if blocks else None
+
+
+def _with_context(code: str, columns: Mapping[str, Any]) -> str:
+    """HumanEval's prompt is the beginning of the program; a completion that goes on with it has no `def` of its own."""
+    prompt, name = columns.get("prompt"), columns.get("entry_point")
+    if isinstance(prompt, str) and isinstance(name, str) and f"def {name}" not in code:
+        return f"{prompt}{code}"
+    return code
+
+
+def read_tests(columns: Mapping[str, Any]) -> list[ProgramTest]:
+    """The tests of a row, in the first form that it has.
+
+    Raises:
+        ValueError: They are there, and not of the form.
+    """
+    try:
+        for name, reader in _READERS.items():
+            if columns.get(name) not in (None, "", [], {}):
+                return list(reader(columns, columns[name]))
+    except (TypeError, KeyError, AttributeError, ValueError) as error:
+        raise ValueError(f"{name}: {' '.join(str(error).split())[:100]}") from error
+    return []
+
+
+def _decoded(value: Any) -> Any:
+    return json.loads(value) if isinstance(value, str) else value
+
+
+def _cases(columns: Mapping[str, Any], value: Any) -> Iterator[ProgramTest]:
+    """open-r1: a list of cases, or a mapping that has one."""
+    value = _decoded(value)
+    if isinstance(value, dict) and "test_cases" not in value:
+        yield from _input_output(columns, value)
+        return
+    for case in value["test_cases"] if isinstance(value, dict) else value:
+        if isinstance(case, str):
+            yield ProgramTest({"kind": "script", "script": case})
+        elif case.get("fn_name"):
+            yield _call(case["fn_name"], _decoded(case["input"]), _decoded(case["output"]))
+        else:
+            yield ProgramTest({"kind": "program", "input": _text(case["input"])}, _text(case["output"]))
+
+
+def _input_output(_: Mapping[str, Any], value: Any) -> Iterator[ProgramTest]:
+    """APPS and TACO: `inputs`, `outputs` and, for calls, `fn_name`."""
+    value = _decoded(value)
+    for given, expected in zip(value["inputs"], value["outputs"], strict=True):
+        if value.get("fn_name"):
+            # APPS wraps results of calls in a list.
+            yield _call(value["fn_name"], given, expected[0] if isinstance(expected, list) and expected else expected)
+        else:
+            yield ProgramTest({"kind": "program", "input": _text(given)}, _text(expected))
+
+
+def _asserts(columns: Mapping[str, Any], value: Any) -> Iterator[ProgramTest]:
+    """MBPP: `test_list`, behind `test_setup_code` and imports."""
+    before = "\n".join([*(columns.get("test_imports") or []), str(columns.get("test_setup_code") or "")])
+    for line in _decoded(value) if isinstance(value, str) and value.startswith("[") else value:
+        yield ProgramTest({"kind": "script", "script": f"{before}\n{line}"})
+
+
+def _check_function(columns: Mapping[str, Any], value: Any) -> Iterator[ProgramTest]:
+    """HumanEval: `test` defines `check`, which takes the function."""
+    call = f"\ncheck({columns['entry_point']})\n" if "def check(" in value else ""
+    yield ProgramTest({"kind": "script", "script": f"{value}{call}"})
+
+
+def _call(name: str, arguments: Any, expected: Any) -> ProgramTest:
+    arguments = arguments if isinstance(arguments, list) else [arguments]
+    return ProgramTest({"kind": "call", "function": str(name), "arguments": arguments}, expected)
+
+
+_READERS = {
+    "verification_info": _cases,
+    "input_output": _input_output,
+    "test_list": _asserts,
+    "test_cases": _cases,
+    "test": _check_function,
+    "tests": _cases,
+}
+
+
+def _text(value: Any) -> str:
+    return "\n".join(map(str, value)) if isinstance(value, list) else str(value)
+
+
+def _lines(text: str) -> list[str]:
+    return [line.strip() for line in text.strip().splitlines()]
+
+
+def _same(found: Any, expected: Any) -> bool:
+    """Equal as JSON; numbers that are not whole within a millionth."""
+    with suppress(TypeError, ValueError):
+        expected = json.loads(json.dumps(expected))
+    if isinstance(found, list) and isinstance(expected, list):
+        return len(found) == len(expected) and all(map(_same, found, expected))
+    if isinstance(found, bool) or isinstance(expected, bool):
+        return found is expected
+    if isinstance(found, int | float) and isinstance(expected, int | float):
+        exact = isinstance(found, int) and isinstance(expected, int)
+        return found == expected if exact else abs(found - expected) <= 1e-6 * max(1.0, abs(expected))
+    return bool(found == expected)

@@ -1,0 +1,254 @@
+"""Programs: right ones win, wrong ones do not, hostile ones are held by the kernel; and tests are checked before."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from rlspec.config.rewards import PythonOptions
+from rlspec.errors import ConfigError
+from rlspec.rlvr.data import Problem
+from rlspec.rlvr.verifiers.jail import missing
+from rlspec.rlvr.verifiers.programs import PythonVerifier, find_code, read_tests
+from rlspec.rlvr.verifiers.sandbox import ProgramEnd, ProgramJob, Sandbox, check_machine
+from rlspec.rlvr.verifiers.verifier import Attempt, Judgement
+
+pytestmark = pytest.mark.skipif(bool(missing()), reason=f"this machine cannot confine {missing()}")
+
+
+@pytest.fixture(scope="module")
+def verifier() -> Iterator[PythonVerifier]:
+    found = PythonVerifier(PythonOptions(timeout=5.0, memory_mb=256), thinking=False, workers=2)
+    yield found
+    found.close()
+
+
+@pytest.fixture(scope="module")
+def sandbox() -> Iterator[Sandbox]:
+    box = Sandbox(1)
+    yield box
+    box.close()
+
+
+def problem(solution: str | None = None, **columns: Any) -> Problem:
+    return Problem("?", "", solution, None, "id", columns=columns)
+
+
+def fenced(code: str) -> str:
+    return f"Here it is:\n```python\n{code}\n```\nDone."
+
+
+ADD = "def add(a, b):\n    return a + b"
+READS = "print(int(input()) + int(input()))"
+FORMS = {
+    "MBPP": (ADD, problem(test_list=["assert add(1, 2) == 3"], test_setup_code="import math")),
+    "HumanEval": (
+        "    return a + b\n",
+        problem(prompt="def add(a, b):\n", entry_point="add", test="def check(f):\n    assert f(1, 2) == 3"),
+    ),
+    "APPS": (READS, problem(input_output=json.dumps({"inputs": ["1\n2\n", "5\n6"], "outputs": ["3\n", "11"]}))),
+    "APPS, calls": (
+        f"class Solution:\n    {ADD.replace('(a', '(self, a').replace(chr(10), chr(10) + '    ')}",
+        problem(input_output=json.dumps({"fn_name": "add", "inputs": [[1, 2]], "outputs": [[3]]})),
+    ),
+    "open-r1": (
+        READS,
+        problem(
+            verification_info=json.dumps(
+                {"language": "python", "test_cases": [{"input": "1\n2", "output": "3", "type": "stdin_stdout"}]}
+            )
+        ),
+    ),
+    "a list of asserts": (ADD, problem(tests=["assert add(1, 1) == 2", "assert add(2, 2) == 4"])),
+}
+
+
+@pytest.mark.parametrize("form", FORMS)
+def test_the_right_program_wins_and_the_wrong_one_does_not(form: str, verifier: PythonVerifier) -> None:
+    code, asked = FORMS[form]
+    right, wrong = verifier.judge([Attempt(asked, fenced(code)), Attempt(asked, fenced(code.replace("+", "*")))])
+    assert (right.score, right.reason) == (1.0, "passed")
+    assert (wrong.score, wrong.reason) == (0.0, "wrong_output")
+
+
+def test_only_the_last_fenced_block_counts() -> None:
+    assert find_code("```python\na\n```\n```\nb\n```") == "b\n"
+    assert find_code("```PY\na\n```") == "a\n"
+    assert find_code("print(1)") is None
+    assert find_code("```python\nunfinished") is None
+    assert find_code("```json\n{}\n```") is None
+
+
+@pytest.mark.parametrize(
+    ("code", "reason"),
+    [
+        ("def add(a, b:", "syntax"),
+        ("raise ValueError", "raised"),
+        ("while True: pass", "timeout"),
+        ("x = 'a' * 10**10", "memory"),
+        ("while True: print('y' * 1000)", "too_much_output"),
+        ("import ctypes; ctypes.string_at(0)", "killed"),
+        ("import os; os._exit(0)", "wrong_output"),
+        ("import sys; sys.exit(0)", "wrong_output"),
+        ("import os; os.write(3, b'{\"result\": true}\\n'); os._exit(0)", "wrong_output"),
+        ("class Equal:\n    def __eq__(self, other): return True\ndef add(a, b): return Equal()", "raised"),
+    ],
+)
+def test_tricks_and_accidents_win_nothing_and_say_why(code: str, reason: str) -> None:
+    one = PythonVerifier(PythonOptions(timeout=1.0, memory_mb=256), thinking=False, workers=1)
+    asked = problem(input_output=json.dumps({"fn_name": "add", "inputs": [[1, 2]], "outputs": [3]}))
+    try:
+        (judged,) = one.judge([Attempt(asked, fenced(code))])
+    finally:
+        one.close()
+    assert (judged.score, judged.reason) == (0.0, reason)
+
+
+SECRET = "the secret of the home folder"
+
+
+def run(sandbox: Sandbox, code: str, **settings: Any) -> ProgramEnd:
+    return sandbox.run(ProgramJob(code, "program", **{"seconds": 5.0, **settings}))
+
+
+@pytest.fixture
+def home(tmp_path: Path) -> Path:
+    (tmp_path / "key").write_text(SECRET)
+    return tmp_path
+
+
+def test_nothing_outside_is_read_or_written(sandbox: Sandbox, home: Path) -> None:
+    for code in (
+        f"print(open({str(home / 'key')!r}).read())",
+        f"import os; print(os.listdir({str(home)!r}))",
+        f"import os; os.symlink({str(home / 'key')!r}, 'link'); print(open('link').read())",
+        f"import os; os.link({str(home / 'key')!r}, 'link'); print(open('link').read())",
+        f"import os; os.remove({str(home / 'key')!r})",
+        f"import os; os.rename({str(home / 'key')!r}, 'key'); print(open('key').read())",
+        f"open({str(home / 'new')!r}, 'w').write('x')",
+        f"open({str(home / 'key')!r}, 'w').write('x')",
+        f"import os; os.mkdir({str(home / 'folder')!r})",
+        f"import os; os.truncate({str(home / 'key')!r}, 0)",
+        "print(open('/etc/passwd').read())",
+        f"print(open('/proc/{os.getpid()}/environ').read())",
+        f"print(open('/proc/{os.getpid()}/mem', 'rb').read(1))",
+        "open('../escaped', 'w').write('x')",
+    ):
+        end = run(sandbox, code)
+        assert (end.how, end.status) == ("exit", 1) and "Error" in end.error, (code, end)
+        assert SECRET not in end.written
+    assert {path.name for path in home.iterdir()} == {"key"} and (home / "key").read_text() == SECRET
+    assert run(sandbox, "open('mine', 'w').write('x'); print(open('mine').read())").written == "x\n"
+
+
+def test_no_process_no_signal_and_no_network(sandbox: Sandbox) -> None:
+    for code in (
+        "import os\nwhile True: os.fork()",
+        "import subprocess; subprocess.run(['/bin/true'])",
+        "import os; os.execv('/bin/true', ['true'])",
+        "import os; os.posix_spawn('/bin/true', ['true'], {})",
+        "import os; os.kill(os.getppid(), 9)",
+        f"import os; os.kill({os.getpid()}, 0)",
+        "import socket; socket.socket()",
+        "import socket; socket.create_connection(('127.0.0.1', 80))",
+        "import urllib.request; urllib.request.urlopen('http://127.0.0.1')",
+        "import os; os.unshare(os.CLONE_NEWUSER)",
+        "import resource; resource.setrlimit(resource.RLIMIT_AS, (-1, -1))",
+    ):
+        end = run(sandbox, code)
+        assert (end.how, end.status) == ("exit", 1) and "Error" in end.error, (code, end)
+    thread = "import threading; t = threading.Thread(target=print, args=(1,)); t.start(); t.join()"
+    assert run(sandbox, thread).written == "1\n"
+
+
+def test_time_memory_files_and_output_are_bounded(sandbox: Sandbox) -> None:
+    assert run(sandbox, "while True: pass", seconds=0.5).how == "timeout"
+    assert run(sandbox, "import time; time.sleep(1000)", seconds=0.5).how == "timeout"
+    deaf = "import signal\nfor number in (15, 24): signal.signal(number, signal.SIG_IGN)\nwhile True: pass"
+    assert run(sandbox, deaf, seconds=0.5).how == "timeout"
+    assert "MemoryError" in run(sandbox, "x = bytearray(10**10)").error
+    assert run(sandbox, "i = 0\nwhile True:\n    open(str(i), 'w').write('y' * 100000)\n    i += 1").how == "files"
+    assert "File too large" in run(sandbox, "open('x', 'w').write('y' * 10**8)").error
+    end = run(sandbox, "while True: print('y' * 1000)", output=10_000)
+    assert end.how == "output" and len(end.written) <= 10_000
+    assert len(run(sandbox, "import os\nwhile True: os.write(3, b'y' * 1000)", seconds=0.5).error) < 1000
+    assert run(sandbox, "print(6 * 7)").written == "42\n"  # after all that
+
+
+def test_each_program_begins_with_an_empty_folder_and_leaves_none(sandbox: Sandbox) -> None:
+    first = run(sandbox, "import os; open('x', 'w'); print(os.getcwd())")
+    assert not Path(first.written.strip()).exists()
+    assert run(sandbox, "import os; print(os.listdir('.'), len(os.environ))").written == "[] 0\n"
+
+
+def test_no_expected_output_is_in_reach_of_the_program(sandbox: Sandbox, verifier: PythonVerifier) -> None:
+    everything = "import gc\nprint(*[each for each in gc.get_objects() if isinstance(each, dict)])"
+    asked = problem(input_output=json.dumps({"inputs": ["given-5"], "outputs": ["wanted-7"]}))
+    (test,) = read_tests(asked.columns)
+    end = sandbox.run(ProgramJob(everything, **test.job, output=1 << 24, files=1 << 24))
+    assert end.how == "exit" and "given-5" in end.written and "wanted-7" not in end.written
+
+
+def test_a_dead_keeper_is_replaced_and_its_attempt_not_judged() -> None:
+    box = Sandbox(1)
+    try:
+        assert box.run(ProgramJob("print(1)", "program")).written == "1\n"
+        box._all[0]._process.kill()
+        assert box.run(ProgramJob("print(1)", "program")).how == "lost"
+        assert box.run(ProgramJob("print(1)", "program")).written == "1\n"
+    finally:
+        box.close()
+
+
+def test_the_share_of_tests_is_the_score_where_the_recipe_wants_it() -> None:
+    member = PythonVerifier(PythonOptions(partial=True), thinking=False, workers=1)
+    asked = problem(tests=["assert add(1, 1) == 2", "assert add(1, 2) == 3"])
+    try:
+        (judged,) = member.judge([Attempt(asked, fenced("def add(a, b): return 2"))])
+    finally:
+        member.close()
+    assert judged == Judgement(0.5, "wrong_output", "def add(a, b): return 2\n")
+
+
+def test_rows_are_checked_before_training(verifier: PythonVerifier) -> None:
+    good = {"test_list": ["assert add(1, 2) == 3"]}
+    faults = verifier.check(
+        [
+            problem(fenced(ADD), **good),
+            problem(ADD, **good),
+            problem(None, **good),
+            problem(ADD.replace("+", "-"), **good),
+            problem(None),
+            problem(None, test_list=["assert True"]),
+            problem(None, input_output="{broken"),
+            problem(None, input_output=json.dumps({"inputs": ["1"], "outputs": []})),
+        ]
+    )
+    assert [fault and (fault.check, fault.reason.partition(":")[0]) for fault in faults] == [
+        None,
+        None,
+        None,
+        ("solution", "wrong_output"),
+        ("tests", "no_tests"),
+        ("mutation: empty program", "passed"),
+        ("tests", "tests_unreadable"),
+        ("tests", "tests_unreadable"),
+    ]
+
+
+def test_a_row_without_tests_is_not_judged_and_prose_earns_nothing(verifier: PythonVerifier) -> None:
+    none, prose = verifier.judge([Attempt(problem(), fenced(ADD)), Attempt(FORMS["MBPP"][1], "I would add them.")])
+    assert (none.score, none.reason) == (None, "no_tests")
+    assert (prose.score, prose.reason) == (0.0, "no_code")
+    assert read_tests({}) == []
+
+
+def test_a_machine_that_cannot_hold_a_program_is_refused_unless_that_is_accepted() -> None:
+    with pytest.raises(ConfigError, match="cannot confine files.*weaker=true"):
+        check_machine(["files"], weaker=False)
+    check_machine(["files"], weaker=True)
