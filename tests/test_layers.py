@@ -34,6 +34,7 @@ RANKS: dict[str, float] = {
     "entry": 2,
     "run_directory": 2,
     "diagnostics": 2.5,
+    "reporting": 2.75,
     "comparison": 3,
     "runtime": 3,
     "serving": 3,

@@ -91,6 +91,8 @@ class CommandLine(Section):
             if cls.recipe and full.partition(".")[0] not in cls.model_fields:
                 cls._refuse_synonym(argument, key)
                 tree.setdefault("overrides", []).append(argument)
+            elif "=" not in argument and key == cls.positional and _is_list(cls.model_fields[key].annotation):
+                tree.setdefault(key, []).append(value)  # as it is, commas and all
             else:
                 _assign(tree, cls, key, value)
         return cls.checked(tree)

@@ -83,11 +83,16 @@ def _by_kind(series: Series) -> Series:
     """`action:attention.q` and `.k` become `action:attention`; roles of vectors (norms, biases, ...) are left out."""
     kinds: dict[str, dict[int, list[float]]] = {}
     for role, points in series.items():
-        kind = role.partition(".")[0]
-        if kind.rpartition(":")[2] in MATRIX_KINDS:
+        if kind := kind_of(role):
             for step, value in points:
                 kinds.setdefault(kind, {}).setdefault(step, []).append(value)
     return {kind: [(step, fmean(values)) for step, values in steps.items()] for kind, steps in kinds.items()}
+
+
+def kind_of(role: str) -> str:
+    """What roles of matrices are summed up as: `action:attention.q` as `action:attention`; empty for vectors."""
+    kind = role.partition(".")[0]
+    return kind if kind.rpartition(":")[2] in MATRIX_KINDS else ""
 
 
 _PANELS: tuple[tuple[str, Any, bool], ...] = (
