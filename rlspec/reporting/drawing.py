@@ -77,7 +77,7 @@ class Chart:
 
 
 @dataclass(frozen=True)
-class Estimate:
+class ScoreRow:
     """A row of a plot of scores: a mean, its interval, and the single values."""
 
     label: str
@@ -219,7 +219,7 @@ def draw_heat_map(
         return Chart(title, _markup(figure, title, table), about, table)
 
 
-def draw_estimates(title: str, estimates: Sequence[Estimate], *, about: str = "") -> Chart | None:
+def draw_estimates(title: str, estimates: Sequence[ScoreRow], *, about: str = "") -> Chart | None:
     """Shares with their intervals, the best on top; dots are single values. None where there is no mean."""
     known = sorted((each for each in estimates if each.mean is not None), key=lambda each: each.mean or 0.0)
     if not known:

@@ -19,7 +19,7 @@ Verdict = Literal["right", "wrong", "mixed"]
 
 
 @dataclass(frozen=True)
-class Answer:
+class ShownAnswer:
     """One completion with its verdict."""
 
     mode: str  # greedy, or sample N
@@ -30,7 +30,7 @@ class Answer:
 
 
 @dataclass
-class Problem:
+class ShownProblem:
     """A problem with some of its answers.
 
     Attributes:
@@ -42,7 +42,7 @@ class Problem:
 
     problem: str
     gold: str
-    answers: list[Answer] = field(default_factory=list)
+    answers: list[ShownAnswer] = field(default_factory=list)
     right: int = 0
     total: int = 0
     earlier: bool | None = None
@@ -70,13 +70,13 @@ class Answers:
     """
 
     label: str
-    shown: list[Problem]
+    shown: list[ShownProblem]
     total: int
     unreadable: int
 
 
 @dataclass(frozen=True)
-class Film:
+class ShownFilm:
     """A film inside of the page."""
 
     name: str
@@ -95,7 +95,7 @@ class Films:
     """Films of an evaluation, as many as fit; `left_out` names the others."""
 
     label: str
-    shown: list[Film]
+    shown: list[ShownFilm]
     left_out: list[str]
 
 
@@ -138,8 +138,8 @@ def _set_of(stem: str) -> str:
     return rest.partition("-")[2] if head == "step" else rest if head in ("before", "after") else stem
 
 
-def _problems(path: Path) -> tuple[dict[str, Problem], int]:
-    found: dict[str, Problem] = {}
+def _problems(path: Path) -> tuple[dict[str, ShownProblem], int]:
+    found: dict[str, ShownProblem] = {}
     unreadable = 0
     with path.open(encoding="utf-8", errors="replace", newline="\n") as file:
         for line in file:
@@ -151,7 +151,8 @@ def _problems(path: Path) -> tuple[dict[str, Problem], int]:
                 unreadable += bool(line.strip())
                 continue
             problem = found.setdefault(
-                key, Problem(shorten(str(row.get("problem", "")), MOST_CHARACTERS), shorten(str(row.get("gold")), 200))
+                key,
+                ShownProblem(shorten(str(row.get("problem", "")), MOST_CHARACTERS), shorten(str(row.get("gold")), 200)),
             )
             problem.total += 1
             problem.right += correct
@@ -161,16 +162,18 @@ def _problems(path: Path) -> tuple[dict[str, Problem], int]:
     return found, unreadable
 
 
-def _answer(row: Mapping[str, Any], mode: str, text: str, correct: bool) -> Answer:
+def _answer(row: Mapping[str, Any], mode: str, text: str, correct: bool) -> ShownAnswer:
     extracted = "" if row.get("extracted") is None else shorten(str(row["extracted"]), 200)
     shown = mode if mode == "greedy" else f"sample {mode}"
-    return Answer(shown, shorten(text, MOST_CHARACTERS), correct, shorten(str(row.get("reason", "")), 60), extracted)
+    return ShownAnswer(
+        shown, shorten(text, MOST_CHARACTERS), correct, shorten(str(row.get("reason", "")), 60), extracted
+    )
 
 
-def _chosen(problems: list[Problem]) -> list[Problem]:
+def _chosen(problems: list[ShownProblem]) -> list[ShownProblem]:
     """As many of each verdict, in their own order; where one has fewer, others take its places."""
     by_verdict = [[each for each in problems if each.verdict == verdict] for verdict in ("wrong", "mixed", "right")]
-    chosen: list[Problem] = []
+    chosen: list[ShownProblem] = []
     for place in range(max(map(len, by_verdict))):
         chosen += [group[place] for group in by_verdict if place < len(group)]
         if len(chosen) >= MOST_PROBLEMS:
@@ -198,7 +201,7 @@ def read_films(folder: Path, room: int) -> list[Films]:
         data = base64.b64encode(path.read_bytes()).decode()
         name, outcome = _name_and_outcome(path)
         kind: Literal["video", "image"] = "video" if path.suffix == ".mp4" else "image"
-        shown.append(Film(name, outcome, kind, f"data:{FILM_TYPES[path.suffix]};base64,{data}"))
+        shown.append(ShownFilm(name, outcome, kind, f"data:{FILM_TYPES[path.suffix]};base64,{data}"))
     return [Films(newest.parent.name, shown, left_out)]
 
 

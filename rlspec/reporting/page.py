@@ -20,7 +20,7 @@ from rlspec.errors import ConfigError, DataError
 from rlspec.reporting.reading import RunRecord, find_run, read_run
 from rlspec.reporting.run_section import FILM_BYTES, RunSection, describe_run
 from rlspec.reporting.sweep_section import SweepSection, describe_sweep
-from rlspec.reporting.sweeps import Sweep, compare_runs, is_sweep, read_sweep
+from rlspec.reporting.sweeps import SweepRecord, compare_runs, is_sweep, read_sweep
 from rlspec.reporting.text import clean
 
 
@@ -35,7 +35,7 @@ class Content:
 
     title: str
     runs: list[RunRecord]
-    sweeps: list[Sweep]
+    sweeps: list[SweepRecord]
     problems: list[str] = field(default_factory=list)
 
     @property
@@ -52,7 +52,7 @@ def read_content(folders: Sequence[Path]) -> Content:
         DataError: A folder holds neither.
     """
     runs: list[RunRecord] = []
-    sweeps: list[Sweep] = []
+    sweeps: list[SweepRecord] = []
     for folder in dict.fromkeys(path.expanduser() for path in folders):
         if folder.is_dir() and not find_run(folder) and is_sweep(folder):
             sweeps.append(read_sweep(folder))

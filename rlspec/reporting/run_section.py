@@ -24,7 +24,7 @@ from rlspec.reporting.evaluations import (
 )
 from rlspec.reporting.reading import RunRecord, items, mapping, number, read_mapping
 from rlspec.reporting.reproduce import Reproduction, reproduce
-from rlspec.reporting.series import Line, Metrics, Values, smoothed, thinned
+from rlspec.reporting.series import Line, StepNumbers, Values, smoothed, thinned
 
 FILM_BYTES = 3_000_000  # of all films of a page
 MOST_ROWS = 40  # of a heat map
@@ -57,7 +57,7 @@ class Panels:
 
 
 @dataclass(frozen=True)
-class Measured:
+class EvaluationResult:
     """The tables of one evaluation."""
 
     label: str
@@ -74,7 +74,7 @@ class RunSection:
     chips: list[tuple[str, str]]
     facts: list[Fact]
     learning: Panels
-    measured: list[Measured]
+    measured: list[EvaluationResult]
     updates: Panels
     spectra: Panels
     filters: Panels
@@ -94,7 +94,7 @@ def describe_run(run: RunRecord, key: str, *, film_bytes: int = FILM_BYTES) -> R
         key: Begins the names of anchors, another one for every run of a page.
         film_bytes: That its films may take.
     """
-    metrics = Metrics(run.rows)
+    metrics = StepNumbers(run.rows)
     answers = read_answers(run.evaluations) if run.evaluations.is_dir() else []
     total = _planned_steps(run.recipe)
     return RunSection(
@@ -135,7 +135,7 @@ def _chips(run: RunRecord) -> list[tuple[str, str]]:
 SCORES = {"sampled_pass_at_1": ("sampled pass@1", "sampled_ci95"), "success_rate": ("success", "ci95")}
 
 
-def _facts(run: RunRecord, metrics: Metrics) -> list[Fact]:
+def _facts(run: RunRecord, metrics: StepNumbers) -> list[Fact]:
     """The score with its gain, other scores, and how long it took."""
     facts = []
     before, after = mapping(run.summary.get("before")), mapping(run.summary.get("after"))
@@ -167,7 +167,7 @@ def _facts(run: RunRecord, metrics: Metrics) -> list[Fact]:
     return facts
 
 
-def _last_values(metrics: Metrics) -> list[Fact]:
+def _last_values(metrics: StepNumbers) -> list[Fact]:
     found: list[Fact] = []
     for key, words in (("reward", "reward, last step"), ("loss", "loss, last step")):
         _, values = metrics.points(key)
@@ -196,7 +196,7 @@ _LEARNING: tuple[tuple[str, tuple[str, ...], bool], ...] = (
 _WORDS = {"grader/box_rate": "with a box", "completions/clipped_ratio": "cut off", "reward": "reward", "kl": "KL"}
 
 
-def _learning(metrics: Metrics) -> Panels:
+def _learning(metrics: StepNumbers) -> Panels:
     charts: list[Chart | None] = []
     for title, keys, shares in _LEARNING:
         # A policy gradient's loss says nothing about progress.
@@ -211,7 +211,7 @@ def _learning(metrics: Metrics) -> Panels:
     return Panels("Learning", about, [], drawn, "" if drawn else "No step has been logged yet.")
 
 
-def _held_out(metrics: Metrics, end: str, title: str) -> Chart | None:
+def _held_out(metrics: StepNumbers, end: str, title: str) -> Chart | None:
     keys = metrics.keys_like("eval/", end)
     names = [key.removeprefix("eval/").replace("_", " ") for key in keys]
     lines = [
@@ -226,7 +226,7 @@ def _sorted(points: tuple[Values, Values]) -> tuple[Values, Values]:
     return points[0][order], points[1][order]
 
 
-def _measured(run: RunRecord) -> list[Measured]:
+def _measured(run: RunRecord) -> list[EvaluationResult]:
     """Every evaluation whose metrics tell tasks, factors or the like apart, the newest first."""
     found = []
     for path in sorted(
@@ -236,16 +236,16 @@ def _measured(run: RunRecord) -> list[Measured]:
         if tables := rate_tables(metrics):
             total = mapping(metrics.get("total"))
             facts = [Fact("success", with_interval(metrics.get("success_rate"), total.get("ci95")))]
-            found.append(Measured(path.parent.name, facts, tables))
+            found.append(EvaluationResult(path.parent.name, facts, tables))
     return found
 
 
-def roles_of(metrics: Metrics, name: str) -> dict[str, str]:
+def roles_of(metrics: StepNumbers, name: str) -> dict[str, str]:
     """Role -> key of a number of the optimizer."""
     return {key.split("/")[1]: key for key in metrics.keys_like("optim/", f"/{name}") if key.count("/") == 2}
 
 
-def role_lines(metrics: Metrics, name: str, styles: dict[str, int]) -> list[Line]:
+def role_lines(metrics: StepNumbers, name: str, styles: dict[str, int]) -> list[Line]:
     """A line per role; of many, as policies with several parts have, the mean over those of one kind."""
     roles = roles_of(metrics, name)
     if len(roles) <= MOST_ROLES:
@@ -290,7 +290,7 @@ _SPECTRA = (
 
 
 def _role_charts(
-    metrics: Metrics, wanted: Sequence[tuple[str, str, bool, str]]
+    metrics: StepNumbers, wanted: Sequence[tuple[str, str, bool, str]]
 ) -> tuple[list[Chart], list[tuple[str, int]]]:
     styles: dict[str, int] = {}
     drawn = [
@@ -299,20 +299,20 @@ def _role_charts(
     return [chart for chart in drawn if chart is not None], list(styles.items())
 
 
-def _updates(metrics: Metrics) -> Panels:
+def _updates(metrics: StepNumbers) -> Panels:
     charts, legend = _role_charts(metrics, _UPDATES)
     missing = "" if charts else "The optimizer's numbers are not in metrics.jsonl."
     return Panels("Size of the updates", "A line per role of the symmetry table.", legend, charts, missing)
 
 
-def _spectra(metrics: Metrics) -> Panels:
+def _spectra(metrics: StepNumbers) -> Panels:
     charts, legend = _role_charts(metrics, _SPECTRA)
     missing = "" if charts else "Neither stable ranks nor pass energies are in metrics.jsonl."
     about = "What the rules see of the momentum, and what their filters let pass; a block is a matrix or a head."
     return Panels("Spectra", about, legend, charts, missing)
 
 
-def _filters(metrics: Metrics) -> Panels:
+def _filters(metrics: StepNumbers) -> Panels:
     """Heat maps over all roles, which lines could not tell apart."""
     gated = [metrics.points(key)[1] for key in roles_of(metrics, "gated_share").values()]
     idle = any(values.any() for values in gated)
@@ -328,7 +328,7 @@ def _filters(metrics: Metrics) -> Panels:
     )
 
 
-def _role_map(metrics: Metrics, name: str, title: str, limits: tuple[float, float] | None) -> Chart | None:
+def _role_map(metrics: StepNumbers, name: str, title: str, limits: tuple[float, float] | None) -> Chart | None:
     roles = dict(list(roles_of(metrics, name).items())[:MOST_ROWS])
     steps, values = metrics.over_time(list(roles.values()))
     columns = [f"{step:.0f}" for step in steps]

@@ -33,7 +33,7 @@ class Line:
     style: int = 0
 
 
-class Metrics:
+class StepNumbers:
     """The rows of a run by key.
 
     Args:

@@ -8,12 +8,12 @@ from typing import Any
 
 import numpy as np
 
-from rlspec.reporting.drawing import Chart, Estimate, draw_estimates, draw_lines
+from rlspec.reporting.drawing import Chart, ScoreRow, draw_estimates, draw_lines
 from rlspec.reporting.evaluations import percent
 from rlspec.reporting.reading import mapping, number, read_run
 from rlspec.reporting.run_section import Fact, Panels, RunSection, describe_run, duration, roles_of
-from rlspec.reporting.series import Line, Metrics, Values, over_seeds
-from rlspec.reporting.sweeps import Arm, Member, Sweep
+from rlspec.reporting.series import Line, StepNumbers, Values, over_seeds
+from rlspec.reporting.sweeps import Arm, Member, SweepRecord
 
 MOST_DETAILED = 4  # arms of which a run is shown
 Points = tuple[Values, Values]
@@ -24,7 +24,7 @@ class SweepSection:
     """What the template shows of a comparison."""
 
     key: str
-    sweep: Sweep
+    sweep: SweepRecord
     facts: list[Fact]
     header: list[str]
     rows: list[list[str]]
@@ -62,7 +62,7 @@ _OF_ROLES = {
 }
 
 
-def describe_sweep(sweep: Sweep, key: str, *, film_bytes: int) -> SweepSection:
+def describe_sweep(sweep: SweepRecord, key: str, *, film_bytes: int) -> SweepSection:
     """Read the runs of a comparison and draw its figures.
 
     Args:
@@ -94,12 +94,12 @@ def describe_sweep(sweep: Sweep, key: str, *, film_bytes: int) -> SweepSection:
     )
 
 
-def _estimate(arm: Arm) -> Estimate:
+def _estimate(arm: Arm) -> ScoreRow:
     mean, low, high = (number(arm.statistics.get(name)) for name in ("mean", "low", "high"))
-    return Estimate(arm.name, mean, low, high, arm.scores)
+    return ScoreRow(arm.name, mean, low, high, arm.scores)
 
 
-def _facts(ranked: Sequence[Arm], sweep: Sweep) -> list[Fact]:
+def _facts(ranked: Sequence[Arm], sweep: SweepRecord) -> list[Fact]:
     members = [run for arm in ranked for run in arm.members]
     ended = sum(run.score is not None for run in members)
     facts = [Fact("arms", str(len(ranked))), Fact("runs with a score", str(ended), f"of {len(members)}")]
@@ -129,7 +129,7 @@ _COLUMNS = (
 _MEANS = {"peak": "peak", "area": "area under the curve", "to_target": "to the target", "seconds": "time"}
 
 
-def _table(sweep: Sweep, arms: Sequence[Arm]) -> tuple[list[str], list[list[str]]]:
+def _table(sweep: SweepRecord, arms: Sequence[Arm]) -> tuple[list[str], list[list[str]]]:
     """Columns in which no arm has anything are left out."""
     others = dict.fromkeys(name for arm in arms for run in arm.members for name in run.numbers)
     header = [*_COLUMNS, *(_MEANS.get(name, name) for name in others)]
@@ -203,7 +203,7 @@ def _read_curves(members: Sequence[Member]) -> _Curves:
     for member in members:
         if member.folder is None:
             continue
-        metrics = Metrics(read_run(member.folder).rows)
+        metrics = StepNumbers(read_run(member.folder).rows)
         reward = metrics.points("reward")
         found.add("mean reward", reward)
         if not len(reward[0]):

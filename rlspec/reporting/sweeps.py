@@ -61,7 +61,7 @@ class Arm:
 
 
 @dataclass(frozen=True)
-class Sweep:
+class SweepRecord:
     """A comparison of arms.
 
     Attributes:
@@ -91,7 +91,7 @@ def is_sweep(folder: Path) -> bool:
     return (folder / REPORT).is_file() or (folder / PLAN).is_file() or any(_runs_in(folder))
 
 
-def read_sweep(folder: Path) -> Sweep:
+def read_sweep(folder: Path) -> SweepRecord:
     """Read a sweep.
 
     Raises:
@@ -104,7 +104,7 @@ def read_sweep(folder: Path) -> Sweep:
         plan = (folder / PLAN).read_text(encoding="utf-8", errors="replace")
     arms = [_stored_arm(mapping(each), folder) for each in items(report.get("arms"))]
     if arms:
-        return Sweep(
+        return SweepRecord(
             folder=folder,
             title=folder.resolve().name,
             arms=arms,
@@ -121,7 +121,7 @@ def read_sweep(folder: Path) -> Sweep:
         reason = problems[0] if problems else "no arm in report.json and no run below it"
         raise DataError(f"{folder}: nothing to report: {reason}; give the folder of a run, or wait for the first one")
     found = compare_runs([run for _, run in runs], folder.resolve().name)
-    return Sweep(folder, found.title, found.arms, plan=plan, score=found.score, problems=problems)
+    return SweepRecord(folder, found.title, found.arms, plan=plan, score=found.score, problems=problems)
 
 
 def _about(report: Mapping[str, Any]) -> list[tuple[str, str]]:
@@ -171,7 +171,7 @@ def statistics_of(members: Sequence[Member]) -> dict[str, Any]:
     return found
 
 
-def compare_runs(runs: Sequence[RunRecord], title: str) -> Sweep:
+def compare_runs(runs: Sequence[RunRecord], title: str) -> SweepRecord:
     """Runs as arms: those whose recipes differ in nothing but the seed are one.
 
     Runs in folders `tune-*` are those that chose an arm's learning rate, as far as there are others.
@@ -190,7 +190,7 @@ def compare_runs(runs: Sequence[RunRecord], title: str) -> Sweep:
         arms.append(Arm(label, members, tuning, statistics_of(members), lr))
     names = {name for run in runs for name in SCORE_WORDS if name in mapping(run.summary.get("after"))}
     score = SCORE_WORDS[names.pop()] if len(names) == 1 else "score"
-    return Sweep(
+    return SweepRecord(
         None, title, arms, score=score, problems=[f"{run.name}: {each}" for run in runs for each in run.problems]
     )
 

@@ -7,12 +7,12 @@ import math
 import numpy as np
 import pytest
 
-from rlspec.reporting.series import MOST_POINTS, Metrics, over_seeds, running_mean, smoothed, thinned
+from rlspec.reporting.series import MOST_POINTS, StepNumbers, over_seeds, running_mean, smoothed, thinned
 
 
 def test_numbers_that_are_none_are_left_out() -> None:
     values = [1.0, None, math.nan, math.inf, True, "3", 4]
-    metrics = Metrics([{"step": step, "loss": value} for step, value in enumerate(values)])
+    metrics = StepNumbers([{"step": step, "loss": value} for step, value in enumerate(values)])
     steps, found = metrics.points("loss")
     assert steps.tolist() == [0, 6] and found.tolist() == [1.0, 4.0]
     assert metrics.points("absent")[0].shape == (0,)
@@ -63,7 +63,7 @@ def test_seeds_are_averaged_and_one_that_stopped_counts_up_to_its_end() -> None:
 
 def test_a_heat_maps_columns_are_means_over_steps_with_gaps_where_nothing_was_recorded() -> None:
     rows = [{"step": step, "a": float(step), **({"b": 1.0} if step > 5 else {})} for step in range(1, 11)]
-    steps, values = Metrics(rows).over_time(["a", "b"], most=2)
+    steps, values = StepNumbers(rows).over_time(["a", "b"], most=2)
     assert steps.tolist() == [5, 10]
     assert values[0].tolist() == [3.0, 8.0]
     assert math.isnan(values[1][0]) and values[1][1] == 1.0

@@ -11,7 +11,7 @@ import pytest
 
 from rlspec import report
 from rlspec.reporting.page import read_content
-from rlspec.reporting.sweeps import Sweep, read_sweep
+from rlspec.reporting.sweeps import SweepRecord, read_sweep
 
 pytestmark = pytest.mark.usefixtures("undrawn")
 MakeRun = Callable[..., Path]
@@ -129,7 +129,7 @@ def test_runs_that_are_named_are_compared(make_run: MakeRun, tmp_path: Path) -> 
     text = out.read_text()
     assert "Curves by arm" in text and text.count('<details class="run">') == 2
     (sweep,) = read_content(folders).sweeps
-    assert isinstance(sweep, Sweep) and [arm.name for arm in sweep.arms] == ["pion", "muon"]
+    assert isinstance(sweep, SweepRecord) and [arm.name for arm in sweep.arms] == ["pion", "muon"]
 
 
 def test_a_sweep_that_goes_on_is_watched_until_its_runs_have_ended(make_run: MakeRun, tmp_path: Path) -> None:
