@@ -104,6 +104,7 @@ def draw_lines(
     log: bool = False,
     percent: bool = False,
     log_x: bool = False,
+    along: str = "optimizer step",
     about: str = "",
     own_legend: bool = False,
 ) -> Chart | None:
@@ -114,7 +115,8 @@ def draw_lines(
         lines: Those without a point are left out.
         log: The values' axis is logarithmic, where a value is above zero.
         percent: Values are shares.
-        log_x: The other axis is logarithmic: it holds learning rates, not steps.
+        log_x: The other axis is logarithmic.
+        along: What it holds.
         about: The caption.
         own_legend: It does not share the legend of its section.
     """
@@ -124,27 +126,36 @@ def draw_lines(
     with _panel() as (figure, axes):
         for line in kept:
             _draw_line(axes, line)
-        if log and any((line.values > 0).any() for line in kept):
-            axes.set_yscale("log", nonpositive="mask")
-            _label_powers(axes.yaxis)
-        elif percent:
-            axes.yaxis.set_major_formatter(PercentFormatter(1.0, decimals=None))
-            low, high = axes.get_ylim()
-            axes.set_ylim(max(low, -0.02), min(max(high, 0.1), 1.02))
-        if log_x:
-            axes.set_xscale("log")
-            rates = np.unique(np.concatenate([line.steps for line in kept]))
-            axes.set_xticks(rates, [f"{rate:g}" for rate in rates])
-            axes.xaxis.set_minor_formatter(NullFormatter())
-            axes.set_xlabel("learning rate")
-        else:
-            axes.xaxis.set_major_locator(MaxNLocator(6, integer=True))
-            axes.set_xlabel("optimizer step")
+        _scale_values(axes, kept, log=log, percent=percent)
+        _scale_steps(axes, kept, log=log_x)
+        axes.set_xlabel(along)
         form = _percent if percent else _short
         table = [["", "first", "least", "greatest", "last"]]
         table += [[line.label, *map(form, _ends(line.values))] for line in kept]
         legend = [(line.label, line.style) for line in kept] if own_legend and len(kept) > 1 else []
         return Chart(title, _markup(figure, title, table), about, table, legend=legend)
+
+
+def _scale_values(axes: Axes, lines: Sequence[Line], *, log: bool, percent: bool) -> None:
+    if log and any((line.values > 0).any() for line in lines):
+        axes.set_yscale("log", nonpositive="mask")
+        _label_powers(axes.yaxis)
+    elif percent:
+        axes.yaxis.set_major_formatter(PercentFormatter(1.0, decimals=None))
+        low, high = axes.get_ylim()
+        axes.set_ylim(max(low, -0.02), min(max(high, 0.1), 1.02))
+
+
+def _scale_steps(axes: Axes, lines: Sequence[Line], *, log: bool) -> None:
+    if not log:
+        axes.xaxis.set_major_locator(MaxNLocator(6, integer=True))
+        return
+    axes.set_xscale("log")
+    _label_powers(axes.xaxis)
+    places = np.unique(np.concatenate([line.steps for line in lines]))
+    if len(places) <= 8:  # each of them can be read
+        axes.set_xticks(places, [f"{place:g}" for place in places])
+        axes.xaxis.set_minor_formatter(NullFormatter())
 
 
 def _label_powers(axis: Axis) -> None:
@@ -186,7 +197,7 @@ def draw_heat_map(
     *,
     along: str,
     about: str = "",
-    limits: tuple[float, float] | None = None,
+    limits: tuple[float, float | None] | None = None,
 ) -> Chart | None:
     """A table of numbers as colours; None where no number is finite.
 
@@ -197,7 +208,7 @@ def draw_heat_map(
         columns: Labels of them.
         along: What the columns are.
         about: The caption.
-        limits: Of the colours; None: the least and the greatest value.
+        limits: Of the colours; None: the least, the greatest value.
     """
     if not np.isfinite(values).any():
         return None

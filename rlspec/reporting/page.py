@@ -108,6 +108,20 @@ def render(content: Content, *, reload_seconds: float | None = None, command: st
     )
 
 
+_PARTS_OF_A_RUN = (
+    ("learning", "learning"),
+    ("measured", "evaluations"),
+    ("symmetry", "symmetry"),
+    ("updates", "updates"),
+    ("spectra", "spectra"),
+    ("filters", "filters"),
+    ("studies", "heads"),
+    ("samples", "samples"),
+    ("environment", "environment"),
+    ("reproduce", "reproduce"),
+)
+
+
 def _contents(runs: Sequence[RunSection], sweeps: Sequence[SweepSection]) -> list[tuple[str, str]]:
     """(anchor, words) of what the page jumps to."""
     entries = []
@@ -116,11 +130,8 @@ def _contents(runs: Sequence[RunSection], sweeps: Sequence[SweepSection]) -> lis
         parts = [("results", "results"), ("curves", "curves"), ("details", "single runs"), ("reproduce", "reproduce")]
         entries += [(f"{sweep.key}{anchor}", name + words) for anchor, words in parts]
     for run in runs:
-        parts = [("learning", "learning"), ("measured", "evaluations"), ("symmetry", "symmetry")]
-        parts += [("updates", "updates"), ("spectra", "spectra"), ("filters", "filters"), ("samples", "samples")]
-        parts += [("environment", "environment"), ("reproduce", "reproduce")]
         shown = {"measured": bool(run.measured), "samples": bool(run.answers or run.films)}
-        entries += [(f"{run.key}{anchor}", words) for anchor, words in parts if shown.get(anchor, True)]
+        entries += [(f"{run.key}{anchor}", words) for anchor, words in _PARTS_OF_A_RUN if shown.get(anchor, True)]
     return entries
 
 

@@ -25,6 +25,7 @@ from rlspec.reporting.evaluations import (
 from rlspec.reporting.reading import RunRecord, items, mapping, number, read_mapping
 from rlspec.reporting.reproduce import Reproduction, reproduce
 from rlspec.reporting.series import Line, StepNumbers, Values, smoothed, thinned
+from rlspec.reporting.studies import StudySection, read_studies
 
 FILM_BYTES = 3_000_000  # of all films of a page
 MOST_ROWS = 40  # of a heat map
@@ -78,6 +79,7 @@ class RunSection:
     updates: Panels
     spectra: Panels
     filters: Panels
+    studies: list[StudySection]
     answers: list[Answers]
     films: list[Films]
     environment: list[tuple[str, str]]
@@ -107,6 +109,7 @@ def describe_run(run: RunRecord, key: str, *, film_bytes: int = FILM_BYTES) -> R
         updates=_updates(metrics),
         spectra=_spectra(metrics),
         filters=_filters(metrics),
+        studies=read_studies(run),
         answers=answers,
         films=read_films(run.evaluations, film_bytes),
         environment=[(name, str(version)) for name, version in mapping(run.summary.get("versions")).items()],

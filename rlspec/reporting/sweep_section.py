@@ -227,4 +227,5 @@ def _tuning(arms: Sequence[Arm], score: str) -> Chart | None:
             table = np.array(scored)
             lines.append(Line(arm.name, table[:, 0], table[:, 1], style=place))
     about = "Runs that chose the learning rates; their seeds are not among those of the table."
-    return draw_lines(f"{score}, by learning rate", lines, percent=True, log_x=True, own_legend=True, about=about)
+    title = f"{score}, by learning rate"
+    return draw_lines(title, lines, percent=True, log_x=True, along="learning rate", own_legend=True, about=about)

@@ -79,6 +79,7 @@ def show_outcome(outcome: RunOutcome, ending: Ending, run: Run) -> None:
     show(f"curves    {path / 'curves.png'}")
     if run.directory.evaluations.is_dir():
         show(f"{ending.evaluations:<10}{run.directory.evaluations}")
+    show(f"report    python -m rlspec.report {path}")
     show(f"evaluate  python -m rlspec.evaluate checkpoint={path}")
     further = f" {ending.further}" if outcome.status == "finished" else ""
     show(f"resume    python -m rlspec.train resume={path}{further}")

@@ -1,0 +1,137 @@
+"""What `python -m rlspec.diagnose run=RUN` left in a run: spectra by layer and head, notes, pictures."""
+
+from __future__ import annotations
+
+import base64
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+
+from rlspec.reporting.drawing import Chart, draw_heat_map, draw_lines
+from rlspec.reporting.reading import RunRecord, items, mapping, number, read_mapping
+from rlspec.reporting.series import Line
+
+FOLDER = "diagnostics"
+MOST_PICTURES = 1_500_000  # bytes of all pictures of a run's studies
+MOST_HEADS = 64  # columns of a heat map
+_SOURCES = {"momentum": "momentum", "gradient": "gradient"}  # of spectra, the first one that is there
+
+
+@dataclass(frozen=True)
+class StudySection:
+    """What the page shows of one study.
+
+    Attributes:
+        title: With what was looked into.
+        notes: Its sentences.
+        legend, charts: Drawn from its numbers.
+        picture: Its own, as a data URI; empty where the page draws, or it does not fit.
+    """
+
+    name: str
+    title: str
+    notes: list[str]
+    legend: list[tuple[str, int]] = field(default_factory=list)
+    charts: list[Chart] = field(default_factory=list)
+    picture: str = ""
+
+
+def read_studies(run: RunRecord) -> list[StudySection]:
+    """Every study that lies in a run."""
+    found, room = [], MOST_PICTURES
+    for path in sorted((run.folder / FOLDER).glob("*.json")):
+        content = read_mapping(path, run.problems)
+        blocks = next((rows for source in _SOURCES if (rows := _blocks(content.get(source)))), [])
+        legend, charts = _spectra(blocks, _filter(run.recipe), content) if path.stem == "spectra" else ([], [])
+        picture = path.with_suffix(".png")
+        source = ""
+        if not charts and picture.is_file() and 4 * picture.stat().st_size // 3 <= room:
+            source = f"data:image/png;base64,{base64.b64encode(picture.read_bytes()).decode()}"
+            room -= len(source)
+        notes = [str(note) for note in items(content.get("notes"))]
+        if notes or charts or source:
+            title = str(content.get("title") or path.stem)
+            found.append(StudySection(path.stem, title, notes, legend, charts, source))
+    return found
+
+
+def _blocks(rows: Any) -> list[dict[str, Any]]:
+    whole = [mapping(row) for row in items(rows)]
+    placed = [row for row in whole if all(isinstance(row.get(name), int) for name in ("layer", "block"))]
+    return [row for row in placed if row.get("role")]
+
+
+def _filter(recipe: Mapping[str, Any]) -> str:
+    """The name of the high-pass filter with the recipe's k_p."""
+    steps = mapping(recipe.get("optim")).get("promotion_steps")
+    return f"k_p={steps:g}" if number(steps) is not None else "auto"
+
+
+def _spectra(
+    blocks: Sequence[Mapping[str, Any]], chosen: str, content: Mapping[str, Any]
+) -> tuple[list[tuple[str, int]], list[Chart]]:
+    """Singular values by role, and for each role stable rank and pass energy by layer and head."""
+    roles: dict[str, list[Mapping[str, Any]]] = {}
+    for block in blocks:
+        roles.setdefault(str(block["role"]), []).append(block)
+    source = next((name for name in _SOURCES if content.get(name)), "")
+    lines = [_spectrum(role, found, style) for style, (role, found) in enumerate(roles.items())]
+    charts = [
+        draw_lines(
+            f"singular values of the {source}, over its Frobenius norm",
+            [line for line in lines if line is not None],
+            log=True,
+            log_x=True,
+            along="direction",
+            about="Geometric means over the blocks of a role.",
+        )
+    ]
+    headed = {role: found for role, found in roles.items() if any(block["block"] for block in found)}
+    passing = f"directions that {chosen} passes"
+    for role, found in headed.items():
+        charts.append(_by_head(f"{role}: {passing}", found, chosen))
+    single = {role: found for role, found in roles.items() if role not in headed}
+    charts.append(_by_layer(f"whole matrices: {passing}", single, chosen))
+    charts.append(_by_layer("stable rank, mean over heads", roles, "stable"))
+    legend = [(line.label, line.style) for line in lines if line is not None]
+    return legend, [chart for chart in charts if chart is not None]
+
+
+def _spectrum(role: str, blocks: Sequence[Mapping[str, Any]], style: int) -> Line | None:
+    known = [[number(value) or 0.0 for value in items(block.get("singular_values"))] for block in blocks]
+    longest = min(map(len, known), default=0)
+    if not longest:
+        return None
+    table = np.maximum(np.array([values[:longest] for values in known], dtype=np.float64), 1e-6)
+    steps = np.arange(1, longest + 1, dtype=np.float64)
+    return Line(role, steps, np.asarray(np.exp(np.log(table).mean(axis=0)), dtype=np.float64), style=style)
+
+
+def _value(block: Mapping[str, Any], name: str) -> float:
+    value = number(block.get(name) if name in block else mapping(block.get("passes")).get(name))
+    return np.nan if value is None else value
+
+
+def _by_head(title: str, blocks: Sequence[Mapping[str, Any]], name: str) -> Chart | None:
+    layers = sorted({block["layer"] for block in blocks})
+    heads = min(MOST_HEADS, 1 + max(block["block"] for block in blocks))
+    table = np.full((len(layers), heads), np.nan)
+    for block in blocks:
+        if 0 <= block["block"] < heads:
+            table[layers.index(block["layer"]), block["block"]] = _value(block, name)
+    rows, columns = [f"layer {layer}" for layer in layers], [str(head) for head in range(heads)]
+    return draw_heat_map(title, table, rows, columns, along="head", about="0: the head is gated.", limits=(0.0, None))
+
+
+def _by_layer(title: str, roles: Mapping[str, Sequence[Mapping[str, Any]]], name: str) -> Chart | None:
+    layers = sorted({block["layer"] for found in roles.values() for block in found})
+    table = np.full((len(roles), len(layers)), np.nan)
+    for row, found in enumerate(roles.values()):
+        for column, layer in enumerate(layers):
+            values = np.array([_value(block, name) for block in found if block["layer"] == layer])
+            if np.isfinite(values).any():
+                table[row, column] = np.nanmean(values)
+    columns = ["none" if layer < 0 else str(layer) for layer in layers]
+    return draw_heat_map(title, table, list(roles), columns, along="layer", limits=(0.0, None))
