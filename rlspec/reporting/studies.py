@@ -15,6 +15,7 @@ from rlspec.reporting.series import Line
 
 FOLDER = "diagnostics"
 MOST_PICTURES = 1_500_000  # bytes of all pictures of a run's studies
+_LEAST = 1e-7  # of a singular value over the norm: float32 knows no smaller one
 MOST_HEADS = 64  # columns of a heat map
 _SOURCES = {"momentum": "momentum", "gradient": "gradient"}  # of spectra, the first one that is there
 
@@ -104,9 +105,12 @@ def _spectrum(role: str, blocks: Sequence[Mapping[str, Any]], style: int) -> Lin
     longest = min(map(len, known), default=0)
     if not longest:
         return None
-    table = np.maximum(np.array([values[:longest] for values in known], dtype=np.float64), 1e-6)
-    steps = np.arange(1, longest + 1, dtype=np.float64)
-    return Line(role, steps, np.asarray(np.exp(np.log(table).mean(axis=0)), dtype=np.float64), style=style)
+    table = np.array([values[:longest] for values in known], dtype=np.float64)
+    shown = np.logical_and.accumulate(
+        (table > _LEAST).all(axis=0)
+    )  # a direction that some block does not have ends the line
+    means = np.exp(np.log(table[:, shown]).mean(axis=0), dtype=np.float64)
+    return Line(role, np.arange(1, len(means) + 1, dtype=np.float64), means, style=style)
 
 
 def _value(block: Mapping[str, Any], name: str) -> float:
