@@ -42,7 +42,8 @@ class Content:
     def running(self) -> bool:
         """Whether something may still change."""
         members = [run for sweep in self.sweeps for arm in sweep.arms for run in (*arm.members, *arm.tuning)]
-        return any(run.running for run in self.runs) or any(member.status == "running" for member in members)
+        waiting = any(sweep.waiting for sweep in self.sweeps)
+        return waiting or any(run.running for run in self.runs) or any(each.status == "running" for each in members)
 
 
 def read_content(folders: Sequence[Path]) -> Content:

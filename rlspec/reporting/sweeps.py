@@ -71,6 +71,8 @@ class SweepRecord:
         deviations: From the plan; None: the report does not say whether it was followed.
         score: Name of the score.
         baseline: The arm to which others are compared.
+        hypotheses: Stated before the runs.
+        waiting: There is a plan, and no report of its results yet.
         problems: A line for each file that could not be read.
     """
 
@@ -83,6 +85,8 @@ class SweepRecord:
     score: str = "score"
     baseline: str | None = None
     command: str = ""
+    hypotheses: list[str] = field(default_factory=list)
+    waiting: bool = False
     problems: list[str] = field(default_factory=list)
 
 
@@ -114,6 +118,7 @@ def read_sweep(folder: Path) -> SweepRecord:
             score=SCORE_WORDS.get(str(report.get("score")), str(report.get("score", "score"))),
             baseline=str(report["baseline"]) if report.get("baseline") else None,
             command=str(report.get("command") or ""),
+            hypotheses=[str(each) for each in items(mapping(report.get("plan")).get("hypotheses"))],
             problems=problems,
         )
     runs = [(path, read_run(path)) for path in sorted(_runs_in(folder))]
@@ -121,13 +126,19 @@ def read_sweep(folder: Path) -> SweepRecord:
         reason = problems[0] if problems else "no arm in report.json and no run below it"
         raise DataError(f"{folder}: nothing to report: {reason}; give the folder of a run, or wait for the first one")
     found = compare_runs([run for _, run in runs], folder.resolve().name)
-    return SweepRecord(folder, found.title, found.arms, plan=plan, score=found.score, problems=problems)
+    waiting = bool(plan) and not report
+    problems += found.problems
+    return SweepRecord(
+        folder, found.title, found.arms, plan=plan, score=found.score, waiting=waiting, problems=problems
+    )
 
 
 def _about(report: Mapping[str, Any]) -> list[tuple[str, str]]:
     machine = report.get("machine")
     words = ", ".join(f"{key} {value}" for key, value in machine.items()) if isinstance(machine, dict) else machine
-    told = {"date": report.get("date"), "machine": words, "plan's SHA-256": report.get("plan_sha256")}
+    versions = ", ".join(f"{name} {version}" for name, version in mapping(report.get("versions")).items())
+    told = {"date": report.get("date"), "machine": words, "versions": versions}
+    told |= {"plan's SHA-256": report.get("plan_sha256")}
     return [(label, str(text)) for label, text in told.items() if text]
 
 

@@ -42,6 +42,7 @@ def stored(folder: Path, **changes: Any) -> dict[str, Any]:
         {"name": "adamw", "lr": 1e-4, "runs": [run(0, 0.75)], "statistics": {"n": 1, "mean": 0.75, "low": None}},
     ]
     return {
+        "plan": {"hypotheses": ["pion wins <i>"]},
         "followed": False,
         "deviations": ["seed 2 is missing"],
         "command": "python -m rlspec.compare optim=pion,adamw",
@@ -75,6 +76,7 @@ def test_the_table_says_what_the_report_says(make_run: MakeRun, tmp_path: Path) 
     other = text[text.index('<th scope="row">adamw</th>') :].partition("</tr>")[0]
     assert "<td>baseline</td>" in other and " to " not in other  # one seed has no interval
     assert "plan not followed" in page and "seed 2 is missing" in page
+    assert "pion wins &lt;i&gt;" in page
     assert "budget: 5 # &lt;b&gt;rates" in text
     assert "python -m rlspec.compare optim=pion,adamw" in text
 
@@ -135,5 +137,9 @@ def test_runs_that_are_named_are_compared(make_run: MakeRun, tmp_path: Path) -> 
 def test_a_sweep_that_goes_on_is_watched_until_its_runs_have_ended(make_run: MakeRun, tmp_path: Path) -> None:
     make_run("sweep/a", after=0.5)
     assert not read_content([tmp_path / "sweep"]).running
+    (tmp_path / "sweep" / "plan.yaml").write_text("seeds: [0, 1]")
+    assert read_content([tmp_path / "sweep"]).running  # the next run has not begun
     make_run("sweep/b", seed=1, after=None)
     assert read_content([tmp_path / "sweep"]).running
+    write(tmp_path / "sweep", stored(tmp_path))
+    assert not read_content([tmp_path / "sweep"]).running
