@@ -12,6 +12,7 @@ from torch.nn.parallel import DistributedDataParallel
 
 from rlspec.errors import ConfigError, nearest
 from rlspec.optim.engine.optimizer import SpectralOptimizer
+from rlspec.optim.engine.updates import LAYOUT_KEYS
 from rlspec.optim.known_rate import Here, carried_over, describe, hidden_size
 from rlspec.optim.map.overrides import Roles
 from rlspec.optim.map.symmetry import ParameterSpec, SymmetryMap, symmetry_map
@@ -20,7 +21,7 @@ from rlspec.optim.rules import get_rule
 from rlspec.optim.settings import KnownRate, OptimizerSettings, Running, Whose, defaults
 from rlspec.optim.sharding.shards import check_mixed, check_modules, check_sharding
 
-FROM_MAP = ("role", "num_heads", "head_axis", "stacked", "scaling")
+FROM_MAP = ("role", *LAYOUT_KEYS, "scaling")
 """Settings of `SpectralOptimizer` that are not the user's here."""
 
 
@@ -157,9 +158,7 @@ def _group_settings(spec: ParameterSpec, lr: float, weight_decay: float, paper: 
     settings: dict[str, Any] = {
         "rule": spec.rule,
         "role": spec.label,
-        "num_heads": spec.num_heads,
-        "head_axis": spec.head_axis,
-        "stacked": spec.stacked,
+        **{key: getattr(spec, key) for key in LAYOUT_KEYS},
         "lr": lr,
         "weight_decay": weight_decay if spec.decays else 0.0,
     }

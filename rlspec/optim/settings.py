@@ -121,6 +121,11 @@ class RoleChanges:
         promotion_steps: of Pion's filter.
         adjust_lr: length of the step.
         split: heads or whole.
+        stacked: the first axis counts matrices, as of experts; False: all axes after the first are one.
+        num_heads: blocks that heads make of a matrix, all projections counted.
+        parts: projections fused into it, of equal size.
+        head_axis: which axis these cut, 0 rows (outputs) or 1 columns.
+        transposed: it is stored (in, out).
     """
 
     rule: str | None = None
@@ -129,6 +134,11 @@ class RoleChanges:
     promotion_steps: PromotionSteps | None = None
     adjust_lr: AdjustLr | None = None
     split: Split | None = None
+    stacked: bool | None = None
+    num_heads: int | None = _number(None, ge=1)
+    parts: int | None = _number(None, ge=1)
+    head_axis: int | None = _number(None, ge=0, le=1)
+    transposed: bool | None = None
 
 
 def defaults(*declarations: type) -> dict[str, Any]:

@@ -56,3 +56,23 @@ def arithmetic(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) 
     """
     monkeypatch.setitem(AUTO_DTYPES, "cpu", request.param)
     return request.param
+
+
+@pytest.fixture
+def nothing_in_float32(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Modules that ask for float32 whatever the dtype (norms, rotations, softmax) get the float64 that they have."""
+    cast, softmax = torch.Tensor.to, torch.nn.functional.softmax
+
+    def to(self: torch.Tensor, *args: Any, **kwargs: Any) -> torch.Tensor:
+        keeps = self.dtype == torch.float64 and (torch.float32 in args or kwargs.get("dtype") == torch.float32)
+        return self if keeps else cast(self, *args, **kwargs)
+
+    def wide(
+        values: torch.Tensor, dim: int | None = None, dtype: torch.dtype | None = None, **kwargs: Any
+    ) -> torch.Tensor:
+        return softmax(values, dim=dim, dtype=None if values.dtype == torch.float64 else dtype, **kwargs)
+
+    monkeypatch.setattr(torch.Tensor, "to", to)
+    monkeypatch.setattr(torch.Tensor, "float", torch.Tensor.double)
+    monkeypatch.setattr(torch.nn.functional, "softmax", wide)
+    monkeypatch.setattr(torch, "softmax", wide)

@@ -81,7 +81,7 @@ def batches(
         for part in _within(starts, sizes, min(workspace_bytes, CPU_BATCH_BYTES) if cached else workspace_bytes):
             alive = [None if flags[start] is True else _together(flags[start : start + width]) for start in part]
             yield [
-                make_entry(params[start + offset], states, rule, first + start + offset, flag)
+                make_entry(params[start + offset], states, rule, first + start + offset, flag, group["maximize"])
                 for offset in range(width)
                 for start, flag in zip(part, alive, strict=True)
             ]
@@ -115,13 +115,17 @@ def _together(flags: Sequence[Flag]) -> Tensor | None:
     return torch.stack(waiting).amin()
 
 
-def make_entry(param: Tensor, states: Mapping[Tensor, State], rule: Rule, index: int, alive: Tensor | None) -> Entry:
+def make_entry(
+    param: Tensor, states: Mapping[Tensor, State], rule: Rule, index: int, alive: Tensor | None, maximize: bool
+) -> Entry:
     """A parameter with its gradient in the dtype of what moves, zero where it is masked."""
     state, gradient = states[param], param.grad
     assert gradient is not None
     target = state.get("master", param)
     if gradient.dtype != target.dtype:
         gradient = gradient.to(target.dtype)
+    if maximize:
+        gradient = -gradient
     if alive is not None and rule.kernel is None:  # a kernel is told to leave its whole batch alone
         gradient = torch.where(alive > 0, gradient, 0.0)
     return Entry(param, target, gradient, state, index, alive)

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from rlspec.errors import CheckpointError, ConfigError, nearest
 from rlspec.optim.composition import Rule
-from rlspec.optim.engine.updates import Group, State
+from rlspec.optim.engine.updates import LAYOUT_KEYS, Group, State, layout
 from rlspec.optim.kernels.layout import check_layout
 from rlspec.optim.rules import get_rule
 from rlspec.optim.settings import OptimizerSettings, declared_types, limits
@@ -31,9 +31,10 @@ NUMBERS: Mapping[str, Mapping[str, float]] = {
     "lr": {"ge": 0},  # which a scheduler may bring to 0
     "scaling": {"gt": 0},
     "num_heads": {"ge": 1},
+    "interleave": {"ge": 0},
 } | {name: kept for name, kept in limits(OptimizerSettings).items() if name not in BOUNDS}
 """Setting -> its limits."""
-WHOLE = ("num_heads", *(name for name, kind in declared_types(OptimizerSettings).items() if kind is int))
+WHOLE = ("num_heads", "interleave", *(name for name, kind in declared_types(OptimizerSettings).items() if kind is int))
 _LIMITS = {"ge": (operator.ge, "at least"), "gt": (operator.gt, "above"), "lt": (operator.lt, "below")}
 
 FOREIGN = ("initial_lr", "max_lr", "min_lr", "base_momentum", "max_momentum", "swa_lr", "name", "param_names", "params")
@@ -148,6 +149,22 @@ def _check_pairs(group: Group, rule: Rule) -> None:
             raise ConfigError(f"{name_a} {tuple(a.shape)} and {name_b} {tuple(b.shape)} are no LoRA pair; {remedy}")
 
 
+MODES = ("foreach", "fused", "capturable", "differentiable", "amsgrad")
+"""Switches of torch's optimizers, which code that makes any of them passes on."""
+
+
+def check_modes(given: dict[str, Any]) -> None:
+    """Take torch's switches out where they are off; what decides here is the rule.
+
+    Raises:
+        ConfigError: naming a switch that is on.
+    """
+    for name in MODES:
+        value = given.pop(name, None)
+        if value is not None and value is not False:
+            raise ConfigError(f"{name}={value!r}: rules choose their own kernels; leave it out")
+
+
 def check_options(options: Mapping[str, Any], groups: Iterable[Group], settings: Iterable[str]) -> None:
     """Refuse an option that no rule of the groups has; `settings` are the optimizer's own, which may have been meant.
 
@@ -167,7 +184,8 @@ def _check_parameter(name: str, param: Tensor, group: Group, rule: Rule) -> None
         raise ConfigError(f"{name}: dtype {param.dtype} is not supported; train real floating-point parameters")
     check_sharding([(name, param)])
     if rule.spectral:
-        check_layout(param.shape, group["num_heads"], group["head_axis"], name, group["stacked"])
+        num_heads, head_axis, stacked, transposed, interleave = layout(group, rule)
+        check_layout(param.shape, num_heads, head_axis, name, stacked, transposed, interleave)
 
 
 def check_stored(state_dict: dict[str, Any], own: list[Group], initial: Callable[[Tensor, Group, int], State]) -> None:
@@ -194,7 +212,8 @@ def check_stored(state_dict: dict[str, Any], own: list[Group], initial: Callable
     if counts[0] != counts[1]:
         raise CheckpointError(f"the optimizer state has groups of {counts[0]} parameters and not of {counts[1]}")
     for number, (before, now) in enumerate(zip(stored, own, strict=True)):
-        for key in ("rule", "num_heads", "head_axis", "stacked"):
+        before = {"transposed": False, "interleave": 0, **before}  # which earlier versions did not have
+        for key in ("rule", *LAYOUT_KEYS):
             if before.get(key) != now[key]:
                 raise CheckpointError(
                     f"the optimizer state does not fit group {number} ({now['role']}): {key} was {before.get(key)} and "

@@ -19,6 +19,7 @@ from rlspec.optim.engine.checks import (
     check_edited,
     check_group,
     check_keys,
+    check_modes,
     check_options,
     check_stored,
     named_parameters,
@@ -26,7 +27,7 @@ from rlspec.optim.engine.checks import (
 )
 from rlspec.optim.engine.finite import Flag, finite_on_device, finite_on_host
 from rlspec.optim.engine.telemetry import Recorder
-from rlspec.optim.engine.updates import Entry, apply_updates, layout, run_kernel, updates
+from rlspec.optim.engine.updates import LAYOUT_KEYS, Entry, apply_updates, layout, run_kernel, updates
 from rlspec.optim.kernels.layout import merge_blocks, split_blocks
 from rlspec.optim.rules import get_rule
 from rlspec.optim.settings import OptimizerSettings, Running, limits
@@ -71,9 +72,13 @@ class SpectralOptimizer(torch.optim.Optimizer):
         num_heads: blocks a matrix is cut into; 1 is the whole matrix.
         head_axis: 0 cuts rows (q, k, v), 1 columns (o).
         stacked: the first axis of a parameter with three or more axes counts matrices (experts).
+        transposed: parameters are stored (in, out), as Conv1D's; rows are outputs for the rule all the same.
+        interleave: lines of a block that lie together where blocks alternate; 0: they do not.
         scaling: of the LoRA pairs in a group with a pair rule, whose parameters are A, B, A, B, ...
         process_group: processes that hold copies of the parameters and average their gradients, as under DDP: matrices
             are dealt to them, and all of them must call `step`. Parameters of `fully_shard` need none.
+        maximize: climb, as in torch's optimizers, whose `foreach`, `fused`, `capturable` and `differentiable` may be
+            given where they are False or None.
         settings: fields of `OptimizerSettings` and `Running` in `rlspec.optim.settings`, which say what they do; and
             options of the rules' stages, by name (`Rule.options`), for all groups whose rule has them.
 
@@ -96,12 +101,17 @@ class SpectralOptimizer(torch.optim.Optimizer):
         num_heads: int = 1,
         head_axis: int = 0,
         stacked: bool = False,
+        transposed: bool = False,
+        interleave: int = 0,
         scaling: float = 1.0,
         process_group: ProcessGroup | None = None,
+        maximize: bool = False,
         **settings: Any,
     ) -> None:
+        check_modes(settings)
         own = {"lr": lr, "rule": rule, "role": role, "num_heads": num_heads, "head_axis": head_axis}
-        own |= {"stacked": stacked, "scaling": scaling}
+        own |= {"stacked": stacked, "transposed": transposed, "interleave": interleave, "scaling": scaling}
+        own |= {"maximize": maximize}
         own |= {name: settings.pop(name, default) for name, default in declared_defaults(OptimizerSettings).items()}
         running = {name: settings.pop(name, default) for name, default in declared_defaults(Running).items()}
         self._reset_transient_state()
@@ -124,6 +134,7 @@ class SpectralOptimizer(torch.optim.Optimizer):
             ConfigError: if the group's settings are invalid or do not fit one of its parameters.
         """
         if isinstance(param_group, dict):
+            check_modes(param_group)
             check_keys(param_group, self.defaults)
         super().add_param_group(param_group)
         try:
@@ -132,6 +143,7 @@ class SpectralOptimizer(torch.optim.Optimizer):
             self.param_groups.pop()
             raise
 
+    @torch._disable_dynamo  # a compiled step runs as it is written
     @torch.no_grad()
     def step(self, closure: Callable[[], float] | None = None) -> float | None:  # type: ignore[override]
         """Update every parameter that has a gradient; returns the closure's loss."""
@@ -287,7 +299,9 @@ class SpectralOptimizer(torch.optim.Optimizer):
                 raise ConfigError(f"{self._label(position)[1]}: sparse gradients are not supported; use sparse=False")
             flags[position] = True
         waiting = [position for position in gradients if self._defers(params[position])] if self.check_finite else []
-        known = [position for position in gradients if position not in set(waiting)] if self.check_finite else []
+        known = (
+            [k for k in gradients if k not in set(waiting) and not gradients[k].is_meta] if self.check_finite else []
+        )
         finite = finite_on_host([gradients[position] for position in known])
         bad = {position for position, good in zip(known, finite, strict=True) if not good}
         if shared is not None:
@@ -366,17 +380,16 @@ def _cap(group: Group, rule: Rule, targets: list[Tensor]) -> None:
     for target in targets:
         blocks = split_blocks(target, *layout(group, rule))
         capped = constrain(blocks, group["spectral_cap"], group["cap_method"])
-        target.copy_(merge_blocks(capped, target.shape, group["head_axis"], group["stacked"]))
+        target.copy_(merge_blocks(capped, target.shape, *layout(group, rule)[1:]))
 
 
 OF_A_GROUP = (
     "lr",
     "rule",
     "role",
-    "num_heads",
-    "head_axis",
-    "stacked",
+    *LAYOUT_KEYS,
     "scaling",
+    "maximize",
     *declared_defaults(OptimizerSettings),
 )
 """Keys that every parameter group has."""

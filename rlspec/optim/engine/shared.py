@@ -248,7 +248,7 @@ def _prepare(unit: Unit) -> None:
     group, rule = unit.group, unit.rule
     states = dict(zip(unit.params, unit.states, strict=True))
     entries = [
-        make_entry(param, states, rule, position, unit.alive)
+        make_entry(param, states, rule, position, unit.alive, group["maximize"])
         for param, position in zip(unit.params, unit.positions, strict=True)
     ]
     unit.gradients = [entry.gradient for entry in entries]

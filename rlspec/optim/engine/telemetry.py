@@ -8,8 +8,9 @@ from __future__ import annotations
 
 import warnings
 from collections import defaultdict
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -130,7 +131,7 @@ class Recorder:
 
     @contextmanager
     def measure(
-        self, role: str, lr: float, targets: list[Tensor], layout: tuple[int, int, bool] | None = None
+        self, role: str, lr: float, targets: list[Tensor], layout: Sequence[Any] | None = None
     ) -> Iterator[None]:
         """Compare the weights after the body with those before; copies them, so pass a bounded number.
 
@@ -138,7 +139,7 @@ class Recorder:
             role: of their group.
             lr: learning rate.
             targets: what moves.
-            layout: num_heads, head_axis, stacked of a rule of matrices; None: an elementwise rule.
+            layout: how a rule of matrices cuts them, see `engine.updates.layout`; None: an elementwise rule.
         """
         if not self.collecting:
             yield
@@ -156,7 +157,7 @@ class Recorder:
             if new.ndim > 1 and new.numel():
                 sums["rms_to_inf"] = max(sums["rms_to_inf"], rms_to_inf(new))
                 if lr and (layout is not None or (moved.numel() <= LARGEST_MEASURED and not self._parts)):
-                    top = largest_singular(split_blocks(moved, *(layout or (1, 0, False))))
+                    top = largest_singular(split_blocks(moved, *(layout or ())))
                     sums["spectral"] = max(sums["spectral"], float(top.max()) / lr)
 
     def blocks(self, role: str, seen: Tensor, filtered: Tensor, energy: Tensor | None) -> None:

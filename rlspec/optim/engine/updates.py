@@ -82,9 +82,18 @@ class Updates:
     energy: Tensor | None
 
 
-def layout(group: Group, rule: Rule) -> tuple[int, int, bool]:
-    """num_heads, head_axis, stacked of a parameter group; elementwise rules take every parameter whole."""
-    return (group["num_heads"], group["head_axis"], group["stacked"]) if rule.spectral else (1, 0, False)
+Layout = tuple[int, int, bool, bool, int]
+"""num_heads, head_axis, stacked, transposed and interleave of `rlspec.optim.kernels.layout`."""
+
+WHOLE: Layout = (1, 0, False, False, 0)
+LAYOUT_KEYS = ("num_heads", "head_axis", "stacked", "transposed", "interleave")
+
+
+def layout(group: Group, rule: Rule) -> Layout:
+    """How the parameters of a group are cut; elementwise rules take every parameter whole."""
+    if not rule.spectral:
+        return WHOLE
+    return group["num_heads"], group["head_axis"], group["stacked"], group["transposed"], group["interleave"]
 
 
 def compute_dtype(group: Group, blocks: Tensor) -> torch.dtype:
@@ -232,18 +241,19 @@ def _seed(entry: Entry) -> int:
 
 def _split(tensors: Sequence[Tensor], group: Group, rule: Rule) -> Tensor:
     """Blocks of tensors of one shape, in their order; those of a single tensor are a view."""
-    num_heads, head_axis, stacked = layout(group, rule)
+    num_heads, head_axis, stacked, transposed, run = layout(group, rule)
     if len(tensors) > 1 and (head_axis == 0 or num_heads == 1):
         many = torch.stack(list(tensors))
-        return split_blocks(many.flatten(0, 1) if stacked else many, num_heads, head_axis, stacked=True)
-    parts = [split_blocks(tensor, num_heads, head_axis, stacked) for tensor in tensors]
+        return split_blocks(many.flatten(0, 1) if stacked else many, num_heads, head_axis, True, transposed, run)
+    parts = [split_blocks(tensor, num_heads, head_axis, stacked, transposed, run) for tensor in tensors]
     return parts[0] if len(parts) == 1 else torch.cat(parts)
 
 
 def _merge(blocks: Tensor, entries: list[Entry], group: Group, rule: Rule) -> list[Tensor]:
-    shape, (_, head_axis, stacked) = entries[0].param.shape, layout(group, rule)
+    shape, (_, head_axis, stacked, transposed, run) = entries[0].param.shape, layout(group, rule)
     many = (len(entries) * shape[0], *shape[1:]) if stacked else (len(entries), *shape)
-    return list(merge_blocks(blocks, many, head_axis, stacked=True).reshape(len(entries), *shape).unbind())
+    merged = merge_blocks(blocks, many, head_axis, True, transposed, run)
+    return list(merged.reshape(len(entries), *shape).unbind())
 
 
 def _write_back(step: Step, entries: list[Entry]) -> None:

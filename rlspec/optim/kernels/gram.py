@@ -14,7 +14,7 @@ from collections.abc import Collection, Sequence
 import torch
 from torch import Tensor
 
-from rlspec.optim.kernels.blocks import like, wide
+from rlspec.optim.kernels.blocks import flushed, like, wide
 
 Coefficient = float | Tensor
 AnyCoefficients = tuple[Coefficient, Coefficient, Coefficient]
@@ -70,7 +70,7 @@ def symmetric_product(
     if base is not None and isinstance(beta, float) and beta == 0.0:
         base = None
     if levels == 0:
-        return _product(left, right, base, beta, alpha)
+        return flushed(_product(left, right, base, beta, alpha))
     out, size = left.new_empty(batch, rows, rows), rows
     for _ in range(levels):
         # The blocks above the diagonal that this halving leaves, for all pairs in one batch.
@@ -81,7 +81,7 @@ def symmetric_product(
         _off_diagonal(out, size, 1, 0).copy_(part.transpose(1, 2))
     middle = None if base is None else _as_batch(_diagonal(base, size))
     _diagonal(out, size).copy_(_block_products(left, right, middle, beta, alpha, size, (0, 0, 1)))
-    return out
+    return flushed(out)
 
 
 def _block_products(
@@ -176,7 +176,7 @@ def short_gram(blocks: Tensor) -> Tensor:
 
 def _apply(square: Tensor, blocks: Tensor) -> Tensor:
     """Multiply by a symmetric matrix on the short side."""
-    return torch.bmm(blocks, square) if blocks.shape[-2] > blocks.shape[-1] else torch.bmm(square, blocks)
+    return flushed(torch.bmm(blocks, square) if blocks.shape[-2] > blocks.shape[-1] else torch.bmm(square, blocks))
 
 
 def _plus_identity(square: Tensor, a: Coefficient) -> Tensor:
@@ -197,7 +197,7 @@ def standard_iteration(blocks: Tensor, schedule: Sequence[AnyCoefficients], gram
         if isinstance(a, Tensor):
             x = torch.bmm(polynomial, x).add_(a * x)
         elif a == 0.0:
-            x = torch.bmm(polynomial, x)
+            x = flushed(torch.bmm(polynomial, x))
         else:
             x = torch.baddbmm(x, polynomial, x, beta=a)
     return like(x, blocks)

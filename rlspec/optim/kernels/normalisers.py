@@ -12,7 +12,7 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
-from rlspec.optim.kernels.blocks import nonzero, norm
+from rlspec.optim.kernels.blocks import flushed, nonzero, norm
 from rlspec.optim.kernels.gram import short_gram, symmetric_product
 
 _SAFETY = 1.02
@@ -31,8 +31,8 @@ def frobenius(blocks: Tensor, compute_dtype: torch.dtype) -> Tensor:
     work = blocks.to(torch.promote_types(torch.promote_types(blocks.dtype, compute_dtype), torch.float32))
     # The infinity norm as two reductions: torch's own is twenty times slower on the CPU.
     peak = torch.maximum(work.amax((1, 2), keepdim=True), -work.amin((1, 2), keepdim=True))
-    scaled = work / peak.clamp(min=torch.finfo(work.dtype).tiny)
-    return scaled.div_(nonzero(norm(scaled))).to(compute_dtype)
+    scaled = flushed(work / peak.clamp(min=torch.finfo(work.dtype).tiny))
+    return flushed(scaled.div_(nonzero(norm(scaled))).to(compute_dtype))
 
 
 def frobenius_after_cast(blocks: Tensor, compute_dtype: torch.dtype) -> Tensor:

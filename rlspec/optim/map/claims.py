@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Mapping
+from collections import defaultdict
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any
@@ -11,13 +12,19 @@ from typing import Any
 from torch import Tensor, nn
 
 from rlspec.errors import ConfigError
-from rlspec.optim.kernels.layout import check_layout
+from rlspec.optim.kernels.layout import block_shape, check_layout
 from rlspec.optim.map.families import ADAPTIVE_NORM, HEAD_NAMES, MODULES, Entry, Family, find_family, modality_of
+from rlspec.optim.map.groups import GAUGE
 
 _WRAPPERS = re.compile(r"(?:^|\.)(?:_orig_mod|base_layer|modules_to_save\.[^.]+)(?=\.)")
 _PARAMETRISED = re.compile(r"\.?parametrizations\.([^.]+)\.original$")  # of torch.nn.utils.parametrize
 _LORA = re.compile(r"\.lora_(embedding_)?([AB])\.([^.]+)(?:\.weight)?$")
 _NAMED_ALONE = ("token", "position")  # roles of bare parameters, told by their names
+_OUTPUT = re.compile(
+    r"(?:^|\.)(?:lm_head|embed_out|classifier|score|qa_outputs|heads\.head|output_projection)(?:\.\d+)?\.weight$"
+    r"|^(?:module\.)?(?:head|fc|output|proj_out)\.weight$"
+)
+"""Output heads by the words of torch, torchvision, timm and transformers."""
 _NEAR = 4  # modules above a projection among which its attention is sought; adapters put two between
 
 
@@ -30,8 +37,11 @@ class Claim:
         group: symmetry group, rows x columns.
         num_heads: blocks that heads make of it.
         head_axis: axis that is cut.
-        parts: blocks that it has even where heads are not cut.
+        parts: blocks that it has even where heads are not cut; 0: projections of unequal size, which only heads part.
         stacked: whether the first axis counts matrices.
+        transposed: whether it is stored (in, out).
+        interleave: lines of a part that lie together where parts alternate; 0: they do not.
+        blocks: a letter for each head of fused projections, see `Entry.blocks`.
         modality: part of the model.
         partner: of a LoRA factor, the name of the other one.
         scaling: of a LoRA factor's layer; None: unknown.
@@ -44,6 +54,9 @@ class Claim:
     head_axis: int = 0
     parts: int = 1
     stacked: bool = False
+    transposed: bool = False
+    interleave: int = 0
+    blocks: str = ""
     modality: str = ""
     partner: str | None = None
     scaling: float | None = None
@@ -80,17 +93,22 @@ class Owner:
         """That of the config."""
         return find_family(getattr(self.config, "model_type", None))
 
+    def near(self, word: str) -> Any:
+        """An attribute of the nearest module around, or None."""
+        found = (getattr(module, word, None) for module in self.ancestors[1:_NEAR])
+        return next((value for value in found if value is not None), None)
+
     def number(self, attribute: str, *, declared: bool = True) -> int | None:
-        """A number of heads or a size: from a family's config, or from the nearest module that has such a word."""
+        """A number of heads or a size: from a family's config, or else from modules around it, then from any config."""
+        found = getattr(self.config, attribute, None)
         if declared:
-            found = getattr(self.config, attribute, None)
             return found if isinstance(found, int) else None
-        words = list(HEAD_NAMES.get(attribute, (attribute,)))
-        if attribute == "num_key_value_heads":  # those of queries where a module has no others
-            words += HEAD_NAMES["num_attention_heads"]
-        near = self.ancestors[1:_NEAR]
-        numbers = (getattr(module, word, None) for word in words for module in near)
-        return next((number for number in numbers if isinstance(number, int)), None)
+        counts = [self.near(word) for word in HEAD_NAMES.get(attribute, (attribute,))]
+        if self.family is None:
+            counts.append(found)
+        if attribute == "num_key_value_heads":  # those of queries where nobody has others
+            counts.append(self.number("num_attention_heads", declared=False))
+        return next((number for number in counts if isinstance(number, int)), None)
 
 
 def walk(model: nn.Module) -> Iterator[tuple[str, Tensor, Owner]]:
@@ -124,12 +142,8 @@ def _output_heads(modules: Mapping[str, nn.Module]) -> set[str]:
     return {_plain(paths[id(head)]) for head in found if id(head) in paths}
 
 
-def claim(name: str, param: Tensor, owner: Owner, fallback: bool) -> Claim:
-    """Find a parameter's role; `fallback` accepts an unknown one because the user named its rule.
-
-    Raises:
-        ConfigError: naming the parameter, if nothing tells its role or its heads contradict it.
-    """
+def claim(name: str, param: Tensor, owner: Owner, fallback: bool = False) -> Claim | None:
+    """Find a parameter's role, or None; `fallback` accepts an unknown one because the user named its rule."""
     plain = _plain(name)
     lora = _LORA.search(plain)
     if lora:
@@ -137,7 +151,11 @@ def claim(name: str, param: Tensor, owner: Owner, fallback: bool) -> Claim:
     entry = _entry(plain, param, owner)
     modality = _modality(plain, entry, owner)
     if entry is not None:
-        declared = Claim(entry.role, entry.symmetry, entry.parts, entry.head_axis, entry.parts, entry.stacked, modality)
+        stacked = entry.stacked or entry.role in _NAMED_ALONE and param.ndim == 3
+        declared = Claim(
+            entry.role, entry.symmetry, entry.parts, entry.head_axis, entry.parts, stacked, entry.transposed,
+            int(entry.interleaved), modality=modality,
+        )  # fmt: skip
         return _with_heads(declared, name, param, entry, owner)
     if owner.is_output and plain.endswith("weight") and param.ndim > 1:
         return Claim("lm_head", "S_V, shift x O(d)", modality=modality_of(plain) or "language")
@@ -146,14 +164,33 @@ def claim(name: str, param: Tensor, owner: Owner, fallback: bool) -> Claim:
         return Claim("adapter", "-", modality=modality)
     if found is None and fallback:
         found = Claim("other", "-")
-    if found is None:
-        known = {entry.role for entry in owner.family.entries} if owner.family else {"attention", "linear", "conv"}
-        raise ConfigError(
-            f"no role is known for the trainable parameter {name} of shape {tuple(param.shape)} in a "
-            f"{type(owner.module).__name__} (roles here: {', '.join(sorted(known))}); freeze it, name its rule: "
-            f"overrides=[{{pattern: {re.escape(name)}, rule: adamw}}], or declare it in its family"
-        )
-    return replace(found, modality=modality)
+    return None if found is None else replace(found, modality=modality)
+
+
+def refusal(unknown: Sequence[tuple[str, Tensor, Owner]]) -> ConfigError:
+    """What to say of parameters that nobody claims: all of them, alike ones together, with lines that claim them."""
+    alike: dict[tuple[str, tuple[int, ...], str], list[Owner]] = defaultdict(list)
+    for name, param, owner in unknown:
+        pattern = "\\.".join(r"\d+" if word.isdigit() else re.escape(word) for word in name.split("."))
+        alike[pattern, tuple(param.shape), type(owner.module).__name__].append(owner)
+    listed = [
+        f"{f'{len(owners)} of ' if len(owners) > 1 else ''}{_readable(pattern)} of shape {shape} in a {kind}"
+        for (pattern, shape, kind), owners in alike.items()
+    ]
+    family = unknown[0][2].family
+    known = {entry.role for entry in family.entries} if family else {"attention", "linear", "conv"}
+    lines = [f'{{"pattern": r"^{pattern}$", "rule": "adamw"}}' for pattern in dict.fromkeys(key[0] for key in alike)]
+    stacks = any(len(shape) > 2 for _, shape, _ in alike)
+    return ConfigError(
+        f"no role is known for {len(unknown)} trainable parameters: {'; '.join(listed)} (roles here: "
+        f"{', '.join(sorted(known))}); freeze them, name their rules: overrides=[{', '.join(lines)}]"
+        f"{' (a spectral rule with stacked: true where the first axis counts matrices)' if stacks else ''}, or declare "
+        "them in a family"
+    )
+
+
+def _readable(pattern: str) -> str:
+    return re.sub(r"\\(.)", r"\1", pattern.replace(r"\d+", "N"))
 
 
 def _modality(plain: str, entry: Entry | None, owner: Owner) -> str:
@@ -196,33 +233,52 @@ def _at(owner: Owner, level: int) -> nn.Module | None:
 
 def _with_heads(declared: Claim, name: str, param: Tensor, entry: Entry, owner: Owner) -> Claim:
     """The claim with the number of heads from the config, or with the reason why that contradicts the parameter."""
-    if entry.heads is None:
+    if entry.heads is None and entry.blocks is None:
         return declared
     try:
-        heads = _count_heads(name, param, entry, owner)
+        blocks = _letters(name, param, entry, owner, (declared.stacked, declared.transposed))
     except ConfigError as error:
         return replace(declared, problem=error)
-    return replace(declared, num_heads=heads)
+    parts, turns = _projections(blocks)
+    size = block_shape(param.shape, 1, 0, declared.stacked, declared.transposed)[1 + entry.head_axis] // len(blocks)
+    return replace(declared, num_heads=len(blocks), parts=parts, interleave=turns * size,
+                   blocks=blocks if parts != 1 else "")  # fmt: skip
 
 
-def _count_heads(name: str, param: Tensor, entry: Entry, owner: Owner) -> int:
+def _letters(name: str, param: Tensor, entry: Entry, owner: Owner, stored: tuple[bool, bool]) -> str:
+    """A letter for each head on the cut axis, equal ones for one projection."""
     declared = owner.family is not None and entry in owner.family.entries
-    counts = {attribute: owner.number(attribute, declared=declared) for attribute in entry.head_counts}
-    missing = [attribute for attribute, count in counts.items() if count is None]
-    if missing:
-        raise ConfigError(f"{name}: the model's config has no number {missing[0]}; override it with split: whole")
-    heads = sum(counts[attribute] or 0 for attribute in entry.head_counts)
-    said = ", ".join(f"{attribute}={count}" for attribute, count in counts.items())
-    check_layout(param.shape, heads, entry.head_axis, f"{name} ({said})", entry.stacked)
-    size, head_dim = (
-        param.shape[entry.stacked + entry.head_axis] // heads,
-        owner.number(entry.head_dim, declared=declared),
-    )
+    if entry.blocks is not None:
+        letters, said = entry.blocks(owner.config, owner.near), "its config"
+    else:
+        counts = {attribute: owner.number(attribute, declared=declared) for attribute in entry.head_counts}
+        missing = [attribute for attribute, count in counts.items() if count is None]
+        if missing:
+            raise ConfigError(f"{name}: the model's config has no number {missing[0]}; override it with split: whole")
+        letters = "".join(
+            letter * (counts[attribute] or 0) for letter, attribute in zip("qkv", entry.head_counts, strict=False)
+        )
+        said = ", ".join(f"{attribute}={count}" for attribute, count in counts.items())
+    check_layout(param.shape, len(letters), entry.head_axis, f"{name} ({said})", *stored)
+    size = block_shape(param.shape, 1, 0, *stored)[1 + entry.head_axis] // max(len(letters), 1)
+    head_dim = owner.number(entry.head_dim, declared=declared) if entry.head_dim and entry.blocks is None else None
     if head_dim is not None and head_dim != size:
         raise ConfigError(
-            f"{name}: {said} makes heads of {size}, but the config's {entry.head_dim} is {head_dim}; correct the config"
+            f"{name}: {said} makes heads of {size}, but the config's {entry.head_dim} is {head_dim}; correct the "
+            "config, or override it with split: whole"
         )
-    return heads
+    return letters
+
+
+def _projections(letters: str) -> tuple[int, int]:
+    """How many fused projections heads make, and how many heads of one lie together where they alternate, else 0."""
+    kinds = "".join(dict.fromkeys(letters))
+    run = len(letters) - len(letters.lstrip(letters[:1]))
+    turn = "".join(kind * run for kind in kinds)
+    turns, rest = divmod(len(letters), max(len(turn), 1))
+    if rest or turn * turns != letters:
+        return 0, 0
+    return len(kinds), run if turns > 1 else 0
 
 
 def _lora_claim(name: str, layer: str, lora: re.Match[str], param: Tensor, owner: Owner) -> Claim:
@@ -245,7 +301,13 @@ def _lora_claim(name: str, layer: str, lora: re.Match[str], param: Tensor, owner
     )
     if entry is None or entry.stacked or (entry.head_axis == 0) != (factor == "B"):
         return declared
-    declared = replace(declared, num_heads=entry.parts, head_axis=entry.head_axis, parts=entry.parts)
+    declared = replace(
+        declared,
+        num_heads=entry.parts,
+        head_axis=entry.head_axis,
+        parts=entry.parts,
+        interleave=int(entry.interleaved),
+    )
     return _with_heads(declared, layer, param, entry, owner)
 
 
@@ -273,22 +335,55 @@ def _claim_by_module(plain: str, param: Tensor, owner: Owner) -> Claim | None:
         return Claim("embed", "S_V x O(d)")
     if "norm" in kind.lower() and param.ndim == 1:
         return Claim("norm", "signs")
-    if key.endswith("bias") and param.ndim == 1:
-        return Claim("bias", "-")
-    if param.ndim <= 1:
+    if key.endswith("bias") and not isinstance(module, nn.Embedding):
+        return Claim("bias", _rows_of_weight(plain, owner))
+    if sum(size > 1 for size in param.shape) < 2 and not isinstance(module, _LAYERS):
         return Claim("vector", "-")
     if isinstance(module, nn.MultiheadAttention) and key == "in_proj_weight":
-        return Claim("attention.qkv", "S_heads, O(head) x O(d)", 3 * module.num_heads, 0, 3)
+        blocks = "".join(letter * module.num_heads for letter in "qkv")
+        return Claim("attention.qkv", "S_heads, O(head) x O(d)", len(blocks), 0, 3, blocks=blocks)
     if isinstance(module, nn.MultiheadAttention) and key in ("q_proj_weight", "k_proj_weight", "v_proj_weight"):
         return Claim(f"attention.{key[0]}", "O(head) x O(d)", module.num_heads, 0)
     if isinstance(parent, nn.MultiheadAttention) and isinstance(module, nn.Linear) and key == "weight":
         return Claim("attention.o", "O(d) x O(head)", parent.num_heads, 1)
-    if kind == "Conv1D" and key == "weight":  # of transformers' GPT-2
-        return Claim("transposed", "O(in) x O(out)")
+    if isinstance(module, nn.Linear) and _OUTPUT.search(plain) and _is_last(module, parent):
+        return Claim("output", "- x O(d)")
+    if isinstance(module, nn.modules.conv._ConvNd) and module.groups > 1 and param.shape[1] == 1:
+        return Claim("depthwise", "-")
     if not _is_free(plain, owner):  # a known family says which other matrices it has
         return None
-    if isinstance(module, nn.Linear) and key == "weight":
+    return _claim_of_layer(module, kind) if key == "weight" else None
+
+
+_LAYERS = (nn.Linear, nn.modules.conv._ConvNd)
+
+
+def _claim_of_layer(module: nn.Module, kind: str) -> Claim | None:
+    """A weight of a layer of torch, whatever it is for."""
+    if isinstance(module, nn.Linear):
         return Claim("linear", "O(out) x O(in)")
-    if isinstance(module, nn.modules.conv._ConvNd) and not module.transposed and key == "weight":
-        return Claim("conv", "O(out) x -", module.groups, 0, module.groups)
+    if kind == "Conv1D":  # of transformers' GPT-2: stored (in, out)
+        return Claim("linear", "O(out) x O(in)", transposed=True)
+    if isinstance(module, nn.modules.conv._ConvNd):
+        axis = int(module.transposed)  # stored (in, out, ...), where groups cut the inputs
+        group = "- x O(in)" if axis else "O(out) x -"
+        return Claim("conv", group, module.groups, axis, module.groups, transposed=module.transposed)
     return None
+
+
+def _is_last(module: nn.Module, parent: nn.Module | None) -> bool:
+    """Whether a layer is the last linear one of a sequence, or in none."""
+    if not isinstance(parent, nn.Sequential):
+        return True
+    return [child for child in parent if isinstance(child, nn.Linear)][-1] is module
+
+
+def _rows_of_weight(plain: str, owner: Owner) -> str:
+    """The group of a bias is that of its layer's outputs."""
+    key = plain.rpartition(".")[2]
+    for name in (f"{key[:-4]}weight", key.removesuffix("_bias")):
+        weight = getattr(owner.module, name, None)
+        if name != key and isinstance(weight, Tensor) and weight.ndim > 1:
+            found = claim(f"{plain.removesuffix(key)}{name}", weight, owner)
+            return "-" if found is None or found.group.startswith(GAUGE) else found.group.partition(" x ")[0]
+    return "-"

@@ -45,6 +45,9 @@ class Override(RoleChanges):
         return replace(other, **given, options=tuple((dict(other.options) | dict(self.options)).items()))
 
 
+LAYOUT = ("stacked", "num_heads", "parts", "head_axis", "transposed")
+"""Settings that say how a matrix lies in its tensor, over what the map found."""
+
 _KEYS = tuple(entry.name for entry in fields(Override) if entry.name != "options")
 
 
@@ -105,6 +108,13 @@ def _settings(mapping: Mapping[str, Any], where: str) -> Override:
         get_rule(override.rule)
     if override.split not in (None, *SPLITS):
         raise ConfigError(f"{where}: split={override.split!r}; {nearest(str(override.split), SPLITS)}")
+    for name in LAYOUT:
+        value, lowest = getattr(override, name), int(name != "head_axis")
+        kind = bool if name in ("stacked", "transposed") else int
+        fits = type(value) is kind and (kind is bool or value >= lowest) and (name != "head_axis" or value <= 1)
+        if value is not None and not fits:
+            words = "true or false" if kind is bool else "0 or 1" if name == "head_axis" else "a whole number from 1"
+            raise ConfigError(f"{where}: {name}={value!r} must be {words}")
     if override.adjust_lr is not None and override.adjust_lr not in ADJUST_LR:
         raise ConfigError(f"{where}: adjust_lr={override.adjust_lr!r}; {nearest(override.adjust_lr, ADJUST_LR)}")
     return override
@@ -143,8 +153,9 @@ def check_knobs(override: Override, rule: Rule, name: str) -> None:
     Raises:
         ConfigError: naming the setting, the parameter and the rule.
     """
-    for setting in override.changes:
-        used = setting == "weight_decay" or setting in rule.options
+    given = [setting for setting in LAYOUT if getattr(override, setting) is not None]
+    for setting in [*override.changes, *given]:
+        used = setting == "weight_decay" or setting in rule.options or setting in given and rule.kind == "matrix"
         if setting == "adjust_lr":
             used = rule.spectral or rule.length == "unit"
         if not used:

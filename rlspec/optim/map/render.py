@@ -111,11 +111,15 @@ def breaks(mapping: SymmetryMap) -> list[str]:
     ]
 
 
+def _said(mapping: SymmetryMap) -> list[str]:
+    return [*breaks(mapping), *(f"note: {note}" for note in mapping.notes)]
+
+
 def render_text(mapping: SymmetryMap) -> str:
     """Aligned columns, as many as fit into `TEXT_WIDTH`, what rules break, and the coverage line."""
     cells = [HEADERS, *(row.cells() for row in table_rows(mapping))]
     widths = dict(_fitting({key: max(len(row[key]) for row in cells) for key in HEADERS}))
-    warnings = [line for entry in breaks(mapping) for line in textwrap.wrap(entry, TEXT_WIDTH, subsequent_indent="  ")]
+    warnings = [line for entry in _said(mapping) for line in textwrap.wrap(entry, TEXT_WIDTH, subsequent_indent="  ")]
     return "\n".join([*(_aligned(row, widths) for row in cells), *warnings, coverage(mapping)])
 
 
@@ -134,7 +138,7 @@ def render_markdown(mapping: SymmetryMap) -> str:
     """A Markdown table, what rules break, the coverage line and the names of frozen parameters."""
     lines = [_piped(HEADERS), _piped({key: "---:" if key in _NUMBERS else "---" for key in HEADERS})]
     lines += [_piped(row.cells()) for row in table_rows(mapping)]
-    lines += ["", *(f"- {line}" for line in breaks(mapping)), "", coverage(mapping)]
+    lines += ["", *(f"- {line}" for line in _said(mapping)), "", coverage(mapping)]
     if mapping.frozen:
         lines += ["", "Frozen: " + ", ".join(f"`{name}`" for name, _ in mapping.frozen)]
     return "\n".join(lines) + "\n"
@@ -158,6 +162,7 @@ def render_json(mapping: SymmetryMap) -> str:
     content = {
         "rows": [vars(row) for row in table_rows(mapping)],
         "warnings": breaks(mapping),
+        "notes": mapping.notes,
         "coverage": coverage(mapping),
         "parameters": parameters,
         "frozen": [{"name": name, "parameters": numel} for name, numel in mapping.frozen],

@@ -9,6 +9,7 @@ from __future__ import annotations
 import inspect
 import re
 import warnings
+from collections import defaultdict
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any, Literal
@@ -18,10 +19,11 @@ from torch import Tensor, nn
 
 from rlspec.errors import ConfigError, nearest
 from rlspec.optim.kernels.layout import block_shape, check_layout
-from rlspec.optim.map.claims import Claim, Owner, claim, walk
+from rlspec.optim.map.claims import Claim, Owner, claim, refusal, walk
 from rlspec.optim.map.families import MODALITIES
 from rlspec.optim.map.groups import BlockLayout, broken, rule_group
 from rlspec.optim.map.overrides import (
+    LAYOUT,
     SPLITS,
     Override,
     Roles,
@@ -58,7 +60,10 @@ class ParameterSpec:
         dtype: of the parameter.
         override: the user's settings for it, of its role and of the pattern that matched.
         stacked: the first axis counts matrices.
+        transposed: stored (in, out).
+        interleave: lines of a block that lie together where blocks alternate; 0: they do not.
         parts: matrices fused into one, which `num_heads` counts even where heads are not cut.
+        blocks: a letter for each head of fused projections in their order; "" where there is one projection.
         modality: language, vision, connector or action; "" where nothing tells.
         partner: of a LoRA factor, the name of the other factor of its layer.
         scaling: of a LoRA factor's layer, as in W + scaling B A.
@@ -75,7 +80,10 @@ class ParameterSpec:
     dtype: torch.dtype = torch.float32
     override: Override | None = None
     stacked: bool = False
+    transposed: bool = False
+    interleave: int = 0
     parts: int = 1
+    blocks: str = ""
     modality: str = ""
     partner: str | None = None
     scaling: float = 1.0
@@ -107,8 +115,8 @@ class ParameterSpec:
 
     @property
     def decays(self) -> bool:
-        """Whether weight decay acts on it: not on vectors, positions and single tokens."""
-        return len(self.shape) > 1 and self.role not in ("position", "token")
+        """Whether weight decay acts on it: not on vectors, biases, positions, single tokens and rates of decay."""
+        return len(self.shape) > 1 and self.role not in ("vector", "bias", "position", "token", "state")
 
     @property
     def numel(self) -> int:
@@ -151,15 +159,19 @@ class ParameterSpec:
     def _blocks(self) -> tuple[int, int, int]:
         if len(self.shape) < 2:
             return 1, 1, self.numel
-        return block_shape(self.shape, self.num_heads, self.head_axis, self.stacked)
+        return block_shape(self.shape, self.num_heads, self.head_axis, self.stacked, self.transposed)
 
 
 @dataclass(frozen=True)
 class SymmetryMap:
-    """Every trainable parameter of a model, claimed once, and the frozen ones as (name, values)."""
+    """Every trainable parameter of a model, claimed once, and the frozen ones as (name, values).
+
+    `notes` say of what has no structure, or is not cut as was asked, what it gets and why.
+    """
 
     specs: tuple[ParameterSpec, ...]
     frozen: tuple[tuple[str, int], ...] = ()
+    notes: tuple[str, ...] = ()
 
     def __iter__(self) -> Iterator[ParameterSpec]:
         return iter(self.specs)
@@ -211,7 +223,7 @@ def symmetry_map(
     check_patterns(patterns, [name for name, _, _ in trainable])
     found = [next((entry for entry in patterns if re.search(entry.pattern, name)), None) for name, _, _ in trainable]
     named = [override is not None and override.rule is not None for override in found]
-    claims = [claim(*entry, fallback) for entry, fallback in zip(trainable, named, strict=True)]
+    claims = _claims(trainable, named)
     said = parse_roles(roles, lambda key: any(_applies(key, each) for each in claims))
     specs = [
         replace(_spec(name, param, entry, rule, _said(entry, said, override), split, paper), settings=settings or {})
@@ -219,10 +231,25 @@ def symmetry_map(
     ]
     _check_roles(said, claims)
     _check_pairs(specs, claims)
-    _warn(specs, [owner for _, _, owner in trainable], rule, split)
+    _warn(specs, [owner for _, _, owner in trainable], split)
     return SymmetryMap(
-        tuple(specs), tuple((name, param.numel()) for name, param, _ in owners if not param.requires_grad)
+        tuple(specs),
+        tuple((name, param.numel()) for name, param, _ in owners if not param.requires_grad),
+        _notes(specs, [owner for _, _, owner in trainable], split),
     )
+
+
+def _claims(trainable: Sequence[tuple[str, Tensor, Owner]], named: Sequence[bool]) -> list[Claim]:
+    """The claim of every parameter; `named`: the user named its rule.
+
+    Raises:
+        ConfigError: naming all parameters that nobody claims.
+    """
+    found = [(entry, claim(*entry, fallback)) for entry, fallback in zip(trainable, named, strict=True)]
+    unknown = [entry for entry, kind in found if kind is None]
+    if unknown:
+        raise refusal(unknown)
+    return [kind for _, kind in found if kind is not None]
 
 
 def _said(found: Claim, roles: Mapping[str, Override], override: Override | None) -> Override | None:
@@ -241,30 +268,56 @@ def _spec(
     split = (said and said.split) or (paper_split(chosen, split) if paper else split)
     if said is not None:
         check_knobs(said, get_rule(chosen), name)
-    heads, axis, stacked = 1, 0, False
+    heads, axis, stacked, transposed, interleave = 1, 0, False, False, 0
     if get_rule(chosen).spectral:
-        if found.role == "transposed":
-            raise ConfigError(
-                f"{name} is stored (in, out), for which rule {chosen} would take rows for columns; give it rule adamw, "
-                "or use nn.Linear"
-            )
-        stacked = found.stacked
+        if said is not None:
+            found = _laid_out(found, said, name)
+        stacked, transposed = found.stacked, found.transposed
         if get_rule(chosen).kind == "matrix":
-            heads, axis = _cut(found, split)
-        check_layout(param.shape, heads, axis, name, stacked)
+            _check_stack(name, param, found, said, chosen)
+            heads, axis, interleave = _cut(found, split)
+        check_layout(param.shape, heads, axis, name, stacked, transposed, interleave)
     scaling = 1.0 if found.scaling is None else found.scaling
     return ParameterSpec(
         name, found.role, found.group, chosen, tuple(param.shape), heads, axis, param.dtype, said,
-        stacked, found.parts, found.modality, found.partner, scaling,
+        stacked, transposed, interleave, found.parts, found.blocks, found.modality, found.partner, scaling,
     )  # fmt: skip
 
 
-def _cut(found: Claim, split: str) -> tuple[int, int]:
-    """Number of blocks and their axis."""
-    if split == "heads" and found.problem is not None:
-        raise found.problem
-    heads = found.num_heads if split == "heads" else found.parts
-    return heads, found.head_axis if heads > 1 else 0
+def _laid_out(found: Claim, said: Override, name: str) -> Claim:
+    """The claim with the user's word on how the matrix lies in its tensor."""
+    given = {key: getattr(said, key) for key in LAYOUT if getattr(said, key) is not None}
+    if not given:
+        return found
+    if "num_heads" in given or "parts" in given:
+        parts = given.get("parts", 1)
+        given |= {"parts": parts, "num_heads": given.get("num_heads", parts), "interleave": 0, "blocks": ""}
+        if given["num_heads"] % parts:
+            raise ConfigError(f"{name}: num_heads={given['num_heads']} is no multiple of its {parts} parts")
+    return replace(found, problem=None, **given)
+
+
+def _check_stack(name: str, param: Tensor, found: Claim, said: Override | None, rule: str) -> None:
+    """Refuse a tensor of three axes of which nobody has said what they are: most are stacks, which must not be one."""
+    known = found.stacked or "conv" in found.role.split(".") or said is not None and said.stacked is not None
+    if param.ndim > 2 and not known:
+        raise ConfigError(
+            f"{name} of shape {tuple(param.shape)} is no matrix, which rule {rule} needs; say stacked: true (each "
+            "index of the first axis is a matrix of its own) or stacked: false (all axes after the first are one), or "
+            "give it rule adamw"
+        )
+
+
+def _cut(found: Claim, split: str) -> tuple[int, int, int]:
+    """Number of blocks, their axis, and how many of their lines lie together."""
+    if found.parts == 0 or split == "heads":
+        if found.problem is not None:
+            raise found.problem
+        heads = found.num_heads
+    else:
+        heads = found.parts
+    interleave = found.interleave if heads == found.parts else 0
+    return heads, found.head_axis if heads > 1 else 0, interleave if heads > 1 else 0
 
 
 def _default_rule(role: str, rule: str) -> str:
@@ -332,7 +385,7 @@ def _settings(spec: ParameterSpec) -> Any:
     return None if spec.override is None else (spec.override.lr_scale, spec.override.changes)
 
 
-def _warn(specs: Sequence[ParameterSpec], owners: Sequence[Owner], rule: str, split: str) -> None:
+def _warn(specs: Sequence[ParameterSpec], owners: Sequence[Owner], split: str) -> None:
     """Say where a matrix is not treated as it could be, once for each kind."""
     unknown = {
         f"model_type {owner.config.model_type}" if owner.config is not None else type(owner.ancestors[1]).__name__
@@ -346,6 +399,30 @@ def _warn(specs: Sequence[ParameterSpec], owners: Sequence[Owner], rule: str, sp
             "rlspec.optim.map.families.register_family, or name its rules by optim.roles",
             stacklevel=1,  # one place, so that Python shows it once however many maps are made
         )
-    stored = sum(spec.role == "transposed" for spec in specs)
-    if stored and get_rule(rule).spectral:
-        warnings.warn(f"{stored} matrices are stored (in, out), as Conv1D does, and get adamw", stacklevel=1)
+
+
+NOTES = {
+    "token": "a single token has no structure",
+    "vector": "a vector in a tensor of more axes has no structure",
+    "depthwise": "a kernel for each channel is no matrix",
+    "state": "rates of decay are numbers of single channels",
+    "coefficients": "coefficients of a mixture are no matrix",
+    "scalar_gate": "one row is no matrix",
+}
+"""Role of tensors that look like matrices -> why they get AdamW."""
+
+
+def _notes(specs: Sequence[ParameterSpec], owners: Sequence[Owner], split: str) -> tuple[str, ...]:
+    """What of a map its reader should know, one line for each kind."""
+    counts: dict[str, int] = defaultdict(int)
+    for spec, owner in zip(specs, owners, strict=True):
+        if spec.role in NOTES and len(spec.shape) > 1 and not spec.matrices:
+            counts[f"{spec.role} ({{}} tensors) has rule {spec.rule}: {NOTES[spec.role]}"] += 1
+        if spec.num_heads > 1 and spec.role.startswith("attention.") and owner.family is None and owner.config:
+            counts[
+                f"model_type {owner.config.model_type} is of no family: heads of {{}} matrices by common names and the "
+                "numbers of its config"
+            ] += 1
+        if spec.parts == 0 and spec.matrices and ((spec.override and spec.override.split) or split) == "whole":
+            counts[f"{spec.role} ({{}} tensors) stays per head: its fused projections differ in size"] += 1
+    return tuple(line.format(count) for line, count in counts.items())

@@ -45,7 +45,7 @@ class Unit:
         gradients: this rank's parts.
         states: this rank's parts.
         shards: name of a state tensor -> its cut, per parameter; "param" is the parameter's own.
-        cut: num_heads, head_axis, stacked of whole parameters.
+        cut: how whole parameters are cut into blocks, see `engine.updates.layout`.
         alive: scalar 1.0, or 0.0 where nothing may change; None: known to be finite.
         full: whether everything travels, and not the direction alone.
         owner: rank that updates it.
@@ -61,7 +61,7 @@ class Unit:
     gradients: list[Tensor]
     states: list[dict[str, Tensor]]
     shards: list[dict[str, Shards]]
-    cut: tuple[int, int, bool]
+    cut: tuple[int, int, bool, bool, int]
     alive: Tensor | None
     full: bool
     owner: int = 0

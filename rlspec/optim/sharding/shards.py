@@ -143,7 +143,10 @@ def check_mixed(named: Sequence[tuple[str, Tensor]]) -> None:
         raise ConfigError(f"{first} and {second} are sharded over different meshes; give each mesh its own optimizer")
 
 
-def local_blocks(shards: Shards, rank: int, num_heads: int, head_axis: int, stacked: bool) -> int | None:
+def local_blocks(
+    shards: Shards, rank: int, num_heads: int, head_axis: int, stacked: bool, transposed: bool = False,
+    interleave: int = 0,
+) -> int | None:  # fmt: skip
     """`num_heads` of a rank's part where no block is cut in two, so that nothing need travel; else None.
 
     Matrices of a stack that is cut between them are whole, and so are heads where a part has whole ones, as they have
@@ -155,7 +158,7 @@ def local_blocks(shards: Shards, rank: int, num_heads: int, head_axis: int, stac
     if stacked:
         whole = axis == 0 and -(-shape[0] * num_heads // shards.size) == shards.chunk * num_heads
         return num_heads if whole else None
-    if axis != head_axis or (axis == 1 and len(shape) > 2) or num_heads == 1:
+    if axis != head_axis ^ transposed or (axis == 1 and len(shape) > 2) or num_heads == 1 or interleave:
         return None
     size = shape[axis] // num_heads
     return shards.length(rank) // size if shards.chunk % size == 0 else None

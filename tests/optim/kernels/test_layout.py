@@ -71,6 +71,46 @@ def test_a_convolution_is_a_matrix_of_its_output_channels() -> None:
     assert torch.equal(split_blocks(weight)[0], weight.reshape(4, 12))
 
 
+def test_what_is_stored_the_other_way_round_is_cut_as_its_transpose() -> None:
+    stack = torch.randn(3, 6, 8)
+    for heads, axis in ((1, 0), (2, 0), (4, 0), (3, 1)):
+        blocks = split_blocks(stack, heads, axis, True, transposed=True)
+        assert torch.equal(blocks, split_blocks(stack.mT.contiguous(), heads, axis, True))
+        assert tuple(blocks.shape) == block_shape(stack.shape, heads, axis, True, transposed=True)
+        assert torch.equal(merge_blocks(blocks, stack.shape, axis, True, transposed=True), stack)
+    kernel = torch.randn(4, 3, 2, 2)  # of a transposed convolution, (in, out, ...)
+    assert torch.equal(split_blocks(kernel, transposed=True)[0], kernel.flatten(1).T)
+
+
+@pytest.mark.parametrize("transposed", [False, True])
+@pytest.mark.parametrize(
+    ("axis", "heads", "interleave", "first"),
+    [(0, 2, 1, (0, 2, 4, 6, 8, 10)), (0, 3, 2, (0, 1, 6, 7)), (1, 2, 2, (0, 1, 4, 5)), (0, 3, 4, (0, 1, 2, 3))],
+)
+def test_interleaved_blocks_take_their_lines_in_turns(
+    axis: int, heads: int, interleave: int, first: tuple[int, ...], transposed: bool
+) -> None:
+    matrix = torch.randn(12, 8)
+    stored = matrix.T.contiguous() if transposed else matrix
+    blocks = split_blocks(stored, heads, axis, False, transposed, interleave)
+    assert tuple(blocks.shape) == block_shape(stored.shape, heads, axis, False, transposed, interleave)
+    for number, block in enumerate(blocks):
+        lines = torch.tensor(first) + number * interleave
+        assert torch.equal(block, matrix.index_select(axis, lines))
+    assert torch.equal(merge_blocks(blocks, stored.shape, axis, False, transposed, interleave), stored)
+    stack = torch.stack([stored, -stored])
+    both = split_blocks(stack, heads, axis, True, transposed, interleave)
+    assert torch.equal(both, torch.cat([blocks, -blocks]))
+    assert torch.equal(merge_blocks(both, stack.shape, axis, True, transposed, interleave), stack)
+
+
+def test_lines_that_do_not_alternate_evenly_are_refused() -> None:
+    with pytest.raises(ConfigError, match=r"qkv: 3 heads in runs of 3 do not divide axis 0 of shape \(12, 8\)"):
+        check_layout((12, 8), 3, 0, "qkv", interleave=3)
+    with pytest.raises(ConfigError, match=r"c_attn: 3 heads do not divide axis 1 of shape \(12, 8\)"):
+        check_layout((12, 8), 3, 0, "c_attn", transposed=True)
+
+
 @pytest.mark.parametrize(
     ("shape", "heads", "axis", "words"),
     [

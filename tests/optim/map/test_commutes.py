@@ -17,6 +17,8 @@ from torch import Tensor, nn
 
 from rlspec.optim import SpectralOptimizer, build_optimizer
 
+pytestmark = pytest.mark.usefixtures("nothing_in_float32")
+
 EXACT, BROKEN = 1e-10, 1e-4  # relative to what training changed; measured 1e-13 and, where a symmetry is broken, 1e-1
 HEADS, GROUPS, SIZE, EXPERTS, VOCABULARY = 4, 2, 16, 4, 50
 WIDTH, NEURONS = TEXT["hidden_size"], TEXT["intermediate_size"]
@@ -25,23 +27,6 @@ PRESETS = {"symmetric": "muon", "symmetric_pion": "pion"}
 Weights = dict[str, Tensor]
 Move = Callable[[Weights], Weights]
 """A symmetry: it gives new tensors for those that it moves."""
-
-
-@pytest.fixture(autouse=True)
-def exact(monkeypatch: pytest.MonkeyPatch) -> None:
-    """What asks for float32 gets the dtype that it has."""
-    cast, softmax = torch.Tensor.to, torch.nn.functional.softmax
-
-    def to(self: Tensor, *args, **kwargs) -> Tensor:
-        keeps = self.dtype == torch.float64 and (torch.float32 in args or kwargs.get("dtype") == torch.float32)
-        return self if keeps else cast(self, *args, **kwargs)
-
-    def wide(values: Tensor, dim: int | None = None, dtype: torch.dtype | None = None, **kwargs) -> Tensor:
-        return softmax(values, dim=dim, dtype=None if values.dtype == torch.float64 else dtype, **kwargs)
-
-    monkeypatch.setattr(torch.Tensor, "to", to)
-    monkeypatch.setattr(torch.Tensor, "float", torch.Tensor.double)
-    monkeypatch.setattr(torch.nn.functional, "softmax", wide)
 
 
 def decoder(model_type: str, **changes) -> nn.Module:

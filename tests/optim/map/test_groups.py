@@ -76,10 +76,28 @@ def test_the_short_side_of_a_rule_is_that_of_the_block() -> None:
 
 @pytest.mark.parametrize("case", CASES, ids=lambda case: case.name)
 @pytest.mark.parametrize("rule", ["muon", "pion"])
-def test_symmetric_breaks_nothing_in_any_family(case, rule: str) -> None:
+def test_symmetric_breaks_nothing_in_any_family_but_what_turns_in_biases(case, rule: str) -> None:
     mapping = symmetry_map(build(case), rule=rule, roles="symmetric")
-    assert [(spec.label, spec.rule, spec.broken) for spec in mapping if spec.broken] == []
+    assert [(spec.label, spec.rule, spec.broken) for spec in mapping if spec.broken and spec.role != "bias"] == []
     assert any(spec.broken for spec in symmetry_map(build(case), rule="adamw"))
+
+
+def test_a_bias_has_the_group_of_its_layers_outputs_which_adamw_does_not_bear() -> None:
+    mapping = symmetry_map(build(next(case for case in CASES if case.name == "siglip")), rule="muon", roles="symmetric")
+    found = {spec.name.rpartition("layers.0.")[2]: spec for spec in mapping if "layers.0." in spec.name}
+    groups = {name: found[name].group for name in found if name.endswith(("proj.bias", "fc1.bias", "fc2.bias"))}
+    assert groups == {
+        "self_attn.q_proj.bias": "O(head)",
+        "self_attn.k_proj.bias": "O(head)",
+        "self_attn.v_proj.bias": "O(head)",
+        "self_attn.out_proj.bias": "O(d)",
+        "mlp.fc1.bias": "S_ff",
+        "mlp.fc2.bias": "O(d)",
+    }
+    assert {name: found[name].broken for name in ("self_attn.v_proj.bias", "mlp.fc1.bias")} == {
+        "self_attn.v_proj.bias": ("O(head)",),
+        "mlp.fc1.bias": (),
+    }
 
 
 @pytest.mark.parametrize("policy", ["rlspec_adapter", "rlspec_flow", "rlspec_smolvla", "rlspec_pi05"])
@@ -87,7 +105,7 @@ def test_symmetric_breaks_nothing_in_any_policy(policy: str) -> None:
     from rlspec.vla.meta_policy import build_meta_policy
 
     specs = {spec.label: spec for spec in symmetry_map(build_meta_policy(policy, {}), rule="muon", roles="symmetric")}
-    assert [(label, spec.rule) for label, spec in specs.items() if spec.broken] == []
+    assert [(label, spec.rule) for label, spec in specs.items() if spec.broken and spec.role != "bias"] == []
     assert specs["action:output"].rule == "row_norm"  # its rows are joints and grippers
     if "action:linear.input" in specs:
         assert specs["action:linear.input"].rule == "column_norm"

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from dataclasses import replace
 
+import torch
 from torch import nn
 
 from rlspec.optim.map.render import coverage, render_json, render_markdown, render_text, table_rows
@@ -57,13 +58,34 @@ def test_broken_groups_are_warnings_in_text_and_files() -> None:
         "warning: rule adamw (S x S) breaks O(d) of embed",
         "warning: rule adamw (S x S) breaks O(out) of linear",
         "warning: rule adamw (S x S) breaks O(in) of linear",
+        "warning: rule adamw (S) breaks O(out) of bias",
     ]
-    assert render_text(mapping).splitlines()[-4:-1] == expected
-    assert [f"- {line}" in render_markdown(mapping) for line in expected] == [True] * 3
+    assert render_text(mapping).splitlines()[-5:-1] == expected
+    assert [f"- {line}" in render_markdown(mapping) for line in expected] == [True] * 4
     content = json.loads(render_json(mapping))
     assert content["warnings"] == expected
-    assert [row["broken"] for row in content["rows"]] == [["O(d)"], ["O(out)", "O(in)"], []]
+    assert [row["broken"] for row in content["rows"]] == [["O(d)"], ["O(out)", "O(in)"], ["O(out)"]]
     assert content["parameters"][0]["rule_group"] == "S x S"
+
+
+def test_what_looks_like_a_matrix_and_is_none_gets_adamw_with_a_note() -> None:
+    class Mixed(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.class_token, self.scale = nn.Parameter(torch.randn(1, 1, 8)), nn.Parameter(torch.ones(8, 1, 1))
+            self.depthwise, self.layer_scale = nn.Conv2d(8, 8, 3, groups=8), nn.Parameter(torch.ones(8))
+
+    mapping = symmetry_map(Mixed(), rule="muon")
+    assert {spec.rule for spec in mapping} == {"adamw"}
+    assert {spec.name: spec.decays for spec in mapping if spec.decays} == {"depthwise.weight": True}
+    expected = [
+        "note: token (1 tensors) has rule adamw: a single token has no structure",
+        "note: vector (1 tensors) has rule adamw: a vector in a tensor of more axes has no structure",
+        "note: depthwise (1 tensors) has rule adamw: a kernel for each channel is no matrix",
+    ]
+    assert [line for line in render_text(mapping).splitlines() if line.startswith("note")] == expected
+    assert [f"- {line}" in render_markdown(mapping) for line in expected] == [True] * 3
+    assert json.loads(render_json(mapping))["notes"] == [line.removeprefix("note: ") for line in expected]
 
 
 def test_markdown_has_one_width_and_names_the_frozen() -> None:

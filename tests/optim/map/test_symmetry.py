@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import ast
+
 import pytest
 import torch
 from torch import nn
@@ -63,10 +65,32 @@ def of_no_family() -> nn.Module:
     return model
 
 
+@pytest.mark.filterwarnings("error")
+def test_an_unheard_of_decoder_is_cut_by_common_names_and_the_numbers_of_its_config_which_is_noted() -> None:
+    known, mapping = symmetry_map(tiny_llama(), rule="pion"), symmetry_map(of_no_family(), rule="pion")
+    assert {spec.name: spec.split for spec in mapping} == {spec.name: spec.split for spec in known}
+    expected = (
+        "model_type unheard_of is of no family: heads of 4 matrices by common names and the numbers of its config"
+    )
+    assert mapping.notes == (expected,)
+    assert known.notes == ()
+
+
 def test_attention_that_cannot_be_split_into_heads_is_said_once() -> None:
+    model = of_no_family()
+    vars(model.config).update(num_attention_heads=None, num_key_value_heads=None)
     with pytest.warns(UserWarning, match="no head layout is known for model_type unheard_of") as caught:
-        symmetry_map(of_no_family(), rule="pion")
+        symmetry_map(model, rule="pion")
     assert len(caught) == 1
+
+
+def test_heads_of_an_unheard_of_decoder_that_contradict_its_config_are_an_error() -> None:
+    model = of_no_family()
+    model.model.layers[0].self_attn.q_proj = nn.Linear(64, 128, bias=False)  # queries and gates
+    with pytest.raises(ConfigError, match=r"q_proj.*makes heads of 32, but the config's head_dim is 16.*split: whole"):
+        symmetry_map(model, rule="pion")
+    mapping = symmetry_map(model, rule="pion", overrides=[{"pattern": "q_proj", "num_heads": 8, "parts": 2}])
+    assert by_role(mapping)["attention.q"].split == "8 heads on rows"
 
 
 @pytest.mark.filterwarnings("error")
@@ -222,7 +246,7 @@ def test_plain_modules_go_by_module_type() -> None:
         "patch.bias": ("bias", 1, 0, "adamw"),
         "norm.weight": ("norm", 1, 0, "adamw"),
         "norm.bias": ("norm", 1, 0, "adamw"),
-        "head.weight": ("linear", 1, 0, "muon"),
+        "head.weight": ("output", 1, 0, "adamw"),
         "head.bias": ("bias", 1, 0, "adamw"),
     }
 
@@ -233,11 +257,76 @@ class Odd(nn.Module):
         self.table = nn.Parameter(torch.randn(3, 4))
 
 
+def overrides_of(refusal: ConfigError) -> list[dict[str, str]]:
+    """The lines that a refusal gives, as a user would paste them."""
+    return ast.literal_eval(str(refusal).partition("overrides=")[2].partition("]")[0] + "]")
+
+
 def test_an_unclaimed_parameter_is_an_error_with_its_remedy() -> None:
-    with pytest.raises(ConfigError, match=r"table of shape \(3, 4\).*overrides=\[\{pattern: table, rule: adamw\}\]"):
+    with pytest.raises(ConfigError, match=r"table of shape \(3, 4\) in a Odd") as refusal:
         symmetry_map(Odd())
-    spec = symmetry_map(Odd(), overrides=[{"pattern": "table", "rule": "adamw"}]).specs[0]
+    assert overrides_of(refusal.value) == [{"pattern": "^table$", "rule": "adamw"}]
+    spec = symmetry_map(Odd(), overrides=overrides_of(refusal.value)).specs[0]
     assert (spec.role, spec.rule) == ("other", "adamw")
+
+
+class Experts(nn.Module):
+    def __init__(self, layers: int = 3) -> None:
+        super().__init__()
+        self.layers = nn.ModuleList(nn.Module() for _ in range(layers))
+        for layer in self.layers:
+            layer.linear, layer.w1 = nn.Linear(6, 6), nn.Parameter(torch.randn(4, 8, 6))
+            layer.w2, layer.table = nn.Parameter(torch.randn(4, 6, 8)), nn.Parameter(torch.randn(3, 5))
+
+
+def test_a_refusal_lists_everything_that_nobody_claims_and_its_lines_claim_it() -> None:
+    model = Experts()
+    with pytest.raises(ConfigError) as refusal:
+        symmetry_map(model, rule="muon")
+    words = str(refusal.value)
+    assert words.startswith(
+        "no role is known for 9 trainable parameters: 3 of layers.N.w1 of shape (4, 8, 6) in a Module;"
+    )
+    assert all(
+        part in words for part in ("3 of layers.N.w2 of shape (4, 6, 8)", "3 of layers.N.table", "stacked: true")
+    )
+    assert "\n" not in words
+    mapping = symmetry_map(model, rule="muon", overrides=overrides_of(refusal.value))
+    assert {spec.name: spec.rule for spec in mapping if "linear" not in spec.name} == {
+        f"layers.{layer}.{name}": "adamw" for layer in range(3) for name in ("w1", "w2", "table")
+    }
+
+
+def test_a_tensor_of_three_axes_is_a_stack_or_not_as_the_user_says_and_refused_until_then() -> None:
+    model, rest = Experts(1), {"pattern": "table", "rule": "adamw"}
+    experts = {"pattern": "w[12]", "rule": "muon"}
+    with pytest.raises(ConfigError, match=r"layers.0.w1 of shape \(4, 8, 6\) is no matrix.*say stacked: true"):
+        symmetry_map(model, rule="muon", overrides=[rest, experts])
+    stacked = by_name(symmetry_map(model, rule="muon", overrides=[rest, {**experts, "stacked": True}]))
+    assert (stacked["layers.0.w1"].matrices, stacked["layers.0.w1"].block) == (4, (8, 6))
+    flat = by_name(symmetry_map(model, rule="muon", overrides=[rest, {**experts, "stacked": False}]))
+    assert (flat["layers.0.w1"].matrices, flat["layers.0.w1"].block) == (1, (4, 48))
+
+
+def by_name(mapping) -> dict:
+    return {spec.name: spec for spec in mapping}
+
+
+def test_a_step_runs_on_the_matrices_that_an_override_describes() -> None:
+    model = Experts(1)
+    model.layers[0].w1.grad, model.layers[0].w2.grad = torch.randn(4, 8, 6), torch.randn(4, 6, 8)
+    overrides = [
+        {"pattern": "w1", "rule": "muon", "stacked": True, "parts": 2},
+        {"pattern": "w2", "rule": "muon", "stacked": True, "transposed": True, "num_heads": 4, "head_axis": 0},
+        {"pattern": "table", "rule": "adamw"},
+    ]
+    optimizer = build_optimizer(model, rule="muon", lr=1.0, momentum=0.0, adjust_lr="none", overrides=overrides)
+    before = [param.detach().clone() for param in (model.layers[0].w1, model.layers[0].w2)]
+    optimizer.step()
+    change = [old - new.detach() for old, new in zip(before, (model.layers[0].w1, model.layers[0].w2), strict=True)]
+    blocks = [*change[0].reshape(8, 4, 6), *change[1].mT.reshape(16, 2, 6)]
+    for block in blocks:  # each has its own polar factor, whose singular values Muon brings near to 1
+        assert torch.linalg.svdvals(block).sub(0.95).abs().max() < 0.3
 
 
 def test_a_matrix_that_the_family_does_not_know_is_an_error(tiny_qwen3) -> None:
@@ -278,6 +367,14 @@ def test_head_counts_that_contradict_the_weights_are_errors(tiny_qwen3, changes:
         ({"overrides": [{"pattern": "q_proj", "split": "hole"}]}, "did you mean whole"),
         ({"overrides": [{"pattern": "q_proj", "adjust_lr": "pper"}]}, "did you mean paper"),
         ({"overrides": [{"pattern": "embed", "promotion_steps": 1}]}, "rule adamw has none"),
+        ({"overrides": [{"pattern": "norm", "num_heads": 2}]}, "sets num_heads of .*, whose rule adamw has none"),
+        ({"overrides": [{"pattern": "q_proj", "num_heads": 0}]}, "num_heads=0 must be a whole number from 1"),
+        ({"overrides": [{"pattern": "q_proj", "num_heads": "4"}]}, "num_heads='4' must be a whole number from 1"),
+        ({"overrides": [{"pattern": "q_proj", "num_heads": 5}]}, "q_proj.weight: 5 heads do not divide axis 0"),
+        ({"overrides": [{"pattern": "q_proj", "num_heads": 4, "parts": 3}]}, "num_heads=4 is no multiple of its 3"),
+        ({"overrides": [{"pattern": "q_proj", "head_axis": 2}]}, "head_axis=2 must be 0 or 1"),
+        ({"overrides": [{"pattern": "q_proj", "stacked": 1}]}, "stacked=1 must be true or false"),
+        ({"overrides": [{"pattern": "q_proj", "stacked": True}]}, "q_proj.weight.*is no stack"),
         ({"overrides": [{"pattern": "q_proj", "rule": "muon", "promotion_steps": 1}]}, "rule muon has none"),
     ],
 )

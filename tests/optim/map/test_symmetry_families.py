@@ -225,15 +225,44 @@ def test_groups_of_a_convolution_are_matrices_of_their_own() -> None:
     assert (spec.role, spec.split, spec.matrices) == ("conv", "2 parts on rows", 2)
 
 
-def test_weights_stored_the_other_way_round_get_adamw_and_nothing_else() -> None:
-    from transformers import GPT2Config, GPT2LMHeadModel
+def test_a_number_of_heads_is_never_taken_from_the_config_around_an_action_head(tiny_qwen3) -> None:
+    model = tiny_qwen3()
+    model.action_head = nn.ModuleDict({"cross_attention": nn.ModuleDict({"q_proj": nn.Linear(128, 128)})})
+    specs = {spec.name: spec for spec in symmetry_map(model, rule="muon")}
+    assert specs["action_head.cross_attention.q_proj.weight"].split == "whole"
 
-    model = GPT2LMHeadModel(GPT2Config(n_embd=32, n_layer=1, n_head=4, vocab_size=50))
-    with pytest.warns(UserWarning, match=r"4 matrices are stored \(in, out\)"):
-        mapping = symmetry_map(model, rule="muon")
-    assert {spec.rule for spec in mapping if spec.role == "transposed"} == {"adamw"}
-    with pytest.raises(ConfigError, match=r"c_attn.weight is stored \(in, out\).*nn.Linear"):
-        symmetry_map(model, rule="muon", roles={"transposed": "muon"})
+
+def test_weights_stored_the_other_way_round_are_updated_as_their_transposes() -> None:
+    from transformers.pytorch_utils import Conv1D
+
+    torch.manual_seed(0)
+    stored, plain = nn.Sequential(Conv1D(12, 6)), nn.Sequential(nn.Linear(6, 12))
+    gradient = torch.randn(6, 12)
+    for rule in ("muon", "normuon", "row_norm", "conda"):
+        stored[0].weight.data.zero_(), plain[0].weight.data.zero_()
+        stored[0].weight.grad, plain[0].weight.grad = gradient, gradient.T.contiguous()
+        for model in (stored, plain):
+            build_optimizer(model, rule=rule, lr=1.0, adjust_lr="original").step()
+        assert (stored[0].weight.T - plain[0].weight).abs().max() < 1e-5
+        assert plain[0].weight.any()
+
+
+def test_a_transposed_convolution_is_the_matrix_of_its_outputs() -> None:
+    spec = symmetry_map(nn.Sequential(nn.ConvTranspose2d(4, 6, 3)), rule="muon").specs[0]
+    assert (spec.role, spec.rule, spec.block, spec.matrices) == ("conv", "muon", (54, 4), 1)
+    grouped = symmetry_map(nn.Sequential(nn.ConvTranspose2d(4, 6, 3, groups=2)), rule="muon").specs[0]
+    assert (grouped.split, grouped.block) == ("2 parts on columns", (27, 2))
+
+
+@pytest.mark.parametrize("name", ["lm_head", "head", "fc", "classifier", "score"])
+def test_output_heads_of_plain_modules_get_adamw(name: str) -> None:
+    model = nn.ModuleDict({"encoder": nn.TransformerEncoderLayer(8, 2, 16), name: nn.Linear(8, 5)})
+    specs = {spec.name: spec for spec in symmetry_map(model, rule="muon")}
+    assert (specs[f"{name}.weight"].role, specs[f"{name}.weight"].rule) == ("output", "adamw")
+    model[name] = nn.Sequential(nn.Linear(8, 8), nn.ReLU(), nn.Linear(8, 5))
+    specs = {spec.name: spec for spec in symmetry_map(model, rule="muon")}
+    if name in ("lm_head", "classifier", "score"):  # of a sequence the last one, as of VGG
+        assert [specs[f"{name}.{index}.weight"].role for index in (0, 2)] == ["linear", "output"]
 
 
 class MadeUp(nn.Module):

@@ -11,16 +11,20 @@ its symmetry group and, where heads are cut, the config's attribute with their n
 
 Embeddings, norms, biases, output heads, `nn.MultiheadAttention` and LoRA factors are recognised by their modules in
 every family and need no entry; matrices that a family does not name are refused, so that none is overlooked. Models
-without a config go by `MODULES`: common names, with the number of heads from the attention module itself. Check a new
-family as tests/optim/test_noether.py does: its identities hold only if the blocks are the true heads.
+of no family go by `MODULES`: common names, with the number of heads from the attention module or else the config. Check
+a new family as tests/optim/map/test_architectures.py does: its loss stays only if the blocks are the true heads.
 """
 
 from __future__ import annotations
 
 from rlspec.errors import ConfigError
 from rlspec.optim.map.families.action import ADAPTIVE_NORM, HEAD_NAMES, MODULES, ROLE_PRESETS, modality_of
+from rlspec.optim.map.families.encoder import ENCODERS
 from rlspec.optim.map.families.entry import MODALITIES, Entry, Family
+from rlspec.optim.map.families.experts import WITH_EXPERTS
+from rlspec.optim.map.families.fused import FUSED
 from rlspec.optim.map.families.language import LANGUAGE
+from rlspec.optim.map.families.recurrent import RECURRENT
 from rlspec.optim.map.families.vision import VISION
 from rlspec.optim.map.groups import check_group
 
@@ -38,7 +42,7 @@ __all__ = [
     "register_family",
 ]
 
-FAMILIES: list[Family] = [*LANGUAGE, *VISION]
+FAMILIES: list[Family] = [*LANGUAGE, *FUSED, *WITH_EXPERTS, *RECURRENT, *ENCODERS, *VISION]
 """Every known family; `register_family` adds one."""
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 
 from rlspec.optim.map.families.entry import Entry
-from rlspec.optim.map.families.language import GATED_MLP
+from rlspec.optim.map.families.language import FUSED_GATE, GATED_MLP
 from rlspec.optim.map.families.vision import FREE, PATCHES, POSITIONS
 
 _PATHS = (
@@ -48,6 +48,7 @@ MODULES = (
     Entry(r"(?:o_proj|out_proj|to_out\.0|to_out|wo)\.weight", "attention.o", "O(d) x O(head)", _Q, 1),
     Entry(r"att(?:n|ention)\w*\.proj\.weight", "attention.o", "O(d) x O(head)", _Q, 1),
     *GATED_MLP,
+    *FUSED_GATE,
     Entry(r"(?:fc1|linear1)\.weight", "mlp.fc1", "S_ff x O(d)"),
     Entry(r"(?:fc2|linear2)\.weight", "mlp.fc2", "O(d) x S_ff"),
     *PATCHES,

@@ -3,10 +3,16 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Any
 
 MODALITIES = ("language", "vision", "connector", "action")
 """Parts of a model that users route as one: `roles={"action": "pion"}`."""
+
+
+Near = Callable[[str], Any]
+"""Attribute -> its value in the nearest module around a parameter that has it."""
 
 
 @dataclass(frozen=True)
@@ -21,10 +27,15 @@ class Entry:
             rotations, SO(2) those of planes, S_name permutations, signs, shift (one row added to all), - none.
         heads: attribute of the model's config with the number of heads; several for projections fused into one
             matrix, whose heads add up, for example `("num_heads",) * 3` for qkv; None: no heads.
-        head_axis: the axis that heads (or `parts`) cut, 0 rows, 1 columns; of one matrix where they are stacked.
-        head_dim: attribute of the config with the size of a head, checked where the config has it.
+        head_axis: the axis that heads (or `parts`) cut, 0 rows (outputs), 1 columns; of one matrix where they are
+            stacked.
+        head_dim: attribute of the config with the size of a head, checked where the config has it; "": none.
         parts: projections of equal size fused on that axis, which are different matrices even where heads are not cut.
         stacked: the first axis counts matrices, as of experts.
+        transposed: stored (in, out).
+        interleaved: lines of the parts alternate: gate, up, gate, up, ...
+        blocks: (config, near) -> a letter for each head in their order, where `heads` cannot say it: "qkvqkv" for two
+            heads, each with its query, key and value. Equal letters are one projection.
         modality: one of `MODALITIES`, over the family's; "": the family's.
     """
 
@@ -36,6 +47,9 @@ class Entry:
     head_dim: str = "head_dim"
     parts: int = 1
     stacked: bool = False
+    transposed: bool = False
+    interleaved: bool = False
+    blocks: Callable[[Any, Near], str] | None = None
     modality: str = ""
 
     def claims(self, name: str) -> bool:

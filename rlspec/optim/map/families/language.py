@@ -1,14 +1,17 @@
-"""Decoders: Qwen, Llama, Gemma, dense and with experts."""
+"""Decoders with separate projections: Qwen, Llama, Gemma and those that are written like them."""
 
 from __future__ import annotations
 
-from rlspec.optim.map.families.entry import Entry, Family
+from typing import Any
+
+from rlspec.optim.map.families.entry import Entry, Family, Near
 
 _Q, _KV = "num_attention_heads", "num_key_value_heads"
 
 # Norms of queries and keys with their own gains leave plane signs and the scale of a head; without them, rotary
 # positions leave a rotation and a scale to each plane (i, i + head_dim / 2), queries against keys.
 NORMED, ROTARY = "S_heads, signs x O(d)", "S_heads, SO(2) x O(d)"
+JOINTLY_NORMED = "signs x O(d)"  # one norm over all heads, with a gain for every channel
 
 
 def decoder_attention(symmetry: str) -> tuple[Entry, ...]:
@@ -27,6 +30,11 @@ GATED_MLP = (
     Entry(r"mlp\.down_proj\.weight", "mlp.down", "O(d) x S_ff, signs"),
 )
 
+FUSED_GATE = (
+    Entry(r"mlp\.gate_up_proj\.weight", "mlp.gate_up", "S_ff x O(d)", parts=2),
+    Entry(r"mlp\.down_proj\.weight", "mlp.down", "O(d) x S_ff, signs"),
+)
+
 EXPERTS = (
     Entry(r"mlp\.experts\.gate_up_proj", "mlp.expert.gate_up", "S_experts, S_ff x O(d)", parts=2, stacked=True),
     Entry(r"mlp\.experts\.down_proj", "mlp.expert.down", "S_experts, O(d) x S_ff, signs", stacked=True),
@@ -36,6 +44,44 @@ EXPERTS = (
 HEADS = (
     Entry(r"lm_head\.weight", "lm_head", "S_V, shift x O(d)"),
     Entry(r"score\.weight", "output", "- x O(d)"),
+)
+
+PER_LAYER = (  # Gemma's inputs of each layer
+    Entry(r"per_layer_input_gate\.weight", "mlp.gate", "S_ff x O(d)"),
+    Entry(r"per_layer_projection\.weight", "mlp.down", "O(d) x S_ff"),
+    Entry(r"per_layer_model_projection\.weight", "linear", "- x O(d)"),
+)
+
+
+def _gemma4_keys(config: Any, near: Near) -> str:
+    """Its global layers may have other numbers of heads than the config's first."""
+    return "k" * (config.num_attention_heads // near("num_key_value_groups"))
+
+
+GEMMA4 = (
+    Entry(r"self_attn\.q_proj\.weight", "attention.q", NORMED, _Q, head_dim=""),
+    Entry(r"self_attn\.k_proj\.weight", "attention.k", NORMED, blocks=_gemma4_keys),
+    Entry(r"self_attn\.v_proj\.weight", "attention.v", "O(head) x O(d)", blocks=_gemma4_keys),
+    Entry(r"self_attn\.o_proj\.weight", "attention.o", "O(d) x O(head)", _Q, 1, head_dim=""),
+    Entry(r"experts\.gate_up_proj", "mlp.expert.gate_up", "S_experts, S_ff x O(d)", parts=2, stacked=True),
+    Entry(r"experts\.down_proj", "mlp.expert.down", "S_experts, O(d) x S_ff, signs", stacked=True),
+    Entry(r"router\.proj\.weight", "mlp.router", "S_experts, shift x O(d)"),
+)
+
+GEMMA3N = (
+    Entry(r"laurel\.linear_left\.weight", "linear", "- x O(d)"),
+    Entry(r"laurel\.linear_right\.weight", "linear", "O(d) x -"),
+    Entry(r"altup_(?:unembed_)?projections\.\d+\.weight", "linear", "O(d) x O(d)"),
+    Entry(r"altup\.\w+\.weight", "coefficients", "-"),
+)
+
+LFM2 = (
+    Entry(r"self_attn\.out_proj\.weight", "attention.o", "O(d) x O(head)", _Q, 1),
+    Entry(r"feed_forward\.w1\.weight", "mlp.gate", "S_ff x O(d)"),
+    Entry(r"feed_forward\.w3\.weight", "mlp.up", "S_ff, signs x O(d)"),
+    Entry(r"feed_forward\.w2\.weight", "mlp.down", "O(d) x S_ff, signs"),
+    Entry(r"conv\.in_proj\.weight", "linear.mixer", "- x O(d)", parts=3),
+    Entry(r"conv\.out_proj\.weight", "linear.mixer", "O(d) x -"),
 )
 
 LANGUAGE = (
@@ -48,7 +94,26 @@ LANGUAGE = (
     Family("mixtral", ("mixtral",), (*decoder_attention(ROTARY), *EXPERTS, *HEADS)),
     Family(
         "llama",
-        ("llama", "qwen2", "mistral", "smollm3", "gemma", "gemma2"),
+        (
+            *("llama", "qwen2", "mistral", "smollm3", "gemma", "gemma2"),
+            *("cohere", "cohere2", "ernie4_5", "granite", "helium", "ministral", "ministral3", "olmo", "seed_oss"),
+        ),
         (*decoder_attention(ROTARY), *GATED_MLP, *HEADS),
     ),
+    Family("olmo2", ("olmo2", "olmo3"), (*decoder_attention(JOINTLY_NORMED), *GATED_MLP, *HEADS)),
+    Family("glm4", ("glm", "glm4"), (*decoder_attention(ROTARY), *FUSED_GATE, *HEADS)),
+    Family(
+        "phi",
+        ("phi", "starcoder2"),
+        (
+            *decoder_attention(ROTARY),
+            Entry(r"self_attn\.dense\.weight", "attention.o", "O(d) x O(head)", _Q, 1),
+            Entry(r"mlp\.(?:fc1|c_fc)\.weight", "mlp.fc1", "S_ff x O(d)"),
+            Entry(r"mlp\.(?:fc2|c_proj)\.weight", "mlp.fc2", "O(d) x S_ff"),
+            *HEADS,
+        ),
+    ),
+    Family("gemma3n", ("gemma3n_text",), (*decoder_attention(NORMED), *GATED_MLP, *PER_LAYER, *GEMMA3N, *HEADS)),
+    Family("gemma4", ("gemma4_text",), (*GEMMA4, *GATED_MLP, *PER_LAYER, *HEADS)),
+    Family("lfm2", ("lfm2",), (*decoder_attention(NORMED), *LFM2, *HEADS)),
 )

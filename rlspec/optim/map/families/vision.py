@@ -19,8 +19,11 @@ PATCHES = (
 )
 
 POSITIONS = (
-    Entry(r"(?:position_embeddings?|pos_embed|position_embedding_table)(?:\.weight)?", "position", "- x O(d)"),
-    Entry(r"(?:(?:cls|dist|mask|reg|register|storage)_tokens?|probe)(?:\.weight)?", "token", "S x O(d)"),
+    Entry(r"(?:position_embeddings?|pos_embed(?:ding)?|position_embedding_table)(?:\.weight)?", "position", "- x O(d)"),
+    Entry(r"relative_position_bias_table", "position", "-"),
+    Entry(
+        r"(?:(?:class|cls|dist|distillation|mask|reg|register|storage)_tokens?|probe)(?:\.weight)?", "token", "S x O(d)"
+    ),
 )
 
 VISION = (

@@ -1,0 +1,94 @@
+"""Decoders with experts, and DeepSeek's attention through low-rank pairs (MLA)."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import Any
+
+from rlspec.optim.map.families.entry import Entry, Family, Near
+from rlspec.optim.map.families.language import (
+    EXPERTS,
+    GATED_MLP,
+    HEADS,
+    JOINTLY_NORMED,
+    NORMED,
+    ROTARY,
+    decoder_attention,
+)
+
+_Q = "num_attention_heads"
+
+
+def _shared(words: str) -> tuple[Entry, ...]:
+    """An expert that every token has, written as a gated MLP of that name."""
+    return tuple(replace(entry, suffix=entry.suffix.replace("mlp", words, 1)) for entry in GATED_MLP)
+
+
+SHARED = (
+    *_shared(r"shared_experts?"),
+    Entry(r"shared_expert_gate\.weight", "scalar_gate", "- x O(d)"),
+)
+
+# Adding a row to all rows of a router changes a sigmoid, where a softmax does not see it.
+SIGMOID_ROUTER = Entry(r"(?:mlp\.gate|feed_forward\.router)\.weight", "mlp.sigmoid_router", "S_experts x O(d)")
+
+
+def _latent(config: Any, near: Near) -> str:
+    """Key and value of each head in turns; where their sizes differ, both of a head are one block."""
+    return ("kv" if config.qk_nope_head_dim == config.v_head_dim else "b") * config.num_attention_heads
+
+
+MLA = (  # latents have a norm between their two matrices, whose gains leave signs
+    Entry(r"self_attn\.q_proj\.weight", "attention.q", "S_heads x O(d)", _Q, head_dim=""),
+    Entry(r"self_attn\.q_a_proj\.weight", "attention.q_a", "signs x O(d)"),
+    Entry(r"self_attn\.q_b_proj\.weight", "attention.q_b", "S_heads x signs", _Q, head_dim=""),
+    Entry(r"self_attn\.kv_a_proj_with_mqa\.weight", "attention.kv_a", "- x O(d)"),
+    Entry(r"self_attn\.kv_b_proj\.weight", "attention.kv_b", "S_heads, O(head) x signs", blocks=_latent),
+    Entry(r"self_attn\.o_proj\.weight", "attention.o", "O(d) x O(head)", _Q, 1, head_dim=""),
+)
+
+GPT_OSS = (
+    Entry(
+        r"mlp\.experts\.gate_up_proj", "mlp.expert.gate_up", "S_experts, S_ff x O(d)",
+        parts=2, stacked=True, transposed=True, interleaved=True,
+    ),
+    Entry(
+        r"mlp\.experts\.down_proj", "mlp.expert.down", "S_experts, O(d) x S_ff", stacked=True, transposed=True
+    ),
+    Entry(r"mlp\.router\.weight", "mlp.router", "S_experts, shift x O(d)"),
+)  # fmt: skip
+
+LLAMA4 = (
+    Entry(
+        r"feed_forward\.experts\.gate_up_proj", "mlp.expert.gate_up", "S_experts, S_ff x O(d)",
+        parts=2, stacked=True, transposed=True,
+    ),
+    Entry(
+        r"feed_forward\.experts\.down_proj", "mlp.expert.down", "S_experts, O(d) x S_ff, signs",
+        stacked=True, transposed=True,
+    ),
+    *_shared("feed_forward"),
+)  # fmt: skip
+
+GRANITE = (
+    Entry(r"block_sparse_moe\.input_linear\.weight", "mlp.expert.gate_up", "S_experts, S_ff x O(d)",
+          parts=2, stacked=True),
+    Entry(r"block_sparse_moe\.output_linear\.weight", "mlp.expert.down", "S_experts, O(d) x S_ff, signs",
+          stacked=True),
+    Entry(r"block_sparse_moe\.router\.layer\.weight", "mlp.router", "S_experts, shift x O(d)"),
+)  # fmt: skip
+
+WITH_EXPERTS = (
+    Family("olmoe", ("olmoe",), (*decoder_attention(JOINTLY_NORMED), *EXPERTS, *HEADS)),
+    Family("qwen2_moe", ("qwen2_moe",), (*decoder_attention(ROTARY), *EXPERTS, *SHARED, *GATED_MLP, *HEADS)),
+    Family("deepseek_v2", ("deepseek_v2",), (*MLA, *EXPERTS, *SHARED, *GATED_MLP, *HEADS)),
+    Family("deepseek_v3", ("deepseek_v3",), (*MLA, SIGMOID_ROUTER, *EXPERTS, *SHARED, *GATED_MLP, *HEADS)),
+    Family(
+        "glm4_moe",
+        ("glm4_moe",),
+        (*decoder_attention(NORMED), SIGMOID_ROUTER, *EXPERTS, *SHARED, *GATED_MLP, *HEADS),
+    ),
+    Family("gpt_oss", ("gpt_oss",), (*decoder_attention("SO(2) x O(d)"), *GPT_OSS, *HEADS)),
+    Family("llama4", ("llama4_text",), (*decoder_attention(ROTARY), SIGMOID_ROUTER, *LLAMA4, *SHARED, *HEADS)),
+    Family("granitemoe", ("granitemoe",), (*decoder_attention(ROTARY), *GRANITE, *HEADS)),
+)

@@ -1,0 +1,84 @@
+"""Decoders and encoders whose queries, keys and values are one matrix, each in an order of its own."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from rlspec.optim.map.families.entry import Entry, Family, Near
+from rlspec.optim.map.families.language import FUSED_GATE, HEADS, ROTARY
+
+_Q, _KV = "num_attention_heads", "num_key_value_heads"
+_FREE = "S_heads, O(head) x O(d)"
+_NO_SLOPES = "O(head) x O(d)"  # heads differ by their slope (ALiBi), so that they cannot change places
+
+
+def _in_turns(config: Any, near: Near) -> str:
+    """Query, key and value of one head, then those of the next: GPT-NeoX, BLOOM."""
+    return "qkv" * config.num_attention_heads
+
+
+def _falcon(config: Any, near: Near) -> str:
+    heads = config.num_attention_heads
+    if config.new_decoder_architecture:
+        groups: int = config.num_kv_heads
+        return ("q" * (heads // groups) + "kv") * groups
+    return "q" * heads + "kv" if config.multi_query else "qkv" * heads
+
+
+_DENSE = (
+    Entry(r"(?:self_)?attention\.dense\.weight", "attention.o", "O(d) x O(head)", _Q, 1),
+    Entry(r"mlp\.dense_h_to_4h\.weight", "mlp.fc1", "S_ff x O(d)"),
+    Entry(r"mlp\.dense_4h_to_h\.weight", "mlp.fc2", "O(d) x S_ff"),
+    *HEADS,
+)
+
+FUSED = (
+    Family(
+        "gpt_neox",
+        ("gpt_neox",),
+        (Entry(r"attention\.query_key_value\.weight", "attention.qkv", ROTARY, blocks=_in_turns), *_DENSE),
+    ),
+    Family(
+        "bloom",
+        ("bloom",),
+        (Entry(r"self_attention\.query_key_value\.weight", "attention.qkv", _NO_SLOPES, blocks=_in_turns), *_DENSE),
+    ),
+    Family(
+        "falcon",
+        ("falcon",),
+        (Entry(r"self_attention\.query_key_value\.weight", "attention.qkv", "SO(2) x O(d)", blocks=_falcon), *_DENSE),
+    ),
+    Family(
+        "phi3",
+        ("phi3",),
+        (
+            Entry(r"self_attn\.qkv_proj\.weight", "attention.qkv", ROTARY, (_Q, _KV, _KV)),
+            Entry(r"self_attn\.o_proj\.weight", "attention.o", "O(d) x O(head)", _Q, 1),
+            *FUSED_GATE,
+            *HEADS,
+        ),
+    ),
+    Family(
+        "modernbert",
+        ("modernbert",),
+        (
+            Entry(r"attn\.Wqkv\.weight", "attention.qkv", ROTARY, (_Q, _Q, _Q)),
+            Entry(r"attn\.Wo\.weight", "attention.o", "O(d) x O(head)", _Q, 1),
+            Entry(r"mlp\.Wi\.weight", "mlp.gate_up", "S_ff x O(d)", parts=2),
+            Entry(r"mlp\.Wo\.weight", "mlp.down", "O(d) x S_ff, signs"),
+            Entry(r"head\.dense\.weight", "linear", "O(d) x O(d)"),
+            *HEADS,
+        ),
+    ),
+    Family(
+        "gpt2",  # Conv1D: stored (in, out)
+        ("gpt2",),
+        (
+            Entry(r"attn\.c_attn\.weight", "attention.qkv", _FREE, (_Q, _Q, _Q), transposed=True),
+            Entry(r"attn\.c_proj\.weight", "attention.o", "O(d) x O(head)", _Q, 1, transposed=True),
+            Entry(r"mlp\.c_fc\.weight", "mlp.fc1", "S_ff x O(d)", transposed=True),
+            Entry(r"mlp\.c_proj\.weight", "mlp.fc2", "O(d) x S_ff", transposed=True),
+            *HEADS,
+        ),
+    ),
+)
