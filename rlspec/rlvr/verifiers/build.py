@@ -72,6 +72,12 @@ def _python(reward: Reward, circumstances: Circumstances) -> Verifier:
     return PythonVerifier(options, thinking=circumstances.thinking, workers=circumstances.grader.workers)
 
 
+def _judge(reward: Reward, circumstances: Circumstances) -> Verifier:
+    from rlspec.rlvr.verifiers.judge import JudgeVerifier
+
+    return JudgeVerifier(reward_options(reward), thinking=circumstances.thinking)
+
+
 def _function(reward: Reward, circumstances: Circumstances) -> Verifier:
     from rlspec.rlvr.verifiers.functions import FunctionVerifier, load_function
 
@@ -86,4 +92,5 @@ _BUILDERS: dict[str, Callable[[Reward, Circumstances], Verifier]] = {
     "format": _format,
     "length": _length,
     "python": _python,
+    "judge": _judge,
 }
