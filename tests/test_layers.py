@@ -27,6 +27,7 @@ RANKS: dict[str, float] = {
     "contract": 0.5,
     "config": 1,
     "optim": 0.75,
+    "policy_gradient": 0.75,
     "checkpoint": 1,
     "display": 1,
     "intervals": 1,

@@ -4,6 +4,9 @@ from __future__ import annotations
 
 from typing import Any
 
+WITH_LIKELIHOOD = ("rlspec_flow", "rlspec_smolvla", "rlspec_pi05", "rlspec_adapter")
+"""Types of policies whose chunks of actions have a density, which reinforcement learning needs."""
+
 
 def chunk_length(config: Any) -> int | None:
     """Actions that a policy predicts at once; None: it does not act in chunks."""

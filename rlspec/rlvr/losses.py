@@ -7,6 +7,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from rlspec.policy_gradient import bound_log_ratio
+
 
 @dataclass(frozen=True)
 class GmpoTerms:
@@ -46,13 +48,11 @@ def gmpo_loss(
     mask = mask.to(per_token_logps.dtype)
     lengths = mask.sum(-1).clamp(min=1.0)  # (B,)
     log_ratio = per_token_logps - old_per_token_logps
-    sign = advantages.sign().unsqueeze(-1)  # (B, 1)
-    bounded = torch.where(sign > 0, log_ratio.clamp(max=epsilon_high), log_ratio.clamp(min=-epsilon_low))
+    bounded, clipped = bound_log_ratio(log_ratio, advantages.unsqueeze(-1), -epsilon_low, epsilon_high)
     coefficient = torch.exp((bounded * mask).sum(-1) / lengths)  # (B,)
     if sampling_ratio is not None:
         coefficient = coefficient * geometric_mean_ratio(sampling_ratio, mask)
     loss = (-advantages * coefficient * (mask.sum(-1) > 0)).mean()
-    clipped = ((sign > 0) & (log_ratio > epsilon_high)) | ((sign < 0) & (log_ratio < -epsilon_low))
     return GmpoTerms(loss=loss, log_ratio=log_ratio.detach(), clipped=clipped & mask.bool())
 
 

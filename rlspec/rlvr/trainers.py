@@ -20,6 +20,7 @@ from rlspec.diagnostics.probes import PROBES, Probe, read_probes
 from rlspec.errors import CheckpointError
 from rlspec.optim import SpectralOptimizer
 from rlspec.optim.mixin import SpectralTrainerMixin
+from rlspec.policy_gradient import approx_kl
 from rlspec.rlvr.losses import gmpo_loss
 from rlspec.rlvr.sampler import PromptSampler
 
@@ -232,13 +233,13 @@ class SpectralGMPOTrainer(SpectralGRPOTrainer):
         self._record("clip_ratio/high_mean", (terms.clipped & positive).float(), mask)
         self._record("clip_ratio/low_mean", (terms.clipped & ~positive).float(), mask)
         self._record("clip_ratio/region_mean", terms.clipped.float(), mask)
-        self._record("approx_kl", terms.log_ratio.exp() - 1 - terms.log_ratio, mask)
+        self._record("approx_kl", approx_kl(terms.log_ratio), mask)
         loss = terms.loss
         if self.beta != 0.0:
             # k3 estimator of KL(pi || ref), mean over tokens of a sequence, then over sequences.
-            gap = inputs["ref_per_token_logps"] - logps
-            kl = ((gap.exp() - 1 - gap) * mask).sum(-1) / mask.sum(-1).clamp(min=1)
-            self._record("kl", gap.detach().exp() - 1 - gap.detach(), mask)
+            each = approx_kl(inputs["ref_per_token_logps"] - logps)
+            kl = (each * mask).sum(-1) / mask.sum(-1).clamp(min=1)
+            self._record("kl", each, mask)
             loss = loss + self.beta * kl.mean()
         return loss / (self.current_gradient_accumulation_steps if self.model.training else 1.0)
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 import torch
@@ -38,6 +39,9 @@ class AdapterModel(BridgedModel):
             if config.head == "bridge"
             else PublishedHead(*given, pro=config.head == "vla_adapter_pro")
         )
+        if config.action_std is not None:
+            scale = torch.full((actions,), math.log(config.action_std))
+            self.action_head.register_parameter("log_scale", nn.Parameter(scale))
 
 
 class RlspecAdapterPolicy(ChunkPolicy):
@@ -55,12 +59,20 @@ class RlspecAdapterPolicy(ChunkPolicy):
     def forward(self, batch: dict[str, Tensor]) -> tuple[Tensor, dict[str, float]]:
         """Mean absolute error of normalised actions over steps that are not padding."""
         actions, real = self.read_actions(batch)
-        predicted = self.model.action_head(*self.encode(batch)).float()
-        loss = masked_mean((predicted - actions).abs(), real)
+        loss = masked_mean((self.predict_mean(batch) - actions).abs(), real)
         return loss, {"l1_loss": loss.item()}
 
     @torch.no_grad()
     def predict_action_chunk(self, batch: dict[str, Tensor], **kwargs: Any) -> Tensor:
         """Normalised actions (B, chunk, A)."""
         self.eval()
+        return self.predict_mean(batch)
+
+    def predict_mean(self, batch: dict[str, Tensor]) -> Tensor:
+        """Normalised actions (B, chunk, A), with gradients."""
         return self.model.action_head(*self.encode(batch)).float()
+
+    @property
+    def log_scale(self) -> Tensor | None:
+        """(A,): the logarithm of the learnt `action_std`."""
+        return getattr(self.model.action_head, "log_scale", None)

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from rlspec.vla.policies.backbone.bridge import Context
+from rlspec.vla.policies.backbone.observation import read_text
 from rlspec.vla.policies.backbone.policy import BridgedHead, BridgedModel, ChunkPolicy, masked_mean
 from rlspec.vla.policies.backbone.settings import BackbonePolicyConfig
 from rlspec.vla.policies.flow.configuration_flow import RlspecFlowConfig
@@ -112,22 +113,32 @@ class RlspecFlowPolicy(ChunkPolicy):
             kwargs: of other policies; passed over.
         """
         self.eval()
-        contexts = self.model.action_head.read(*self.encode(batch))
+        field: Field = self.velocity_field(batch)
         if noise is None:
-            noise = self._draw_noise(contexts[0].mask)
-
-        def velocity(x: Tensor, time: Tensor) -> Tensor:
-            return self.model.action_head(x, time, contexts).float()
-
-        field: Field = velocity
+            noise = self._draw_noise(read_text(batch)[0])
         settings = self.config.rtc_config or published_settings()
         if prev_chunk_left_over is not None and settings.enabled:
             if execution_horizon is None and self.config.rtc_config is not None:
                 execution_horizon = settings.execution_horizon
             prefix = prev_chunk_left_over.to(noise)
-            field = Guidance.of(prefix, inference_delay or 0, execution_horizon, settings, noise.shape).around(velocity)
+            field = Guidance.of(prefix, inference_delay or 0, execution_horizon, settings, noise.shape).around(field)
         assert self.config.num_steps is not None
         return euler(field, noise, self.config.num_steps)
+
+    @property
+    def flow_shape(self) -> tuple[int, int, int]:
+        """Denoising steps, rows of a chunk, numbers in a row."""
+        assert self.config.num_steps is not None
+        return self.config.num_steps, self.config.chunk_size, self.action_dim
+
+    def velocity_field(self, batch: dict[str, Tensor]) -> Field:
+        """The velocity (B, chunk, A) of noisy actions at times (B,); the backbone reads the observations once."""
+        contexts = self.model.action_head.read(*self.encode(batch))
+
+        def velocity(x: Tensor, time: Tensor) -> Tensor:
+            return self.model.action_head(x, time, contexts).float()
+
+        return velocity
 
     def _draw_noise(self, like: Tensor) -> Tensor:
         shape = (len(like), self.config.chunk_size, self.action_dim)

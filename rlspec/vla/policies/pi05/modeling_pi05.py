@@ -5,14 +5,18 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+import torch
 from huggingface_hub import hf_hub_download
 from lerobot.configs import PreTrainedConfig
-from lerobot.policies.pi05.modeling_pi05 import PI05Policy
+from lerobot.policies.pi05.modeling_pi05 import PI05Policy, make_att_2d_masks, prepare_attention_masks_4d
+from lerobot.utils.constants import OBS_LANGUAGE_ATTENTION_MASK, OBS_LANGUAGE_TOKENS
 from lerobot.utils.device_utils import resolve_safetensors_device
 from safetensors import SafetensorError
 from safetensors.torch import load_file
+from torch import Tensor
 
 from rlspec.errors import CheckpointError
+from rlspec.vla.policies.flow_sde import Velocity
 from rlspec.vla.policies.inherited import NamedPolicy, check_loaded, freeze_unused
 from rlspec.vla.policies.pi05.configuration_pi05 import RlspecPI05Config
 
@@ -43,6 +47,31 @@ class RlspecPI05Policy(NamedPolicy, PI05Policy):
                 rf"\.language_model\.layers\.{last}\.(?:self_attn\.[qo]_proj|mlp|post_attention_layernorm)\.",
             ),
         )
+
+    @property
+    def flow_shape(self) -> tuple[int, int, int]:
+        """Denoising steps, rows of a chunk, numbers in a row with padding."""
+        return self.config.num_inference_steps, self.config.chunk_size, self.config.max_action_dim
+
+    def velocity_field(self, batch: dict[str, Any]) -> Velocity:
+        """The velocity of noisy actions as in `sample_actions`, with gradients; observations are read once."""
+        images, seen = self._preprocess_images(batch)
+        words, spoken = batch[OBS_LANGUAGE_TOKENS], batch[OBS_LANGUAGE_ATTENTION_MASK]
+        model = self.model
+        prefix, pad, attended = model.embed_prefix(images, seen, words, spoken)
+        model.paligemma_with_expert.paligemma.model.language_model.config._attn_implementation = "eager"
+        _, cache = model.paligemma_with_expert.forward(
+            attention_mask=prepare_attention_masks_4d(make_att_2d_masks(pad, attended)),
+            position_ids=torch.cumsum(pad, dim=1) - 1,
+            past_key_values=None,
+            inputs_embeds=[prefix, None],
+            use_cache=True,
+        )
+
+        def velocity(x: Tensor, time: Tensor) -> Tensor:
+            return model.denoise_step(prefix_pad_masks=pad, past_key_values=cache, x_t=x, timestep=time).float()
+
+        return velocity
 
     @classmethod
     def from_pretrained(

@@ -4,10 +4,14 @@ from __future__ import annotations
 
 from typing import Any
 
-from lerobot.policies.smolvla.modeling_smolvla import SmolVLAPolicy
+import torch
+from lerobot.policies.smolvla.modeling_smolvla import SmolVLAPolicy, make_att_2d_masks
+from lerobot.utils.constants import OBS_LANGUAGE_ATTENTION_MASK, OBS_LANGUAGE_TOKENS
 from lerobot.utils.device_utils import resolve_safetensors_device
 from safetensors.torch import load_model
+from torch import Tensor
 
+from rlspec.vla.policies.flow_sde import Velocity
 from rlspec.vla.policies.inherited import NamedPolicy, check_loaded
 from rlspec.vla.policies.smolvla.configuration_smolvla import RlspecSmolVLAConfig
 
@@ -17,6 +21,30 @@ class RlspecSmolVLAPolicy(NamedPolicy, SmolVLAPolicy):
 
     config_class = RlspecSmolVLAConfig
     name = "rlspec_smolvla"
+
+    @property
+    def flow_shape(self) -> tuple[int, int, int]:
+        """Denoising steps, rows of a chunk, numbers in a row with padding."""
+        return self.config.num_steps, self.config.chunk_size, self.config.max_action_dim
+
+    def velocity_field(self, batch: dict[str, Any]) -> Velocity:
+        """The velocity of noisy actions as in `sample_actions`, with gradients; observations are read once."""
+        images, seen = self.prepare_images(batch)
+        words, spoken = batch[OBS_LANGUAGE_TOKENS], batch[OBS_LANGUAGE_ATTENTION_MASK]
+        model, state = self.model, self.prepare_state(batch)
+        prefix, pad, attended = model.embed_prefix(images, seen, words, spoken, state=state)
+        _, cache = model.vlm_with_expert.forward(
+            attention_mask=make_att_2d_masks(pad, attended),
+            position_ids=torch.cumsum(pad, dim=1) - 1,
+            past_key_values=None,
+            inputs_embeds=[prefix, None],
+            use_cache=True,
+        )
+
+        def velocity(x: Tensor, time: Tensor) -> Tensor:
+            return model.denoise_step(prefix_pad_masks=pad, past_key_values=cache, x_t=x, timestep=time).float()
+
+        return velocity
 
     @classmethod
     def _load_as_safetensor(cls, model: Any, model_file: str, map_location: str, strict: bool) -> Any:
