@@ -12,6 +12,8 @@ if TYPE_CHECKING:
 STUDIES: dict[str, str] = {
     "spectra": "ranks of gradients and momenta per role and layer, and what each filter passes of them",
     "noise": "signal-to-noise of the gradient over parts of the batch, by head, by direction and by filter",
+    "weights": "tails and ranks of the weights' spectra, and how much of their width feed-forward layers use",
+    "curvature": "trace, bulk and outliers of the Hessian, and sharpness along the steps of the rules",
     "advice": "a rule and a k_p for every role, each with its reason",
 }
 """Value of `what=` -> a line about it. The study of that name is `rlspec.diagnostics.studies.NAME.study`."""

@@ -101,6 +101,11 @@ _PANELS: tuple[tuple[str, Any, bool], ...] = (
     ("held-out accuracy", _accuracy, False),
     ("success in the simulator", _success, False),
     ("update RMS per role, over the learning rate", lambda rows: _per_role(rows, "update_rms"), True),
+    (
+        "largest singular value of the update, over the learning rate",
+        lambda rows: _per_role(rows, "update_spectral"),
+        True,
+    ),
     ("pass energy per role (directions per block)", lambda rows: _per_role(rows, "pass_energy"), False),
 )
 

@@ -14,7 +14,14 @@ from rlspec.diagnostics.curves import plot_curves
 
 ROWS: list[dict[str, Any]] = [
     {"step": 0, "eval/arithmetic/sampled_pass_at_1": 0.4},
-    {"step": 1, "reward": 0.5, "loss": 0.1, "optim/mlp.up/update_rms": 0.2, "optim/mlp.up/pass_energy": 1.5},
+    {
+        "step": 1,
+        "reward": 0.5,
+        "loss": 0.1,
+        "optim/mlp.up/update_rms": 0.2,
+        "optim/mlp.up/pass_energy": 1.5,
+        "optim/mlp.up/update_spectral": 3.25,
+    },
     {"step": 2, "reward": None, "loss": 0.1, "optim/mlp.up/update_rms": 0.0, "optim/embed/update_rms": 0.9},
     {"step": 3, "reward": 0.7, "loss": 0.1},
 ]
@@ -35,12 +42,15 @@ def test_each_panel_holds_the_logged_values(figures: list[Figure], tmp_path: Pat
         "reward",
         "held-out accuracy",
         "update RMS per role, over the learning rate",
+        "largest singular value of the update, over the learning rate",
         "pass energy per role (directions per block)",
     }
     (reward,) = panels["reward"].lines
     assert np.asarray(reward.get_xydata()).tolist() == [[1, 0.5], [3, 0.7]]
     update = {line.get_label(): line for line in panels["update RMS per role, over the learning rate"].lines}
     energy = {line.get_label(): line for line in panels["pass energy per role (directions per block)"].lines}
+    (spectral,) = panels["largest singular value of the update, over the learning rate"].lines
+    assert np.asarray(spectral.get_xydata()).tolist() == [[1, 3.25]]
     assert set(update) == {"embed", "mlp.up"}
     assert update["mlp.up"].get_color() == energy["mlp.up"].get_color() != update["embed"].get_color()
     assert (tmp_path / "curves.png").read_bytes().startswith(b"\x89PNG")
