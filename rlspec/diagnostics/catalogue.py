@@ -14,6 +14,9 @@ STUDIES: dict[str, str] = {
     "noise": "signal-to-noise of the gradient over parts of the batch, by head, by direction and by filter",
     "weights": "tails and ranks of the weights' spectra, and how much of their width feed-forward layers use",
     "curvature": "trace, bulk and outliers of the Hessian, and sharpness along the steps of the rules",
+    "geometry": "how hidden states spread and how widely attention heads look, over a run's checkpoints",
+    "data": "which training problems give gradients that agree with the others', and which noise or nothing",
+    "basis": "a learned spectral basis of hidden states: on how many smooth functions they live",
     "advice": "a rule and a k_p for every role, each with its reason",
 }
 """Value of `what=` -> a line about it. The study of that name is `rlspec.diagnostics.studies.NAME.study`."""
