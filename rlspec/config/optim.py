@@ -21,6 +21,8 @@ def builder_settings(optim: Optim, batch: int) -> dict[str, Any]:
     `batch` is what a step of this run is made of: prompts, or samples.
     """
     settings = _optimizer_settings(optim) | _choices(optim) | {"settings": optim.settings}
+    if optim.penalties:
+        settings["penalties"] = [penalty.model_dump() for penalty in optim.penalties]
     if optim.lr_from is not None:
         settings |= {"lr_from": optim.lr_from.model_dump(), "batch": batch}
     return settings
@@ -36,7 +38,7 @@ def _choices(optim: Optim) -> dict[str, Any]:
 
 
 def _optimizer_settings(optim: Optim) -> dict[str, Any]:
-    left_out = {"name", "rule", "lr_from", "options", "plugins", "settings", *MAP_KEYS}
+    left_out = {"name", "rule", "lr_from", "options", "plugins", "settings", "penalties", *MAP_KEYS}
     return optim.model_dump(exclude=left_out) | optim.options
 
 

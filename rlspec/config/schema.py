@@ -151,6 +151,14 @@ class Override(RoleSettings):
     pattern: str
 
 
+class Penalty(Section):
+    """What is added to the loss's gradient in every step, on the matrices of some roles."""
+
+    name: Literal["orthonormal", "orthogonal", "relaxed_orthogonal"]  # SORSA's is the first
+    roles: list[str] = Field(min_length=1)  # or beginnings of them: [lora], [attention.v]
+    weight: float = Field(4e-4, gt=0)
+
+
 class Optim(_Settings):
     """The optimizer: one rule per role of a parameter, with the settings of `rlspec.optim.settings`.
 
@@ -169,6 +177,7 @@ class Optim(_Settings):
     settings: Whose = "ours"  # paper: each rule's are its paper's, over all of these, under what a role or pattern says
     options: Options = {}  # of the rule
     overrides: list[Override] = []
+    penalties: list[Penalty] = []
     plugins: list[str] = []  # modules to import, which register rules
 
     @field_validator("roles", mode="before")

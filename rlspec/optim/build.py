@@ -17,6 +17,7 @@ from rlspec.optim.known_rate import Here, carried_over, describe, hidden_size
 from rlspec.optim.map.overrides import Roles
 from rlspec.optim.map.symmetry import ParameterSpec, SymmetryMap, symmetry_map
 from rlspec.optim.papers import paper_settings
+from rlspec.optim.regularisers.penalties import penalise
 from rlspec.optim.rules import get_rule
 from rlspec.optim.settings import KnownRate, OptimizerSettings, Running, Whose, defaults
 from rlspec.optim.sharding.shards import check_mixed, check_modules, check_sharding
@@ -36,6 +37,7 @@ def build_optimizer(
     lr_from: Mapping[str, Any] | None = None,
     batch: int | None = None,
     settings: str = "ours",
+    penalties: Sequence[Mapping[str, Any]] = (),
     **given: Any,
 ) -> SpectralOptimizer:
     """Give every trainable parameter the rule of its role.
@@ -50,6 +52,8 @@ def build_optimizer(
     `lr_from` (fields of `settings.KnownRate`) gives every parameter the learning rate that does here what a known one
     did with another rule, batch or width, in place of `lr`; `batch` is what a step here is made of. What was computed
     is kept as text, `optimizer.rates`.
+
+    `penalties` are the arguments of `regularisers.penalties.penalise`: `{"name": "orthonormal", "roles": ["lora"]}`.
 
     Raises:
         ConfigError: naming the parameter or word and the remedy.
@@ -88,6 +92,8 @@ def build_optimizer(
     decay = given.get("weight_decay", OptimizerSettings.weight_decay)
     rates = {spec.name: (lr, None) if known is None else carried_over(known, spec, here) for spec in mapping}
     optimizer = SpectralOptimizer(_param_groups(model, mapping, rates, decay, paper), lr=lr, **given)
+    for penalty in penalties:
+        penalise(model, optimizer, **penalty)
     optimizer.symmetry = mapping
     optimizer.rates = None if known is None else describe(known, optimizer.param_groups, here)
     return optimizer

@@ -99,3 +99,32 @@ def test_what_does_not_fit_is_refused_by_name_and_leaves_nothing(tmp_path: Path)
     for keep in (0.0, 1.5, -1, True):
         with pytest.raises(ConfigError, match="keep="):
             truncate_change(torch.zeros(2, 2), torch.zeros(2, 2), keep)
+
+
+def test_the_command_writes_the_cut_model_and_says_what_it_kept(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    from rlspec.truncate import main
+
+    folders = [tmp_path / name for name in ("before", "after")]
+    for seed, folder in enumerate(folders):
+        folder.mkdir()
+        save_file({"w": random(6, 10, seed=seed), "norm": random(6, seed=seed)}, folder / "model.safetensors")
+    paths = [f"before={folders[0]}", f"after={folders[1]}"]
+    assert main([*paths, f"out={tmp_path / 'cut'}", "rank=2"]) == 0
+    out = capsys.readouterr().out
+    assert "6 x 10      2 directions" in out and f"python -m rlspec.evaluate checkpoint={tmp_path / 'cut'}" in out
+    before, after, cut = (load_file(folder / "model.safetensors") for folder in (*folders, tmp_path / "cut"))
+    assert torch.allclose(cut["w"], by_svd(before["w"], after["w"], slice(0, 2)), atol=1e-9)
+    assert main([*paths, f"out={tmp_path / 'tail'}", "keep=1", "part=tail"]) == 0
+    assert torch.allclose(load_file(tmp_path / "tail" / "model.safetensors")["w"], before["w"], atol=1e-9)
+    for given, said in (
+        ([], "give exactly one of keep= and rank="),
+        (["keep=0.5", "rank=2"], "give exactly one of keep= and rank="),
+        (["keep=1.5"], "keep=1.5: must be a share"),
+        (["rank=-1"], "rank=-1: must be 0 or more"),
+        (["rank=1"], "is there already; give another folder"),
+    ):
+        capsys.readouterr()
+        assert main([*paths, f"out={tmp_path / 'cut'}", *given]) == 2
+        assert said in capsys.readouterr().err

@@ -12,7 +12,7 @@ A = S^{1/2} V^T, so `orthonormal` judges the directions of a factor's rank colum
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Sequence
 
 import torch
 from torch import Tensor, nn
@@ -55,7 +55,7 @@ PENALTIES: dict[str, Callable[[Tensor], Tensor]] = {
 
 
 def penalise(
-    model: nn.Module, optimizer: torch.optim.Optimizer, roles: Mapping[str, str], weight: float = 4e-4
+    model: nn.Module, optimizer: torch.optim.Optimizer, name: str, roles: Sequence[str], weight: float = 4e-4
 ) -> RemovableHandle:
     """Add `weight` times a penalty's gradient to those of the loss at the start of every `optimizer.step()`.
 
@@ -64,8 +64,9 @@ def penalise(
     Args:
         model: any module that `symmetry_map` knows.
         optimizer: of its parameters.
-        roles: role or its beginning -> name in `PENALTIES`: {"lora": "orthonormal"}, {"attention.v": "orthogonal"}.
-        weight: of every penalty.
+        name: of `PENALTIES`.
+        roles: of the map, or beginnings: `lora`, `attention.v`.
+        weight: of the penalty.
 
     Returns:
         a handle; `remove()` ends it.
@@ -74,19 +75,20 @@ def penalise(
         ConfigError: an unknown penalty, a role that no trainable matrix has, or a weight that is not positive.
     """
     if not weight > 0:
-        raise ConfigError(f"weight={weight!r}: must be positive")
+        raise ConfigError(f"penalties: weight={weight!r}: must be positive")
+    if name not in PENALTIES:
+        raise ConfigError(f"penalties: {name!r}: unknown; {nearest(name, PENALTIES)}")
+    penalty = PENALTIES[name]
     mapping, params = symmetry_map(model, rule="adamw"), dict(model.named_parameters())
-    chosen: list[tuple[Tensor, Callable[[Tensor], Tensor]]] = []
-    for role, name in roles.items():
-        if name not in PENALTIES:
-            raise ConfigError(f"penalty {name!r} of {role}; {nearest(name, PENALTIES)}")
-        found = [spec.name for spec in mapping if len(spec.shape) == 2 and within(spec.role, role)]
+    chosen: list[Tensor] = []
+    for role in roles:
+        found = [params[spec.name] for spec in mapping if len(spec.shape) == 2 and within(spec.role, role)]
         if not found:
-            raise ConfigError(f"roles: no trainable matrix has role {role!r}; {nearest(role, mapping.roles)}")
-        chosen += [(params[key], PENALTIES[name]) for key in found]
+            raise ConfigError(f"penalties: no trainable matrix has role {role!r}; {nearest(role, mapping.roles)}")
+        chosen += found
 
     def add(*_: object) -> None:
-        for param, penalty in chosen:
+        for param in chosen:
             if param.grad is not None:
                 with torch.enable_grad():
                     leaf = param.detach().to(torch.promote_types(param.dtype, torch.float32)).requires_grad_()

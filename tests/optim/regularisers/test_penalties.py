@@ -50,7 +50,7 @@ def test_its_gradient_joins_the_losses(tiny_qwen3: Build, backward: Callable, na
     for model in (plain, penalised):
         optimizer = build_optimizer(model, rule="sgd", lr=0.1, momentum=0.0)
         if model is penalised:
-            penalise(model, optimizer, {"attention.v": name}, weight=0.01)
+            penalise(model, optimizer, name, ["attention.v"], weight=0.01)
         backward(model)
         optimizer.step()
     for (key, ours), theirs in zip(penalised.named_parameters(), plain.parameters(), strict=True):
@@ -69,7 +69,7 @@ def test_pissa_factors_stay_orthogonal_under_it_and_drift_without(tiny_qwen3: Bu
         model = get_peft_model(tiny_qwen3(), config)
         optimizer = build_optimizer(model, rule="adamw", lr=3e-3)
         if weight:
-            penalise(model, optimizer, {"lora": "orthonormal"}, weight)
+            penalise(model, optimizer, "orthonormal", ["lora"], weight)
         for _ in range(10):
             backward(model)
             optimizer.step()
@@ -79,12 +79,41 @@ def test_pissa_factors_stay_orthogonal_under_it_and_drift_without(tiny_qwen3: Bu
     assert drift(1.0) < 0.5 * drift(0.0)
 
 
+def test_a_recipe_names_penalties_and_their_roles(tiny_qwen3: Build, backward: Callable) -> None:
+    from typing import get_args
+
+    from rlspec.config.load import load_recipe
+    from rlspec.config.optim import builder_settings
+    from rlspec.config.schema import Penalty
+
+    assert set(get_args(Penalty.model_fields["name"].annotation)) == set(PENALTIES)
+    given = "optim.penalties=[{name: orthogonal, roles: [attention.v, mlp], weight: 0.01}]"
+    recipe = load_recipe(["recipe=grpo_math", "optim=sgd", "optim.lr=0.1", "optim.momentum=0", given])
+    changed = {}
+    for penalties in (recipe.optim.penalties, []):
+        model = tiny_qwen3()
+        optim = recipe.optim.model_copy(update={"penalties": penalties})
+        optimizer = build_optimizer(model, **builder_settings(optim, 1))
+        backward(model)
+        optimizer.step()
+        changed[bool(penalties)] = dict(model.named_parameters())
+    differ = {name for name in changed[True] if not torch.equal(changed[True][name], changed[False][name])}
+    assert differ == {name for name in changed[True] if "v_proj" in name or ("mlp" in name and "weight" in name)}
+    for wrong, said in (
+        ("[{name: orthogonl, roles: [mlp]}]", "optim.penalties.0.name=orthogonl"),
+        ("[{name: orthogonal}]", "optim.penalties.0.roles"),
+        ("[{name: orthogonal, roles: [mlp], weight: 0}]", "optim.penalties.0.weight=0"),
+    ):
+        with pytest.raises(ConfigError, match=said):
+            load_recipe(["recipe=grpo_math", f"optim.penalties={wrong}"])
+
+
 def test_removing_the_handle_ends_it_and_what_has_no_gradient_is_left_alone(
     tiny_qwen3: Build, backward: Callable
 ) -> None:
     model = tiny_qwen3()
     optimizer = build_optimizer(model, rule="sgd", lr=0.1, momentum=0.0)
-    handle = penalise(model, optimizer, {"attention": "orthogonal"}, weight=1.0)
+    handle = penalise(model, optimizer, "orthogonal", ["attention"], weight=1.0)
     before = [param.detach().clone() for param in model.parameters()]
     optimizer.step()
     assert all(torch.equal(param, old) for param, old in zip(model.parameters(), before, strict=True))
@@ -98,9 +127,9 @@ def test_removing_the_handle_ends_it_and_what_has_no_gradient_is_left_alone(
 def test_what_cannot_work_is_refused_by_name(tiny_qwen3: Build) -> None:
     model = tiny_qwen3()
     optimizer = build_optimizer(model, rule="adamw", lr=0.1)
-    with pytest.raises(ConfigError, match="'orthonormall' of mlp; did you mean orthonormal"):
-        penalise(model, optimizer, {"mlp": "orthonormall"})
+    with pytest.raises(ConfigError, match="'orthonormall': unknown; did you mean orthonormal"):
+        penalise(model, optimizer, "orthonormall", ["mlp"])
     with pytest.raises(ConfigError, match="no trainable matrix has role 'lora'"):
-        penalise(model, optimizer, {"lora": "orthonormal"})
+        penalise(model, optimizer, "orthonormal", ["lora"])
     with pytest.raises(ConfigError, match="weight=0"):
-        penalise(model, optimizer, {"mlp": "orthogonal"}, weight=0.0)
+        penalise(model, optimizer, "orthogonal", ["mlp"], weight=0.0)
