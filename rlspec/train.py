@@ -64,6 +64,11 @@ def _train(line: TrainCommand) -> int:
     if line.print:
         sys.stdout.write(dump_recipe(recipe))
         return 0
+    if recipe.launch.by != "here":
+        from rlspec.runtime.launching import is_launched, launch
+
+        if not is_launched():
+            return launch(recipe.launch, "rlspec.train", line.overrides)
     libraries = "torch and lerobot" if recipe.algorithm == BC else "torch, transformers and trl"
     sys.stdout.write(f"loading {libraries}\n")  # ten seconds or more in which nothing else is said
     sys.stdout.flush()

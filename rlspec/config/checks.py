@@ -249,10 +249,38 @@ def devices(recipe: Recipe) -> Lines:
         yield "rollout.engine=vllm: needs a GPU; use rollout.engine=transformers with device=cpu"
 
 
+def importance_ratio(recipe: Recipe) -> Lines:
+    """VLLM samples with arithmetic of its own, for which the loss corrects by the ratio of full distributions."""
+    if recipe.rollout.engine != "vllm":
+        return
+    neutral: dict[str, float] = {"top_p": 1.0, "top_k": 0, "min_p": 0.0, "repetition_penalty": 1.0}
+    for knob, value in neutral.items():
+        given = recipe.trainer.get(knob)
+        if given not in (None, value) and not (knob == "top_k" and given == -1):
+            yield (
+                f"trainer.{knob}={show(given)}: with rollout.engine=vllm completions come from a cut distribution and "
+                f"the loss has the whole one, which biases the ratio; set {value:g}"
+            )
+    if recipe.trainer.get("vllm_importance_sampling_correction") is False:
+        yield (
+            "trainer.vllm_importance_sampling_correction=false: vLLM's probabilities differ from those that are "
+            "trained, and nothing would correct for it; leave it true"
+        )
+
+
+def whole_gradients(recipe: Recipe) -> Lines:
+    """The norm test compares gradients of micro-batches, of which FSDP2 leaves parts."""
+    for key in ("norm_test", "grow"):
+        if recipe.sharding == "fsdp2" and getattr(recipe.batch, key):
+            yield f"batch.{key}=true: needs whole gradients on every process; set sharding=ddp, or batch.{key}=false"
+
+
 RULES = (
     missing_values,
     names,
     trainer_knobs,
+    importance_ratio,
+    whole_gradients,
     model_source,
     thinking,
     low_precision,

@@ -7,7 +7,7 @@ from collections.abc import Mapping
 _SAMPLER = "nothing: the order of prompts follows from seed alone"
 _EVALUATION = "evaluation.*: rlspec measures by itself"
 _UPLOAD = "nothing: upload the folder of a finished run"
-_SHARDED = "torchrun, with whole matrices on every device: sharded ones are not supported yet"
+_SHARDED = "sharding=fsdp2 launch=torchrun launch.processes=N"
 _PAGED = "rollout.engine: this path casts the weights that are trained to bfloat16"
 
 # Knob -> what to use instead.
@@ -18,7 +18,7 @@ REPLACED: Mapping[str, str] = {
     "seed": "seed",
     "data_seed": "seed",
     "use_cpu": "device",
-    "local_rank": "torchrun or accelerate launch",
+    "local_rank": "launch=torchrun launch.processes=N",
     "resume_from_checkpoint": "resume",
     "restore_callback_states_from_checkpoint": "resume",
     "ignore_data_skip": "resume",
@@ -31,7 +31,7 @@ REPLACED: Mapping[str, str] = {
     "optim": "optim=NAME",
     "optim_args": "optim.*",
     "optim_target_modules": "optim.overrides",
-    "deepspeed": "torchrun: DeepSpeed flattens the matrices that spectral rules need",
+    "deepspeed": "sharding=fsdp2: DeepSpeed flattens the matrices that spectral rules need",
     "fsdp": _SHARDED,
     "fsdp_config": _SHARDED,
     "parallelism_config": _SHARDED,

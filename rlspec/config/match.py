@@ -11,6 +11,8 @@ _FREE = (
     "run",
     "output_dir",
     "resume",
+    "launch.",
+    "sharding",
     "report.",
     "checkpoints.",
     "evaluation.",

@@ -74,6 +74,9 @@ def parse_arguments(arguments: Sequence[str]) -> Arguments:
         ConfigError: One line per mistake, at most five.
     """
     overrides = [_parse_override(argument) for argument in arguments]
+    for override in overrides:
+        if override.key == "launch" and re.fullmatch(r"\w+", override.value or ""):
+            override.key = "launch.by"  # one word for the launcher
     recipe = _find_recipe(overrides)
     parsed = Arguments(recipe, algorithm_of(recipe))
     groups = groups_of(parsed.algorithm)

@@ -270,6 +270,20 @@ class Rollout(Section):
     engine: Literal["transformers", "vllm"] = "transformers"
 
 
+class Launch(Section):
+    """How a run gets its processes: `launch=torchrun launch.processes=2`."""
+
+    by: Literal["here", "torchrun", "accelerate", "slurm"] = (
+        "here"  # here: this process, or what the user's launcher made
+    )
+    processes: int = Field(1, ge=1)  # all together, one per device
+    nodes: int = Field(1, ge=1)  # of Slurm
+    minutes: int = Field(1440, ge=1)  # Slurm's limit
+    cluster: Literal["slurm", "local"] = "slurm"  # local: submitit's executor on this machine, to try a job
+    folder: str = "checkpoints/slurm"  # where Slurm's logs go
+    options: dict[str, Any] = {}  # submitit's: slurm_partition, gpus_per_node, cpus_per_task, mem_gb, ...
+
+
 class Report(Section):
     """Where metrics go. JSONL and plots are always written."""
 
@@ -296,6 +310,8 @@ class Recipe(Section):
     output_dir: str = "checkpoints"
     resume: str | None = None  # a run directory, a checkpoint in one, or "auto"
     device: Literal["auto", "cpu", "cuda"] = "auto"
+    launch: Launch = Launch()
+    sharding: Literal["ddp", "fsdp2"] = "ddp"  # of several processes: whole weights on each, or parts of all layers
     model: Model
     data: Data
     optim: Optim

@@ -179,7 +179,17 @@ def _check_field(key: str, name: str, value: Any, fields: Mapping[str, Knob]) ->
         yield f"{key}={show(value)}: must be {fields[name].allowed}"
 
 
+def whole_weights(recipe: VlaRecipe) -> Lines:
+    """Policies with action experts call parts of their layers, past what `fully_shard` hooks into."""
+    if recipe.sharding == "fsdp2":
+        yield (
+            "sharding=fsdp2: not for robots' policies, whose forward pass calls the projections of two models' layers "
+            "by turns, past the layers that FSDP2 gathers; use sharding=ddp, with launch=torchrun launch.processes=N"
+        )
+
+
 RULES = (
+    whole_weights,
     missing_values,
     names,
     policy_options,

@@ -10,7 +10,7 @@ from typing import Any, Literal
 
 from pydantic import Field
 
-from rlspec.config.schema import SEEDS, Checkpoints, Lora, Optim, Report, Section
+from rlspec.config.schema import SEEDS, Checkpoints, Launch, Lora, Optim, Report, Section
 
 
 class Env(Section):
@@ -130,6 +130,8 @@ class VlaRecipe(Section):
     output_dir: str = "checkpoints"
     resume: str | None = None  # a run directory, a checkpoint in one, or "auto"
     device: Literal["auto", "cpu", "cuda"] = "auto"
+    launch: Launch = Launch()
+    sharding: Literal["ddp", "fsdp2"] = "ddp"  # of several processes: whole weights on each, or parts of all layers
     env: Env | None = None  # None: the policy is trained and not measured
     dataset: Dataset
     policy: Policy

@@ -28,6 +28,7 @@ from rlspec.rlvr.evaluation import (
 from rlspec.rlvr.generation import Policy
 from rlspec.rlvr.verifiers.verifier import Verifier
 from rlspec.runtime.outcome import Scores, keep_best
+from rlspec.runtime.sharding import unsharded
 from rlspec.runtime.starting import Run
 
 
@@ -113,12 +114,13 @@ class HeldOutEvaluations:
         return self._measure("after", step) if self.settings.after else None
 
     def _measure(self, label: str, step: int) -> Scores:
-        results = self.evaluator(self.policy, self.tokenizer, label)
-        if self.run.process.is_main_process:
-            self._record(results, label.replace("-", " "), step)
-            if step > 0 and self.settings.every and self.write_best is not None:
-                score = next(iter(results.values())).sampled_pass_at_1
-                keep_best(self.run, step, ("sampled_pass_at_1", score), self.write_best)
+        with unsharded(self.policy):
+            results = self.evaluator(self.policy, self.tokenizer, label)
+            if self.run.process.is_main_process:
+                self._record(results, label.replace("-", " "), step)
+                if step > 0 and self.settings.every and self.write_best is not None:
+                    score = next(iter(results.values())).sampled_pass_at_1
+                    keep_best(self.run, step, ("sampled_pass_at_1", score), self.write_best)
         return {name: metrics.to_json() for name, metrics in results.items()}
 
     def _record(self, results: Mapping[str, AccuracyMetrics], label: str, step: int) -> None:

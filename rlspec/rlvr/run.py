@@ -53,7 +53,7 @@ class LanguageModelRun:
 
     def __init__(self, recipe: Recipe) -> None:
         self.recipe = recipe
-        self.process = PartialState(cpu=recipe.device == "cpu")
+        self.process = PartialState(cpu=choose_device(recipe.device) == "cpu")
         self.plan = batch_plan(recipe.batch, self.process.num_processes, supervised=recipe.algorithm == "sft")
 
     def introduce(self, display: Display) -> None:
@@ -62,6 +62,8 @@ class LanguageModelRun:
         display.heading(f"{recipe.recipe}: {recipe.algorithm} of {recipe.model.name} with {recipe.optim.name}")
         display.line(describe_profile(recipe, choose_device(recipe.device)))
         display.line(self.plan.describe())
+        if recipe.sharding == "fsdp2" and self.process.num_processes == 1:
+            display.warn("sharding=fsdp2: one process keeps all weights; add launch=torchrun launch.processes=N")
         if recipe.algorithm == "gmpo" and rollouts_are_used_once(recipe.batch, recipe.trainer):
             display.warn(
                 "every update has rollouts of its own, so all ratios are 1 and GMPO is GRPO with a mean over "

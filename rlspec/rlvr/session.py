@@ -48,6 +48,7 @@ from rlspec.rlvr.verifiers.verifier import Verifiers
 from rlspec.runtime.devices import choose_device
 from rlspec.runtime.memory import show_memory
 from rlspec.runtime.provenance import describe_checkpoint
+from rlspec.runtime.sharding import plain_weights
 from rlspec.runtime.starting import Run
 
 _PROMPT_TOKENS = 256  # stands for a prompt's length in the memory estimate
@@ -218,7 +219,7 @@ class TrainerParts:
 
     def write_weights(self, folder: Path) -> None:
         """The policy without what a resume needs."""
-        self.policy.save_pretrained(folder)
+        self.policy.save_pretrained(folder, state_dict=plain_weights(self.policy))
         self.tokenizer.save_pretrained(folder)
 
 
@@ -298,6 +299,7 @@ def _shared(parts: TrainerParts) -> dict[str, Any]:
         "optimizer_factory": optimizer_factory(parts.recipe.optim, parts.recipe.batch.prompts_per_step),
         "checkpoint_extras": parts.checkpoint_extras,
         "keep_last": parts.recipe.checkpoints.keep_last,
+        "sharding": parts.recipe.sharding,
         "probes": parts.probes,
         "processing_class": parts.tokenizer,
     }

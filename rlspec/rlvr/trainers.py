@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from functools import cache
+from functools import cache, partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -20,9 +20,11 @@ from rlspec.diagnostics.probes import PROBES, Probe, read_probes
 from rlspec.errors import CheckpointError
 from rlspec.optim import SpectralOptimizer
 from rlspec.optim.mixin import SpectralTrainerMixin
+from rlspec.optim.sharding.state import whole_state
 from rlspec.policy_gradient import approx_kl
 from rlspec.rlvr.losses import gmpo_loss
 from rlspec.rlvr.sampler import PromptSampler
+from rlspec.runtime.sharding import norm_of_all, plain_weights, shard_model, unsharded
 
 OptimizerFactory = Callable[[nn.Module], SpectralOptimizer]
 CheckpointExtras = Callable[[Path], dict[str, Any]]
@@ -42,6 +44,7 @@ class RlspecTrainerMixin(SpectralTrainerMixin, _Trainer):
             `optimizers=`, because the model may still be wrapped (PEFT) or loaded inside the trainer's constructor.
         checkpoint_extras: Writes further files into a checkpoint's folder and returns values for its manifest.
         keep_last: Number of checkpoints kept.
+        sharding: `fsdp2` cuts the weights over all processes; `ddp` leaves them whole.
         probes: What is looked at in every logged step.
     """
 
@@ -56,9 +59,11 @@ class RlspecTrainerMixin(SpectralTrainerMixin, _Trainer):
         optimizer_factory: OptimizerFactory,
         checkpoint_extras: CheckpointExtras,
         keep_last: int,
+        sharding: str = "ddp",
         probes: Sequence[Probe] = PROBES,
         **kwargs: Any,
     ) -> None:
+        self._sharding = sharding
         self._optimizer_factory = optimizer_factory
         self._checkpoint_extras = checkpoint_extras
         self._keep_last = keep_last
@@ -89,8 +94,31 @@ class RlspecTrainerMixin(SpectralTrainerMixin, _Trainer):
     def _get_output_dir(self, trial: Any) -> str:
         return str(self._staging or super()._get_output_dir(trial))
 
+    def _prepare_for_training(self, *args: Any, **kwargs: Any) -> Any:
+        """Cut the weights, which a checkpoint has filled by now; accelerate then has no copies to keep alike."""
+        if self._sharding == "fsdp2":
+            shard_model(self.model, self.spectral_optimizer, self.accelerator.device.type)
+            self.accelerator.prepare_model = partial(self.accelerator.prepare_model, evaluation_mode=True)
+        return super()._prepare_for_training(*args, **kwargs)
+
+    def _clip_grad_norm(self, model: nn.Module) -> Tensor:
+        return norm_of_all(super()._clip_grad_norm(model))
+
     def _save_checkpoint(self, model: nn.Module, trial: Any) -> None:
         """Let the trainer write into a staged folder, add what it forgets, and put the whole in place at once."""
+        with unsharded(self.model):
+            self._save_whole(model, trial)
+
+    def _save(self, output_dir: str | None = None, state_dict: Any = None) -> None:
+        super()._save(output_dir, plain_weights(self.model) if state_dict is None else state_dict)
+
+    def _save_optimizer_and_scheduler(self, output_dir: str) -> None:
+        """The state as one process has it, so that any number of processes can go on from it."""
+        optimizer, state = self.spectral_optimizer, whole_state(self.spectral_optimizer)
+        with _giving(optimizer, state):
+            super()._save_optimizer_and_scheduler(output_dir)
+
+    def _save_whole(self, model: nn.Module, trial: Any) -> None:
         target = Path(self.args.output_dir) / checkpoint_name(self.state.global_step)
         with self._staged(target) as staging:
             self._staging = staging
@@ -128,6 +156,16 @@ class RlspecTrainerMixin(SpectralTrainerMixin, _Trainer):
         """State that a subclass needs for an exact resume; called on every process."""
 
 
+@contextmanager
+def _giving(optimizer: SpectralOptimizer, state: dict[str, Any]) -> Iterator[None]:
+    """An optimizer whose `state_dict` is this one while the body runs."""
+    optimizer.state_dict = lambda: state  # type: ignore[method-assign]
+    try:
+        yield
+    finally:
+        del optimizer.state_dict
+
+
 @cache
 def _let_torch_load_to_numbered_cpus() -> None:
     """With several CPU processes accelerate calls the device `cpu:0`, to which torch.load refuses to map tensors."""
@@ -162,6 +200,11 @@ class SpectralGRPOTrainer(RlspecTrainerMixin, GRPOTrainer):
         args, self.origin = self.args, origin
         args.generation_batch_size = args.per_device_train_batch_size * args.world_size * args.steps_per_generation
 
+    def _generate_and_score_completions(self, *args: Any, **kwargs: Any) -> Any:
+        """Sample with whole weights: where they are cut, processes whose answers end earlier would be waited for."""
+        with unsharded(self.model):
+            return super()._generate_and_score_completions(*args, **kwargs)
+
     def _get_train_sampler(self, dataset: Any = None) -> Sampler[int]:
         args = self.args
         repeats = args.steps_per_generation * self.num_iterations
@@ -186,7 +229,12 @@ class SpectralGRPOTrainer(RlspecTrainerMixin, GRPOTrainer):
 
     def _write_extras(self, folder: Path) -> None:
         if self._inside_block:
-            torch.save({"step": self._step, "rollouts": self._buffered_inputs}, self._rollouts_file(folder))
+            content = {
+                "step": self._step,
+                "processes": self.accelerator.num_processes,
+                "rollouts": self._buffered_inputs,
+            }
+            torch.save(content, self._rollouts_file(folder))
 
     def _load_optimizer_and_scheduler(self, checkpoint: str | None) -> None:
         super()._load_optimizer_and_scheduler(checkpoint)
@@ -200,6 +248,11 @@ class SpectralGRPOTrainer(RlspecTrainerMixin, GRPOTrainer):
                     f"{checkpoint}: {path.name} is missing, and the step is inside a block of rollouts"
                 )
             saved = torch.load(path, map_location=self.accelerator.device, weights_only=True)
+            if (written := saved.get("processes", self.accelerator.num_processes)) != self.accelerator.num_processes:
+                raise CheckpointError(
+                    f"{checkpoint}: {written} processes wrote it inside a block of rollouts, of which each has a part; "
+                    f"resume with launch.processes={written}, or from a checkpoint at a block's end"
+                )
             self._buffered_inputs = saved["rollouts"]
 
 

@@ -8,7 +8,7 @@ import pytest
 import yaml
 
 from rlspec.config.kinds import BC, algorithm_of
-from rlspec.config.load import dump_recipe, load_group, load_recipe
+from rlspec.config.load import dump_recipe, load_group, load_recipe, load_vla_recipe
 from rlspec.config.paths import headline, list_group, list_recipes, recipes_folder, resolve_path
 from rlspec.config.rules import built_in_rules, list_optimizers
 from rlspec.config.schema import Recipe
@@ -400,3 +400,25 @@ def test_recipes_are_loaded_in_threads_and_within_anothers_hydra(tmp_path: Path)
             )
         assert GlobalHydra.instance().hydra is callers
     assert rates == list(range(1, 9))
+
+
+@pytest.mark.parametrize(
+    ("override", "words"),
+    [
+        ("trainer.top_p=0.9", "trainer.top_p=0.9: with rollout.engine=vllm .* biases the ratio; set 1"),
+        ("trainer.top_k=20", "trainer.top_k=20: .* set 0"),
+        ("trainer.min_p=0.1", "trainer.min_p=0.1: .* set 0"),
+        ("trainer.repetition_penalty=1.1", "trainer.repetition_penalty=1.1: .* set 1"),
+        ("trainer.vllm_importance_sampling_correction=false", "nothing would correct for it"),
+    ],
+)
+def test_what_would_bias_the_ratio_of_vllms_completions_is_refused(override: str, words: str) -> None:
+    with pytest.raises(ConfigError, match=words):
+        load_recipe(["recipe=grpo_math", "rollout.engine=vllm", override])
+    if "vllm" not in override:
+        assert load_recipe(["recipe=grpo_math", override])
+
+
+def test_weights_of_robots_policies_are_not_cut() -> None:
+    with pytest.raises(ConfigError, match=r"sharding=fsdp2: not for robots' policies.*sharding=ddp"):
+        load_vla_recipe(["recipe=vla_franka", "sharding=fsdp2"])

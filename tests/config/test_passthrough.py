@@ -66,9 +66,9 @@ def test_gmpo_refuses_what_its_loss_ignores(name: str) -> None:
         ("report_to", "report.tensorboard and report.wandb"),
         ("seed", "seed"),
         ("logging_strategy", "trainer.logging_steps"),
-        ("fsdp", "torchrun, with whole matrices on every device: sharded ones are not supported yet"),
-        ("fsdp_config", "torchrun, with whole matrices on every device: sharded ones are not supported yet"),
-        ("parallelism_config", "torchrun, with whole matrices on every device: sharded ones are not supported yet"),
+        ("fsdp", "sharding=fsdp2 launch=torchrun launch.processes=N"),
+        ("fsdp_config", "sharding=fsdp2 launch=torchrun launch.processes=N"),
+        ("parallelism_config", "sharding=fsdp2 launch=torchrun launch.processes=N"),
         ("accelerator_config", "nothing: processes and their batches follow from torchrun and batch.*"),
     ],
 )

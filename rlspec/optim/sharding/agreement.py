@@ -28,7 +28,7 @@ def host_group(group: dist.ProcessGroup) -> dist.ProcessGroup:
 
     All ranks of the group must call it.
     """
-    if "gloo" in str(dist.get_backend_config(group)):
+    if "cpu:" in str(dist.get_backend_config(group)):
         return group
     return dist.new_group(dist.get_process_group_ranks(group), backend="gloo", use_local_synchronization=True)
 

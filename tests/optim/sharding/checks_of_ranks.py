@@ -28,6 +28,7 @@ SETTINGS: dict[str, Any] = {"lr": 0.05, "weight_decay": 0.1, "nesterov": True, "
 LAYOUTS: list[tuple[tuple[int, ...], dict[str, Any]]] = [
     ((10, 6), {}),
     ((3, 7), {}),  # on four ranks the last has nothing
+    ((1, 9), {}),  # all of it is one rank's
     ((12, 5), {"num_heads": 4}),  # whole heads on every rank
     ((18, 5), {"num_heads": 6}),  # on four ranks heads are cut in two
     ((5, 12), {"num_heads": 4, "head_axis": 1}),
