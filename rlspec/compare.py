@@ -43,6 +43,7 @@ class CompareCommand(CommandLine):
     plan: Annotated[Path | None, Key("of arms that no combination gives; see rlspec/comparison/README.md", "FILE")] = (
         None
     )
+    train: Annotated[bool, Key("false: report what is there, and train nothing", "true|false")] = True
     tune: Tune = Tune()
     score: Annotated[
         str | None, Key("what is compared, for example pass_at_k.8; null: by the recipe", "NAME", "What is judged")
@@ -104,7 +105,10 @@ def _compare(line: CompareCommand, arguments: Sequence[str]) -> int:
     from rlspec.comparison.sweep import Sweep
 
     signal.signal(signal.SIGTERM, signal.default_int_handler)  # a scheduler's word is Ctrl-C's
-    sweep = Sweep(plan, RunTrainer(line.out, line.where()), line.workers, _drift if plan.kl else None)
+    trainer = RunTrainer(line.out, line.where())
+    if not line.train:
+        trainer.stopped.set()
+    sweep = Sweep(plan, trainer, line.workers, _drift if plan.kl else None)
     sweep.check()
     sys.stdout.write(f"{_size(plan)}, {line.workers} at a time, in {line.out}\n")
     results = sweep.run()

@@ -74,8 +74,8 @@ def _missing(results: Sequence[ArmResults]) -> list[str]:
         failed = [str(run.job.seed) for run in arm.runs if run.summary is None]
         if failed:
             lines.append(f"{arm.name}: no result of seed {', '.join(failed)}")
-        if arm.tuned is not None and arm.tuned.best is None:
-            lines.append(f"{arm.name}: every tuning run failed")
+        if arm.tuned is not None and arm.lr is None:
+            lines.append(f"{arm.name}: its rate is not chosen yet, tuning runs are missing")
     return lines
 
 

@@ -99,7 +99,8 @@ class Sweep:
         pace = None
         if plan.tune.wanted:
             arm.tuned = tune(plan.tune, name, lambda rates: self._tuning(arm, rates))
-            arm.lr = arm.tuned.best
+            waiting = self.runner.stopped.is_set() and any(result.summary is None for result in arm.tuning)
+            arm.lr = None if waiting else arm.tuned.best  # what is not tried yet may be better
             paces = sorted(r.measured.seconds_per_step or 0.0 for r in arm.tuning if r.measured)
             pace = paces[len(paces) // 2] if paces else None
             if name == plan.baseline:

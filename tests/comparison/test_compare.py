@@ -182,6 +182,17 @@ def test_what_is_done_is_not_done_again_and_a_failing_arm_does_not_stop_the_othe
     assert muon.lr == 1e-4 and {values["optim"] for values in again.commands} == {"muon"}
 
 
+def test_what_is_there_is_reported_without_training(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    tune = {"lr": [1e-5, 1e-4, 1e-3]}
+    sweep(tmp_path, Imitation(failing=["optim=muon"]), tune=tune).run()
+    given = ["recipe=debug_grpo", "optim=adamw,muon", "seed=0,1,2", "tune.lr=[1e-5,1e-4,1e-3]", f"out={tmp_path}"]
+    before = sorted(tmp_path.rglob("*.json"))
+    assert compare.main([*given, "train=false"]) == 1
+    table = capsys.readouterr().out
+    assert "| adamw | 0.0001 |" in table and "- muon: its rate is not chosen yet" in table
+    assert sorted(path for path in tmp_path.rglob("*.json") if path.name != "report.json") == before
+
+
 def test_two_commands_in_one_folder_train_every_run_once(tmp_path: Path) -> None:
     script = (
         "import sys, time; from pathlib import Path; sys.path.insert(0, sys.argv[1]); import test_compare as t\n"
