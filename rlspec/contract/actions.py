@@ -130,14 +130,14 @@ ACTION_SPACES: dict[str, ActionSpace] = {
             _POSE,
             ("m",) * 3 + ("rad",) * 3,
             (2.0,) * 3 + (_PI,) * 3,
-            "DROID: pose of the hand in the base frame, extrinsic xyz Euler angles",
+            "DROID: pose of the flange in the base frame, extrinsic xyz Euler angles",
         ),
         _space(
             CARTESIAN_VELOCITY,
             _POSE,
             _UNITLESS * 6,
             (1.0,) * 6,
-            "DROID: one unit moves the hand's target by 0.075 m or 0.15 rad from where the hand is measured",
+            "DROID: one unit moves the flange's target by 0.075 m or 0.15 rad from where the flange is measured",
         ),
         _space(
             DELTA_EEF,

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Sequence
+from pathlib import Path
 
+from rlspec.deploy.calibrate import CalibrateCommand, calibrate
 from rlspec.deploy.log.review import ReviewCommand, review
 from rlspec.deploy.settings import Settings
 from rlspec.display import Display
@@ -16,6 +18,10 @@ def main(argv: Sequence[str] | None = None) -> int:
     arguments = list(sys.argv[1:] if argv is None else argv)
     if ReviewCommand.is_meant(arguments):
         return command(ReviewCommand, lambda line: review(line, Display()), arguments)
+    if CalibrateCommand.is_meant(arguments):
+        given = [argument.removeprefix("robot=") for argument in arguments if argument.startswith("robot=")]
+        file = Path(given[-1]) if given and given[-1].endswith((".yaml", ".yml")) else None
+        return command(CalibrateCommand, lambda line: calibrate(line, Display(), file=file), arguments)
     return command(Settings, _deploy, arguments)
 
 

@@ -139,7 +139,7 @@ def assemble(
     prompt = settings.prompt or robot.instruction
     patience = max(settings.watchdog.late, 3.0 / contract.control_hz)
     scheduler = make_scheduler(settings, contract, lockstep=lockstep)
-    hand = GripperDrive(GripperLane(settings.gripper), gate.grip, new_worker("gripper"))
+    hand = GripperDrive(GripperLane(settings.gripper), gate.grip, new_worker("gripper"), lambda: robot.grip_problem)
     parts = Parts(
         robot=robot,
         gate=gate,
@@ -207,7 +207,12 @@ def confirm(settings: Settings, robot: Robot, limits: RobotLimits, agreement: Ag
     display.line(f"  joints     from {show(limits.low + safety.joint_margin)} rad")
     display.line(f"             to   {show(limits.high - safety.joint_margin)} rad")
     display.line(f"  velocity   {show(limits.velocity * safety.velocity_share)} rad/s")
-    display.line(f"  workspace  from {show(safety.workspace_low)} to {show(safety.workspace_high)} m")
+    display.line(
+        f"  workspace  from {show(safety.workspace_low)} to {show(safety.workspace_high)} m, "
+        f"for a hand of {safety.hand_length:.3f} m"
+    )
+    for line in robot.treatment:
+        display.line(f"  {line}")
     display.line(f"  law        {agreement.law}; actions: {agreement.contract.action_space}")
     display.line(f"  stop       space, q, Ctrl-C, or `touch {settings.estop_file or 'OUT/ESTOP'}`; hold the user stop")
     if settings.yes:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ipaddress
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Annotated, Any, Literal, Self
 
 from pydantic import Field, model_validator
@@ -13,8 +14,9 @@ from rlspec.config.paths import list_robots, recipes_folder
 from rlspec.config.schema import Key, Section
 from rlspec.contract.actions import EXECUTION_LAWS, ActionSpaceName, ExecutionLaw
 from rlspec.deploy.arm.gripper import GripperSettings
+from rlspec.deploy.arm.kinematics import HAND_LENGTH
 from rlspec.deploy.robots.drivers import RobotSettings
-from rlspec.deploy.safety.tick_bounds import SafetySettings
+from rlspec.deploy.safety.tick_bounds import ROBOTIQ_LENGTH, SafetySettings
 from rlspec.deploy.safety.watchdog import WatchdogSettings
 from rlspec.errors import ConfigError, nearest
 
@@ -58,7 +60,42 @@ class Inference(Section):
     warmup: int = Field(2, ge=0)
 
 
-class Settings(CommandLine):
+class RobotCommand(CommandLine):
+    """What begins with a robot of the recipes, or of a file of one's own."""
+
+    short = {"host": "robot.host"}
+
+    robot: Annotated[
+        RobotSettings,
+        Key("franka_fr3, franka_panda (host=IP), franka_sim, mujoco (task=NAME seed=N), dry_run; or FILE.yaml", "NAME"),
+    ]
+
+    @classmethod
+    def full_key(cls, key: str) -> str:
+        """Short keys in full; what is no key of a robot is its driver's."""
+        head, _, name = key.partition(".")
+        if head == "robot" and name and "." not in name and name not in RobotSettings.model_fields:
+            return f"robot.options.{name}"
+        return super().full_key(key)
+
+    @classmethod
+    def read(cls, arguments: Sequence[str]) -> Self:
+        """The settings of a command line, on top of the robot's recipe.
+
+        Raises:
+            ConfigError: One line per mistake.
+        """
+        names = [argument.removeprefix("robot=") for argument in arguments if argument.startswith("robot=")]
+        others = [argument for argument in arguments if not argument.startswith("robot=")]
+        return cls._read(others, {"robot": load_robot(names[-1] if names else None)})
+
+    @property
+    def hand_length(self) -> float:
+        """Metres from the flange to the tip of the robot's hand."""
+        return ROBOTIQ_LENGTH if self.robot.options.get("gripper") == "robotiq" else HAND_LENGTH
+
+
+class Settings(RobotCommand):
     """Observe, ask the policy, schedule its chunks, filter, send, log: at the rate that the policy was trained at.
 
     Stop it with space, q or Ctrl-C, by `touch OUT/ESTOP`, or with SIGUSR1. Exit code: 0 as planned, 1 a fault stopped
@@ -68,6 +105,7 @@ class Settings(CommandLine):
     command = "deploy"
     synopsis = (
         "robot=NAME (server=ws://HOST:PORT | checkpoint=DIR | policy=expert|hold) [key=value ...]",
+        "calibrate=workspace robot=NAME [out=FILE]",
         "summary=RUN [out=DIR] | replay=RUN [law=NAME] | export=RUN[,RUN] out=DIR [video=true]",
     )
     example = "seconds=30"
@@ -79,10 +117,6 @@ class Settings(CommandLine):
         "n_action_steps": "schedule.n_action_steps",
     }
 
-    robot: Annotated[
-        RobotSettings,
-        Key("franka_fr3, franka_panda (host=IP), franka_sim, mujoco (task=NAME seed=N), dry_run", "NAME"),
-    ]
     server: Annotated[
         str | None,
         Key("a running rlspec.serve, or openpi's or RoboArena's server (add action_space=NAME)", "URL"),
@@ -129,25 +163,6 @@ afterwards, with the folder of a run:
   replay=RUN   sends what was sent to the simulated arm, and shows by how much the motion differs
   export=RUN   a LeRobotDataset v3 whose action is what was sent"""
 
-    @classmethod
-    def full_key(cls, key: str) -> str:
-        """Short keys in full; what is no key of a robot is its driver's."""
-        head, _, name = key.partition(".")
-        if head == "robot" and name and "." not in name and name not in RobotSettings.model_fields:
-            return f"robot.options.{name}"
-        return super().full_key(key)
-
-    @classmethod
-    def read(cls, arguments: Sequence[str]) -> Self:
-        """The settings of a command line, on top of the robot's recipe.
-
-        Raises:
-            ConfigError: One line per mistake.
-        """
-        names = [argument.removeprefix("robot=") for argument in arguments if argument.startswith("robot=")]
-        others = [argument for argument in arguments if not argument.startswith("robot=")]
-        return cls._read(others, {"robot": load_robot(names[-1] if names else None)})
-
     @model_validator(mode="after")
     def _one_policy(self) -> Settings:
         given = [source for source in _SOURCES if getattr(self, source) is not None]
@@ -159,6 +174,16 @@ afterwards, with the folder of a run:
     @model_validator(mode="after")
     def _share_of_the_law(self) -> Settings:
         self.safety = self.safety.for_law(self.law or self.robot.law)
+        return self
+
+    @model_validator(mode="after")
+    def _room_of_the_robot(self) -> Settings:
+        """What the command line does not say of box and hand, the robot's file does."""
+        given, box = self.safety.model_fields_set, self.robot.box
+        room: dict[str, Any] = {} if "hand_length" in given else {"hand_length": self.hand_length}
+        if box is not None and not {"workspace_low", "workspace_high"} & given:
+            room |= {"workspace_low": box.low, "workspace_high": box.high}
+        self.safety = SafetySettings.model_validate(self.safety.model_dump(exclude_unset=True) | room)
         return self
 
     @model_validator(mode="after")
@@ -178,6 +203,16 @@ afterwards, with the folder of a run:
             raise ValueError(f"policy=expert: not for robot={robot.name}; allowed: robot=mujoco, robot=dry_run")
         if driver.needs_host and mode != "dry_run" and robot.host is None:
             raise ValueError(f"robot={robot.name}: no address; add host=IP of the arm's controller")
+        return self
+
+    @model_validator(mode="after")
+    def _a_box_that_was_set(self) -> Settings:
+        if self.effective_mode == "real" and not {"workspace_low", "workspace_high"} <= self.safety.model_fields_set:
+            remedy = f"python -m rlspec.deploy calibrate=workspace robot={self.robot.name} host={self.robot.host}"
+            raise ValueError(
+                "safety.workspace_low, safety.workspace_high: not both set, and the default box reaches a metre each "
+                f"way and below the table; set them, or run `{remedy}` and take the file that it writes as robot="
+            )
         return self
 
     @property
@@ -203,13 +238,23 @@ def load_robot(name: str | None) -> dict[str, Any]:
     Raises:
         ConfigError: There is none of that name.
     """
-    import yaml
-
     robots = list_robots()
+    if name is not None and name.endswith((".yaml", ".yml")):
+        return _read_robot(Path(name).expanduser())
     if name is None:
         raise ConfigError(f"robot: required; add robot=NAME; allowed: {', '.join(robots)}")
     if name not in robots:
         raise ConfigError(f"robot={name}: unknown; {nearest(name, robots)}")
-    text = (recipes_folder() / "robot" / f"{name}.yaml").read_text(encoding="utf-8")
-    loaded: dict[str, Any] = yaml.safe_load(text)
+    return _read_robot(recipes_folder() / "robot" / f"{name}.yaml")
+
+
+def _read_robot(path: Path) -> dict[str, Any]:
+    import yaml
+
+    try:
+        loaded = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except (OSError, UnicodeError, yaml.YAMLError) as error:
+        raise ConfigError(f"robot={path}: cannot be read ({' '.join(str(error).split())}); correct the file") from None
+    if not isinstance(loaded, dict):
+        raise ConfigError(f"robot={path}: no mapping with name, driver, ...; see recipes/robot for examples")
     return loaded

@@ -72,8 +72,8 @@ def _arm() -> tuple[mujoco.MjModel, mujoco.MjData]:
     return model, mujoco.MjData(model)
 
 
-def places(q: np.ndarray) -> np.ndarray:
-    """Elbow, wrist, flange, hand corners and tool centre point by MuJoCo, (n, 8, 3)."""
+def places(q: np.ndarray, length: float = 0.1034) -> np.ndarray:
+    """Elbow, wrist, flange, hand corners and tool centre point by MuJoCo, (n, 8, 3); the hand's `length` in m."""
     model, data = _arm()
     link4, link5, link7, hand = (model.body(name).id for name in ("link4", "link5", "link7", "hand"))
     tcp = model.site("tcp").id
@@ -84,6 +84,7 @@ def places(q: np.ndarray) -> np.ndarray:
         turn = data.xmat[hand].reshape(3, 3)
         row[0], row[1] = data.xpos[link4], data.xpos[link4] - 0.0825 * data.xmat[link4].reshape(3, 3)[:, 0]
         row[2], row[3], row[4], row[7] = data.xpos[link5], data.xpos[link7], data.xpos[hand], data.site_xpos[tcp]
+        row[7] = row[7] + (length - 0.1034) * turn[:, 2]
         row[5] = data.xpos[hand] + turn @ [0.0, 0.1, 0.066]
         row[6] = data.xpos[hand] + turn @ [0.0, -0.1, 0.066]
     return found
@@ -119,7 +120,7 @@ def violations(
     found["acceleration"] += int((np.abs(a) > np.array(ACCELERATION[model]) * settings.acceleration_share).sum())
     most = np.array(JERK[model]) * settings.jerk_share if jerk is None else jerk
     found["jerk"] += int((np.abs(j) > most).sum())
-    where = places(x[2:])
+    where = places(x[2:], settings.hand_length)
     depth = np.maximum(settings.workspace_low - where, where - settings.workspace_high)
     found["box"] += int(((depth[1:] > 1e-9) & (depth[1:] > depth[:-1] + 1e-9)).sum())
     return +found

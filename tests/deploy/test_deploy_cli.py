@@ -17,11 +17,14 @@ import pytest
 from rlspec.config.paths import list_robots
 from rlspec.deploy.__main__ import main
 from rlspec.deploy.policy.sources import read_contract
+from rlspec.deploy.robots.franky import FrankyRobot
 from rlspec.deploy.settings import Settings, load_robot
 from rlspec.errors import ConfigError
 
 ROBOTS = ["dry_run", "franka_fr3", "franka_panda", "franka_sim", "mujoco"]
 DRY = "robot=dry_run policy=hold"
+SHADOW = ("robot=franka_fr3", "mode=shadow", "host=1.2.3.4", "policy=hold")
+BOX = ("safety.workspace_low=[-0.3,-0.5,0]", "safety.workspace_high=[0.8,0.5,1.2]")
 
 
 @pytest.mark.parametrize(
@@ -51,6 +54,16 @@ DRY = "robot=dry_run policy=hold"
         (f"{DRY} action_space=cartesian_position", "policy=hold: it holds joints or speeds"),
         (f"{DRY} schedule.n_action_steps=99", "n_action_steps=99: policy=hold predicts 8 actions"),
         ("robot=franka_fr3 policy=hold", "robot=franka_fr3: no address; add host=IP"),
+        ("robot=franka_fr3 policy=hold host=1.2.3.4", "safety.workspace_low, safety.workspace_high: not both set"),
+        (
+            "robot=franka_fr3 policy=hold host=1.2.3.4 safety.workspace_low=[-0.1,-0.5,0]",
+            "safety.workspace_low, safety.workspace_high: not both set",
+        ),
+        ("robot=nowhere.yaml policy=hold", "robot=nowhere.yaml: cannot be read ("),
+        (
+            "robot=franka_fr3 policy=hold host=1.2.3.4 robot.gripper_stroke=[230,13]",
+            "robot.gripper_stroke: the position when open comes first",
+        ),
         ("robot=franka_sim policy=hold host=172.16.0.2", "host=172.16.0.2: robot=franka_sim runs on this machine"),
         ("robot=franka_fr3 policy=hold host=1.2.3.4 mode=sim", "mode=sim: robot=franka_fr3 is real"),
         ("robot=franka_fr3 policy=expert host=1.2.3.4", "policy=expert: not for robot=franka_fr3"),
@@ -88,7 +101,8 @@ def test_every_robot_of_the_recipes_is_valid() -> None:
 def test_settings_arrive() -> None:
     given = (
         "robot=franka_fr3 host=10.0.0.2 server=ws://a:1 scheduler=rtc schedule.blend=2 rate=1e1 "
-        "safety.workspace_low=[-0.1,-0.2,0] robot.camera_keys.observation/a.b=wrist_left watchdog.heartbeat=null "
+        "safety.workspace_low=[-0.1,-0.2,0] safety.workspace_high=[0.7,0.5,0.9] "
+        "robot.camera_keys.observation/a.b=wrist_left watchdog.heartbeat=null "
         "robot.cameras.wrist_left=realsense:012 robot.force_threshold=20.0 token=123 frames=true"
     )
     settings = Settings.read([*given.split(), "prompt=put = away: [x]"])
@@ -100,6 +114,41 @@ def test_settings_arrive() -> None:
     assert settings.robot.options == {"force_threshold": 20.0}
     assert settings.watchdog.heartbeat is None
     assert settings.effective_mode == "real"
+
+
+def test_the_box_of_a_robots_file_holds_where_the_command_line_does_not_say(tmp_path: Path) -> None:
+    file = tmp_path / "ours.yaml"
+    box = "box: {low: [-0.1, -0.4, 0.01], high: [0.7, 0.4, 0.9]}\n"
+    file.write_text("name: ours\ndriver: franky\nhost: 1.2.3.4\noptions: {gripper: robotiq}\n" + box)
+    safety = Settings.read([f"robot={file}", "policy=hold"]).safety
+    assert (safety.workspace_low, safety.workspace_high) == ([-0.1, -0.4, 0.01], [0.7, 0.4, 0.9])
+    assert (safety.hand_length, safety.velocity_share) == (0.177, 0.75)
+    safety = Settings.read([f"robot={file}", "policy=hold", "safety.hand_length=0.2", *BOX]).safety
+    assert (safety.workspace_low, safety.hand_length) == ([-0.3, -0.5, 0], 0.2)
+    assert (
+        Settings.read(["robot=franka_fr3", "mode=shadow", "host=1.2.3.4", "policy=hold"]).safety.hand_length == 0.1034
+    )
+
+
+def test_robotiq_settings_arrive() -> None:
+    given = "robot.gripper=robotiq robot.gripper_stroke=[3,228] robot.payload_mass=0.3 robot.payload_centre=[0,0,0.05]"
+    robot = Settings.read([*SHADOW, *given.split()]).robot
+    made = robot.found.make(robot)
+    assert isinstance(made, FrankyRobot)
+    assert (made.settings.gripper, made.settings.gripper_stroke) == ("robotiq", (3, 228))
+    assert (made.settings.payload_mass, list(made.settings.payload_centre)) == (0.3, [0, 0, 0.05])
+    measured = Settings.read(
+        ["robot=franka_fr3", "mode=shadow", "host=1.2.3.4", "policy=hold", "robot.gripper_stroke=null"]
+    )
+    found = measured.robot.found.make(measured.robot)
+    assert isinstance(found, FrankyRobot) and found.settings.gripper_stroke is None
+
+
+def test_whole_numbers_in_a_list_stay_whole() -> None:
+    given = ("robot.image_size=[90,160]", "robot.workspace=[0,0.5,0,1]")
+    robot = Settings.read(["robot=mujoco", "policy=hold", *given]).robot
+    assert (robot.options["image_size"], robot.options["workspace"]) == ([90, 160], [0, 0.5, 0, 1])
+    assert robot.found.check(robot.options, "mujoco").model_dump()["image_size"] == (90, 160)
 
 
 def contract(ours: dict[str, Any] | None, **given: Any) -> Any:
@@ -156,7 +205,7 @@ def test_a_real_robot_is_not_started_unasked(tmp_path: Path, monkeypatch: pytest
     from rlspec.display import Display
 
     monkeypatch.setattr(run, "make_robot", make_dry_run)
-    settings = Settings.read(["robot=franka_fr3", "host=1.2.3.4", "policy=hold", f"out={tmp_path}/run"])
+    settings = Settings.read(["robot=franka_fr3", "host=1.2.3.4", "policy=hold", *BOX, f"out={tmp_path}/run"])
     monkeypatch.setattr("sys.stdin", open(os.devnull))  # noqa: SIM115
     with pytest.raises(ConfigError, match="nobody can confirm here; run it on a terminal, or add yes=true"):
         run.deploy(settings, Display(quiet=True))

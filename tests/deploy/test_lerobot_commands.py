@@ -100,6 +100,8 @@ def test_record_through_the_real_driver(command: Run, tmp_path: Path, backend: s
 
     simulator = SimulatorProcess() if backend == "franky" else None
     address = [f"--robot.host={simulator.host}", "--robot.realtime=false", "--robot.images=false"] if simulator else []
+    if simulator:  # an arm is not moved without a box
+        address += ["--robot.workspace_low=[-1,-1,-1]", "--robot.workspace_high=[1,1,1]"]
     try:
         command(
             "record",

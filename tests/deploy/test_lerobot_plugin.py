@@ -212,6 +212,12 @@ def test_mistakes_are_named(make: Make) -> None:
         FrankaRlspecConfig(backend="ros")
     with pytest.raises(ConfigError, match="--robot.host=IP"):
         FrankaRlspecConfig(backend="franky")
+    with pytest.raises(ConfigError, match="robot.backend=franky: no box of the room; add --robot.workspace_low="):
+        FrankaRlspecConfig(backend="franky", host="1.2.3.4", workspace_low=[-0.2, -0.5, 0.0])
+    walls = FrankaRlspecConfig(
+        backend="franky", host="1.2.3.4", workspace_low=[-0.2, -0.5, 0.0], workspace_high=[0.7, 0.5, 0.9]
+    )
+    assert (walls.safety.workspace_low, walls.safety.workspace_high) == ([-0.2, -0.5, 0.0], [0.7, 0.5, 0.9])
     with pytest.raises(ConfigError, match="wave: it gives joint angles"):
         FrankaRlspecExpertConfig(motion="wave", action_space="delta_eef")
     robot = make(action_space="joint_velocity")

@@ -71,16 +71,24 @@ class GripperLane:
 class GripperDrive:
     """Gives the lane's commands to the hand, which may take its time or never answer: the loop does not wait for it."""
 
-    def __init__(self, lane: GripperLane, grip: Callable[[float], object], worker: Worker) -> None:
+    def __init__(
+        self,
+        lane: GripperLane,
+        grip: Callable[[float], object],
+        worker: Worker,
+        watch: Callable[[], str] = lambda: "",
+    ) -> None:
         """Connect a lane to a hand.
 
         Args:
             lane: Decides.
             grip: Commands the hand; may block.
             worker: In which it does.
+            watch: What the hand says is wrong, at any time; it may come to itself within the lane's `timeout`.
         """
         self.lane = lane
-        self._grip, self._worker = grip, worker
+        self._grip, self._worker, self._watch = grip, worker, watch
+        self._wrong_since: float | None = None
         self._job: Job | None = None
         self._since = 0.0
         self.error = ""
@@ -103,6 +111,10 @@ class GripperDrive:
                 job.result()
             except RobotError as error:
                 self.error = f"gripper: {error}"
+        wrong = self._watch()
+        self._wrong_since = None if not wrong else now if self._wrong_since is None else self._wrong_since
+        if self._wrong_since is not None and now - self._wrong_since > self.lane.settings.timeout:
+            self.error = self.error or wrong
         if self.error:
             return self.error
         if self._job is not None and now - self._since > self.lane.settings.timeout:

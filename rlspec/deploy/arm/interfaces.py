@@ -106,6 +106,16 @@ class Robot(Protocol):
         """Whether the task is done, where the robot knows: then the run ends."""
         return False
 
+    @property
+    def grip_problem(self) -> str:
+        """What is wrong with the hand, whether it is asked for anything or not; empty: nothing."""
+        return ""
+
+    @property
+    def treatment(self) -> tuple[str, ...]:
+        """What whoever starts it must see of the connected robot's load, tool and thresholds, a line each."""
+        return ()
+
     @abstractmethod
     def connect(self, law: str, control_hz: float, *, read_only: bool = False) -> RobotLimits:
         """Connect and be ready to move by a law; returns the limits that the connected robot obeys.

@@ -28,7 +28,8 @@ _OFFSETS = (
 )
 _QUARTERS = (0, -1, 1, 1, -1, 1, 1)
 _FLANGE = 0.107
-_TCP = 0.1034
+HAND_LENGTH = 0.1034
+"""Metres from the flange to the tool centre point, between the tips of the Franka hand's fingers."""
 _HAND_WIDTH, _HAND_HEIGHT = 0.1, 0.066  # half width along y and depth along z of the Franka hand's body
 
 POINTS = ("elbow", "elbow_back", "wrist", "joint7", "flange", "hand_left", "hand_right", "tcp")
@@ -47,17 +48,25 @@ def _link(offset: tuple[float, float, float], quarter: int) -> Array:
 
 
 _LINKS = np.stack([_link(offset, quarter) for offset, quarter in zip(_OFFSETS, _QUARTERS, strict=True)])
-_TOOL = _link((0.0, 0.0, _FLANGE + _TCP), 0)
-_TOOL[:2, :2] = math.sqrt(0.5) * np.array([[1.0, 1.0], [-1.0, 1.0]])  # the hand is turned by -45 degrees
+_FLANGE_TO_TIP = _link((0.0, 0.0, HAND_LENGTH), 0)
+_FLANGE_TO_TIP[:2, :2] = math.sqrt(0.5) * np.array([[1.0, 1.0], [-1.0, 1.0]])  # the hand is turned by -45 degrees
+_TOOL = _link((0.0, 0.0, _FLANGE), 0) @ _FLANGE_TO_TIP
 _SIDE = _HAND_WIDTH * _TOOL[:3, 1]
 _ON_JOINT_4 = np.array([[0.0, 0.0, 0.0, 1.0], [-0.0825, 0.0, 0.0, 1.0]]).T
 _MIDDLE = np.array([0.0, 0.0, _FLANGE + _HAND_HEIGHT])
-_ON_JOINT_7 = np.vstack(
-    [
-        np.array([np.zeros(3), [0.0, 0.0, _FLANGE], _MIDDLE + _SIDE, _MIDDLE - _SIDE, [0.0, 0.0, _FLANGE + _TCP]]).T,
-        np.ones(5),
-    ]
-)
+
+
+def hand_points(length: float = HAND_LENGTH) -> Array:
+    """What of `POINTS` moves with joint 7, in its frame, (4, 5), for a hand whose tip is `length` m from the flange.
+
+    A Robotiq 2F-85 is narrower than the Franka hand, so that its corners are within those.
+    """
+    tip = [0.0, 0.0, _FLANGE + length]
+    places = np.array([np.zeros(3), [0.0, 0.0, _FLANGE], _MIDDLE + _SIDE, _MIDDLE - _SIDE, tip])
+    return np.vstack([places.T, np.ones(5)])
+
+
+_FRANKA_HAND = hand_points()
 
 
 def _frames(q: Array) -> list[Array]:
@@ -76,11 +85,11 @@ def _frames(q: Array) -> list[Array]:
     return frames
 
 
-def points(q: Array) -> Array:
-    """Positions of `POINTS`, (..., 3, 8) metres (a column each), for joint angles (..., 7)."""
+def points(q: Array, on_hand: Array = _FRANKA_HAND) -> Array:
+    """Positions of `POINTS`, (..., 3, 8) metres (a column each), for joint angles (..., 7) and `hand_points`."""
     frames = _frames(q)
     elbow = frames[3][..., :3, :] @ _ON_JOINT_4
-    hand = frames[6][..., :3, :] @ _ON_JOINT_7
+    hand = frames[6][..., :3, :] @ on_hand
     return np.concatenate([elbow, frames[4][..., :3, 3:], hand], axis=-1)
 
 
@@ -94,6 +103,11 @@ def flange(q: Array) -> tuple[Array, Array]:
     """The flange, whose pose DROID records: position (..., 3) in metres and rotation (..., 3, 3)."""
     pose = _frames(q)[6] @ _link((0.0, 0.0, _FLANGE), 0)
     return pose[..., :3, 3], pose[..., :3, :3]
+
+
+def tip_of(position: Array, rotation: Array) -> tuple[Array, Array]:
+    """Where the tool centre point is, and how it is turned, when the flange is at a pose (3,), (3, 3)."""
+    return position + HAND_LENGTH * rotation[:, 2], rotation @ _FLANGE_TO_TIP[:3, :3]
 
 
 def jacobian(q: Array) -> Array:

@@ -10,7 +10,7 @@ from numpy.typing import ArrayLike, NDArray
 
 from rlspec.contract.actions import ACTION_SPACES, DELTA_EEF_STEP, MAX_CARTESIAN_STEP, MAX_JOINT_STEP
 from rlspec.deploy.arm.interfaces import RobotState
-from rlspec.deploy.arm.kinematics import euler_matrix, forward, rotation_matrix, rotation_vector, solve
+from rlspec.deploy.arm.kinematics import euler_matrix, flange, forward, rotation_matrix, rotation_vector, solve, tip_of
 from rlspec.deploy.arm.robot_limits import RobotLimits
 from rlspec.errors import ConfigError, nearest
 
@@ -119,15 +119,16 @@ class Targets:
         return joints + MAX_JOINT_STEP * _shorten(action, float(np.abs(action).max()))
 
     def _cartesian_velocity(self, action: Array, joints: Array) -> Array:
-        position, rotation = forward(joints)
+        """DROID: the flange's motion, so that turns are about the flange and not about the fingertips."""
+        position, rotation = flange(joints)
         metres, radians = MAX_CARTESIAN_STEP
         way = metres * _shorten(action[:3], float(np.linalg.norm(action[:3])))
         turn = radians * _shorten(action[3:], float(np.linalg.norm(action[3:])))
         return self._reaching(joints, position + way, euler_matrix(turn) @ rotation)
 
     def _cartesian_position(self, action: Array, joints: Array) -> Array:
-        """DROID: towards the pose, by no more than one step of `cartesian_velocity`."""
-        position, rotation = forward(joints)
+        """DROID: towards the flange's pose, by no more than one step of `cartesian_velocity`."""
+        position, rotation = flange(joints)
         metres, radians = MAX_CARTESIAN_STEP
         way = action[:3] - position
         turn = rotation_vector(euler_matrix(action[3:]) @ rotation.T)
@@ -152,8 +153,8 @@ class Targets:
         )
 
     def _reaching(self, joints: Array, position: Array, rotation: Array) -> Array:
-        """Joints towards a pose, none further than DROID's joint step from where it is."""
-        found = solve(joints, position, rotation, low=self._low, high=self._high, iterations=_IK_ITERATIONS)
+        """Joints towards a pose of the flange, none further than DROID's joint step from where it is."""
+        found = solve(joints, *tip_of(position, rotation), low=self._low, high=self._high, iterations=_IK_ITERATIONS)
         step = found - joints
         return joints + _shorten(step, float(np.abs(step).max()) / MAX_JOINT_STEP)
 

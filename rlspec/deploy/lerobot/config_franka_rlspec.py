@@ -10,6 +10,7 @@ from lerobot.robots import RobotConfig
 from rlspec.contract.actions import DROID_HYBRID, JOINT_POSITION, STIFF_POSITION
 from rlspec.contract.pictures import DROID_SIZE
 from rlspec.deploy.lerobot.features import ACTION_KEYS
+from rlspec.deploy.safety.tick_bounds import SafetySettings
 from rlspec.errors import ConfigError
 
 BACKENDS = ("dry_run", "mujoco", "franky_sim", "franky")
@@ -35,6 +36,7 @@ class FrankaRlspecConfig(RobotConfig):
         image_height, image_width: Pixels of simulated cameras.
         cameras: LeRobot's own, by name; they go before simulated ones.
         camera_timeout_s: Seconds after which a picture is too old to act on.
+        workspace_low, workspace_high: Metres, the box that the arm stays in; backend=franky wants both.
         task, seed: Of the MuJoCo scene.
         realtime: backend=franky refuses a kernel without PREEMPT_RT; False: any kernel will do.
         real_time: MuJoCo follows the wall clock; else every action simulates exactly one control period.
@@ -51,6 +53,8 @@ class FrankaRlspecConfig(RobotConfig):
     image_width: int = DROID_SIZE[1]
     cameras: dict[str, CameraConfig] = field(default_factory=dict)
     camera_timeout_s: float = 1.0
+    workspace_low: list[float] | None = None
+    workspace_high: list[float] | None = None
     task: str = "pick_place"
     seed: int = 0
     realtime: bool = True
@@ -68,4 +72,13 @@ class FrankaRlspecConfig(RobotConfig):
                 raise ConfigError(f"robot.{name}={getattr(self, name)}: choose one of {', '.join(allowed)}")
         if self.backend == "franky" and not self.host:
             raise ConfigError("robot.backend=franky: no address; add --robot.host=IP of the arm's control unit")
+        if self.backend == "franky" and (self.workspace_low is None or self.workspace_high is None):
+            keys = "--robot.workspace_low=[x,y,z] --robot.workspace_high=[x,y,z]"
+            raise ConfigError(f"robot.backend=franky: no box of the room; add {keys} in metres")
         self.law = self.law or _LAWS.get(self.backend, DROID_HYBRID)
+
+    @property
+    def safety(self) -> SafetySettings:
+        """The filter's settings, with the box where there is one."""
+        box = {"workspace_low": self.workspace_low, "workspace_high": self.workspace_high}
+        return SafetySettings.model_validate({key: value for key, value in box.items() if value is not None})

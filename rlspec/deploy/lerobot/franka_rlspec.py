@@ -20,7 +20,7 @@ from rlspec.deploy.arm.interfaces import RobotState
 from rlspec.deploy.arm.targets import Target, Targets
 from rlspec.deploy.lerobot.config_franka_rlspec import FrankaRlspecConfig
 from rlspec.deploy.lerobot.features import ACTION_KEYS, POSITIONS, describe, understand
-from rlspec.deploy.safety.filter import SafetyFilter, SafetySettings
+from rlspec.deploy.safety.filter import SafetyFilter
 from rlspec.deploy.workers import LockstepWorker, ThreadWorker
 from rlspec.errors import RobotError
 
@@ -101,9 +101,8 @@ class FrankaRlspec(Robot):
         try:
             limits = backend.connect(self.config.law, self.control_hz)
             law = self.config.law
-            self._filter = SafetyFilter(
-                limits, SafetySettings().for_law(law), self.control_hz, by_velocity=law == VELOCITY_LAW
-            )
+            safety = self.config.safety.for_law(law)
+            self._filter = SafetyFilter(limits, safety, self.control_hz, by_velocity=law == VELOCITY_LAW)
             self._targets = {space: Targets(space, limits) for space in (self.config.action_space, JOINT_POSITION)}
             state = backend.read()
             self._filter.reset(state)

@@ -9,7 +9,6 @@ from __future__ import annotations
 import threading
 import time
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -22,34 +21,15 @@ from rlspec.deploy.robots.cameras import CameraSource, CameraThreads, opener
 from rlspec.deploy.robots.fci import check_model, import_franky, server_version
 from rlspec.deploy.robots.franky_gripper import FrankyGripperLane
 from rlspec.deploy.robots.franky_motions import LAWS_HERE, builder, stopper
+from rlspec.deploy.robots.franky_treatment import FrankySettings, described, treat
 from rlspec.deploy.robots.options import RobotDescription
+from rlspec.deploy.robots.robotiq import RobotiqBus, RobotiqGripperLane
 from rlspec.errors import RobotError
 
 _POLL = 0.004  # seconds between two looks at the state
 _REST = 5e-3  # rad/s
 _HAND = 10.0  # seconds for the hand to answer
 _SETTLE = 0.3  # seconds that errors may still be shown after a recovery
-
-
-@dataclass(frozen=True)
-class FrankySettings:
-    """How to treat an arm.
-
-    Attributes:
-        torque_threshold: Nm at which a joint's contact becomes a reflex (DROID's).
-        force_threshold: N at which a contact of the hand becomes a reflex (DROID's).
-        gripper: "franka": Franka's hand; "none".
-        realtime: Refuse a kernel without real-time priority.
-        recovery: Seconds that `recover` waits for the robot before it says "not yet".
-        patience: Seconds without a state after which the connection counts as lost.
-    """
-
-    torque_threshold: float = 40.0
-    force_threshold: float = 40.0
-    gripper: str = "franka"
-    realtime: bool = True
-    recovery: float = 1.0
-    patience: float = 0.25
 
 
 class FrankyRobot(Robot):
@@ -89,7 +69,7 @@ class FrankyRobot(Robot):
         self.robot_time = 0.0  # seconds on the robot's own clock at the newest state
         self._fault = self._lost = ""
         self._stopped = self._stop_sent = self._read_only = False
-        self._gripper: FrankyGripperLane | None = None
+        self._gripper: FrankyGripperLane | RobotiqGripperLane | None = None
         self._cameras: CameraThreads | None = None
         self._recovery: threading.Thread | None = None
         self._poller: threading.Thread | None = None
@@ -154,7 +134,7 @@ class FrankyRobot(Robot):
     def _prepare(self) -> None:
         settings, robot = self.settings, self._robot
         try:
-            robot.set_collision_behavior(float(settings.torque_threshold), float(settings.force_threshold))
+            treat(robot, settings)
             # Ruckig's own limits are the FER's, some of which exceed the FR3's.
             for name in ("velocity", "acceleration", "jerk"):
                 limit = getattr(robot, f"joint_{name}_limit")
@@ -170,7 +150,11 @@ class FrankyRobot(Robot):
         self._poller = threading.Thread(target=self._poll, name="state", daemon=True)
         self._poller.start()
 
-    def _open_gripper(self) -> FrankyGripperLane:
+    def _open_gripper(self) -> FrankyGripperLane | RobotiqGripperLane:
+        settings = self.settings
+        if settings.gripper == "robotiq":
+            stroke, how = settings.gripper_stroke, {"speed": settings.gripper_speed, "force": settings.gripper_force}
+            return RobotiqGripperLane(RobotiqBus(settings.gripper_port), stroke, **how, read_only=self._read_only)
         found: list[Any] = []
 
         def reach() -> None:  # the driver waits for ever for a hand whose last client never left
@@ -320,6 +304,16 @@ class FrankyRobot(Robot):
             if self._gripper.error:
                 raise RobotError(self._gripper.error)
             self._gripper.grip(closure)
+
+    @property
+    def grip_problem(self) -> str:
+        """What is wrong with the hand, whether it is asked for anything or not; empty: nothing."""
+        return "" if self._gripper is None else self._gripper.error
+
+    @property
+    def treatment(self) -> tuple[str, ...]:
+        """What the arm says of its load, its tool and its thresholds."""
+        return () if self._robot is None else described(self._robot.state, self.settings)
 
     def stop(self) -> None:
         """Come to rest by the law's own stop."""

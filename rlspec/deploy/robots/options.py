@@ -2,13 +2,23 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Annotated, Literal
 
-from pydantic import Field
+from pydantic import Field, model_validator
 
 from rlspec.config.schema import Section
 from rlspec.contract.actions import DROID_HYBRID, DROID_HZ, ExecutionLaw
 from rlspec.contract.pictures import DROID_SIZE
+from rlspec.deploy.robots.robotiq import DROID_FORCE, DROID_SPEED, DROID_STROKE
+
+_Byte = Annotated[int, Field(ge=0, le=255)]
+
+
+class WorkspaceBox(Section):
+    """Metres in the base frame: what elbow, wrist, hand and its tip stay in."""
+
+    low: list[float] = Field(min_length=3, max_length=3)
+    high: list[float] = Field(min_length=3, max_length=3)
 
 
 class RobotDescription(Section):
@@ -23,6 +33,7 @@ class RobotDescription(Section):
         cameras: DROID's name (exterior_1_left, exterior_2_left, wrist_left) -> KIND:SERIAL, optionally with
             @WIDTHxHEIGHTxFPS; kinds: opencv, realsense, zed, synthetic.
         camera_keys: The policy's key -> camera, where the names do not tell.
+        box: Of the room that it stands in, by `python -m rlspec.deploy calibrate=workspace`.
         options: Of the driver.
     """
 
@@ -33,7 +44,8 @@ class RobotDescription(Section):
     law: ExecutionLaw = DROID_HYBRID
     cameras: dict[str, str] = {}
     camera_keys: dict[str, str] = {}
-    options: dict[str, bool | int | float | str | list[float] | list[str] | None] = {}
+    box: WorkspaceBox | None = None
+    options: dict[str, bool | int | float | str | list[int] | list[float] | list[str] | None] = {}
 
 
 class DryRunOptions(Section):
@@ -45,10 +57,24 @@ class FrankyOptions(Section):
 
     torque_threshold: float = Field(40.0, gt=0)
     force_threshold: float = Field(40.0, gt=0)
-    gripper: Literal["franka", "none"] = "franka"
+    gripper: Literal["franka", "robotiq", "none"] = "franka"
+    gripper_port: str = "/dev/ttyUSB0"
+    gripper_stroke: tuple[_Byte, _Byte] | None = DROID_STROKE
+    gripper_speed: float = Field(DROID_SPEED, ge=0, le=1)
+    gripper_force: float = Field(DROID_FORCE, ge=0, le=1)
+    payload_mass: float | None = Field(None, ge=0, le=10)
+    payload_centre: list[float] = Field([0.0] * 3, min_length=3, max_length=3)
+    payload_inertia: list[float] = Field([0.0] * 9, min_length=9, max_length=9)
+    tool: float | None = Field(None, ge=-0.5, le=0.5)
     realtime: bool = True
     recovery: float = Field(1.0, gt=0)
     patience: float = Field(0.25, gt=0)
+
+    @model_validator(mode="after")
+    def _stroke_in_order(self) -> FrankyOptions:
+        if self.gripper_stroke is not None and self.gripper_stroke[0] >= self.gripper_stroke[1]:
+            raise ValueError("gripper_stroke: the position when open comes first, and is the lower one")
+        return self
 
 
 class FrankySimOptions(Section):

@@ -132,7 +132,7 @@ def admissible(motion: BrakeMotion, x: Array, bounds: Bounds, together: bool = F
 
 def outside(q: Array, bounds: Bounds) -> Array:
     """Metres by which elbow, wrist and hand are out of the box, negative inside: (..., 3, 8) for joints (..., 7)."""
-    places = points(q)
+    places = points(q, bounds.on_hand)
     return np.maximum(bounds.box_low[:, None] - places, places - bounds.box_high[:, None])
 
 

@@ -11,12 +11,16 @@ from pydantic import Field, model_validator
 
 from rlspec.config.schema import Section
 from rlspec.contract.actions import DROID_HYBRID, JOINT_IMPEDANCE
+from rlspec.deploy.arm.kinematics import HAND_LENGTH, hand_points
 from rlspec.deploy.arm.robot_limits import RobotLimits
 
 Array = NDArray[np.float64]
 
 GUARD = 1e-4
 """Share of every limit that is left free, so that rounding never exceeds it (libfranka leaves 1e-3 units)."""
+
+ROBOTIQ_LENGTH = 0.177
+"""Metres from the flange to the tips of a closed 2F-85: 163 mm by its drawing, and 14 mm of its coupling."""
 
 SOFT_LAWS = (DROID_HYBRID, JOINT_IMPEDANCE)
 SOFT_LAW_SHARE = 0.75
@@ -31,6 +35,8 @@ class SafetySettings(Section):
         workspace_low: Metres, the box that elbow, wrist, hand and tool centre point stay in (base frame; DROID's is as
             wide as the arm's reach: set it to the table and the walls of the laboratory).
         workspace_high: See `workspace_low`.
+        hand_length: Metres from the flange to the hand's tip, which the box holds as well (the Franka hand's; a
+            Robotiq 2F-85's is `ROBOTIQ_LENGTH`).
         velocity_share: Of the robot's limit that is used, see `for_law`; likewise `acceleration_share`, `jerk_share`.
         acceleration_share: See `velocity_share`.
         jerk_share: See `velocity_share`.
@@ -47,6 +53,7 @@ class SafetySettings(Section):
     joint_margin: float = Field(0.1, ge=0, le=0.5)
     workspace_low: list[float] = Field([-1.0, -1.0, -1.0], min_length=3, max_length=3)
     workspace_high: list[float] = Field([1.0, 1.0, 1.0], min_length=3, max_length=3)
+    hand_length: float = Field(HAND_LENGTH, ge=0.05, le=0.5)
     velocity_share: float = Field(1.0, gt=0, le=1)
     acceleration_share: float = Field(1.0, gt=0, le=1)
     jerk_share: float = Field(1.0, gt=0, le=1)
@@ -87,6 +94,7 @@ class Bounds:
         envelope: o, c, a, b of the velocity envelope, (4, 7), or None.
         share: Of the envelope that is used.
         box_low, box_high: (3,) metres.
+        on_hand: `kinematics.hand_points` of the hand.
         end_low, end_high: The robot's joint limits, (7,) radians.
         hard_low, hard_high: What a measurement may show, (7,) radians.
         fastest: What a measurement may show, (7,) rad/s.
@@ -105,6 +113,7 @@ class Bounds:
     share: float
     box_low: Array
     box_high: Array
+    on_hand: Array
     end_low: Array
     end_high: Array
     hard_low: Array
@@ -147,6 +156,7 @@ class Bounds:
             share=settings.velocity_share * free,
             box_low=np.array(settings.workspace_low),
             box_high=np.array(settings.workspace_high),
+            on_hand=hand_points(settings.hand_length),
             end_low=limits.low,
             end_high=limits.high,
             hard_low=limits.low - settings.state_tolerance,

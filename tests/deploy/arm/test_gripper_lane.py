@@ -91,3 +91,16 @@ def test_a_busy_hand_gets_no_second_command_and_then_the_newest() -> None:
     assert hand.asked == [1.0, 0.0]
     hand.job.set_exception(RobotError("no hand"))
     assert drive.problem(1.4) == "gripper: no hand"
+
+
+def test_a_hand_that_is_wrong_for_long_ends_the_run_though_nothing_is_asked_of_it() -> None:
+    wrong = [""]
+    drive = GripperDrive(GripperLane(GripperSettings(timeout=1.0)), lambda _: None, Hand(), lambda: wrong[0])
+    assert drive.problem(0.0) == ""
+    wrong[0] = "gripper: its cable"
+    assert drive.problem(0.1) == drive.problem(1.0) == ""
+    wrong[0] = ""
+    assert drive.problem(1.05) == ""
+    wrong[0] = "gripper: its cable"
+    assert drive.problem(1.2) == drive.problem(2.1) == ""
+    assert drive.problem(2.3) == "gripper: its cable"

@@ -20,6 +20,7 @@ from rlspec.deploy.arm.kinematics import (
     POINTS,
     euler_matrix,
     forward,
+    hand_points,
     jacobian,
     points,
     rotation_matrix,
@@ -66,10 +67,11 @@ def test_jacobian_is_mujocos(simulated: tuple[mujoco.MjModel, Kinematics]) -> No
         np.testing.assert_allclose(jacobian(q), expected[:, :7], atol=1e-9)
 
 
-def test_points_are_mujocos(simulated: tuple[mujoco.MjModel, Kinematics]) -> None:
+@pytest.mark.parametrize("length", [0.1034, 0.177])
+def test_points_are_mujocos(simulated: tuple[mujoco.MjModel, Kinematics], length: float) -> None:
     model, _ = simulated
     data = mujoco.MjData(model)
-    for q, found in zip(poses(50), points(poses(50)), strict=True):
+    for q, found in zip(poses(50), points(poses(50), hand_points(length)), strict=True):
         data.qpos[:7] = q
         mujoco.mj_kinematics(model, data)
         link4, hand = data.body("link4"), data.body("hand")
@@ -82,7 +84,7 @@ def test_points_are_mujocos(simulated: tuple[mujoco.MjModel, Kinematics]) -> Non
             "flange": hand.xpos,
             "hand_left": hand.xpos + turned @ [0, 0.1, 0.066],
             "hand_right": hand.xpos + turned @ [0, -0.1, 0.066],
-            "tcp": data.site("tcp").xpos,
+            "tcp": data.site("tcp").xpos + (length - 0.1034) * turned[:, 2],
         }
         np.testing.assert_allclose(found.T, [expected[name] for name in POINTS], atol=1e-9)
 

@@ -14,7 +14,7 @@ from rlspec_envs.franka.scene import build_model
 from rlspec.contract.actions import ACTION_SPACES
 from rlspec.deploy.arm import targets
 from rlspec.deploy.arm.interfaces import RobotState
-from rlspec.deploy.arm.kinematics import HOME, euler_matrix, forward, rotation_vector
+from rlspec.deploy.arm.kinematics import HOME, euler_angles, euler_matrix, flange, rotation_vector
 from rlspec.deploy.arm.robot_limits import LIMITS
 from rlspec.deploy.arm.targets import Targets
 from rlspec.errors import ConfigError
@@ -59,27 +59,54 @@ def test_joint_velocity_keeps_its_direction() -> None:
 
 
 def test_cartesian_velocity_moves_by_droids_steps() -> None:
-    position, rotation = forward(HOME)
+    position, rotation = flange(HOME)
     found = Targets("cartesian_velocity")([0.6, 0, -0.8, 0, 0, 0, 0], state()).joints
-    way = forward(found)[0] - position
+    way = flange(found)[0] - position
     np.testing.assert_allclose(way, 0.075 * np.array([0.6, 0, -0.8]), atol=4e-3)
     too_long = Targets("cartesian_velocity")([6.0, 0, -8.0, 0, 0, 0, 0], state()).joints
     np.testing.assert_allclose(too_long, found)
-    turned = forward(Targets("cartesian_velocity")([0, 0, 0, 0, 0, 1.0, 0], state()).joints)[1]
-    np.testing.assert_allclose(rotation_vector(turned @ rotation.T), [0, 0, 0.15], atol=6e-3)
+
+
+@pytest.mark.parametrize("axis", [0, 1, 2])
+def test_cartesian_velocity_turns_about_droids_flange(axis: int) -> None:
+    """About the fingertips, a turn of 0.15 rad about x or y would carry the flange 15 mm along."""
+    position, rotation = flange(HOME)
+    turn = np.eye(3)[axis]
+    moved, turned = flange(Targets("cartesian_velocity")([0, 0, 0, *turn, 0], state()).joints)
+    np.testing.assert_allclose(rotation_vector(turned @ rotation.T), 0.15 * turn, atol=6e-3)
+    np.testing.assert_allclose(moved, position, atol=4e-3)
+
+
+@pytest.mark.parametrize("away", [[0.0, 0.0, 0.0], [0.1, -0.1, 0.05]])
+def test_a_recorded_pose_of_droid_leads_back_to_its_joints(away: list[float]) -> None:
+    """The oracle is the simulation's flange, an eighth turn and 0.1034 m from its hand's point."""
+    robot = ROBOTS["fr3"]
+    kinematics = Kinematics(build_model(robot, "primitive", 0.002, lambda spec: None), robot)
+    recorded = HOME + np.random.default_rng(1).normal(0, 0.1, 7)
+    tip, hand = kinematics.pose(recorded)
+    half = np.pi / 8  # the hand is turned by -45 degrees about z
+    eighth = np.array([[np.cos(2 * half), -np.sin(2 * half), 0], [np.sin(2 * half), np.cos(2 * half), 0], [0, 0, 1]])
+    pose = [*(tip - 0.1034 * hand[:, 2]), *euler_angles(hand @ eighth)]
+    joints = recorded.copy()
+    joints[:3] += away
+    for _ in range(30):
+        joints = Targets("cartesian_position", LIMITS["fr3"])([*pose, 0.0], state(joints)).joints
+    reached, turned = kinematics.pose(joints)
+    np.testing.assert_allclose(reached, tip, atol=2e-3)
+    np.testing.assert_allclose(rotation_vector(turned @ hand.T), 0.0, atol=5e-3)
 
 
 def test_cartesian_position_goes_towards_the_pose() -> None:
-    position, _ = forward(HOME)
-    downwards = [np.pi, 0.0, np.pi / 4]  # how the hand points at home
-    np.testing.assert_allclose(euler_matrix(np.array(downwards)), forward(HOME)[1], atol=1e-9)
+    position, _ = flange(HOME)
+    downwards = [np.pi, 0.0, 0.0]  # how the flange points at home
+    np.testing.assert_allclose(euler_matrix(np.array(downwards)), flange(HOME)[1], atol=1e-9)
     space = Targets("cartesian_position", LIMITS["fr3"])
     wanted = position + [0.2, 0.05, -0.1]
     joints, distance = HOME, np.linalg.norm(wanted - position)
     for _ in range(20):
         found = space([*wanted, *downwards, 0.0], state(joints)).joints
         assert np.abs(found - joints).max() <= 0.2 + 1e-12
-        joints, before, distance = found, distance, np.linalg.norm(wanted - forward(found)[0])
+        joints, before, distance = found, distance, np.linalg.norm(wanted - flange(found)[0])
         assert distance < before or distance < 1e-3
         assert before - distance < 0.08
     assert distance < 2e-3

@@ -30,6 +30,7 @@ def settings_of(random: Random) -> SafetySettings:
     middle = forward(HOME)[0]
     return SafetySettings(
         joint_margin=float(random.uniform(0.0, 0.2)),
+        hand_length=float(random.choice([0.1034, 0.177])),  # of the Franka hand, of a Robotiq
         workspace_low=(np.minimum(middle, [0, 0, 0.2]) - random.uniform(0.15, 0.4, 3)).tolist(),
         workspace_high=(np.maximum(middle, [0, 0, 0.5]) + random.uniform(0.15, 0.5, 3)).tolist(),
         velocity_share=float(random.uniform(0.1, 1.0)),
