@@ -74,8 +74,8 @@ def _missing(results: Sequence[ArmResults]) -> list[str]:
         failed = [str(run.job.seed) for run in arm.runs if run.summary is None]
         if failed:
             lines.append(f"{arm.name}: no result of seed {', '.join(failed)}")
-        if arm.tuned is not None and arm.lr is None:
-            lines.append(f"{arm.name}: its rate is not chosen yet, tuning runs are missing")
+    if open_arms := [arm.name for arm in results if arm.tuned is not None and arm.lr is None]:
+        lines.append(f"no rate is chosen yet, for tuning runs are missing, of {', '.join(open_arms)}")
     return lines
 
 
@@ -126,7 +126,7 @@ def render_markdown(report: Mapping[str, Any]) -> str:
     words = SCORES.get(report["score"] or "", report["score"] or "score")
     lines = [f"Command: `{report['command']}`", ""]
     lines += _plan_lines(report)
-    lines += _claim_table(report, arms, words)
+    lines += _claim_table(report, [arm for arm in arms if arm["runs"]], words)
     if any(arm["tuning"] for arm in arms):
         lines += ["", *_tuning_table(arms, words)]
     return "\n".join(lines) + "\n"

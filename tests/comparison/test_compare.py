@@ -189,7 +189,7 @@ def test_what_is_there_is_reported_without_training(tmp_path: Path, capsys: pyte
     before = sorted(tmp_path.rglob("*.json"))
     assert compare.main([*given, "train=false"]) == 1
     table = capsys.readouterr().out
-    assert "| adamw | 0.0001 |" in table and "- muon: its rate is not chosen yet" in table
+    assert "| adamw | 0.0001 |" in table and "- no rate is chosen yet, for tuning runs are missing, of muon" in table
     assert sorted(path for path in tmp_path.rglob("*.json") if path.name != "report.json") == before
 
 
