@@ -273,6 +273,8 @@ def whole_gradients(recipe: Recipe) -> Lines:
     for key in ("norm_test", "grow"):
         if recipe.sharding == "fsdp2" and getattr(recipe.batch, key):
             yield f"batch.{key}=true: needs whole gradients on every process; set sharding=ddp, or batch.{key}=false"
+    if recipe.sharding == "fsdp2" and recipe.optim.penalties:
+        yield "optim.penalties: need whole matrices on every process; set sharding=ddp, or leave them out"
 
 
 RULES = (

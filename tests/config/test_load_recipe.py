@@ -419,6 +419,13 @@ def test_what_would_bias_the_ratio_of_vllms_completions_is_refused(override: str
         assert load_recipe(["recipe=grpo_math", override])
 
 
+@pytest.mark.parametrize("override", ["batch.norm_test=true", "optim.penalties=[{name: orthogonal, roles: [mlp]}]"])
+def test_what_needs_whole_matrices_is_refused_with_cut_ones(override: str) -> None:
+    assert load_recipe(["recipe=grpo_math", "batch.micro_batch=8", override])
+    with pytest.raises(ConfigError, match=r"needs? whole .* on every process; set sharding=ddp"):
+        load_recipe(["recipe=grpo_math", "batch.micro_batch=8", "sharding=fsdp2", override])
+
+
 def test_weights_of_robots_policies_are_not_cut() -> None:
     with pytest.raises(ConfigError, match=r"sharding=fsdp2: not for robots' policies.*sharding=ddp"):
         load_vla_recipe(["recipe=vla_franka", "sharding=fsdp2"])
