@@ -27,6 +27,7 @@ WORDS = {
     "evaluate": ("env=franka policy=expert", "num_episodes=episodes n=episodes output_dir=out num_workers=workers"),
     "compare": ("recipe=grpo_math", "learning_rate=optim.lr num_workers=workers jobs=workers save_dir=out"),
     "diagnose": ("what=spectra model=tiny", "output=out ckpt=checkpoint"),
+    "plan": ("model=qwen3_4b", "num_gpus=gpus n_gpus=gpus"),
     "report": ("run=/", "output=out"),
     "truncate": ("before=/ after=/ out=/x keep=0.9", "output_dir=out"),
     "collect": (
