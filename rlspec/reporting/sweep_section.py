@@ -104,7 +104,8 @@ def _facts(ranked: Sequence[Arm], sweep: SweepRecord) -> list[Fact]:
     ended = sum(run.score is not None for run in members)
     facts = [Fact("arms", str(len(ranked))), Fact("runs with a score", str(ended), f"of {len(members)}")]
     if tuning := [run for arm in ranked for run in arm.tuning]:
-        facts.append(Fact("tuning runs", str(len(tuning))))
+        scored = sum(run.score is not None for run in tuning)
+        facts.append(Fact("tuning runs with a score", str(scored), f"of {len(tuning)}"))
     if ranked and (mean := number(ranked[0].statistics.get("mean"))) is not None:
         facts.insert(0, Fact(f"best mean {sweep.score}", percent(mean), ranked[0].name))
     return facts
@@ -168,7 +169,10 @@ def _mean_of(arm: Arm, name: str) -> str:
     if not values:
         return ""
     mean = sum(values) / len(values)
-    return duration(mean) if name == "seconds" else f"{mean:.4g}"
+    if name == "seconds":
+        return duration(mean)
+    share = name in ("peak", "area") or name.startswith(("pass@", "forgotten"))
+    return percent(mean) if share else f"{mean:.4g}"
 
 
 def _tuning_row(run: Member) -> list[str]:
