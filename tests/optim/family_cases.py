@@ -156,6 +156,40 @@ def pi_gemma_loss(model: nn.Module) -> Tensor:
     return projected(decoder_model(input_ids=tokens(), adarms_cond=seeded((2, 64))).last_hidden_state)
 
 
+def pi05() -> nn.Module:
+    """The whole of pi0.5, whose two decoders and tower of images LeRobot gives sizes of its own."""
+    from unittest.mock import patch
+
+    from lerobot.policies.pi05 import modeling_pi05 as module
+    from lerobot.policies.pi05.configuration_pi05 import PI05Config
+
+    real_vlm, real_expert = module.PaliGemmaForConditionalGenerationWithPiGemma, module.PiGemmaForCausalLM
+
+    def small(config: Any) -> Any:
+        for key, value in (VISION | {"projection_dim": TEXT["hidden_size"]}).items():
+            setattr(config.vision_config, key, value)
+        config.text_config.vocab_size, config.image_token_id = TEXT["vocab_size"], IMAGE
+        return real_vlm(config)
+
+    def small_expert(config: Any) -> Any:
+        config.vocab_size = TEXT["vocab_size"]
+        return real_expert(config)
+
+    sizes = ("hidden_size", "num_hidden_layers", "intermediate_size", "num_attention_heads", "num_key_value_heads")
+    text = TEXT | {"num_attention_heads": 8}  # LeRobot's attention knows no other number
+    decoder_sizes = module.GemmaConfig(*(text[key] for key in sizes), TEXT["head_dim"])
+    with (
+        patch.object(module, "get_gemma_config", lambda _: decoder_sizes),
+        patch.object(module, "PaliGemmaForConditionalGenerationWithPiGemma", small),
+        patch.object(module, "PiGemmaForCausalLM", small_expert),
+    ):
+        config = PI05Config(
+            device="cpu", push_to_hub=False, chunk_size=4, n_action_steps=4, max_action_dim=20,
+            image_resolution=(VISION["image_size"], VISION["image_size"]),
+        )  # fmt: skip
+        return module.PI05Pytorch(config)
+
+
 def smolvla() -> nn.Module:
     """SmolVLA's model and expert; its processor would come from the hub and is not needed."""
     from unittest.mock import patch

@@ -26,6 +26,10 @@ HEADERS = {
 TEXT_WIDTH = 100
 """Of a terminal: there columns that would go beyond are left out, from the last one; files have all."""
 
+_NOT_CONTAINED = (
+    "warning: contained no: these steps depend on the basis that the weights are written in, though the loss does not, "
+    "as AdamW's do; a run may train well all the same, and optim=symmetric has the fewest such rows"
+)
 _NUMBERS = ("tensors", "matrices", "parameters", "state_bytes")
 
 
@@ -115,11 +119,18 @@ def _said(mapping: SymmetryMap) -> list[str]:
     return [*breaks(mapping), *(f"note: {note}" for note in mapping.notes)]
 
 
+def _explained(mapping: SymmetryMap) -> list[str]:
+    said = _said(mapping)
+    return [_NOT_CONTAINED, *said] if breaks(mapping) else said
+
+
 def render_text(mapping: SymmetryMap) -> str:
     """Aligned columns, as many as fit into `TEXT_WIDTH`, what rules break, and the coverage line."""
     cells = [HEADERS, *(row.cells() for row in table_rows(mapping))]
     widths = dict(_fitting({key: max(len(row[key]) for row in cells) for key in HEADERS}))
-    warnings = [line for entry in _said(mapping) for line in textwrap.wrap(entry, TEXT_WIDTH, subsequent_indent="  ")]
+    warnings = [
+        line for entry in _explained(mapping) for line in textwrap.wrap(entry, TEXT_WIDTH, subsequent_indent="  ")
+    ]
     return "\n".join([*(_aligned(row, widths) for row in cells), *warnings, coverage(mapping)])
 
 
@@ -138,7 +149,7 @@ def render_markdown(mapping: SymmetryMap) -> str:
     """A Markdown table, what rules break, the coverage line and the names of frozen parameters."""
     lines = [_piped(HEADERS), _piped({key: "---:" if key in _NUMBERS else "---" for key in HEADERS})]
     lines += [_piped(row.cells()) for row in table_rows(mapping)]
-    lines += ["", *(f"- {line}" for line in _said(mapping)), "", coverage(mapping)]
+    lines += ["", *(f"- {line}" for line in _explained(mapping)), "", coverage(mapping)]
     if mapping.frozen:
         lines += ["", "Frozen: " + ", ".join(f"`{name}`" for name, _ in mapping.frozen)]
     return "\n".join(lines) + "\n"

@@ -9,10 +9,11 @@ from __future__ import annotations
 import copy
 import re
 from collections.abc import Callable, Iterator
+from typing import Any
 
 import pytest
 import torch
-from family_cases import TEXT, pi_gemma, projected, seeded
+from family_cases import TEXT, VISION, pi05, pi_gemma, projected, seeded
 from torch import Tensor, nn
 
 from rlspec.optim import SpectralOptimizer, build_optimizer
@@ -20,7 +21,10 @@ from rlspec.optim import SpectralOptimizer, build_optimizer
 pytestmark = pytest.mark.usefixtures("nothing_in_float32")
 
 EXACT, BROKEN = 1e-10, 1e-4  # relative to what training changed; measured 1e-13 and, where a symmetry is broken, 1e-1
-HEADS, GROUPS, SIZE, EXPERTS, VOCABULARY = 4, 2, 16, 4, 50
+LACKING_RANK = 1e-6
+"""For the whole pi0.5, where inverse roots meet gradients that lack rank (of the flow's time in sines, of what comes
+before a layer norm): their null directions are rounding, measured 1e-7. All other weights agree to 1e-13."""
+GROUPS, SIZE, EXPERTS, VOCABULARY = 2, 16, 4, 50
 WIDTH, NEURONS = TEXT["hidden_size"], TEXT["intermediate_size"]
 PRESETS = {"symmetric": "muon", "symmetric_pion": "pion"}
 
@@ -47,8 +51,9 @@ MODELS: dict[str, Callable[[], nn.Module]] = {
         "mixtral", num_local_experts=EXPERTS, num_experts_per_tok=2, tie_word_embeddings=False, sliding_window=None
     ),
     "pi05_expert": pi_gemma,
+    "pi05": pi05,
 }
-DECODERS = [name for name in MODELS if name != "pi05_expert"]
+DECODERS = [name for name in MODELS if not name.startswith("pi05")]
 
 
 def build(name: str, *, gains: bool = True) -> nn.Module:
@@ -58,8 +63,12 @@ def build(name: str, *, gains: bool = True) -> nn.Module:
     for path, param in model.named_parameters():
         vector = param.ndim < 2
         nn.init.normal_(param, 1.0 if vector else 0.0, 0.2 if vector else param.shape[-1] ** -0.5)
-        if not gains and re.search(r"layernorm\.weight$|model\.norm\.weight$", path):
+        if not gains and re.search(r"layernorm\.weight$|model\.norm\.weight$|v_proj\.bias$", path):
             nn.init.ones_(param).requires_grad_(False)
+        if path.endswith("k_proj.bias"):
+            param.requires_grad_(False)  # softmax takes away what all scores share: its gradient is rounding
+        if not gains and path.endswith("v_proj.bias"):
+            nn.init.zeros_(param)  # its rule is elementwise
     return model
 
 
@@ -69,6 +78,11 @@ def loss_of(model: nn.Module, order: Tensor) -> Tensor:
     if isinstance(model, nn.ModuleDict):
         states = model["gemma_expert"].model(inputs_embeds=seeded((8, 64, WIDTH)), adarms_cond=seeded((8, WIDTH)))
         return projected(states.last_hidden_state)
+    if hasattr(model, "action_in_proj"):  # more samples than its time's layers are wide
+        ids = ids.flatten()[: 80 * 6].unflatten(0, (80, 6))
+        images, actions, noise = seeded((80, 3, 32, 32), 2), seeded((80, 4, 20), 3), seeded((80, 4, 20), 4)
+        time, seen = torch.linspace(0.1, 0.9, 80, dtype=torch.float64), torch.ones(80, dtype=torch.bool)
+        return projected(model([images], [seen], ids, torch.ones_like(ids).bool(), actions, noise, time))
     return model(input_ids=ids, labels=ids).loss
 
 
@@ -111,7 +125,8 @@ def misfit(
     trained |= move(trained)
     compared = train(other, preset, order, change)
     size = {path: (compared[path] - moved[path]).norm() for path in start}
-    assert all(size[path] > 0 for path, param in model.named_parameters() if param.grad is not None)
+    reached = [path for path, param in model.named_parameters() if param.grad is not None and param.grad.any()]
+    assert all(size[path] > 0 for path in reached) and len(reached) > 0.8 * len(size)
     return max(float((trained[path] - compared[path]).norm() / size[path]) for path in start if size[path] > 0)
 
 
@@ -124,7 +139,9 @@ def rotation(size: int, seed: int) -> Tensor:
 
 
 def named(weights: Weights, *words: str) -> Iterator[tuple[str, Tensor]]:
-    return ((name, weight) for name, weight in weights.items() if re.search(rf"(?:{'|'.join(words)})$", name))
+    """Of language and actions; the tower of images has moves of its own."""
+    found = ((name, weight) for name, weight in weights.items() if re.search(rf"(?:{'|'.join(words)})$", name))
+    return ((name, weight) for name, weight in found if "vision" not in name)
 
 
 def rows(weight: Tensor, heads: int) -> Tensor:
@@ -135,22 +152,26 @@ def rotate_values(weights: Weights) -> Weights:
     """v -> A v, o -> o A^T, one A for every head of keys and values."""
     turns = torch.stack([rotation(SIZE, seed) for seed in range(GROUPS)])
     moved = {name: (turns @ rows(weight, GROUPS)).flatten(0, 1) for name, weight in named(weights, r"v_proj\.weight")}
-    each = turns.repeat_interleave(HEADS // GROUPS, 0)
     for name, weight in named(weights, r"o_proj\.weight"):
-        moved[name] = torch.einsum("ohi,hji->ohj", weight.unflatten(1, (HEADS, SIZE)), each).flatten(1)
+        heads = weight.unflatten(1, (-1, SIZE))
+        each = turns.repeat_interleave(heads.shape[1] // GROUPS, 0)
+        moved[name] = torch.einsum("ohi,hji->ohj", heads, each).flatten(1)
     return moved
 
 
-def permute_heads(weights: Weights, groups: list[int], within: list[int]) -> Weights:
-    """Groups of heads change places, and in every group the heads of queries."""
-    queries = torch.tensor([group * len(within) + head for group in groups for head in within])
+def permute_heads(weights: Weights, groups: list[int], step: int) -> Weights:
+    """Groups of heads change places, and, at step -1, in every group the heads of queries."""
+
+    def moved_queries(heads: Tensor) -> Tensor:
+        return heads.unflatten(0, (GROUPS, -1))[groups].flip(1 if step < 0 else ()).flatten(0, 1)
+
     moved = {}
     for name, weight in named(weights, r"q_proj\.weight"):
-        moved[name] = rows(weight, HEADS)[queries].flatten(0, 1)
+        moved[name] = moved_queries(weight.unflatten(0, (-1, SIZE))).flatten(0, 1)
     for name, weight in named(weights, r"[kv]_proj\.weight"):
         moved[name] = rows(weight, GROUPS)[groups].flatten(0, 1)
     for name, weight in named(weights, r"o_proj\.weight"):
-        moved[name] = weight.unflatten(1, (HEADS, SIZE))[:, queries].flatten(1)
+        moved[name] = moved_queries(weight.unflatten(1, (-1, SIZE)).movedim(1, 0)).movedim(0, 1).flatten(1)
     return moved
 
 
@@ -189,7 +210,7 @@ def turn_planes(weights: Weights) -> Weights:
     angles = seeded((GROUPS, SIZE // 2), 6)
     moved = {}
     for name, weight in named(weights, r"[qk]_proj\.weight"):
-        heads = HEADS if "q_proj" in name else GROUPS
+        heads = len(weight) // SIZE
         first, second = rows(weight, heads).chunk(2, 1)
         cos, sin = (part.repeat_interleave(heads // GROUPS, 0)[..., None] for part in (angles.cos(), angles.sin()))
         moved[name] = torch.cat([cos * first - sin * second, sin * first + cos * second], 1).flatten(0, 1)
@@ -204,11 +225,16 @@ def turn_residual(weights: Weights, turn: Tensor) -> Weights:
         r"lm_head\.weight",
         r"[qkv]_proj\.weight",
         r"(?:gate|up|gate_up)_proj(?:\.weight)?",
+        r"action_out_proj\.weight",
     )
     for name, weight in named(weights, *readers, r"mlp\.gate\.weight"):
         moved[name] = weight @ turn.T
-    for name, weight in named(weights, r"o_proj\.weight", r"down_proj(?:\.weight)?"):
+    entries = (r"multi_modal_projector\.linear\.\w+", r"action_in_proj\.\w+")
+    for name, weight in named(weights, r"o_proj\.weight", r"down_proj(?:\.weight)?", *entries):
         moved[name] = turn @ weight
+    for name, weight in named(weights, r"norm\.dense\.\w+"):
+        scale, shift, gate = weight.chunk(3)
+        moved[name] = torch.cat([turn.abs() @ scale, turn @ shift, turn.abs() @ gate])
     for name, weight in named(weights, r"layernorm\.weight", r"model\.norm\.weight"):
         moved[name] = turn.abs() @ weight if turn.count_nonzero() == WIDTH else weight
     return moved
@@ -223,22 +249,91 @@ def rotate_residual(weights: Weights) -> Weights:
 
 
 def swap_queries(weights: Weights) -> Weights:
-    return permute_heads(weights, [0, 1], [1, 0])
+    return permute_heads(weights, [0, 1], -1)
 
 
 def swap_groups(weights: Weights) -> Weights:
-    return permute_heads(weights, [1, 0], [0, 1])
+    return permute_heads(weights, [1, 0], 1)
+
+
+IMAGE_HEADS, IMAGE_WIDTH, IMAGE_NEURONS = (
+    VISION[key] for key in ("num_attention_heads", "hidden_size", "intermediate_size")
+)
+
+
+def tower(weights: Weights, name: str) -> tuple[str, Tensor]:
+    (path,) = (path for path in weights if path.endswith(f"vision_model.{name}"))
+    return path, weights[path]
+
+
+def permute_images(weights: Weights) -> Weights:
+    """Heads, neurons and states of the tower of images change places, and the columns that read it."""
+    heads, neurons, states = drawn(IMAGE_HEADS, 11), drawn(IMAGE_NEURONS, 12), drawn(IMAGE_WIDTH, 13)
+    rows_of = torch.arange(IMAGE_WIDTH).unflatten(0, (IMAGE_HEADS, -1))[heads].flatten()
+    everything = slice(None)
+    into: dict[str, tuple[Any, Any]] = {
+        r"(?:patch_embedding\.\w+|out_proj\.bias|fc2\.bias|layer_?norm\d?\.\w+)": (states, everything),
+        r"position_embedding\.weight": (everything, states),
+        r"[qkv]_proj\.\w+": (rows_of, states),
+        r"out_proj\.weight": (states, rows_of),
+        r"fc1\.\w+": (neurons, states),
+        r"fc2\.weight": (states, neurons),
+    }
+    moved = {}
+    for name, weight in weights.items():
+        if "multi_modal_projector.linear.weight" in name:
+            moved[name] = weight[:, states]
+        for words, (rows_to, columns_to) in into.items() if "vision" in name else ():
+            if re.search(rf"{words}$", name):
+                moved[name] = weight[rows_to] if weight.ndim == 1 else weight[rows_to][:, columns_to]
+    return moved
+
+
+def rotate_image_values(weights: Weights) -> Weights:
+    turns = torch.stack([rotation(IMAGE_WIDTH // IMAGE_HEADS, seed) for seed in range(IMAGE_HEADS)])
+    value, v = tower(weights, "encoder.layers.0.self_attn.v_proj.weight")
+    output, o = tower(weights, "encoder.layers.0.self_attn.out_proj.weight")
+    mixed = torch.einsum("ohi,hji->ohj", o.unflatten(1, (IMAGE_HEADS, -1)), turns).flatten(1)
+    return {value: (turns @ rows(v, IMAGE_HEADS)).flatten(0, 1), output: mixed}
+
+
+def permute_time(weights: Weights) -> Weights:
+    """Neurons of the flow's time, and the numbers that condition the norms."""
+    neurons, condition = drawn(WIDTH, 14), drawn(WIDTH, 15)
+    moved = {name: weight[neurons] for name, weight in named(weights, r"time_mlp_in\.\w+")}
+    for name, weight in named(weights, r"time_mlp_out\.\w+"):
+        moved[name] = weight[condition] if weight.ndim == 1 else weight[condition][:, neurons]
+    return moved | {name: weight[:, condition] for name, weight in named(weights, r"norm\.dense\.weight")}
 
 
 every_preset = pytest.mark.parametrize("preset", PRESETS)
 SWAPS = [swap_queries, swap_groups, permute_neurons]
+OF_PI05 = [
+    rotate_values,
+    permute_neurons,
+    permute_images,
+    rotate_image_values,
+    permute_time,
+    permute_residual,
+    turn_planes,
+]
 
 
 @every_preset
-@pytest.mark.parametrize("name", MODELS)
+@pytest.mark.parametrize("name", [*DECODERS, "pi05_expert"])
 @pytest.mark.parametrize("move", [rotate_values, *SWAPS], ids=lambda move: move.__name__)
 def test_training_commutes_with_the_symmetries_of_heads_and_neurons(name: str, move: Move, preset: str) -> None:
     assert misfit(name, preset, move) < EXACT
+
+
+@pytest.mark.parametrize("move", OF_PI05, ids=lambda move: move.__name__)
+def test_training_of_the_whole_pi05_commutes_with_its_symmetries(move: Move) -> None:
+    assert misfit("pi05", "symmetric", move, gains=move is not rotate_image_values) < LACKING_RANK
+
+
+@pytest.mark.parametrize("move", [rotate_values, rotate_image_values], ids=lambda move: move.__name__)
+def test_adamw_on_the_whole_pi05_does_not(move: Move) -> None:
+    assert misfit("pi05", "adamw", move, gains=move is not rotate_image_values) > BROKEN
 
 
 @every_preset

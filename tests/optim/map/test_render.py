@@ -62,6 +62,10 @@ def test_broken_groups_are_warnings_in_text_and_files() -> None:
     ]
     assert render_text(mapping).splitlines()[-5:-1] == expected
     assert [f"- {line}" in render_markdown(mapping) for line in expected] == [True] * 4
+    said = "contained no: these steps depend on the basis"
+    assert said in render_text(mapping) and said in render_markdown(mapping)
+    whole = symmetry_map(nn.Sequential(nn.Linear(8, 8, bias=False)), rule="muon")
+    assert said not in render_text(whole) and said not in render_markdown(whole)
     content = json.loads(render_json(mapping))
     assert content["warnings"] == expected
     assert [row["broken"] for row in content["rows"]] == [["O(d)"], ["O(out)", "O(in)"], ["O(out)"]]
