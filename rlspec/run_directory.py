@@ -4,6 +4,7 @@
   recipe.yaml          the resolved recipe, itself a valid recipe=PATH
   symmetry.md, .json   which rule updates which parameter
   preflight.jsonl      problems that were dropped, with the reason
+  problems.json        which problems were read, and by how many processes: a resumed run has to have the same
   metrics.jsonl        a line per logged step
   evaluations/         before, step-N and after: metrics as JSON, completions with verdicts as JSONL
   curves.png           reward, accuracy, update size and pass energy
@@ -31,6 +32,7 @@ from rlspec.errors import CheckpointError, ConfigError
 RECIPE = "recipe.yaml"
 SUMMARY = "summary.json"
 PREFLIGHT = "preflight.jsonl"
+PROBLEMS = "problems.json"
 BEST = "best"
 
 
@@ -119,10 +121,11 @@ def create_run(output_dir: Path, name: str, *, explicit: bool) -> RunDirectory:
     return RunDirectory(path)
 
 
-def find_resume_point(resume: str, output_dir: Path, name: str) -> ResumePoint:
+def find_resume_point(resume: str, output_dir: Path, name: str) -> ResumePoint | None:
     """Resolve `resume=`.
 
-    A checkpoint; a run directory: its newest whole checkpoint; `auto`: the newest run of this name that has one.
+    A checkpoint; a run directory: its newest whole checkpoint; `auto`: of the newest run of this name that has one.
+    None where there is no such run.
 
     Raises:
         CheckpointError: Nothing to resume from, or the named checkpoint is not whole.
@@ -149,11 +152,26 @@ def _from_run(run: RunDirectory) -> ResumePoint:
     return ResumePoint(run, checkpoint, verify_checkpoint(checkpoint)["step"], notes)
 
 
-def _newest_run(output_dir: Path, name: str) -> ResumePoint:
-    runs = [path for path in output_dir.glob(f"{name}*") if list_checkpoints(RunDirectory(path).checkpoints)]
-    ours = [path for path in runs if path.name == name or path.name.removeprefix(f"{name}-").isdigit()]
+def restart_run(output_dir: Path, name: str) -> RunDirectory | None:
+    """The newest run of that name, which ended before its first checkpoint, emptied; None: there is none."""
+    runs = [path for path in _runs_called(name, output_dir) if (path / RECIPE).is_file()]
+    if not runs:
+        return None
+    run = RunDirectory(max(runs, key=lambda path: (path / RECIPE).stat().st_mtime))
+    for path in (run.metrics, run.path / PREFLIGHT, run.path / SUMMARY):
+        path.unlink(missing_ok=True)
+    return run
+
+
+def _runs_called(name: str, output_dir: Path) -> list[Path]:
+    found = output_dir.glob(f"{name}*")
+    return [path for path in found if path.name == name or path.name.removeprefix(f"{name}-").isdigit()]
+
+
+def _newest_run(output_dir: Path, name: str) -> ResumePoint | None:
+    ours = [path for path in _runs_called(name, output_dir) if list_checkpoints(RunDirectory(path).checkpoints)]
     if not ours:
-        raise CheckpointError(f"resume=auto: no run called {name} with a checkpoint in {output_dir}")
+        return None
     newest = max(ours, key=lambda path: list_checkpoints(RunDirectory(path).checkpoints)[-1].stat().st_mtime)
     return _from_run(RunDirectory(newest))
 

@@ -64,6 +64,8 @@ def _train(line: TrainCommand) -> int:
     if line.print:
         sys.stdout.write(dump_recipe(recipe))
         return 0
+    if recipe.algorithm != BC:
+        _read_local_files(recipe)
     if recipe.launch.by != "here":
         from rlspec.runtime.launching import is_launched, launch
 
@@ -73,6 +75,14 @@ def _train(line: TrainCommand) -> int:
     sys.stdout.write(f"loading {libraries}\n")  # ten seconds or more in which nothing else is said
     sys.stdout.flush()
     return _runner(recipe.algorithm)(recipe)
+
+
+def _read_local_files(recipe: Any) -> None:
+    """A file of problems that cannot be read is said before libraries are loaded; the run takes what was read here."""
+    from rlspec.rlvr.data import is_single_file, read_problems
+
+    if recipe.data.path is not None and is_single_file(recipe.data.path):
+        read_problems(recipe.data)
 
 
 def _runner(algorithm: str) -> Callable[[Any], int]:

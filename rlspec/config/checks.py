@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 import re
 from collections.abc import Iterator
 from typing import Protocol
@@ -10,7 +11,7 @@ from rlspec.config.adapters import check_lora, moves_the_base
 from rlspec.config.passthrough import check_architecture, check_trainer
 from rlspec.config.paths import list_group, show
 from rlspec.config.rewards import check_reward
-from rlspec.config.rules import import_plugins, known_rules, list_optimizers, preset
+from rlspec.config.rules import import_plugins, known_rules, list_optimizers, pair_rules, preset
 from rlspec.config.schema import Optim, Recipe, RoleSettings
 from rlspec.errors import nearest
 
@@ -53,6 +54,18 @@ def names(recipe: Recipe) -> Lines:
 def trainer_knobs(recipe: Recipe) -> Lines:
     """TRL's knobs are known, of the right type, and effective."""
     yield from check_trainer(recipe.algorithm, recipe.trainer, engine=recipe.rollout.engine)
+
+
+def installed(recipe: Recipe) -> Lines:
+    """Libraries that only some recipes need."""
+    if recipe.trainer.get("use_liger_kernel") and importlib.util.find_spec("liger_kernel") is None:
+        yield "trainer.use_liger_kernel=true: liger-kernel is not installed; install it, or leave the key out"
+
+
+def factor_rules(recipe: Recipe) -> Lines:
+    """A rule for pairs of LoRA factors finds none without LoRA."""
+    if recipe.model.lora is None and recipe.optim.rule in pair_rules():
+        yield f"optim={recipe.optim.name}: updates LoRA factors, and there are none; add model.lora.r=16"
 
 
 def model_source(recipe: Recipe) -> Lines:
@@ -283,6 +296,8 @@ RULES = (
     trainer_knobs,
     importance_ratio,
     whole_gradients,
+    installed,
+    factor_rules,
     model_source,
     thinking,
     low_precision,

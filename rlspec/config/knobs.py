@@ -110,6 +110,12 @@ REPLACED: Mapping[str, str] = {
     "warmup_ratio": "trainer.warmup_steps (below 1 it is a share of all steps)",
 }
 
+# Knobs of earlier releases -> what holds now.
+REMOVED: Mapping[str, str] = {
+    "max_prompt_length": "leave it out: a prompt is dropped before training, by name, where it leaves no room for "
+    "trainer.max_completion_length in the model's context",
+}
+
 # What a loss on sampled completions does not read.
 IGNORED_BY_RL = frozenset({"label_smoothing_factor"})
 

@@ -121,11 +121,25 @@ def resolve(parsed: Arguments) -> dict[str, Any]:
     else:
         chosen = [f"~{group}" if name == "null" else f"{group}={name}" for group, name in parsed.groups.items()]
         values = _compose(parsed.recipe, chosen + assignments)
+    _measure_what_is_trained_on(values, parsed)
     if parsed.rewards is not None:
         values["reward"] = _read_list("reward", parsed.rewards)
     if values.get("algorithm") == "sft":
         _drop_rollout_knobs(values, parsed)
     return values
+
+
+_MEASURED_ON = {"math": "math500"}  # data sets whose usual test bears another name
+
+
+def _measure_what_is_trained_on(values: dict[str, Any], parsed: Arguments) -> None:
+    """A profile's data sets of evaluation belong to its own problems: for others it is their held-out part."""
+    chosen, evaluation = parsed.groups.get("data"), values.get("evaluation")
+    if chosen is None or not isinstance(evaluation, dict) or parsed.value("evaluation.data") is not None:
+        return
+    measured = evaluation.get("data") or []
+    if chosen not in measured and _MEASURED_ON.get(chosen) not in measured:
+        evaluation["data"] = []
 
 
 def _read_list(key: str, text: str) -> Any:

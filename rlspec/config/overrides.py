@@ -101,6 +101,7 @@ def parse_arguments(arguments: Sequence[str]) -> Arguments:
         _switch_model(parsed)
         _switch_data(parsed)
         _switch_reward(parsed)
+    _refuse_another_place(parsed)
     import_plugins(re.findall(r"[\w.]+", parsed.value("optim.plugins") or ""))  # they may bring what is chosen
     for group, name in parsed.groups.items():
         check_option(group, name)
@@ -121,6 +122,15 @@ def check_option(group: str, name: str) -> None:
     names = list_group(group)
     if name not in names:
         raise ConfigError(f"{group}={name}: unknown; {nearest(name, names)}{_ALSO.get(group, '')}")
+
+
+def _refuse_another_place(parsed: Arguments) -> None:
+    """A run that is resumed by its folder stays in it."""
+    resume = parsed.value("resume") or "auto"
+    for key in ("output_dir", "run"):
+        value = parsed.value(key)
+        if resume not in ("auto", "null") and value not in (None, "null"):
+            raise ConfigError(f"{key}={value}: no effect with resume={resume}, which goes on there; leave it out")
 
 
 def safe_name(text: str) -> str:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-from rlspec.config.knobs import IGNORED_BY_GMPO, IGNORED_BY_RL, IGNORED_BY_SFT, NEEDS, REPLACED
+from rlspec.config.knobs import IGNORED_BY_GMPO, IGNORED_BY_RL, IGNORED_BY_SFT, NEEDS, REMOVED, REPLACED
 from rlspec.config.paths import show
 from rlspec.config.sources import read_knobs
 from rlspec.errors import nearest
@@ -46,6 +46,8 @@ def check_knob(algorithm: str, name: str, value: Any) -> str | None:
     """The line for one knob that is unknown, has the wrong type, or belongs to another key; None where it is fine."""
     knobs = read_knobs(CONFIG_CLASSES[algorithm])
     key = f"trainer.{name}"
+    if name in REMOVED:
+        return f"{key}={show(value)}: TRL has it no more; {REMOVED[name]}"
     if name in REPLACED:
         return f"{key}={show(value)}: set by rlspec; use {REPLACED[name]}"
     if algorithm == "gmpo" and name in IGNORED_BY_GMPO:

@@ -21,14 +21,24 @@ _TABLE = "rlspec.optim.rules"
 @cache
 def built_in_rules() -> tuple[str, ...]:
     """Names of the table in `rlspec.optim.rules`, read off its source: to import it takes torch."""
+    return tuple(str(call.args[0].value) for call in _rule_calls() if isinstance(call.args[0], ast.Constant))
+
+
+def _rule_calls() -> list[ast.Call]:
     spec = importlib.util.find_spec(_TABLE)
     assert spec is not None and spec.origin is not None
-    calls = [
+    return [
         node
         for node in ast.walk(ast.parse(Path(spec.origin).read_text(encoding="utf-8")))
-        if isinstance(node, ast.Call) and isinstance(node.func, ast.Name) and node.func.id == "Rule"
+        if isinstance(node, ast.Call) and isinstance(node.func, ast.Name) and node.func.id == "Rule" and node.args
     ]
-    return tuple(str(call.args[0].value) for call in calls if call.args and isinstance(call.args[0], ast.Constant))
+
+
+@cache
+def pair_rules() -> frozenset[str]:
+    """Rules of the table that update both factors of a LoRA layer together and nothing else."""
+    calls = [call for call in _rule_calls() if any(word.arg == "pair" for word in call.keywords)]
+    return frozenset(str(call.args[0].value) for call in calls if isinstance(call.args[0], ast.Constant))
 
 
 def known_rules() -> tuple[str, ...]:

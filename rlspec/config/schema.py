@@ -217,7 +217,7 @@ class Evaluation(Section):
     seed: int = Field(1234, ge=0, lt=SEEDS)
     before: bool = True
     after: bool = True
-    every: int | None = Field(None, ge=1)  # optimizer steps between evaluations during training; None: never
+    every: int | None = Field(None, ge=0)  # optimizer steps between evaluations during training; None or 0: never
 
 
 class Guard(Section):
@@ -236,7 +236,7 @@ class Guard(Section):
 class Checkpoints(Section):
     """What is kept in `<run>/checkpoints`."""
 
-    every: int | None = Field(None, ge=1)  # optimizer steps; None: only at the end
+    every: int | None = Field(None, ge=0)  # optimizer steps; None or 0: only at the end
     keep_last: int = Field(2, ge=1)
     keep_best: bool = True  # by sampled pass@1 of the evaluations during training
 

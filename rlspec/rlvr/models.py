@@ -101,9 +101,11 @@ def load_tokenizer(path: str | None, *, revision: str | None = None) -> PreTrain
     if tokenizer.chat_template is None:
         raise CheckpointError(f"the tokenizer of {path} has no chat template; use an instruction-tuned model")
     if tokenizer.pad_token_id is None:
-        raise CheckpointError(
-            f"the tokenizer of {path} has no padding token; add pad_token to its tokenizer_config.json"
-        )
+        if tokenizer.eos_token_id is None:
+            raise CheckpointError(
+                f"the tokenizer of {path} has neither a padding nor an end token; name both in tokenizer_config.json"
+            )
+        tokenizer.pad_token = tokenizer.eos_token  # as TRL does; masks tell padding from ends
     tokenizer.padding_side = "left"
     return tokenizer
 

@@ -14,10 +14,11 @@ from dataclasses import asdict, dataclass
 from itertools import islice
 from pathlib import Path
 
-from rlspec.errors import DataError
+from rlspec.checkpoint import write_text_atomically
+from rlspec.errors import CheckpointError, DataError
 from rlspec.rlvr.data import Problem
 from rlspec.rlvr.verifiers.verifier import Fault, Verifiers
-from rlspec.run_directory import PREFLIGHT
+from rlspec.run_directory import PREFLIGHT, PROBLEMS
 from rlspec.runtime.starting import Run
 
 log = logging.getLogger(__name__)
@@ -59,6 +60,30 @@ class Checked:
         """The dropped problems as JSON lines."""
         lines = (json.dumps(asdict(drop), ensure_ascii=False) + "\n" for drop in self.dropped)
         path.write_text("".join(lines), encoding="utf-8")
+
+
+def check_same_problems(problems: Sequence[Problem], run: Run) -> None:
+    """A resumed run draws its prompts by their place: other problems, or another order, would be another run.
+
+    Raises:
+        CheckpointError: With the first difference.
+    """
+    path = run.directory.path / PROBLEMS
+    ids, processes = [problem.id for problem in problems], run.process.num_processes
+    if run.point is not None and path.is_file():
+        stored = json.loads(path.read_text(encoding="utf-8"))
+        if stored["ids"] != ids:
+            pairs = enumerate(zip(stored["ids"], ids, strict=False), start=1)
+            row = next((row for row, (then, now) in pairs if then != now), min(len(ids), len(stored["ids"])) + 1)
+            raise CheckpointError(
+                f"{run.directory.path}: its run had {len(stored['ids'])} problems to train on, now it has {len(ids)}, "
+                f"and problem {row} is another one; restore the data set, or start a new run without resume"
+            )
+        if stored["processes"] != processes and run.process.is_main_process:
+            was = f"{stored['processes']} process" + ("es" if stored["processes"] > 1 else "")
+            run.display.warn(f"the run began with {was} and goes on with {processes}: answers are sampled otherwise")
+    if run.process.is_main_process:
+        write_text_atomically(path, json.dumps({"ids": ids, "processes": processes}))
 
 
 def keep_checked(

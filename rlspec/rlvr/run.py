@@ -14,7 +14,9 @@ from rlspec.display import Display
 from rlspec.rlvr.arguments import stretched_schedule
 from rlspec.rlvr.callbacks import CollapseGuard, EvaluationCallback, InterruptCallback, MetricsCallback
 from rlspec.rlvr.evaluator import HeldOutEvaluations
+from rlspec.rlvr.models import snapshot
 from rlspec.rlvr.outcome import describe_ending
+from rlspec.rlvr.preflight import check_same_problems
 from rlspec.rlvr.session import (
     TrainerParts,
     batch_plan,
@@ -69,6 +71,8 @@ class LanguageModelRun:
                 "every update has rollouts of its own, so all ratios are 1 and GMPO is GRPO with a mean over "
                 "sequences; set batch.updates_per_generation to 4 or more"
             )
+        if recipe.model.path is not None:
+            snapshot(recipe.model.path, revision=recipe.model.revision, weights=False)  # a wrong name is said first
         self.problems = read_all_problems(recipe.data, recipe.evaluation)
 
     def stretched(self, stored: Mapping[str, Any]) -> str | None:
@@ -78,6 +82,7 @@ class LanguageModelRun:
     @contextmanager
     def prepare(self, run: Run) -> Iterator[LanguageModelSession]:
         """Check the problems, and load the policy beside the processes of verifiers."""
+        check_same_problems(self.problems.train, run)
         with closing(self.problems.verifiers(self.recipe)) as verifiers:
             parts = build_parts(self.recipe, run, self.plan, self.problems, verifiers)
             yield LanguageModelSession(parts, build_evaluations(parts, self.problems.measured))

@@ -2,18 +2,21 @@
 
 from __future__ import annotations
 
+import copy
 import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from functools import cache, partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
+from unittest import mock
 
 import torch
 from torch import Tensor, nn
 from torch.utils.data import Sampler
 from transformers import Trainer
 from trl import GRPOTrainer
+from trl.trainer import grpo_trainer
 
 from rlspec.checkpoint import checkpoint_name, rotate_checkpoints, staged_folder, staging_path
 from rlspec.diagnostics.probes import PROBES, Probe, read_probes
@@ -180,6 +183,17 @@ def _move_up(folder: Path) -> None:
     folder.rmdir()
 
 
+@contextmanager
+def _reference_copied_from(model: nn.Module) -> Iterator[None]:
+    """TRL loads the model of the KL penalty anew, from a path that a model built here does not have."""
+
+    def copied(*_: Any, **__: Any) -> nn.Module:
+        return copy.deepcopy(model).eval().requires_grad_(False)
+
+    with mock.patch.object(grpo_trainer, "create_model_from_path", copied):
+        yield
+
+
 class SpectralGRPOTrainer(RlspecTrainerMixin, GRPOTrainer):
     """GRPO with prompts in an order that survives a restart, and rollouts that are saved with the weights.
 
@@ -191,6 +205,11 @@ class SpectralGRPOTrainer(RlspecTrainerMixin, GRPOTrainer):
     num_generations: int
     shuffle_dataset: bool
     train_dataset: Any
+
+    def __init__(self, *args: Any, model: Any, **kwargs: Any) -> None:
+        with _reference_copied_from(model):
+            super().__init__(*args, model=model, **kwargs)
+
     origin = (0, 0)  # optimizer step from which on the batch has its size, and the prompts drawn before
 
     def change_batch(self, sizes: Mapping[str, int], origin: tuple[int, int]) -> None:

@@ -18,7 +18,7 @@ from rlspec.config.schema import Recipe
 from rlspec.config.vla_schema import VlaRecipe
 from rlspec.display import Display
 from rlspec.errors import CheckpointError
-from rlspec.run_directory import RECIPE, ResumePoint, RunDirectory, create_run, find_resume_point
+from rlspec.run_directory import RECIPE, ResumePoint, RunDirectory, create_run, find_resume_point, restart_run
 from rlspec.runtime.interrupt import Interrupt
 
 AnyRecipe = Recipe | VlaRecipe
@@ -56,16 +56,19 @@ def start_run(recipe: AnyRecipe, display: Display, process: PartialState, *, str
         CheckpointError: There is nothing to resume, or the stored recipe shaped the weights in another way.
     """
     point = None if recipe.resume is None else _resume_point(recipe, recipe.resume, display, process, stretched)
-    directory = point.run if point else _new_directory(recipe, process)
+    directory = point.run if point else _new_directory(recipe, process, display)
     display.line(f"run directory: {directory.path}" + (f", resumed after step {point.step}" if point else ""))
     return Run(recipe, directory, point, process, display)
 
 
-def _new_directory(recipe: AnyRecipe, process: PartialState) -> RunDirectory:
-    """Made by the main process; the others learn its name."""
-    path = [""]
+def _new_directory(recipe: AnyRecipe, process: PartialState, display: Display) -> RunDirectory:
+    """Made by the main process; the others learn its name. With resume=auto, that of a run without any checkpoint."""
+    path, parent = [""], Path(recipe.output_dir)
     if process.is_main_process:
-        run = create_run(Path(recipe.output_dir), recipe.run_name, explicit=recipe.run is not None)
+        again = restart_run(parent.expanduser(), recipe.run_name) if recipe.resume is not None else None
+        if again is not None:
+            display.warn(f"{again.path}: ended before its first checkpoint; it starts over")
+        run = again or create_run(parent, recipe.run_name, explicit=recipe.run is not None)
         write_text_atomically(run.path / RECIPE, stored_recipe(recipe))
         path = [str(run.path)]
     if process.num_processes > 1:
@@ -75,8 +78,10 @@ def _new_directory(recipe: AnyRecipe, process: PartialState) -> RunDirectory:
 
 def _resume_point(
     recipe: AnyRecipe, resume: str, display: Display, process: PartialState, stretched: StretchedSchedule
-) -> ResumePoint:
+) -> ResumePoint | None:
     point = find_resume_point(resume, Path(recipe.output_dir).expanduser(), recipe.run_name)
+    if point is None:
+        return None
     stored = yaml.safe_load((point.checkpoint / RECIPE).read_text(encoding="utf-8"))
     if isinstance(recipe, Recipe):
         stored.setdefault("reward", Recipe.model_fields["reward"].default.model_dump())  # written before there was any

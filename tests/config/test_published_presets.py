@@ -61,3 +61,39 @@ def test_vla_adapters_profiles_have_its_numbers(head: str) -> None:
     recipe = load_vla_recipe(["recipe=vla_libero", f"policy={head}", "optim=adamw"])
     assert (recipe.policy.options["head"], recipe.optim.lr, recipe.training.batch_size) == (head, 2e-4, 16)
     assert recipe.training.steps == 150_000
+
+
+# Settings of the RLVR runs in OPTML-Group/Pion, RL/verl/examples (2026-08), by TRL's names.
+SHARED = {"temperature": 1.0, "lr_scheduler_type": "constant", "max_grad_norm": 1.0, "max_steps": -1, "bf16": True}
+GRPO = {"beta": 0.001, "epsilon": 0.2, "epsilon_high": 0.2, "use_bias_correction_kl": False}
+GMPO = {"beta": 0.0, "epsilon": 0.4, "epsilon_high": 0.4}
+MATH = {"num_train_epochs": 20, "max_completion_length": 3000}
+GSM8K = {"num_train_epochs": 15, "max_completion_length": 1024}
+RUNS = {  # recipe: trainer, (prompts of an update, samples, updates of a generation), measured on
+    "pion_grpo_math": (GRPO | MATH, (128, 8, 1), "math500"),
+    "pion_gmpo_math": (GMPO | MATH, (128, 8, 1), "math500"),
+    "pion_grpo_gsm8k": (GRPO | GSM8K, (256, 5, 4), "gsm8k"),
+    "pion_gmpo_gsm8k": (GMPO | GSM8K, (256, 5, 4), "gsm8k"),
+}
+ARMS: dict[str, tuple[list[str], dict[str, Any]]] = {
+    "pion": ([], PUBLISHED["pion_paper"]),
+    "muon": (["optim=muon_paper"], PUBLISHED["muon_paper"]),
+    "adamw": (["optim=adamw", "optim.weight_decay=0.01"], {"rule": "adamw", "lr": 1e-6, "weight_decay": 0.01}),
+}
+
+
+@pytest.mark.parametrize("arm", ARMS)
+@pytest.mark.parametrize("model", ["qwen3_1.7b", "qwen3_4b"])
+@pytest.mark.parametrize("name", RUNS)
+def test_of_the_papers_runs_of_reinforcement_learning(name: str, model: str, arm: str) -> None:
+    trainer, sizes, measured = RUNS[name]
+    choice, optim = ARMS[arm]
+    recipe = load_recipe([f"recipe={name}", f"model={model}", *choice])
+    assert {key: recipe.trainer[key] for key in SHARED | trainer} == SHARED | trainer
+    batch = recipe.batch
+    assert (batch.prompts_per_step, batch.samples_per_prompt, batch.updates_per_generation) == sizes
+    found = recipe.optim.model_dump()
+    assert {key: found[key] for key in optim} == optim
+    assert recipe.model.path == f"Qwen/Qwen3-{model.partition('_')[2].upper()}" and recipe.model.enable_thinking is True
+    assert (recipe.evaluation.data, recipe.evaluation.every, recipe.evaluation.problems) == ([measured], 5, None)
+    assert (recipe.data.name, recipe.data.levels) == (("math", [3, 4, 5]) if "math" in name else ("gsm8k", None))

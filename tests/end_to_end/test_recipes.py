@@ -14,6 +14,7 @@ from transformers import Qwen3Config, Qwen3ForCausalLM
 from rlspec import evaluate, train
 from rlspec.config.load import load_recipe
 from rlspec.config.paths import list_recipes
+from rlspec.rlvr.data import _read_once
 from rlspec.rlvr.tokenizer import build_byte_tokenizer
 
 DEBUG = [name for name in list_recipes() if name.startswith("debug_")]
@@ -98,6 +99,77 @@ def test_a_users_own_reward_file_trains_in_one_command_beside_another_reward(tmp
     assert row["rewards/short/std"] > 0 and row["rewards/format/mean"] == 0.0
     answers = (path / "evaluations" / "after-rows.jsonl").read_text().splitlines()
     assert {json.loads(line)["reason"] for line in answers} == {"scored"}
+
+
+QUIET = [
+    "evaluation.before=false",
+    "evaluation.after=false",
+    "evaluation.every=0",
+    "report.tensorboard=false",
+    "reward=child_run:digits",
+    "optim.lr=0.01",
+]
+TINY = [
+    "batch.prompts_per_step=2",
+    "batch.samples_per_prompt=4",
+    "batch.micro_batch=8",
+    "trainer.max_completion_length=8",
+    "trainer.bf16=false",
+]
+
+
+@pytest.mark.parametrize("kind", ["built here", "a local folder", "LoRA"])
+def test_the_penalty_is_on_the_distance_from_the_start_whatever_the_model_is(kind: str, tmp_path: Path) -> None:
+    changes = ["model.lora.r=4", "optim=adamw"] if kind == "LoRA" else []
+    if kind == "a local folder":
+        start = run("recipe=debug_grpo", "trainer.max_steps=1", *QUIET, folder=tmp_path / "start")
+        folder = start / "checkpoints" / "checkpoint-1"
+        changes = [f"model={folder}", "model.enable_thinking=null", "data=arithmetic", "data.limit=8", *TINY]
+    path = run("recipe=debug_grpo", "trainer.beta=0.04", "trainer.max_steps=3", *QUIET, *changes, folder=tmp_path)
+    kls = [json.loads(line)["kl"] for line in (path / "metrics.jsonl").read_text().splitlines() if '"kl"' in line]
+    assert kls[0] == pytest.approx(0.0, abs=1e-6) and kls[-1] > 0
+
+
+def test_a_job_that_was_killed_before_its_first_checkpoint_goes_on_from_the_start(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Its command line stays the same for as often as it is killed."""
+    always = ["recipe=debug_grpo", "resume=auto", f"output_dir={tmp_path}", "run=job", *QUIET]
+    (tmp_path / "job").mkdir()  # what the kill has left
+    (tmp_path / "job" / "recipe.yaml").write_text("recipe: debug_grpo\n")
+    (tmp_path / "job" / "metrics.jsonl").write_text('{"step": 1, "reward": 0.5}\n')
+    assert train.main([*always, "trainer.max_steps=2"]) == 0
+    assert "ended before its first checkpoint; it starts over" in capsys.readouterr().out
+    rows = [json.loads(line) for line in (tmp_path / "job" / "metrics.jsonl").read_text().splitlines()]
+    assert [row["step"] for row in rows] == [1, 2] and [path.name for path in tmp_path.iterdir()] == ["job"]
+    assert train.main([*always, "trainer.max_steps=3"]) == 0
+    assert "resumed after step 2" in capsys.readouterr().out
+
+
+def test_a_resumed_run_has_the_problems_that_it_had(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    rows = [json.dumps({"problem": f"{n} + 1 = ?", "answer": str(n + 1)}) for n in range(20)]
+    file = tmp_path / "rows.jsonl"
+    file.write_text("\n".join(rows))
+    path = run("recipe=debug_grpo", f"data={file}", "trainer.max_steps=1", *QUIET, folder=tmp_path)
+    for changed in (
+        [*rows, *(json.dumps({"problem": f"{n}?", "answer": "1"}) for n in range(9))],
+        rows[::-1],
+        rows[:9],
+    ):
+        file.write_text("\n".join(changed))
+        _read_once.cache_clear()
+        assert train.main([f"resume={path}", "trainer.max_steps=2"]) == 2
+        assert "is another one; restore the data set" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("content", ["", "{broken", '{"question": "x"}', "[1]"])
+def test_a_bad_file_is_refused_before_libraries_are_loaded(
+    content: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "bad.jsonl").write_text(content)
+    assert train.main(["recipe=grpo_math", f"data={tmp_path / 'bad.jsonl'}"]) == 2
+    shown = capsys.readouterr()
+    assert "bad.jsonl" in shown.err and "loading torch" not in shown.out
 
 
 def test_a_lora_run_is_trained_resumed_and_evaluated_from_its_adapters(
@@ -214,7 +286,7 @@ def test_a_collapsing_run_is_stopped_and_says_so(tmp_path: Path, capsys: pytest.
     [
         (["recipe=grpo_math", "data.path=missing.jsonl"], "missing.jsonl"),
         (["recipe=grpo_math", "batch.micro_batch=7"], "batch.micro_batch=7"),
-        (["recipe=grpo_math", "resume=auto"], "resume=auto"),
+        (["recipe=grpo_math", "model=Qwen/No-Such", "data=Some/Set"], "Qwen/No-Such"),  # before the data set
         (["recipe=grpo_math", "model=Qwen/Qwen3-0.6B", "data=arithmetic", "evaluation.data=[]"], "local copy"),
         (["recipe=grpo_math", "device=cuda"], "device=cuda"),
         (["recipe=grpo_math", "data=math500"], "data=math500"),
