@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import sys
 from collections.abc import Callable, Sequence
 from dataclasses import asdict
@@ -39,7 +40,7 @@ class DoctorCommand(CommandLine):
         list[str], Key("such as opencv:/dev/video0@640x480x30,realsense:0123456,zed:30785375", "A,B")
     ] = []
     server: Annotated[str | None, Key("a policy server as well", "URL")] = None
-    token: Annotated[str | None, Key("what that server wants")] = None
+    token: Annotated[str | None, Key("what that server wants (or in the variable RLSPEC_TOKEN)")] = None
     as_json: Annotated[bool, Key("the same as JSON")] = False
 
     @model_validator(mode="after")
@@ -59,7 +60,7 @@ def _doctor(line: DoctorCommand) -> int:
     if line.model_fields_set - {"as_json"}:
         from rlspec.runtime.machine import guarded
 
-        given = line.model_dump(exclude={"as_json", "robot"})
+        given = line.model_dump(exclude={"as_json", "robot"}) | {"token": line.token or os.environ.get("RLSPEC_TOKEN")}
         checks = robot_checks(line.robot or "dry_run", **given)
         findings = [guarded(name, check) for name, check in checks.items()]
     else:

@@ -153,6 +153,20 @@ def unhealthy() -> Iterator[int]:
     server.server_close()
 
 
+def test_the_token_of_the_environment_is_the_servers(monkeypatch: pytest.MonkeyPatch) -> None:
+    shown: list[str | None] = []
+
+    def server(url: str, token: str | None) -> probes.ProbeResult:
+        shown.append(token)
+        return probes.ProbeResult("ok", url)
+
+    monkeypatch.setattr(probes, "policy_server", server)
+    monkeypatch.setenv("RLSPEC_TOKEN", "secret")
+    for more in ([], ["token=other"]):
+        assert doctor.main(["server=ws://a:1", *more]) == 0
+    assert shown == ["secret", "other"]
+
+
 def test_a_policy_server_that_is_ill_or_absent_is_named(unhealthy: int) -> None:
     assert "answers 503" in probes.policy_server(f"ws://127.0.0.1:{unhealthy}").detail
     with socket.socket() as free:

@@ -15,7 +15,7 @@ import numpy as np
 from rlspec.deploy.arm.gripper import GripperDrive
 from rlspec.deploy.arm.interfaces import Array, Command, Robot, RobotState
 from rlspec.deploy.arm.targets import Target, Targets
-from rlspec.deploy.log.frames import FrameKeeper
+from rlspec.deploy.log.frames import FrameSink
 from rlspec.deploy.outcome import DeploymentOutcome, End
 from rlspec.deploy.policy.asker import Asker
 from rlspec.deploy.policy.schedule import ScheduledStep, Scheduler
@@ -80,7 +80,7 @@ class Parts:
     done: Callable[[], bool] = lambda: False
     wall: Callable[[], float] = time.time
     supervisor: Supervisor | None = None
-    frames: FrameKeeper | None = None
+    frames: FrameSink | None = None
 
 
 class Loop:

@@ -12,6 +12,7 @@ import socket
 import statistics
 import time
 from collections.abc import Callable, Mapping, Sequence
+from email.utils import parsedate_to_datetime
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
 from urllib.parse import urlsplit
@@ -20,6 +21,8 @@ import numpy as np
 
 from rlspec.contract.messages import GRIPPER, JOINTS, OPENPI_CAMERAS, PROMPT, terms_of
 from rlspec.deploy.arm.kinematics import HOME
+from rlspec.deploy.link import ANSWERS, LinkFigures, chunk_verdict, clock_words
+from rlspec.deploy.policy.sources import read_contract
 from rlspec.deploy.robots.fci import check_model, driver_versions, import_franky, server_version
 from rlspec.errors import ConfigError, RobotError, ServerError
 
@@ -169,7 +172,7 @@ def _camera_rate(open_camera: Callable[[], Any]) -> str:
 
 
 def policy_server(url: str, token: str | None = None) -> ProbeResult:
-    """Health of a policy server, and how long an answer to a dark picture takes.
+    """Health of a policy server, how long answers to a dark picture take, and whether its chunks outlast that.
 
     Args:
         url: ws://HOST:PORT or wss://HOST:PORT.
@@ -178,36 +181,58 @@ def policy_server(url: str, token: str | None = None) -> ProbeResult:
     from rlspec.deploy.policy.client import PolicyClient
 
     try:
-        health = _health(url)
+        health, clock = _health(url)
         client = PolicyClient(url, token, timeout_s=10.0)
         try:
             client.connect()
             question = _question(client.metadata)
-            times = [client.infer(question).round_trip_ms for _ in range(4)][1:]
+            client.infer(question)  # the first one compiles and fills caches
+            replies = [client.infer(question) for _ in range(ANSWERS)]
+            contract = _contract(client.metadata, url)
         finally:
             client.close()
     except (ConfigError, ServerError) as error:
         return ProbeResult("fail", *_split(error))
-    detail = f"{url}: {health}, an answer takes {statistics.median(times):.0f} ms"
-    if statistics.median(times) > 300:
-        return ProbeResult("warn", detail, "serve on a GPU, or longer chunks: the robot holds while it waits")
-    return ProbeResult("ok", detail)
+    link = LinkFigures.of(replies)
+    detail, remedy = f"{url}: {health}, {link.words()}", ""
+    if contract is not None:
+        control_hz, horizon, steps = contract
+        suffices, words = chunk_verdict(link.slowest, control_hz, horizon, steps)
+        detail += f"; {words}"
+        remedy = "" if suffices else "a cable instead of Wi-Fi, a GPU, n_action_steps=, or a policy with longer chunks"
+    if late := clock_words(clock, time.time()):
+        detail, remedy = f"{detail}; {late}", remedy or "`timedatectl set-ntp true` on both computers"
+    return ProbeResult("warn", detail, remedy) if remedy else ProbeResult("ok", detail)
 
 
-def _health(url: str) -> str:
+def _contract(metadata: dict[str, Any], url: str) -> tuple[float, int, int] | None:
+    """Rate, horizon and steps of a policy that says what it does; None: it does not."""
+    try:
+        contract = read_contract(metadata, url, action_space=None, rate=None)
+    except ConfigError:
+        return None
+    return contract.control_hz, contract.horizon, contract.n_action_steps
+
+
+def _health(url: str) -> tuple[str, float | None]:
+    """In a word, and the server's clock in seconds since 1970 where it says the date."""
     parts = urlsplit(url if "//" in url else f"ws://{url}")
     kind = http.client.HTTPSConnection if parts.scheme == "wss" else http.client.HTTPConnection
     connection = kind(parts.hostname or "", parts.port, timeout=5.0)
     try:
         connection.request("GET", "/healthz")
-        status = connection.getresponse().status
+        response = connection.getresponse()
+        status, date = response.status, response.getheader("Date")
     except (OSError, http.client.HTTPException) as error:
         raise ServerError(f"{url} cannot be reached ({error}); start it with `python -m rlspec.serve`") from None
     finally:
         connection.close()
     if status != 200:
         raise ServerError(f"{url}/healthz answers {status}; look at the server's log")
-    return "healthy"
+    try:
+        return "healthy", None if date is None else parsedate_to_datetime(date).timestamp()
+    except ValueError:
+        return "healthy", None
 
 
 def _question(metadata: dict[str, Any]) -> dict[str, Any]:

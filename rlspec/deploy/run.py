@@ -28,7 +28,7 @@ from rlspec.deploy.build import (
     open_policy,
     versions,
 )
-from rlspec.deploy.log.frames import FrameKeeper
+from rlspec.deploy.log.frames import FrameKeeper, FrameSink
 from rlspec.deploy.log.review import summarise
 from rlspec.deploy.log.ticklog import TickLog
 from rlspec.deploy.loop import Log, Loop, Parts
@@ -43,6 +43,7 @@ from rlspec.deploy.safety.gate import Gate
 from rlspec.deploy.safety.watchdog import Supervisor
 from rlspec.deploy.settings import Settings
 from rlspec.deploy.status import StatusLine
+from rlspec.deploy.view.tees import Watched, WatchedFrames, WatchedLog
 from rlspec.deploy.workers import Worker
 from rlspec.display import Display
 from rlspec.errors import ConfigError, RobotError
@@ -50,8 +51,13 @@ from rlspec.errors import ConfigError, RobotError
 _CAMERA_PATIENCE = 5.0  # seconds until every camera must have delivered
 
 
-def deploy(settings: Settings, display: Display) -> DeploymentOutcome:
+def deploy(settings: Settings, display: Display, *, summary: bool = True) -> DeploymentOutcome:
     """Run one deployment.
+
+    Args:
+        settings: Of the run.
+        display: Shows lines.
+        summary: Draw the run afterwards.
 
     Raises:
         UserError: It cannot begin; nothing has moved.
@@ -67,7 +73,10 @@ def deploy(settings: Settings, display: Display) -> DeploymentOutcome:
         limits = connect(settings, robot, law, agreement.contract.control_hz)
         if settings.effective_mode == "real":
             confirm(settings, robot, limits, agreement, display)
-        return _run(settings, robot, policy, agreement, limits, display, stack)
+        outcome, folder = _run(settings, robot, policy, agreement, limits, display, stack)
+    if summary:
+        summarise(folder, display)
+    return outcome
 
 
 def _run(
@@ -78,17 +87,20 @@ def _run(
     limits: RobotLimits,
     display: Display,
     stack: ExitStack,
-) -> DeploymentOutcome:
-    """Everything is connected: warm up, run, sum up."""
+) -> tuple[DeploymentOutcome, Path]:
+    """Everything is connected: warm up and run; returns what became of it and the log's folder."""
     folder = output_folder(settings)
     gate = Gate(robot, muted=settings.effective_mode == "shadow")
     estop = EStop(gate, Path(settings.estop_file or folder / "ESTOP"), keyboard=True, signals=True)
     stack.callback(estop.close)
+    view = _open_view(settings, robot, agreement, limits, estop, display, stack)
     keeper = FrameKeeper(folder / "frames") if settings.frames else None
     log = TickLog(folder / "ticks.jsonl", header(settings, robot, policy, agreement, limits))
     outcome = DeploymentOutcome("fault", "it did not begin")
     try:
-        loop = assemble(settings, robot, policy, agreement, limits, gate, log, frames=keeper)
+        told: Log = log if view is None else WatchedLog(log, view)
+        frames = keeper if view is None else WatchedFrames(keeper, view)
+        loop = assemble(settings, robot, policy, agreement, limits, gate, told, frames=frames)
         outcome = loop.outcome
         _warm_up(loop, settings, agreement, policy, display)
         estop.start()  # until here Ctrl-C just ends the process: nothing has moved
@@ -117,8 +129,37 @@ def _run(
                 display.warn(f"pictures of {keeper.dropped} ticks are missing; {keeper.error}".rstrip("; "))
     for line in outcome.lines():
         display.line(line)
-    summarise(folder, display)
-    return outcome
+    return outcome, folder
+
+
+def _open_view(
+    settings: Settings,
+    robot: Robot,
+    agreement: Agreement,
+    limits: RobotLimits,
+    estop: EStop,
+    display: Display,
+    stack: ExitStack,
+) -> Watched | None:
+    """view=true: the page, which ends with the run."""
+    if not settings.view:
+        return None
+    from rlspec.deploy.view.server import View, ViewFacts
+
+    margin, contract = settings.safety.joint_margin, agreement.contract
+    facts = ViewFacts(
+        robot=robot.name,
+        law=agreement.law,
+        prompt=settings.prompt or robot.instruction,
+        low=tuple(float(angle) for angle in limits.low + margin),
+        high=tuple(float(angle) for angle in limits.high - margin),
+        control_hz=contract.control_hz,
+        n_action_steps=settings.schedule.n_action_steps or contract.n_action_steps,
+    )
+    view = View(facts, estop.trigger, settings.view_address)
+    stack.callback(view.close)
+    display.line(f"watch it at {view.url}")
+    return view
 
 
 def assemble(
@@ -130,7 +171,7 @@ def assemble(
     gate: Gate,
     log: Log,
     *,
-    frames: FrameKeeper | None = None,
+    frames: FrameSink | None = None,
     new_worker: Callable[[str], Worker] | None = None,
 ) -> Loop:
     """A loop from what is connected; `new_worker` makes the threads."""

@@ -141,6 +141,10 @@ class Settings(RobotCommand):
     prompt: Annotated[str, Key("the instruction")] = ""
     out: Annotated[str | None, Key("where ticks.jsonl goes (default checkpoints/deploy/<robot>-<time>)", "DIR")] = None
     frames: Annotated[bool, Key("keep the policy's pictures beside the log (needs Pillow)", "true")] = False
+    view: Annotated[bool, Key("a page to watch it on, with a stop button", "true")] = False
+    view_address: Annotated[str, Key("of that page; beyond this machine its address holds a token", "HOST:PORT")] = (
+        "127.0.0.1:8090"
+    )
     yes: Annotated[bool, Key("real robots: do not ask", "true")] = False
     estop_file: Annotated[str | None, Key("(default OUT/ESTOP)", "FILE")] = None
     realtime: Annotated[

@@ -13,6 +13,7 @@ import sys
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from types import SimpleNamespace
 
 import numpy as np
@@ -45,6 +46,19 @@ def simulator() -> Iterator[SimulatorProcess]:
     process = SimulatorProcess()
     yield process
     process.close()
+
+
+def test_load_and_tool_are_set_through_the_driver_and_told_as_the_arm_reports_them(simulator: SimulatorProcess) -> None:
+    robot = FrankySimRobot(images="none", host=simulator.host)
+    robot.settings = replace(robot.settings, payload_mass=1, payload_centre=[0, 0, 0.1], tool=0.05)
+    robot.connect("droid_hybrid", HZ)
+    try:
+        contacts, load, tool = robot.treatment
+    finally:
+        robot.close()
+    assert contacts == "contacts   a joint from 40 Nm, the hand from 40 N"
+    assert load.endswith("payload 1.00 kg at +0.000 +0.000 +0.100 m")
+    assert tool == "tool frame +0.000 +0.000 +0.153 m from the flange", "5 cm beyond the Franka hand's 0.1034 m"
 
 
 @contextmanager

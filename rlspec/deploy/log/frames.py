@@ -6,11 +6,20 @@ import threading
 from collections.abc import Mapping
 from pathlib import Path
 from queue import Full, Queue
+from typing import Protocol
 
 from rlspec.deploy.arm.interfaces import Frame
 
 _ROOM = 64  # ticks that may wait for the disk
 _QUALITY = 90
+
+
+class FrameSink(Protocol):
+    """Where pictures go; `put` never waits."""
+
+    def put(self, tick: int, frames: Mapping[str, Frame]) -> None:
+        """Take the pictures of a tick."""
+        ...
 
 
 class FrameKeeper:

@@ -17,6 +17,7 @@ Image = NDArray[np.uint8]
 KINDS = ("opencv", "realsense", "zed")
 _USE = "write KIND:SERIAL@WIDTHxHEIGHTxFPS, such as opencv:/dev/video0@640x480x30, realsense:0123456 or zed:30785375"
 _PAUSE = 0.02  # seconds after a failed picture
+_FROZEN = 15  # pictures that are the same to the last bit: half a second at 30 Hz
 
 
 class CameraSource(Protocol):
@@ -50,7 +51,41 @@ def opener(text: str) -> Callable[[], CameraSource]:
         raise ConfigError(f"camera {text}: {size} is no WIDTHxHEIGHTxFPS; {_USE}") from None
     classes: dict[str, Callable[[str, int, int, int], CameraSource]]
     classes = {"opencv": OpenCVSource, "realsense": RealSenseSource, "zed": ZedSource}
-    return lambda: classes[kind](name, width, height, rate)
+    asked = (height, width) if size else None
+    return lambda: CheckedSource(text, classes[kind](name, width, height, rate), asked)
+
+
+class CheckedSource:
+    """A camera whose pictures are of the size that was asked for, and live.
+
+    Args:
+        text: Its description.
+        source: The camera.
+        asked: (height, width) pixels; None: whatever it has.
+    """
+
+    def __init__(self, text: str, source: CameraSource, asked: tuple[int, int] | None) -> None:
+        self._text, self._source, self._asked = text, source, asked
+        self._last: Image | None = None
+        self._same = 0
+
+    def read(self) -> Image:
+        """Wait for the next picture; RobotError where there is none, or none that may be used."""
+        image = self._source.read()
+        height, width = image.shape[:2]
+        if self._asked not in (None, (height, width)):
+            wanted = f"not {self._asked[1]}x{self._asked[0]}" if self._asked else ""
+            raise RobotError(f"camera {self._text} delivers {width}x{height}, {wanted}; ask for a size that it has")
+        # Sensors are never without noise: the same picture to the last bit comes from a driver that repeats itself.
+        self._same = self._same + 1 if self._last is not None and np.array_equal(image, self._last) else 0
+        self._last = image
+        if self._same >= _FROZEN:
+            raise RobotError(f"camera {self._text} is frozen: {self._same} pictures are the same; plug it in anew")
+        return image
+
+    def close(self) -> None:
+        """Free the device."""
+        self._source.close()
 
 
 class OpenCVSource:

@@ -19,6 +19,7 @@ from rlspec.errors import DataError
 from rlspec.vla.data.files import first_line, read_json
 from rlspec.vla.data.pixels import read_film, read_film_head
 from rlspec.vla.data.recording import Pixels
+from rlspec.vla.droid.annotations import Annotations, instructions_in
 from rlspec.vla.droid.episodes import (
     ACTION_SIZES,
     STATE_SIZES,
@@ -39,11 +40,6 @@ _ROBOTS = ("panda", "fr3")
 _ATTRIBUTES = {"success": "success", "current_task": "current_task", "robot_serial": "robot_serial_number"}
 _SLACK = 1  # frames that a film may have more or less than the trajectory: it was started or stopped around a step
 _WRIST_TYPE = 0  # of observation/camera_type
-_INSTRUCTIONS = (  # of annotations, and of metadata that holds them itself
-    ("language_instruction1", "language_instruction_1", "language_instruction"),
-    ("language_instruction2", "language_instruction_2"),
-    ("language_instruction3", "language_instruction_3"),
-)
 
 
 class RawSource:
@@ -53,7 +49,7 @@ class RawSource:
         self._root = settings.path
         self._rate = settings.source_fps or DROID_HZ
         self._cameras, self._stereo = settings.cameras, settings.stereo
-        self._annotations = _read_annotations(settings)
+        self._annotations = Annotations(settings)
 
     def items(self) -> list[Item]:
         """Folders that hold a trajectory.
@@ -102,22 +98,9 @@ class RawSource:
         )
 
     def _instructions(self, metadata: Mapping[str, Any]) -> tuple[str, ...]:
-        for texts in (self._annotations.get(str(metadata.get("uuid")), {}), metadata):
-            found = [next((texts[key] for key in keys if texts.get(key)), "") for keys in _INSTRUCTIONS]
-            if any(found):
-                return tuple(map(str, found))
+        if found := self._annotations.of_uuid(str(metadata.get("uuid"))) or instructions_in(metadata):
+            return found
         return (str(metadata.get("current_task") or ""),)
-
-
-def _read_annotations(settings: ConvertSettings) -> dict[str, Any]:
-    """The file that was given, or DROID's own in the recordings' folder."""
-    path = settings.annotations or next(iter(sorted(settings.path.glob("aggregated-annotations-*.json"))), None)
-    if path is None:
-        return {}
-    annotations = read_json(path)
-    if not all(isinstance(each, dict) for each in annotations.values()):
-        raise DataError(f"annotations={path}: uuid -> language_instruction1, ... is wanted; correct the file")
-    return annotations
 
 
 def _read_metadata(folder: Path, attributes: Mapping[str, Any]) -> tuple[dict[str, Any], list[str]]:

@@ -21,6 +21,7 @@ from rlspec.errors import DataError
 from rlspec.vla.data.files import first_line, read_json
 from rlspec.vla.data.pixels import decode_image
 from rlspec.vla.data.recording import Pixels
+from rlspec.vla.droid.annotations import Annotations
 from rlspec.vla.droid.episodes import ACTION_SIZES, STATE_SIZES, Frame, Item, Numbers, Recording, Refused
 from rlspec.vla.droid.filters import Range
 from rlspec.vla.droid.schema import GRIPPER_POSITION, RLDS_CAMERAS
@@ -39,6 +40,7 @@ class RldsSource:
         self._settings = settings
         self._root = settings.path
         self._rate = settings.source_fps or DROID_HZ
+        self._annotations = Annotations(settings)
         self._ranges = None if settings.ranges is None else _read_ranges(settings.ranges)
 
     def items(self) -> list[Item]:
@@ -100,7 +102,8 @@ class RldsSource:
             identity=item.identity,
             state=state,
             actions=_actions(example, length),
-            instructions=tuple(_first_text(example, f"{_STEPS}{name}") for name in _INSTRUCTIONS),
+            instructions=self._annotations.of_place(place)
+            or tuple(_first_text(example, f"{_STEPS}{name}") for name in _INSTRUCTIONS),
             success=_success(example, place),
             rate=self._rate,
             frames=partial(_frames, example, length),

@@ -110,7 +110,7 @@ class ConvertSettings(CommandLine):
     annotations: Annotated[
         Path | None,
         AfterValidator(_file),
-        Key("instructions by uuid (droid_raw; default: path/aggregated-annotations-*.json)", "FILE"),
+        Key("instructions by uuid (droid_raw, droid_rlds; default: path/aggregated-annotations-*.json)", "FILE"),
     ] = None
     ranges: Annotated[
         Path | None,
@@ -132,8 +132,8 @@ class ConvertSettings(CommandLine):
             raise ValueError(f"path={self.path}: no such folder; give the folder of the recordings")
         if self.path.resolve() == self.out.resolve():
             raise ValueError(f"out={self.out}: that is path=; choose another folder")
-        if self.annotations is not None and self.source != "droid_raw":
-            raise ValueError("annotations: only source=droid_raw has its instructions in a file apart; leave it out")
+        if self.annotations is not None and self.source == "lerobot":
+            raise ValueError("annotations: a LeRobot data set has its instructions inside; leave it out")
         if self.ranges is not None and self.source != "droid_rlds":
             raise ValueError("ranges: openpi's file names the episodes of source=droid_rlds alone; leave it out")
         if self.ranges is not None and self.idle == "drop":

@@ -12,6 +12,8 @@ from droid_fixtures import read_pictures, read_record, read_rows, refusals, run
 
 from rlspec.errors import ConfigError, DataError
 from rlspec.vla.data.checking import check_dataset
+from rlspec.vla.droid import rlds
+from rlspec.vla.droid.settings import ConvertSettings
 
 TINY, PLAIN = (Path(__file__).parent / "rlds" / name for name in ("droid_tiny", "droid_plain"))
 SMALL = ("image_size=12x16", "video=false", "workers=1")
@@ -173,3 +175,36 @@ def test_ranges_are_rlds_alone_and_the_only_rule(tmp_path: Path) -> None:
         run("droid_rlds", TINY, tmp_path / "out", *SMALL, f"ranges={file}", "idle=drop")
     with pytest.raises(ConfigError, match="ranges: openpi's file names the episodes of source=droid_rlds alone"):
         run("droid_raw", TINY, tmp_path / "out", *SMALL, f"ranges={file}")
+
+
+OWN = ("put cup 0 down", "place cup 0", "place cup 0")
+MADE = "/nfs/droid/IRIS/success/2023-07-07/Fri_Jul__7_09:42:23_2023/trajectory.h5"
+
+
+@pytest.mark.parametrize(
+    ("uuids", "found"),
+    [
+        (["IRIS+0d4edc4b+2023-07-07-09h-42m-23s"], ("wipe it", "", "clean it")),
+        (["ILIAD+0d4edc4b+2023-07-07-09h-42m-23s"], OWN),  # another laboratory
+        (["IRIS+0d4edc4b+2023-07-07-09h-42m-24s"], OWN),  # a second later
+        ([f"IRIS+{user}+2023-07-07-09h-42m-23s" for user in ("a", "b")], OWN),  # which one?
+        (["IRIS+0d4edc4b+2023-99-07-09h-42m-23s", "nonsense"], OWN),
+    ],
+)
+def test_annotations_go_to_the_recording_of_their_laboratory_and_second(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, uuids: list[str], found: tuple[str, ...]
+) -> None:
+    texts = {"language_instruction1": "wipe it", "language_instruction3": "clean it"}
+    file = ranges_file(tmp_path / "annotations.json", dict.fromkeys(uuids, texts))
+    given = ["source=droid_rlds", f"path={TINY}", f"out={tmp_path / 'out'}", f"annotations={file}"]
+    source = rlds.RldsSource(ConvertSettings.read(given))
+    text = rlds._text
+    monkeypatch.setattr(rlds, "_text", lambda example, name: MADE if "metadata/" in name else text(example, name))
+    item = next(item for item in source.items() if item.identity == f"{FIRST}:0")
+    assert source.read(item).instructions == found
+
+
+def test_annotations_of_a_lerobot_data_set_are_inside(tmp_path: Path) -> None:
+    file = ranges_file(tmp_path / "annotations.json", {})
+    with pytest.raises(ConfigError, match="annotations: a LeRobot data set has its instructions inside"):
+        run("lerobot", TINY, tmp_path / "out", *SMALL, f"annotations={file}")

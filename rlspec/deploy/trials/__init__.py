@@ -1,0 +1,1 @@
+"""Trials that count: which policy runs when, who judges, and what may be concluded."""

@@ -1,0 +1,1 @@
+"""A page to watch a run on, with a stop button."""
