@@ -72,6 +72,11 @@ def _accuracy(rows: Rows) -> Series:
     return {key.removeprefix("eval/").replace("_", " "): _values(rows, key) for key in keys}
 
 
+def _alignment(rows: Rows) -> Series:
+    named = {"mean over layers": "alignment/mean", "largest": "alignment/largest"}
+    return {label: values for label, key in named.items() if (values := _values(rows, key))}
+
+
 def _per_role(rows: Rows, metric: str) -> Series:
     """Each role by itself; of many, as policies with several parts have, the mean over those of one kind."""
     keys = sorted({key for row in rows for key in row if key.startswith("optim/") and key.endswith(f"/{metric}")})
@@ -106,6 +111,7 @@ _PANELS: tuple[tuple[str, Any, bool], ...] = (
         lambda rows: _per_role(rows, "update_spectral"),
         True,
     ),
+    ("inputs on one side of a layer's strongest direction", _alignment, False),
     ("pass energy per role (directions per block)", lambda rows: _per_role(rows, "pass_energy"), False),
 )
 

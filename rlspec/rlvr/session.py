@@ -19,6 +19,7 @@ from rlspec.config.load import load_group
 from rlspec.config.optim import builder_settings, describe_rate, map_settings
 from rlspec.config.paths import resolve_path
 from rlspec.config.schema import Batch, Data, Evaluation, Lora, Model, Optim, Recipe
+from rlspec.diagnostics.alignment import live_probes
 from rlspec.diagnostics.norm_test import NormTest
 from rlspec.diagnostics.probes import PROBES, Probe
 from rlspec.errors import ConfigError, DataError
@@ -256,7 +257,9 @@ def build_parts(recipe: Recipe, run: Run, plan: BatchPlan, problems: ProblemSets
     )
     policy = load_policy(recipe.model, tokenizer, seed=recipe.seed)
     policy.to(device)
-    probes: list[Probe] = [*PROBES, test] if recipe.batch.norm_test or growth is not None else [*PROBES]
+    probes = live_probes()
+    if recipe.batch.norm_test or growth is not None:
+        probes.append(test)
     if growth is not None:
         probes.append(growth)
     return TrainerParts(recipe, run, plan, device, steps, policy, tokenizer, train, verifiers, probes, growth)

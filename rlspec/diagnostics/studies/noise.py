@@ -273,12 +273,13 @@ def _drawing(found: Sequence[BlockNoise], steps: int) -> Callable[[Figure], None
         for number, (role, blocks) in enumerate(grouped(found).items()):
             style = {"color": f"C{number % 10}", "ls": ("-", "--", ":", "-.")[number // 10 % 4]}
             longest = min(len(each.directions) for each in blocks)
-            values = [max(1e-3, steps * mean(each.directions[index] for each in blocks)) for index in range(longest)]
+            values = [steps * mean(each.directions[index] for each in blocks) for index in range(longest)]
             left.plot(range(1, longest + 1), values, marker="o", ms=3, label=role, **style)
             cosines = [mean(each.agreement[name] for each in blocks) for name in FILTERS]
             right.plot(range(len(FILTERS)), cosines, marker="o", ms=3, label=role, **style)
         left.axhline(1, color="0.3", lw=0.8, ls=":")
-        left.set(yscale="log", xlabel="leading direction", ylabel="signal over noise of a step")
+        left.set_yscale("symlog", linthresh=1)
+        left.set(xlabel="leading direction", ylabel="signal over noise of a step")
         left.set_title("along directions that the other half proposes; above the line signal prevails", fontsize=10)
         right.axhline(0.5, color="0.3", lw=0.8, ls=":")
         right.set_xticks(range(len(FILTERS)), FILTERS, fontsize=8)

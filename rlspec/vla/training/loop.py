@@ -15,6 +15,7 @@ from torch.nn.parallel import DistributedDataParallel
 
 from rlspec.config.schema import Checkpoints
 from rlspec.config.vla_schema import Training
+from rlspec.diagnostics.alignment import live_probes
 from rlspec.diagnostics.idle import IdleRoles
 from rlspec.diagnostics.probes import read_probes
 from rlspec.runtime.starting import Run
@@ -44,6 +45,7 @@ class TrainingLoop:
     def __post_init__(self) -> None:
         self._saved = self.run.start or None
         self._idle = IdleRoles(self.run.display)
+        self._probes = live_probes()
 
     def train(self) -> bool:
         """Train to the last step; returns False where a signal ended it before. The last step is saved."""
@@ -120,7 +122,7 @@ class TrainingLoop:
         state, now = self.parts.state, time.perf_counter()
         seconds = (now - self._started) / max(self._counted, 1)
         self._started, self._counted = now, 0
-        reading = read_probes(self.policy, state.optimizer)
+        reading = read_probes(self.policy, state.optimizer, self._probes)
         row: dict[str, Any] = {
             "step": state.step,
             **state.means(),
