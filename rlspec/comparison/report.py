@@ -35,7 +35,7 @@ def build_report(plan: Plan, results: Sequence[ArmResults], out: Path, command: 
         "score": _score_name(plan, results),
         "baseline": plan.baseline,
         "target": plan.target,
-        "arms": [_arm(plan, arm, estimates[arm.name]) for arm in results],
+        "arms": [_arm(plan, arm, estimates[arm.name], out) for arm in results],
     }
 
 
@@ -84,24 +84,25 @@ def _score_name(plan: Plan, results: Sequence[ArmResults]) -> str | None:
     return plan.score or next((name for scores in after for name in SCORES if name in scores), None)
 
 
-def _arm(plan: Plan, arm: ArmResults, found: Estimate | None) -> dict[str, Any]:
+def _arm(plan: Plan, arm: ArmResults, found: Estimate | None, out: Path) -> dict[str, Any]:
     return {
         "name": arm.name,
         "overrides": plan.arms[arm.name],
         "lr": arm.lr,
         "at_edge": bool(arm.tuned and arm.tuned.edge),
-        "tuning": [_run(run) for run in arm.tuning],
-        "runs": [_run(run) for run in arm.runs],
+        "tuning": [_run(run, out) for run in arm.tuning],
+        "runs": [_run(run, out) for run in arm.runs],
         "statistics": found.as_json() if found else None,
     }
 
 
-def _run(result: Result) -> dict[str, Any]:
-    found = result.measured
+def _run(result: Result, out: Path) -> dict[str, Any]:
+    found, job = result.measured, result.job
+    begun = (out / job.folder).with_name(f"{job.folder.name}.log").is_file()
     return {
         "seed": result.job.seed,
         "lr": result.job.lr,
-        "status": result.summary["status"] if result.summary else "failed",
+        "status": result.summary["status"] if result.summary else "failed" if begun else "missing",
         "run": str(result.job.folder),
         **(
             {
@@ -126,9 +127,11 @@ def render_markdown(report: Mapping[str, Any]) -> str:
     words = SCORES.get(report["score"] or "", report["score"] or "score")
     lines = [f"Command: `{report['command']}`", ""]
     lines += _plan_lines(report)
-    lines += _claim_table(report, [arm for arm in arms if arm["runs"]], words)
-    if any(arm["tuning"] for arm in arms):
-        lines += ["", *_tuning_table(arms, words)]
+    lines += _claim_table(
+        report, [arm for arm in arms if any(run["status"] != "missing" for run in arm["runs"])], words
+    )
+    if tuned := [arm for arm in arms if any(run.get("score") is not None for run in arm["tuning"])]:
+        lines += ["", *_tuning_table(tuned, words)]
     return "\n".join(lines) + "\n"
 
 
@@ -190,9 +193,12 @@ def _tuning_table(arms: Sequence[Mapping[str, Any]], words: str) -> list[str]:
     for arm in arms:
         scores: dict[float, list[float | None]] = {}
         for run in arm["tuning"]:
-            scores.setdefault(run["lr"], []).append(run.get("score"))
+            if run["status"] != "missing":
+                scores.setdefault(run["lr"], []).append(run.get("score"))
         cells = [_tuned_cell(rate, values, best=rate == arm["lr"]) for rate, values in sorted(scores.items())]
-        note = "the best rate is at the end of what was tried" if arm["at_edge"] else ""
+        waiting = sum(run["status"] == "missing" for run in arm["tuning"])
+        note = "the best rate is at the end of what was tried" if arm["at_edge"] and not waiting else ""
+        note = f"{waiting} runs are missing" if waiting else note
         lines.append(f"| {arm['name']} | {', '.join(cells)} | {note} |")
     return lines
 
