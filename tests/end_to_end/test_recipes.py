@@ -154,7 +154,7 @@ def test_a_resumed_run_has_the_problems_that_it_had(tmp_path: Path, capsys: pyte
     for changed in (
         [*rows, *(json.dumps({"problem": f"{n}?", "answer": "1"}) for n in range(9))],
         rows[::-1],
-        rows[:9],
+        rows[:14],
     ):
         file.write_text("\n".join(changed))
         _read_once.cache_clear()
