@@ -126,7 +126,8 @@ def misfit(
     compared = train(other, preset, order, change)
     size = {path: (compared[path] - moved[path]).norm() for path in start}
     reached = [path for path, param in model.named_parameters() if param.grad is not None and param.grad.any()]
-    assert all(size[path] > 0 for path in reached) and len(reached) > 0.8 * len(size)
+    moving = sum(param.requires_grad for param in model.parameters())
+    assert all(size[path] > 0 for path in reached) and len(reached) > 0.8 * moving
     return max(float((trained[path] - compared[path]).norm() / size[path]) for path in start if size[path] > 0)
 
 
