@@ -136,7 +136,7 @@ def _recipe(line: DiagnoseCommand, weights: str | None) -> Recipe | VlaRecipe:
 
 
 def _subject(line: DiagnoseCommand, recipe: Any, weights: str | None, display: Display) -> Subject:
-    if recipe.algorithm == "bc":
+    if hasattr(recipe, "policy"):
         from rlspec.vla.diagnosis import robot_subject
 
         subject = robot_subject(recipe, weights, display=display, parts=line.parts, size=line.size)
@@ -163,7 +163,7 @@ def _output(line: DiagnoseCommand, recipe: Any, weights: str | None) -> Path:
         return line.out.expanduser()
     if weights is not None and (run := _run_folder(weights)) is not None:
         return run / "diagnostics" / Path(weights).name
-    name = Path(weights).name if weights else recipe.policy.name if recipe.algorithm == "bc" else recipe.model.name
+    name = Path(weights).name if weights else recipe.policy.name if hasattr(recipe, "policy") else recipe.model.name
     return Path("checkpoints") / "diagnostics" / name
 
 

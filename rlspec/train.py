@@ -53,8 +53,8 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def _train(line: TrainCommand) -> int:
     # Nothing below is imported before it is needed: a misspelt key is answered without torch.
-    from rlspec.config.kinds import BC
     from rlspec.config.load import dump_recipe, load_any_recipe
+    from rlspec.config.vla_schema import VlaRecipe
 
     gc.disable()  # what is imported now lives on: collecting meanwhile costs time and frees nothing
     try:
@@ -71,10 +71,10 @@ def _train(line: TrainCommand) -> int:
 
         if not is_launched():
             return launch(recipe.launch, "rlspec.train", line.overrides)
-    libraries = "torch and lerobot" if recipe.algorithm == BC else "torch, transformers and trl"
+    libraries = "torch and lerobot" if isinstance(recipe, VlaRecipe) else "torch, transformers and trl"
     sys.stdout.write(f"loading {libraries}\n")  # ten seconds or more in which nothing else is said
     sys.stdout.flush()
-    return _runner(recipe.algorithm)(recipe)
+    return _runner(robotic=isinstance(recipe, VlaRecipe))(recipe)
 
 
 def _read_local_files(recipe: Any) -> None:
@@ -85,8 +85,8 @@ def _read_local_files(recipe: Any) -> None:
         read_problems(recipe.data)
 
 
-def _runner(algorithm: str) -> Callable[[Any], int]:
-    if algorithm == "bc":
+def _runner(*, robotic: bool) -> Callable[[Any], int]:
+    if robotic:
         from rlspec.vla.run import run_vla_recipe
 
         return run_vla_recipe

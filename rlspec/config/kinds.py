@@ -1,4 +1,4 @@
-"""The kinds of recipe: which schema and which groups belong to an algorithm."""
+"""The kinds of recipe: which schema and which groups belong to language models and to robots' policies."""
 
 from __future__ import annotations
 
@@ -26,9 +26,16 @@ def algorithm_of(recipe: str) -> str | None:
     return match[1] if match else None
 
 
-def schema_of(algorithm: str | None) -> type[Recipe] | type[VlaRecipe]:
-    """The schema of recipes with that algorithm."""
-    if algorithm == BC:
+def is_robotic(recipe: str) -> bool:
+    """Whether a recipe's file is of a robot's policy: `grpo` is an algorithm of both kinds."""
+    path = Path(recipe) if is_recipe_file(recipe) else recipes_folder() / f"{recipe}.yaml"
+    text = path.read_text(encoding="utf-8", errors="replace")
+    return algorithm_of(recipe) == BC or re.search(r"^(?:  - )?policy:", text, re.MULTILINE) is not None
+
+
+def schema_of(robotic: bool) -> type[Recipe] | type[VlaRecipe]:
+    """The schema of recipes of a kind."""
+    if robotic:
         from rlspec.config.vla_schema import VlaRecipe
 
         return VlaRecipe
@@ -37,6 +44,6 @@ def schema_of(algorithm: str | None) -> type[Recipe] | type[VlaRecipe]:
     return Recipe
 
 
-def groups_of(algorithm: str | None) -> tuple[str, ...]:
-    """The groups that recipes with that algorithm are composed of."""
-    return VLA_GROUPS if algorithm == BC else RLVR_GROUPS
+def groups_of(robotic: bool) -> tuple[str, ...]:
+    """The groups that recipes of a kind are composed of."""
+    return VLA_GROUPS if robotic else RLVR_GROUPS

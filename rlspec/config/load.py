@@ -19,6 +19,8 @@ from rlspec.config.rules import known_rules
 from rlspec.errors import ConfigError
 
 if TYPE_CHECKING:
+    from typing_extensions import TypeIs
+
     from rlspec.config.schema import Recipe
     from rlspec.config.vla_schema import VlaRecipe
 
@@ -38,21 +40,21 @@ def load_recipe(arguments: Sequence[str]) -> Recipe:
         ConfigError: One line per mistake, at most five.
     """
     recipe = load_any_recipe(arguments)
-    if recipe.algorithm == BC:
+    if _is_robots(recipe):
         raise ConfigError(f"recipe={recipe.recipe}: it trains a robot's policy; this command is for language models")
-    return recipe  # type: ignore[return-value]
+    return recipe
 
 
 def load_vla_recipe(arguments: Sequence[str]) -> VlaRecipe:
-    """Resolve and check a recipe of behaviour cloning.
+    """Resolve and check a recipe of a robot's policy.
 
     Raises:
         ConfigError: One line per mistake, at most five.
     """
     recipe = load_any_recipe(arguments)
-    if recipe.algorithm != BC:
+    if not _is_robots(recipe):
         raise ConfigError(f"recipe={recipe.recipe}: it trains a language model; this command is for robots' policies")
-    return recipe  # type: ignore[return-value]
+    return recipe
 
 
 def load_any_recipe(arguments: Sequence[str]) -> Recipe | VlaRecipe:
@@ -76,16 +78,22 @@ def check_recipe(values: Mapping[str, Any]) -> Recipe | VlaRecipe:
     from rlspec.config.messages import explain, join_lines
     from rlspec.config.vla_checks import broken_vla_rules
 
-    schema = schema_of(values.get("algorithm"))
+    schema = schema_of(values.get("algorithm") == BC or "policy" in values)
     try:
         # Through JSON, where a list may become a tuple although the schema is strict.
         recipe = schema.model_validate_json(json.dumps(values))
     except ValidationError as error:
         raise ConfigError(join_lines(explain(error, schema))) from None
-    lines = broken_vla_rules(recipe) if recipe.algorithm == BC else broken_rules(recipe)  # type: ignore[arg-type]
+    lines = broken_vla_rules(recipe) if _is_robots(recipe) else broken_rules(recipe)
     if lines:
         raise ConfigError(join_lines(lines))
     return recipe
+
+
+def _is_robots(recipe: Recipe | VlaRecipe) -> TypeIs[VlaRecipe]:
+    from rlspec.config.vla_schema import VlaRecipe
+
+    return isinstance(recipe, VlaRecipe)
 
 
 def dump_recipe(recipe: Recipe | VlaRecipe) -> str:
@@ -115,7 +123,7 @@ def resolve(parsed: Arguments) -> dict[str, Any]:
     """
     if (rule := parsed.value("optim.rule")) is not None:
         parsed.default("optim.name", rule)
-    assignments = [override.assignment(parsed.algorithm) for override in parsed.overrides]
+    assignments = [override.assignment(parsed.robotic) for override in parsed.overrides]
     if is_recipe_file(parsed.recipe):
         values = _compose(_PRIMARY, assignments, _read_resolved(parsed))
     else:
@@ -194,7 +202,7 @@ def _read_resolved(parsed: Arguments) -> dict[str, Any]:
     if isinstance(optim, dict) and "name" in optim:
         optim.setdefault("rule", optim["name"])  # stored before presets and rules were told apart
     if groups:
-        chosen = _compose(_PRIMARY, [], _only(groups, groups_of(parsed.algorithm)))
+        chosen = _compose(_PRIMARY, [], _only(groups, groups_of(parsed.robotic)))
         for section in ("model", "data", "reward", "env", "dataset", "policy"):
             if "name" in chosen.get(section, {}) or groups.get(section) == "null":
                 values.pop(section, None)

@@ -25,6 +25,8 @@ _FREE = (
     "training.log_every",
     "training.num_workers",
     "dataset.in_memory",
+    "grpo.workers",
+    "grpo.films",
     "dataset.video_backend",
 )
 

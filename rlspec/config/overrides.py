@@ -7,7 +7,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from rlspec.config.kinds import BC, algorithm_of, groups_of, schema_of
+from rlspec.config.kinds import algorithm_of, groups_of, is_robotic, schema_of
 from rlspec.config.paths import GROUPS, is_recipe_file, list_group, list_recipes
 from rlspec.config.rules import import_plugins, list_optimizers, unknown_optimizer
 from rlspec.errors import ConfigError, nearest
@@ -35,13 +35,13 @@ class CommandOverride:
     def __str__(self) -> str:
         return f"{self.sign}{self.key}" + ("" if self.value is None else f"={self.value}")
 
-    def assignment(self, algorithm: str | None) -> str:
+    def assignment(self, robotic: bool) -> str:
         """The same in Hydra's grammar, able to add a key: what a recipe leaves at its default is not in its YAML."""
         from rlspec.config.messages import takes_text
         from rlspec.config.rewards import is_text_option
 
         value, key = self.value, self.key
-        text = takes_text(key, schema_of(algorithm)) or is_text_option(key)
+        text = takes_text(key, schema_of(robotic)) or is_text_option(key)
         if value is not None and text and not _is_quoted(value):
             value = quote(value)
         return str(CommandOverride(self.sign or "++", self.key, value))
@@ -53,6 +53,7 @@ class Arguments:
 
     recipe: str
     algorithm: str | None = None
+    robotic: bool = False
     groups: dict[str, str] = field(default_factory=dict)  # option of each group that was chosen
     overrides: list[CommandOverride] = field(default_factory=list)
     rewards: str | None = None  # several rewards, as they stand on the command line
@@ -78,8 +79,8 @@ def parse_arguments(arguments: Sequence[str]) -> Arguments:
         if override.key == "launch" and re.fullmatch(r"\w+", override.value or ""):
             override.key = "launch.by"  # one word for the launcher
     recipe = _find_recipe(overrides)
-    parsed = Arguments(recipe, algorithm_of(recipe))
-    groups = groups_of(parsed.algorithm)
+    parsed = Arguments(recipe, algorithm_of(recipe), is_robotic(recipe))
+    groups = groups_of(parsed.robotic)
     for override in overrides:
         if override.key in GROUPS and override.key not in groups:
             raise ConfigError(f"{override}: recipe={recipe} has no such group; it has {', '.join(groups)}")
@@ -93,7 +94,7 @@ def parse_arguments(arguments: Sequence[str]) -> Arguments:
             parsed.groups[override.key] = override.value
         elif override.key != "recipe":
             parsed.overrides.append(override)
-    if parsed.algorithm == BC:
+    if parsed.robotic:
         _switch_source(parsed, "policy", option="pretrained", key="policy.path")
         _switch_type(parsed)
         _switch_source(parsed, "dataset", option="lerobot", key="dataset.repo_id", folder_key="dataset.root")
@@ -239,12 +240,19 @@ def _check_overrides(parsed: Arguments) -> None:
     from rlspec.config.passthrough import check_knob
 
     lines = []
-    algorithm, schema = parsed.algorithm, schema_of(parsed.algorithm)
+    algorithm, schema = parsed.algorithm, schema_of(parsed.robotic)
     for override in parsed.overrides:
         scalars = list(_scalar(override.value))
         line = wrong_override(override.key, scalars, schema)
         section, _, name = override.key.partition(".")
-        if line is None and section == "trainer" and algorithm not in (None, BC) and scalars and "." not in name:
+        if (
+            line is None
+            and section == "trainer"
+            and algorithm is not None
+            and not parsed.robotic
+            and scalars
+            and "." not in name
+        ):
             line = check_knob(algorithm, name, scalars[0])
         if line:
             lines.append(line)

@@ -1,4 +1,4 @@
-"""Rules across the sections of a recipe of behaviour cloning: each yields a line per violation."""
+"""Rules across the sections of a robot's recipe: each yields a line per violation."""
 
 from __future__ import annotations
 
@@ -17,8 +17,9 @@ from rlspec.config.lerobot_sources import (
 )
 from rlspec.config.paths import show
 from rlspec.config.sources import Knob
-from rlspec.config.vla_schema import Env, VlaRecipe
+from rlspec.config.vla_schema import Env, Grpo, Training, VlaRecipe
 from rlspec.contract.actions import JOINT_VELOCITY
+from rlspec.contract.policies import WITH_LIKELIHOOD
 from rlspec.errors import nearest
 
 Lines = Iterator[str]
@@ -172,6 +173,31 @@ def simulator(recipe: VlaRecipe) -> Lines:
         yield f"evaluation.profile={recipe.evaluation.profile}: a protocol of LIBERO; set null for {recipe.env.suite}"
 
 
+def reinforcement(recipe: VlaRecipe) -> Lines:
+    """GRPO has a start, a simulator and a likelihood, and nothing that only imitation reads."""
+    grpo, policy, training = recipe.grpo, recipe.policy, recipe.training
+    if recipe.algorithm != "grpo":
+        if grpo != Grpo():
+            yield "grpo: only for algorithm: grpo; use recipe=vla_grpo_franka"
+        return
+    if policy.type in policy_types() and policy.type not in WITH_LIKELIHOOD:
+        yield f"policy.type={policy.type}: it has no likelihood to reinforce; choose {', '.join(WITH_LIKELIHOOD)}"
+    if recipe.env is None and recipe.dataset.demonstrations is None and recipe.dataset.recordings is None:
+        yield "env: required; its episodes are what is learnt from"
+    if policy.path is None and grpo.start is None:
+        yield "policy.path: required; a run or a checkpoint to start from, or grpo.start for one that is trained first"
+    if policy.fresh:
+        yield "policy.fresh: a new part succeeds at nothing, so there is nothing to reinforce; drop it"
+    low, high = grpo.success
+    if not 0 <= low < high <= 1:
+        yield f"grpo.success=[{low:g},{high:g}]: must be two shares, the lower one first"
+    if grpo.groups_per_step % grpo.mini_batches:
+        yield f"grpo.mini_batches={grpo.mini_batches}: must divide grpo.groups_per_step={grpo.groups_per_step}"
+    for name in ("gradient_accumulation", "augmentation", "random_shift", "num_workers"):
+        if (value := getattr(training, name)) != Training.model_fields[name].default:
+            yield f"training.{name}={show(value)}: grpo reads no data set; leave it out"
+
+
 def _check_field(key: str, name: str, value: Any, fields: Mapping[str, Knob]) -> Lines:
     if name not in fields:
         yield f"{key}={show(value)}: LeRobot has no such field there; {nearest(name, fields)}"
@@ -198,6 +224,7 @@ RULES = (
     augmentation,
     data_source,
     simulator,
+    reinforcement,
     optimizer,
     rule_names,
 )

@@ -1,4 +1,6 @@
-"""The schema of a recipe that fine-tunes a vision-language-action policy (`algorithm: bc`, behaviour cloning).
+"""The schema of a recipe that fine-tunes a vision-language-action policy.
+
+`algorithm: bc` is behaviour cloning, `grpo` reinforcement learning on the simulator's success.
 
 Fields of the configs of LeRobot (policy, scheduler, image transforms) live in free mappings under its own names,
 checked against its dataclasses and never declared again here.
@@ -102,6 +104,34 @@ class Training(Section):
     log_every: int = Field(10, ge=1)
 
 
+class Start(Section):
+    """The run of imitation that makes a policy to begin with, with `env`, `dataset` and `policy` of this recipe."""
+
+    recipe: str = "vla_franka"
+    overrides: list[str] = []  # of it, for example training.steps=800
+
+
+class Grpo(Section):
+    """GRPO on success in the simulator. One step: groups of episodes, then updates on all their chunks."""
+
+    start: Start | None = None  # where policy.path is null
+    group_size: int = Field(8, ge=2)  # episodes from one initial state
+    groups_per_step: int = Field(8, ge=1)
+    success: tuple[float, float] = (0.1, 0.9)  # groups outside are dropped
+    refills: int = Field(3, ge=0)  # how often dropped groups are replaced by others
+    noise_level: float = Field(0.5, gt=0, le=1.41)  # of flow policies: sigma_t = noise_level sqrt(t / (1 - t));
+    # of a regression head: its Gaussian's first standard deviation, in normalised units
+    clip_low: float = Field(0.2, gt=0, lt=1)
+    clip_high: float = Field(0.28, gt=0)
+    update_epochs: int = Field(1, ge=1)  # passes over a step's chunks
+    mini_batches: int = Field(1, ge=1)  # updates in one pass, each on whole groups
+    max_episode_steps: int | None = Field(None, ge=1)  # None: the environment's
+    train: list[Part] = ["action"]  # parts of the policy that are trained; empty: all
+    seed: int = Field(1_000_000, ge=0, lt=SEEDS)  # of the first scene; evaluations and demonstrations have others
+    workers: int = Field(2, ge=1)  # processes that run episodes
+    films: int = Field(2, ge=0)  # episodes that are filmed in the first and in the last step
+
+
 class SimEvaluation(Section):
     """How a policy is measured in the simulator."""
 
@@ -124,7 +154,7 @@ class VlaRecipe(Section):
     """A whole run."""
 
     recipe: str
-    algorithm: Literal["bc"]
+    algorithm: Literal["bc", "grpo"]
     seed: int = Field(0, ge=0, lt=SEEDS)
     run: str | None = None  # name of the run directory; None: <recipe>-<policy>-<optim>-seed<seed>
     output_dir: str = "checkpoints"
@@ -137,6 +167,7 @@ class VlaRecipe(Section):
     policy: Policy
     optim: Optim
     training: Training = Training()
+    grpo: Grpo = Grpo()
     evaluation: SimEvaluation = SimEvaluation()
     checkpoints: Checkpoints = Checkpoints()
     report: Report = Report()

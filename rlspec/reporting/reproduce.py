@@ -67,7 +67,7 @@ def short_arguments(stored: Mapping[str, Any]) -> list[str] | None:
     try:
         arguments = [f"recipe={name}"]
         plain = load_any_recipe(arguments).model_dump(mode="json")
-        for group in groups_of(str(stored.get("algorithm"))):
+        for group in groups_of("policy" in stored):
             chosen = mapping(stored.get(group)).get("name")
             known = list_optimizers() if group == "optim" else list_group(group)
             if chosen in known and chosen != mapping(plain.get(group)).get("name"):

@@ -16,10 +16,10 @@ if TYPE_CHECKING:
 
 def is_robot_policy(folder: str) -> bool:
     """Whether a recipe for robots wrote the weights."""
-    from rlspec.config.kinds import BC, algorithm_of
+    from rlspec.config.kinds import is_robotic
 
     stored = Path(folder) / "recipe.yaml"
-    return stored.is_file() and algorithm_of(str(stored)) == BC
+    return stored.is_file() and is_robotic(str(stored))
 
 
 def stored_vla_recipe(weights: str) -> VlaRecipe | None:

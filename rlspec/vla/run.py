@@ -1,9 +1,9 @@
-"""One run of behaviour cloning, from recipe to summary: what it gives to the story of `rlspec.runtime.story`."""
+"""One run of a robot's policy, from recipe to summary: what it gives to the story of `rlspec.runtime.story`."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager, nullcontext
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from typing import Any
 
 from accelerate import Accelerator
@@ -22,7 +22,7 @@ from rlspec.vla.training.evaluations import Evaluations, EvaluatorFactory, simul
 from rlspec.vla.training.loop import TrainingLoop
 from rlspec.vla.training.outcome import describe_ending
 from rlspec.vla.training.schedule import stretched_schedule
-from rlspec.vla.training.session import build_parts, describe
+from rlspec.vla.training.session import TrainingParts, build_parts, describe
 from rlspec.vla.training.trackers import Trackers
 
 
@@ -34,11 +34,18 @@ def run_vla_recipe(
     Raises:
         rlspec.errors.UserError: What the user can mend, in one line.
     """
+    if recipe.algorithm == "grpo":
+        from rlspec.vla.reinforcement.start import with_start
+
+        started = with_start(recipe, lambda first: run_vla_recipe(first, samples=samples, evaluator=evaluator))
+        if isinstance(started, int):
+            return started
+        recipe = started
     return tell(RobotPolicyRun(recipe, samples, evaluator))
 
 
 class RobotPolicyRun:
-    """Behaviour cloning of a robot's policy, measured in a simulator where the recipe has one."""
+    """Imitation or reinforcement of a robot's policy, measured in a simulator where the recipe has one."""
 
     out_of_memory = "lower training.batch_size and raise training.gradient_accumulation, or train less (policy.lora)"
 
@@ -50,8 +57,14 @@ class RobotPolicyRun:
         self.process = Accelerator(cpu=self._device == "cpu", mixed_precision=precision)
 
     def introduce(self, display: Display) -> None:
-        """Say what decides the run's numbers, and open the demonstrations."""
+        """Say what decides the run's numbers, and open the demonstrations where they are imitated."""
         recipe = self.recipe
+        if recipe.algorithm == "grpo":
+            from rlspec.vla.reinforcement.session import describe_reinforcement
+
+            display.heading(f"{recipe.recipe}: GRPO of {recipe.policy.name} with {recipe.optim.name}")
+            display.line(describe_reinforcement(recipe, self._device))
+            return
         display.heading(f"{recipe.recipe}: behaviour cloning of {recipe.policy.name} with {recipe.optim.name}")
         display.line(describe(recipe, self._device, self.process.num_processes))
         self._samples = self._open(recipe, display)
@@ -64,9 +77,11 @@ class RobotPolicyRun:
     def prepare(self, run: Run) -> Iterator[RobotPolicySession]:
         """Build the loop, and keep the simulator's processes beside it; only the main process measures."""
         recipe, main = self.recipe, run.process.is_main_process
-        parts = build_parts(recipe, run, self.process, self._samples)
         measured = main and recipe.env is not None
-        with self._evaluator(recipe, run.directory, run.display) if measured else nullcontext() as evaluator:
+        with (
+            self._parts(run) as parts,
+            self._evaluator(recipe, run.directory, run.display) if measured else nullcontext() as evaluator,
+        ):
             trackers = Trackers(recipe.report, run) if main else None
             loop = TrainingLoop(recipe.training, recipe.checkpoints, run, self.process, parts, trackers)
             loop.evaluations = Evaluations(
@@ -75,6 +90,13 @@ class RobotPolicyRun:
             yield RobotPolicySession(run, loop)
             if trackers is not None:
                 trackers.close()
+
+    def _parts(self, run: Run) -> AbstractContextManager[TrainingParts]:
+        if self.recipe.algorithm == "grpo":
+            from rlspec.vla.reinforcement.session import reinforcement_parts
+
+            return reinforcement_parts(self.recipe, run, self.process)
+        return nullcontext(build_parts(self.recipe, run, self.process, self._samples))
 
     def ending(self, outcome: RunOutcome, directory: RunDirectory) -> Ending:
         """What it says of its outcome."""

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 import yaml
 
-from rlspec.config.kinds import BC, algorithm_of
+from rlspec.config.kinds import is_robotic
 from rlspec.config.load import dump_recipe, load_group, load_recipe, load_vla_recipe
 from rlspec.config.paths import headline, list_group, list_recipes, recipes_folder, resolve_path
 from rlspec.config.rules import built_in_rules, list_optimizers
@@ -15,7 +15,7 @@ from rlspec.config.schema import Recipe
 from rlspec.errors import ConfigError
 
 PAPER = [name for name in list_recipes() if name.startswith("pion_g")]  # of Qwen3, whose thinking is on
-LANGUAGE = [name for name in list_recipes() if algorithm_of(name) != BC and name not in PAPER]
+LANGUAGE = [name for name in list_recipes() if not is_robotic(name) and name not in PAPER]
 MODELS = [name for name in list_group("model") if name != "hub"] + ["someone/Some-Model"]
 
 

@@ -6,14 +6,14 @@ from pathlib import Path
 
 import pytest
 
-from rlspec.config.kinds import BC, algorithm_of
+from rlspec.config.kinds import is_robotic
 from rlspec.config.lerobot_sources import policy_fields, policy_types, scheduler_fields, scheduler_types
-from rlspec.config.load import check_recipe, dump_recipe, load_recipe, load_vla_recipe
+from rlspec.config.load import check_recipe, dump_recipe, load_any_recipe, load_recipe, load_vla_recipe
 from rlspec.config.optim import builder_settings
 from rlspec.config.paths import list_group, list_recipes
 from rlspec.errors import ConfigError
 
-RECIPES = [name for name in list_recipes() if algorithm_of(name) == BC]
+RECIPES = [name for name in list_recipes() if is_robotic(name)]
 NAMED = [name for name in list_group("policy") if name not in ("pretrained", "scratch")]
 
 
@@ -28,7 +28,8 @@ def line(*arguments: str) -> str:
 @pytest.mark.parametrize("policy", NAMED)
 @pytest.mark.parametrize("recipe", RECIPES)
 def test_every_recipe_takes_every_policy(recipe: str, policy: str) -> None:
-    loaded = load_vla_recipe([f"recipe={recipe}", f"policy={policy}"])
+    start = ["policy.path=someone/run"] if recipe == "vla_grpo_libero" else []  # it starts from what the user names
+    loaded = load_vla_recipe([f"recipe={recipe}", f"policy={policy}", *start])
     assert (loaded.recipe, loaded.policy.name) == (recipe, policy)
     assert policy in loaded.run_name
 
@@ -101,6 +102,41 @@ def test_each_kind_of_recipe_has_a_command_of_its_own() -> None:
 def test_a_mistake_is_one_line_with_its_remedy(arguments: list[str], words: list[str]) -> None:
     text = line("recipe=vla_franka", *arguments)
     assert all(word in text for word in words), text
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (["policy.type=act", "policy.options={}"], ["policy.type=act", "no likelihood", "rlspec_flow"]),
+        (["env=null"], ["env: required"]),
+        (["grpo.start=null"], ["policy.path: required", "grpo.start"]),
+        (["policy.path=a/b", "policy.fresh=[action]"], ["policy.fresh", "nothing to reinforce"]),
+        (["grpo.success=[0.9,0.1]"], ["grpo.success=[0.9,0.1]", "lower one first"]),
+        (["grpo.mini_batches=3"], ["grpo.mini_batches=3", "grpo.groups_per_step=8"]),
+        (["training.random_shift=2"], ["training.random_shift=2", "no data set"]),
+        (["grpo.group_size=1"], ["grpo.group_size=1", ">= 2"]),
+        (["grpo.noise_level=2"], ["grpo.noise_level=2", "<= 1.41"]),
+        (["grpo.clip_hi=0.3"], ["grpo.clip_hi", "did you mean clip_high"]),
+        (["model=tiny"], ["model=tiny", "env, dataset, optim, policy"]),
+    ],
+    ids=lambda value: value[0] if isinstance(value, list) else "",
+)
+def test_a_mistake_of_reinforcement_is_one_line_with_its_remedy(arguments: list[str], words: list[str]) -> None:
+    text = line("recipe=vla_grpo_franka", *arguments)
+    assert all(word in text for word in words), text
+
+
+def test_keys_of_reinforcement_belong_to_it_alone() -> None:
+    assert "only for algorithm: grpo" in line("recipe=vla_franka", "grpo.group_size=4")
+    assert "policy.path: required" in line("recipe=vla_grpo_libero")
+
+
+def test_both_kinds_of_recipe_have_an_algorithm_called_grpo(tmp_path: Path) -> None:
+    robots, language = load_any_recipe(["recipe=vla_grpo_franka"]), load_any_recipe(["recipe=grpo_math"])
+    assert robots.algorithm == language.algorithm == "grpo" and type(robots) is not type(language)
+    path = tmp_path / "recipe.yaml"
+    path.write_text(dump_recipe(robots), encoding="utf-8")
+    assert load_any_recipe([f"recipe={path}"]) == robots
 
 
 def test_fields_are_those_of_the_installed_lerobot() -> None:

@@ -6,9 +6,12 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
+import numpy as np
+from numpy.typing import NDArray
+
 from rlspec.vla.evaluation.checks import TrainingConditions
-from rlspec.vla.evaluation.episodes import EpisodePlan, EvaluatedEpisode
-from rlspec.vla.evaluation.simulator import Simulator
+from rlspec.vla.evaluation.episodes import EpisodePlan, EvaluatedEpisode, crashed_episode
+from rlspec.vla.evaluation.simulator import Observation, Simulator
 
 
 @dataclass(frozen=True)
@@ -50,6 +53,61 @@ class EvaluationJob:
     plan: EpisodePlan
     max_steps: int | None = None
     film: FilmSpec | None = None
+
+    def crashed(self, reason: str) -> Done:
+        """What comes back where no worker could finish it."""
+        return Done(crashed_episode(self.plan, reason), {})
+
+
+@dataclass(frozen=True)
+class GroupJob:
+    """Episodes of one task from one initial state, in which a policy draws its actions: for reinforcement learning.
+
+    Attributes:
+        plans: One for each episode; task, seed and initial state are the same in all.
+        noise_seeds: Of each episode's draws.
+        noise_level: Of a flow policy's draws.
+        film: Of the first episode.
+    """
+
+    actor: ActorSpec
+    plans: tuple[EpisodePlan, ...]
+    noise_seeds: tuple[int, ...]
+    noise_level: float
+    max_steps: int | None = None
+    film: FilmSpec | None = None
+
+    @property
+    def plan(self) -> EpisodePlan:
+        """The first one, which says where all begin."""
+        return self.plans[0]
+
+    def crashed(self, reason: str) -> GroupDone:
+        """What comes back where no worker could finish it."""
+        return GroupDone(tuple(EpisodeRollout(crashed_episode(plan, reason), "") for plan in self.plans), {})
+
+
+@dataclass(frozen=True)
+class EpisodeRollout:
+    """An episode, and what was seen and drawn at the beginning of each of its T chunks.
+
+    Attributes:
+        draws: (T, K + 1, chunk, D) float32, see `ChunkDistribution`.
+    """
+
+    episode: EvaluatedEpisode
+    instruction: str
+    observations: tuple[Observation, ...] = ()
+    draws: NDArray[np.float32] | None = None
+
+
+@dataclass(frozen=True)
+class GroupDone:
+    """A group came to its end, in the order of its plans; as `Done`."""
+
+    rollouts: tuple[EpisodeRollout, ...]
+    environment: dict[str, Any]
+    remarks: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -96,4 +154,5 @@ class Raised:
     traceback: str
 
 
-Reply = Alive | Done | JobRefused | Raised
+Job = EvaluationJob | GroupJob
+Reply = Alive | Done | GroupDone | JobRefused | Raised

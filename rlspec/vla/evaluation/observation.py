@@ -5,6 +5,7 @@ The same as `lerobot.envs.utils.preprocess_observation`, which cannot be importe
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -22,6 +23,15 @@ def to_batch(observation: Observation, instruction: str) -> dict[str, Any]:
     batch[STATE] = _state(observation[AGENT_POS])
     batch[TASK] = [instruction]
     return batch
+
+
+def to_batches(observations: Sequence[Observation], instructions: Sequence[str]) -> dict[str, Any]:
+    """The same of several observations, by `to_batch`."""
+    import torch
+
+    parts = [to_batch(each, text) for each, text in zip(observations, instructions, strict=True)]
+    joined: dict[str, Any] = {name: torch.cat([part[name] for part in parts]) for name in parts[0] if name != TASK}
+    return {**joined, TASK: list(instructions)}
 
 
 def _image(pixels: np.ndarray) -> Tensor:

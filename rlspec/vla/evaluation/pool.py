@@ -14,8 +14,18 @@ from multiprocessing.connection import Connection, wait
 from typing import Any
 
 from rlspec.errors import ConfigError, UserError
-from rlspec.vla.evaluation.episodes import crashed_episode
-from rlspec.vla.evaluation.jobs import Alive, Done, EvaluationJob, JobRefused, Raised, WorkerSettings
+from rlspec.vla.evaluation.jobs import (
+    Alive,
+    Done,
+    EvaluationJob,
+    GroupDone,
+    GroupJob,
+    Job,
+    JobRefused,
+    Raised,
+    Reply,
+    WorkerSettings,
+)
 from rlspec.vla.evaluation.simulator import Simulator
 from rlspec.vla.evaluation.worker import serve
 
@@ -33,7 +43,7 @@ class Stopped(Exception):
 class _Worker:
     process: Any  # multiprocessing has no public type for a context's process
     connection: Connection
-    job: EvaluationJob | None = None
+    job: Job | None = None
     task: str | None = None  # of its environment
     heard: float = field(default_factory=time.monotonic)
     ready: bool = False  # its imports are done
@@ -53,10 +63,17 @@ class WorkerPool:
         count: Processes.
         warn: Gets a line about every worker that died.
         silence: Seconds without a sign of life after which a worker counts as hung.
+        stopped: Asked again and again whether to end, as after `stop`.
     """
 
     def __init__(
-        self, simulator: Simulator, count: int, warn: Callable[[str], None], *, silence: float = SILENCE_SECONDS
+        self,
+        simulator: Simulator,
+        count: int,
+        warn: Callable[[str], None],
+        *,
+        silence: float = SILENCE_SECONDS,
+        stopped: Callable[[], bool] = lambda: False,
     ) -> None:
         self._settings = WorkerSettings(simulator, threads=max(1, (os.cpu_count() or 1) // count))
         self._count = count
@@ -64,14 +81,23 @@ class WorkerPool:
         self._silence = silence
         self._workers: list[_Worker] = []
         self._stop = threading.Event()
+        self._stopped = stopped
 
     def run(self, jobs: Sequence[EvaluationJob], on_done: Callable[[EvaluationJob, Done], None]) -> None:
-        """Run all jobs; results come in the order in which they are reached.
+        """Run episodes; results come in the order in which they are reached.
 
         Raises:
             UserError: A worker refused a job, or none can be finished.
             Stopped: `stop` was called.
         """
+        self._run(jobs, on_done)
+
+    def run_groups(self, jobs: Sequence[GroupJob], on_done: Callable[[GroupJob, GroupDone], None]) -> None:
+        """The same for groups of episodes."""
+        self._run(jobs, on_done)
+
+    def _run(self, jobs: Sequence[Any], on_done: Callable[[Any, Any], None]) -> None:
+        """Jobs of one kind."""
         queue, attempts, crashed, finished = deque(jobs), dict.fromkeys(map(id, jobs), 0), 0, 0
         left = len(queue)
         try:
@@ -80,12 +106,13 @@ class WorkerPool:
                 for worker, message in self._listen():
                     job = worker.job
                     assert job is not None
-                    if isinstance(message, Done):
+                    if isinstance(message, Done | GroupDone):
                         worker.job, finished, left = None, finished + 1, left - 1
                         on_done(job, message)
                         continue
                     if isinstance(message, JobRefused):
                         raise ConfigError(message.text)
+                    assert isinstance(message, Raised)
                     self._replace(worker)
                     attempts[id(job)] += 1
                     again = attempts[id(job)] < _ATTEMPTS
@@ -96,19 +123,19 @@ class WorkerPool:
                     crashed, left = crashed + 1, left - 1
                     if crashed >= HOPELESS and not finished:
                         raise UserError(f"{crashed} episodes crashed and none came to its end: {message.reason}")
-                    on_done(job, Done(crashed_episode(job.plan, message.reason), {}))
+                    on_done(job, job.crashed(message.reason))
         except BaseException:
             self._end_all()  # what is under way would answer into the next evaluation
             raise
 
-    def _tell(self, job: EvaluationJob, message: Raised, *, again: bool) -> None:
+    def _tell(self, job: Job, message: Raised, *, again: bool) -> None:
         where = f"{job.plan.task}, episode {job.plan.index}"
         then = "it is run once more" if again else "counted as a failure (crashed)"
         self._warn(f"{where}: {message.reason}; {then}")
         if not again and message.traceback:
             self._warn(message.traceback.rstrip())
 
-    def _assign(self, queue: deque[EvaluationJob]) -> None:
+    def _assign(self, queue: deque[Job]) -> None:
         """Give idle workers work, of their own task first: another task means another environment."""
         idle = [worker for worker in self._workers if worker.job is None]
         while queue and len(idle) < len(queue) and len(self._workers) < self._count:
@@ -126,7 +153,7 @@ class WorkerPool:
             except (BrokenPipeError, ConnectionResetError):
                 continue  # `_listen` notices the death
 
-    def _choose(self, queue: deque[EvaluationJob], worker: _Worker) -> EvaluationJob:
+    def _choose(self, queue: deque[Job], worker: _Worker) -> Job:
         others = {other.task for other in self._workers if other is not worker}
         own = next((job for job in queue if job.plan.task == worker.task), None)
         return own or next((job for job in queue if job.plan.task not in others), queue[0])
@@ -139,13 +166,13 @@ class WorkerPool:
         theirs.close()
         return _Worker(process, ours)
 
-    def _listen(self) -> list[tuple[_Worker, Done | JobRefused | Raised]]:
+    def _listen(self) -> list[tuple[_Worker, Reply]]:
         """What busy workers say, their deaths and their silence included."""
         busy = [worker for worker in self._workers if worker.job is not None]
         ready = set(wait([worker.connection for worker in busy], timeout=_POLL_SECONDS))
-        if self._stop.is_set():
+        if self._stop.is_set() or self._stopped():
             raise Stopped
-        heard: list[tuple[_Worker, Done | JobRefused | Raised]] = []
+        heard: list[tuple[_Worker, Reply]] = []
         for worker in busy:
             if worker.connection in ready:
                 worker.heard, worker.ready = time.monotonic(), True

@@ -5,16 +5,19 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import gymnasium
 
 from rlspec.errors import ConfigError
 from rlspec.vla.evaluation.actors import Actor, ExpertActor, ReplayActor
 from rlspec.vla.evaluation.checks import contradictions, expected_by, remarks
-from rlspec.vla.evaluation.jobs import ActorSpec, Done, EvaluationJob, WorkerSettings
+from rlspec.vla.evaluation.jobs import ActorSpec, Done, EvaluationJob, GroupDone, GroupJob, Job, WorkerSettings
 from rlspec.vla.evaluation.rollout import rollout
 from rlspec.vla.evaluation.video import FilmRecorder
+
+if TYPE_CHECKING:  # torch, which workers that run an expert do without
+    from rlspec.vla.evaluation.groups import Group
 
 
 class Runner:
@@ -35,13 +38,31 @@ class Runner:
         self._actor: Actor | None = None
         self._remarks: tuple[str, ...] = ()
         self._checked = False
+        self._group: Group | None = None
 
-    def run(self, job: EvaluationJob) -> Done:
-        """Run one episode.
+    def run(self, job: Job) -> Done | GroupDone:
+        """Run one episode, or a group of them.
 
         Raises:
             UserError: The environment, the policy or their combination is not usable.
         """
+        return self._run_group(job) if isinstance(job, GroupJob) else self._run_episode(job)
+
+    def _run_group(self, job: GroupJob) -> GroupDone:
+        from rlspec.vla.evaluation.groups import Group
+        from rlspec.vla.evaluation.policy_actor import PolicyActor
+
+        task = job.plan.task
+        env = self._environment(task, job.max_steps)
+        actor = self._actor_of(job.actor, env, task)
+        assert isinstance(actor, PolicyActor)
+        if self._group is None or self._group.made_for != (task, job.max_steps):
+            self._close_group()
+            self._group = Group(self._settings.simulator, task, job.max_steps, self._on_step)
+        rollouts = self._group.run(job, actor, self._described.get("initial_states"))
+        return GroupDone(rollouts, self._described, self._remarks)
+
+    def _run_episode(self, job: EvaluationJob) -> Done:
         env = self._environment(job.plan.task, job.max_steps)
         actor, max_steps = self._choose_actor(job, env)
         plan = job.plan
@@ -69,12 +90,15 @@ class Runner:
             assert job.plan.recorded is not None
             record = load_record(Path(job.actor.path), job.plan.recorded)
             return ReplayActor(record.actions, record.states), len(record.actions)
-        if self._actor is None or job.actor != self._spec:
+        return self._actor_of(job.actor, env, job.plan.task), None
+
+    def _actor_of(self, spec: ActorSpec, env: gymnasium.Env[Any, Any], task: str) -> Actor:
+        if self._actor is None or spec != self._spec:
             self._actor = None  # two policies at once might not fit
-            self._actor, self._spec, self._checked = self._make_actor(job.actor), job.actor, False
+            self._actor, self._spec, self._checked = self._make_actor(spec), spec, False
         if not self._checked:
-            self._check(env, job.plan.task)
-        return self._actor, None
+            self._check(env, task)
+        return self._actor
 
     def _make_actor(self, spec: ActorSpec) -> Actor:
         if spec.kind == "expert":
@@ -96,7 +120,13 @@ class Runner:
         self._checked = True
 
     def close(self) -> None:
-        """Close the environment."""
+        """Close the environments."""
+        self._close_group()
         if self._env is not None:
             self._env.close()
         self._env = self._made = None
+
+    def _close_group(self) -> None:
+        if self._group is not None:
+            self._group.close()
+        self._group = None

@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 import warnings
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -18,12 +18,17 @@ from rlspec.config.vla_schema import Training
 from rlspec.diagnostics.alignment import live_probes
 from rlspec.diagnostics.idle import IdleRoles
 from rlspec.diagnostics.probes import read_probes
+from rlspec.errors import UserError
 from rlspec.runtime.starting import Run
 from rlspec.vla.training.evaluations import Evaluations
 from rlspec.vla.training.session import TrainingParts
 from rlspec.vla.training.state import write_checkpoint
 from rlspec.vla.training.step import FiniteGuard
 from rlspec.vla.training.trackers import Trackers
+
+
+class StepAbandoned(Exception):
+    """A signal came before a step had changed anything: the run ends with the step before it."""
 
 
 @dataclass
@@ -45,10 +50,14 @@ class TrainingLoop:
     def __post_init__(self) -> None:
         self._saved = self.run.start or None
         self._idle = IdleRoles(self.run.display)
-        self._probes = live_probes()
+        self._probes = (*live_probes(), *self.parts.probes)
 
     def train(self) -> bool:
-        """Train to the last step; returns False where a signal ended it before. The last step is saved."""
+        """Train to the last step; returns False where a signal ended it before. The last step is saved.
+
+        Raises:
+            UserError: A step cannot be taken; those before it are saved.
+        """
         training, state, freezing = self.training, self.parts.state, self.parts.freezing
         stream = self.parts.batches.from_step(
             state.step,
@@ -59,7 +68,7 @@ class TrainingLoop:
         freezing.apply(self.policy, state.step + 1)
         model = self._wrapped()
         self._started = time.perf_counter()
-        with self._training():
+        with self._training(), self._saving():
             while state.step < training.steps and not self.run.interrupt.agreed():
                 if freezing.changes_at(state.step + 1):
                     freezing.apply(self.policy, state.step + 1)
@@ -67,15 +76,28 @@ class TrainingLoop:
                 self._step(model, stream)
                 self._idle.look(state.step, state.optimizer, frozen=self._frozen_roles)
                 self._around()
-            # Also after a signal; not where nothing was trained, or this step's checkpoint was due anyway.
-            if self._saved != state.step and state.step:
-                self._save()
         return state.step >= training.steps
 
     @property
     def policy(self) -> nn.Module:
         """The policy without wrappers."""
         return self.parts.state.loaded.policy
+
+    @contextmanager
+    def _saving(self) -> Iterator[None]:
+        """Save the last step, also after a signal; not where nothing was trained or it has been saved."""
+        try:
+            with suppress(StepAbandoned):
+                yield
+        except UserError:
+            self._save_newest()
+            raise
+        self._save_newest()
+
+    def _save_newest(self) -> None:
+        step = self.parts.state.step
+        if step and self._saved != step:
+            self._save()
 
     @contextmanager
     def _training(self) -> Iterator[None]:
@@ -101,16 +123,17 @@ class TrainingLoop:
         state, step = self.parts.state, self.parts.state.step + 1
         logged = self._is_logged(step)
         state.optimizer.collect_telemetry = logged  # it copies weights: only where it is shown
-        numbers = self.parts.runner.backward(model, stream, step=step - 1)
-        counts = self.guard.watch(numbers, step)
-        lr = float(state.scheduler.get_last_lr()[0])  # this step's: the schedule moves on below
-        state.optimizer.step()
-        state.optimizer.zero_grad(set_to_none=True)
+        for _ in range(self.parts.runner.updates):
+            numbers = self.parts.runner.backward(model, stream, step=step - 1)
+            counts = self.guard.watch(numbers, step)
+            state.optimizer.step()
+            state.optimizer.zero_grad(set_to_none=True)
+            if state.ema is not None and counts:  # else the average would take in the same weights twice
+                state.ema.update()
+            state.add(numbers)
+        lr = float(state.scheduler.get_last_lr()[0])  # this step's: the schedule moves on
         state.scheduler.step()
-        if state.ema is not None and counts:  # else the average would take in the same weights twice
-            state.ema.update()
         state.step = step
-        state.add(numbers)
         self._counted += 1
         if logged:
             self._log(lr)
@@ -127,9 +150,8 @@ class TrainingLoop:
             "step": state.step,
             **state.means(),
             "lr": lr,
-            "epoch": self.parts.batches.order.epochs(state.step),
             "step_time": seconds,
-            "samples_per_second": self.parts.batches.shape.samples / seconds,
+            **self.parts.batches.progress(state.step, seconds),
             **reading.numbers,
         }
         self.record(row)

@@ -83,7 +83,7 @@ def load_policy(
     seed_all(derive_seed(seed, INITIAL))
     config = policy_config(settings, device=device) if resume is None else _resumed_config(resume, device)
     source = settings.path if settings.path is None else str(resolve_path(settings.path))
-    with _explained(_called(settings)), contextlib.redirect_stdout(io.StringIO()):
+    with explained(_called(settings)), contextlib.redirect_stdout(io.StringIO()):
         policy: Any = make_policy(config, ds_meta=samples.meta)
         if settings.fresh and resume is None:
             seed_all(derive_seed(seed, INITIAL))
@@ -105,10 +105,10 @@ def policy_config(settings: Policy, *, device: str) -> PreTrainedConfig:
         ConfigError: It cannot be had, or the weights belong to another type of policy.
     """
     register_policies()
-    with _explained(_called(settings)):
+    with explained(_called(settings)):
         if settings.path is None:
             return make_policy_config(settings.type, device=device, push_to_hub=False, **_decoded(settings))
-        config = _pretrained_config(settings)
+        config = _pretrained_config(settings, str(resolve_path(settings.path)))
         changes = {"device": device, "push_to_hub": False, "input_features": {}, **_decoded(settings)}
         for name, value in changes.items():
             setattr(config, name, value)
@@ -123,8 +123,19 @@ def _decoded(settings: Policy) -> dict[str, Any]:
     return {name: draccus.decode(types[name], value) for name, value in settings.options.items()}
 
 
-def _pretrained_config(settings: Policy) -> PreTrainedConfig:
-    path = str(resolve_path(settings.path or ""))
+def policy_settings(settings: Policy, path: str) -> PreTrainedConfig:
+    """The config in a folder or on the hub, with its features and the recipe's options.
+
+    Raises:
+        ConfigError: It is of another type than the recipe says.
+    """
+    config = _pretrained_config(settings, path)
+    for name, value in {"push_to_hub": False, **_decoded(settings)}.items():
+        setattr(config, name, value)
+    return config
+
+
+def _pretrained_config(settings: Policy, path: str) -> PreTrainedConfig:
     saved = PreTrainedConfig.from_pretrained(path)
     wanted = PreTrainedConfig.get_choice_class(settings.type)
     if type(saved) is not wanted:
@@ -139,7 +150,7 @@ def _pretrained_config(settings: Policy) -> PreTrainedConfig:
 
 def _resumed_config(checkpoint: Path, device: str) -> PreTrainedConfig:
     register_policies()
-    with _explained(str(checkpoint)):
+    with explained(str(checkpoint)):
         config = PreTrainedConfig.from_pretrained(checkpoint)
     config.pretrained_path = str(checkpoint)
     config.device = device
@@ -196,7 +207,7 @@ def _called(settings: Policy) -> str:
 
 
 @contextlib.contextmanager
-def _explained(subject: str) -> Iterator[None]:
+def explained(subject: str) -> Iterator[None]:
     """What LeRobot complains of, in one line."""
     root = logging.getLogger()
     level = root.level

@@ -76,6 +76,10 @@ class Batches(Dataset[dict[str, Any]]):
         batch = self.samples.take(self.order.step(step)[self.shape.part(number)])
         return self.augmentation(batch, self.shape, step=step, number=number)
 
+    def progress(self, step: int, seconds: float) -> dict[str, float]:
+        """How far and how fast, for a log line of a step that took so many seconds."""
+        return {"epoch": self.order.epochs(step), "samples_per_second": self.shape.samples / seconds}
+
     def from_step(self, start: int, stop: int, *, workers: int, pin_memory: bool) -> Iterator[dict[str, Any]]:
         """Batches of the steps `start` to `stop` - 1, counted from 0."""
         numbers = range(start * self.shape.passes, stop * self.shape.passes)

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from typing import Any, Protocol
 
 import numpy as np
 from accelerate import Accelerator
@@ -13,6 +14,7 @@ from rlspec.config.optim import builder_settings, describe_rate, map_settings
 from rlspec.config.schema import Optim
 from rlspec.config.vla_schema import Freeze, Training, VlaRecipe
 from rlspec.contract.features import camera_of, is_image
+from rlspec.diagnostics.probes import PROBES, Probe
 from rlspec.optim import SpectralOptimizer, build_optimizer, symmetry_map
 from rlspec.runtime.memory import show_memory
 from rlspec.runtime.provenance import show_symmetry
@@ -22,11 +24,30 @@ from rlspec.vla.training.ema import Ema
 from rlspec.vla.training.freezing import FreezeSchedule, plan_freezing
 from rlspec.vla.training.memory import RobotPolicyMemory, activation_bytes, estimate_memory
 from rlspec.vla.training.order import BatchShape, SampleOrder
-from rlspec.vla.training.policy import load_policy
+from rlspec.vla.training.policy import LoadedPolicy, load_policy
 from rlspec.vla.training.samples import Augmentation, Batches, Samples
 from rlspec.vla.training.schedule import build_scheduler
 from rlspec.vla.training.state import TrainingState
 from rlspec.vla.training.step import StepRunner
+
+
+class BatchSource(Protocol):
+    """What each step learns from."""
+
+    def from_step(self, start: int, stop: int, *, workers: int, pin_memory: bool) -> Iterator[Any]:
+        """For the steps `start` to `stop` - 1, counted from 0."""
+
+    def progress(self, step: int, seconds: float) -> dict[str, float]:
+        """How far and how fast, for a log line of a step that took so many seconds."""
+
+
+class Runner(Protocol):
+    """Gradients of a step's updates."""
+
+    updates: int  # in a step
+
+    def backward(self, model: nn.Module, batches: Any, *, step: int) -> dict[str, float]:
+        """Leave the gradient of the next update in the parameters; returns numbers to log, `loss` and `grad_norm`."""
 
 
 @dataclass(frozen=True)
@@ -34,9 +55,10 @@ class TrainingParts:
     """What a loop runs with."""
 
     state: TrainingState
-    batches: Batches
-    runner: StepRunner
+    batches: BatchSource
+    runner: Runner
     freezing: FreezeSchedule
+    probes: Sequence[Probe] = PROBES
 
 
 def describe(recipe: VlaRecipe, device: str, processes: int) -> str:
@@ -76,16 +98,9 @@ def build_parts(recipe: VlaRecipe, run: Run, accelerator: Accelerator, samples: 
         dataset=recipe.dataset.name,
     )
     shape = batch_shape(training, accelerator.num_processes, accelerator.process_index)
-    freezing, optimizer = _optimizer(recipe.policy.freeze, recipe.optim, loaded.policy, shape.samples)
+    freezing, optimizer = freeze_and_optimize(recipe.policy.freeze, recipe.optim, loaded.policy, shape.samples)
     show_symmetry(optimizer, run)
-    trained = {name: value for name, value in loaded.policy.named_parameters() if value.requires_grad}
-    state = TrainingState(
-        loaded=loaded,
-        optimizer=optimizer,
-        scheduler=build_scheduler(training.scheduler, optimizer, training.steps),
-        ema=Ema(trained, training.ema_decay) if training.ema_decay else None,
-        trained=trained,
-    )
+    state = build_state(training, loaded, optimizer)
     batches = Batches(
         samples,
         SampleOrder(len(samples), shape.samples, recipe.seed),
@@ -100,7 +115,19 @@ def build_parts(recipe: VlaRecipe, run: Run, accelerator: Accelerator, samples: 
     return TrainingParts(state, batches, runner, freezing)
 
 
-def _optimizer(
+def build_state(training: Training, loaded: LoadedPolicy, optimizer: SpectralOptimizer) -> TrainingState:
+    """The state before the first step."""
+    trained = {name: value for name, value in loaded.policy.named_parameters() if value.requires_grad}
+    return TrainingState(
+        loaded=loaded,
+        optimizer=optimizer,
+        scheduler=build_scheduler(training.scheduler, optimizer, training.steps),
+        ema=Ema(trained, training.ema_decay) if training.ema_decay else None,
+        trained=trained,
+    )
+
+
+def freeze_and_optimize(
     freeze: Sequence[Freeze], optim: Optim, policy: nn.Module, samples: int
 ) -> tuple[FreezeSchedule, SpectralOptimizer]:
     """Parameters that are frozen for good are none of the optimizer's; those that wait are, and have no gradient."""

@@ -28,6 +28,7 @@ class StepRunner:
     shape: BatchShape
     seed: int  # of the run
     clip: float  # norm that gradients are scaled down to; 0: none
+    updates: int = 1  # in a step
 
     def forward(self, model: nn.Module, batch: dict[str, Any], *, step: int, number: int) -> tuple[Tensor, Any]:
         """Loss, and the policy's own numbers.

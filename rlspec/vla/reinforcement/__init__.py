@@ -1,0 +1,1 @@
+"""Reinforcement learning of a robot's policy on success in the simulator."""
