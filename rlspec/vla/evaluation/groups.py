@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any
 
 import gymnasium
@@ -51,8 +52,8 @@ class _Episode:
         plan, crashed = self.plan, self.failure == CRASHED
         seconds = (round(self.steps / env.control_hz, 3), round(time.monotonic() - self.started, 3))
         start = (plan.task, plan.index, plan.seed, plan.initial_state)
-        outcome = (self.steps, self.success, self.failure, *seconds, len(self.observations), self.note)
-        episode = EvaluatedEpisode(*start, *outcome)
+        seen = (len(self.observations), self.note)
+        episode = EvaluatedEpisode(*start, self.steps, self.success, self.failure, *seconds, *seen)
         if crashed or not self.draws:
             return EpisodeRollout(episode, env.instruction)
         return EpisodeRollout(episode, env.instruction, tuple(self.observations), np.stack(self.draws))
@@ -86,7 +87,7 @@ class Group:
         episodes = [self._begin(job, number, initial_states) for number in range(len(job.plans))]
         while going := [episode for episode in episodes if not episode.over]:
             for episode, chunk in zip(going, self._draw(going, actor, distribution), strict=True):
-                self._guarded(episode, lambda each=episode, rows=chunk: self._carry_out(each, rows))
+                self._guarded(episode, partial(self._carry_out, episode, chunk))
         for episode in episodes:
             if episode.film is not None and episode.failure != CRASHED:
                 episode.film.save("success" if episode.success else episode.failure)

@@ -127,11 +127,11 @@ def load_start(settings: Policy, *, device: str, seed: int, resume: Path | None,
         if settings.lora is not None and resume is None and not config.use_peft:
             seed_all(derive_seed(seed, INITIAL))
             policy = add_adapters(policy, settings.lora)
-        processors = make_pre_post_processors(
+        preprocessor, postprocessor = make_pre_post_processors(
             config, pretrained_path=folder, preprocessor_overrides={"device_processor": {"device": device}}
         )
     policy.to(device).eval()
-    return LoadedPolicy(policy, *processors, source, _facts(folder, config, processors[0]))
+    return LoadedPolicy(policy, preprocessor, postprocessor, source, _facts(folder, config, preprocessor))
 
 
 def _facts(folder: str, config: Any, preprocessor: Any) -> dict[str, Any]:
