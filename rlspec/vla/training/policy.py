@@ -124,13 +124,15 @@ def _decoded(settings: Policy) -> dict[str, Any]:
 
 
 def policy_settings(settings: Policy, path: str) -> PreTrainedConfig:
-    """The config in a folder or on the hub, with its features and the recipe's options.
+    """The config in a folder or on the hub, with its features, its normalisation and the recipe's other options.
 
     Raises:
         ConfigError: It is of another type than the recipe says.
     """
     config = _pretrained_config(settings, path)
-    for name, value in {"push_to_hub": False, **_decoded(settings)}.items():
+    options = {**_decoded(settings), "push_to_hub": False}
+    options.pop("normalization_mapping", None)  # that of its processors
+    for name, value in options.items():
         setattr(config, name, value)
     return config
 

@@ -70,6 +70,9 @@ def write_policy(path: Path, kind: str = "rlspec_flow", **settings: Any) -> Path
     with torch.random.fork_rng():
         torch.manual_seed(0)
         policy: Any = get_policy_class(config.type)(config)
+    if kind == "rlspec_adapter":  # a mean of zero, about which half of the draws succeed
+        for parameter in policy.model.action_head.fc2.parameters():
+            torch.nn.init.zeros_(parameter)
     policy.save_pretrained(path)
     for pipeline in make_pre_post_processors(config, dataset_stats=stats):
         pipeline.save_pretrained(path)

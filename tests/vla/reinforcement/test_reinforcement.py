@@ -84,8 +84,8 @@ def test_a_run_stopped_among_episodes_goes_on_bit_for_bit(
 
 def test_a_regression_head_learns_its_scale(lane: None, tmp_path: Path) -> None:
     policy = write_policy(tmp_path / "policy", "rlspec_adapter")
-    given = {"policy__type": "rlspec_adapter", "grpo__noise_level": 0.7, "training__steps": 2}
-    recipe = make_recipe(tmp_path, policy, **given, policy__options={})
+    given = {"policy__type": "rlspec_adapter", "grpo__noise_level": 0.7, "training__steps": 2, "policy__options": {}}
+    recipe = make_recipe(tmp_path, policy, **given)
     assert train(recipe) == 0
     run = tmp_path / "run"
     scales = [weights(run, step)["model.action_head.log_scale"].exp() for step in (1, 2)]
