@@ -64,7 +64,7 @@ def _train(line: TrainCommand) -> int:
     if line.print:
         sys.stdout.write(dump_recipe(recipe))
         return 0
-    if recipe.algorithm != BC:
+    if not isinstance(recipe, VlaRecipe):
         _read_local_files(recipe)
     if recipe.launch.by != "here":
         from rlspec.runtime.launching import is_launched, launch
