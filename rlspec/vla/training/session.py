@@ -41,7 +41,7 @@ class BatchSource(Protocol):
         """How far and how fast, for a log line of a step that took so many seconds."""
 
 
-class Runner(Protocol):
+class UpdateRunner(Protocol):
     """Gradients of a step's updates."""
 
     updates: int  # in a step
@@ -56,7 +56,7 @@ class TrainingParts:
 
     state: TrainingState
     batches: BatchSource
-    runner: Runner
+    runner: UpdateRunner
     freezing: FreezeSchedule
     probes: Sequence[Probe] = PROBES
 
