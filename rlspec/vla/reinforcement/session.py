@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+import re
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -59,7 +60,7 @@ def reinforcement_parts(recipe: VlaRecipe, run: Run, accelerator: Accelerator) -
     )
     distribution = distribution_of(loaded.policy, grpo.noise_level)
     mapping = symmetry_map(loaded.policy, **map_settings(recipe.optim))
-    frozen = [*recipe.policy.freeze, *untrained(grpo.train, {spec.modality for spec in mapping})]
+    frozen = [*recipe.policy.freeze, *untrained(grpo.train, {spec.name: spec.modality for spec in mapping})]
     episodes = grpo.group_size * grpo.groups_per_step
     freezing, optimizer = freeze_and_optimize(frozen, recipe.optim, loaded.policy, episodes)
     show_symmetry(optimizer, run)
@@ -87,14 +88,20 @@ def reinforcement_parts(recipe: VlaRecipe, run: Run, accelerator: Accelerator) -
         pool.close()
 
 
-def untrained(wanted: Sequence[str], parts: set[str]) -> list[Freeze]:
-    """Entries that freeze all other parts of a policy; what belongs to none is trained.
+def untrained(wanted: Sequence[str], part_of: Mapping[str, str]) -> list[Freeze]:
+    """Entries that freeze all that belongs to no wanted part of a policy; none where nothing is named.
+
+    Args:
+        wanted: `grpo.train`.
+        part_of: parameter -> part; "" where it belongs to none.
 
     Raises:
         ConfigError: It has no such part.
     """
-    known = sorted(parts - {""})
+    known = sorted({*part_of.values()} - {""})
     for part in wanted:
         if part not in known:
             raise ConfigError(f"grpo.train={part}: the policy has no such part; it has {', '.join(known) or 'none'}")
-    return [Freeze(part=part) for part in known if part not in wanted] if wanted else []  # type: ignore[arg-type]
+    if not wanted:
+        return []
+    return [Freeze(pattern=f"^{re.escape(name)}$") for name, part in part_of.items() if part not in wanted]

@@ -179,8 +179,10 @@ def test_a_part_that_the_policy_has_not_is_refused(lane: None, lane_policy: Path
     from rlspec.vla.reinforcement.session import untrained
 
     with pytest.raises(ConfigError, match=r"grpo.train=vision: the policy has no such part; it has action, language"):
-        untrained(["vision"], {"language", "action", ""})
-    assert untrained([], {"language", "action"}) == []
+        untrained(["vision"], {"a": "language", "b": "action", "c": ""})
+    assert untrained([], {"a": "language", "b": "action"}) == []
+    patterns = [entry.pattern for entry in untrained(["action"], {"a.x": "language", "b": "action", "c": ""})]
+    assert patterns == [r"^a\.x$", "^c$"]
 
 
 def test_advantages_belong_to_the_chunks_of_their_episode(lane_policy: Path) -> None:
