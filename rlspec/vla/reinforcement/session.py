@@ -11,7 +11,6 @@ from accelerate import Accelerator
 
 from rlspec.config.optim import describe_rate, map_settings
 from rlspec.config.vla_schema import Freeze, VlaRecipe
-from rlspec.diagnostics.probes import PROBES
 from rlspec.errors import ConfigError
 from rlspec.optim import symmetry_map
 from rlspec.runtime.provenance import show_symmetry
@@ -83,7 +82,7 @@ def reinforcement_parts(recipe: VlaRecipe, run: Run, accelerator: Accelerator) -
     pool = WorkerPool(protocol.simulator, grpo.workers, run.display.warn, stopped=lambda: run.interrupt.requested)
     try:
         rollouts = Rollouts(recipe, run, loaded, protocol, pool)
-        yield TrainingParts(state, rollouts, runner, freezing, (*PROBES, gradients))
+        yield TrainingParts(state, rollouts, runner, freezing, (gradients,))
     finally:
         pool.close()
 

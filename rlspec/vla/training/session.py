@@ -14,7 +14,7 @@ from rlspec.config.optim import builder_settings, describe_rate, map_settings
 from rlspec.config.schema import Optim
 from rlspec.config.vla_schema import Freeze, Training, VlaRecipe
 from rlspec.contract.features import camera_of, is_image
-from rlspec.diagnostics.probes import PROBES, Probe
+from rlspec.diagnostics.probes import Probe
 from rlspec.optim import SpectralOptimizer, build_optimizer, symmetry_map
 from rlspec.runtime.memory import show_memory
 from rlspec.runtime.provenance import show_symmetry
@@ -58,7 +58,7 @@ class TrainingParts:
     batches: BatchSource
     runner: UpdateRunner
     freezing: FreezeSchedule
-    probes: Sequence[Probe] = PROBES
+    probes: Sequence[Probe] = ()  # beside those of every run
 
 
 def describe(recipe: VlaRecipe, device: str, processes: int) -> str:
