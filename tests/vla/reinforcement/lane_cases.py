@@ -142,7 +142,7 @@ def resumed(folder: Path, **changes: Any) -> VlaRecipe:
 
 
 def rows(folder: Path) -> list[dict[str, Any]]:
-    """metrics.jsonl without what a clock decides."""
-    clock = ("step_time", "episodes_per_second")
+    """metrics.jsonl without what a clock decides, or in which step a session first looked at alignment."""
+    clock = ("step_time", "episodes_per_second", "output/rms", "alignment/mean", "alignment/largest")
     lines = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
     return [{key: value for key, value in line.items() if key not in clock} for line in lines]
