@@ -61,9 +61,9 @@ def test_a_named_checkpoint_is_taken_or_refused_never_replaced_by_another(tmp_pa
 def test_auto_takes_the_newest_run_of_that_name_only(tmp_path: Path) -> None:
     for name, step in (("run", 1), ("run-2", 7), ("run-other", 9)):
         with_checkpoint(create_run(tmp_path, name, explicit=True), step)
-    assert find_resume_point("auto", tmp_path, "run").run.path.name == "run-2"
-    with pytest.raises(CheckpointError, match="resume=auto: no run called missing"):
-        find_resume_point("auto", tmp_path, "missing")
+    point = find_resume_point("auto", tmp_path, "run")
+    assert point is not None and point.run.path.name == "run-2"
+    assert find_resume_point("auto", tmp_path, "missing") is None
 
 
 @pytest.mark.parametrize(("resume", "message"), [("nowhere", "no such folder"), ("empty", "it holds no checkpoint")])

@@ -73,6 +73,7 @@ class SpectralOptimizerConfig(_Declared):  # type: ignore[misc, valid-type]
         options: of the rule's own stages.
         lr_from: a rate that is known elsewhere, in place of lr: see `rlspec.optim.settings.KnownRate`.
         batch: samples of a step here, for lr_from.batch.
+        penalties: on weights, each a mapping with name, roles and weight.
     """
 
     lr: float = 1e-4
@@ -85,6 +86,7 @@ class SpectralOptimizerConfig(_Declared):  # type: ignore[misc, valid-type]
     options: dict[str, Any] = field(default_factory=dict)
     lr_from: dict[str, Any] | None = None
     batch: int | None = None
+    penalties: list[dict[str, Any]] = field(default_factory=list)
 
     def __post_init__(self) -> None:
         """LeRobot refuses to resume where a stored 0 meets a 0.0, and YAML takes 1e-5 for a word."""
@@ -94,7 +96,7 @@ class SpectralOptimizerConfig(_Declared):  # type: ignore[misc, valid-type]
                 setattr(self, entry.name, float(value))
         self.betas: tuple[float, float] = (float(self.betas[0]), float(self.betas[1]))
         self.roles, self.overrides, self.options = map(_numbers, (self.roles, self.overrides, self.options))
-        self.lr_from = _numbers(self.lr_from)
+        self.lr_from, self.penalties = _numbers(self.lr_from), _numbers(self.penalties)
         taken = sorted({entry.name for entry in fields(self)} & self.options.keys())
         if taken:
             raise ConfigError(f"optimizer.options: {taken[0]} is a setting of its own; use --optimizer.{taken[0]}")

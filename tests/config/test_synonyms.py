@@ -29,6 +29,7 @@ WORDS = {
     "diagnose": ("what=spectra model=tiny", "output=out ckpt=checkpoint"),
     "plan": ("model=qwen3_4b", "num_gpus=gpus n_gpus=gpus"),
     "report": ("run=/", "output=out"),
+    "trials": ("policies=hold tasks=pick_place robot=mujoco", "output_dir=out"),
     "truncate": ("before=/ after=/ out=/x keep=0.9", "output_dir=out"),
     "collect": (
         "env=franka",

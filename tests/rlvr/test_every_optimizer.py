@@ -34,7 +34,9 @@ def tiny(lora: bool) -> torch.nn.Module:
 
 @pytest.mark.parametrize("optim", list_optimizers())
 def test_it_builds_and_learns_one_batch(optim: str) -> None:
-    section = load_recipe(["recipe=grpo_math", f"optim={optim}", f"optim.lr={RATES.get(optim, '0.003')}"]).optim
+    adapters = ["model.lora.r=4"] if "lora" in optim else []
+    rate = f"optim.lr={RATES.get(optim, '0.003')}"
+    section = load_recipe(["recipe=grpo_math", f"optim={optim}", rate, *adapters]).optim
     pairs = RULES[section.rule].kind == "pair"
     model = tiny(lora=pairs)
     if not pairs:  # only what the rule updates, or AdamW on the rest would do the learning

@@ -22,6 +22,7 @@ from rlspec.optim.kernels.blocks import product_dtype
 from rlspec.optim.kernels.newton_schulz import newton_schulz
 from rlspec.optim.kernels.normalisers import NORMALISERS
 from rlspec.optim.kernels.schedules import keller
+from rlspec.optim.kernels.shape_fit import fit_quintic
 from rlspec.optim.stages.clipping import soft_clip_blocks
 from rlspec.optim.stages.constraints import METHODS as CAPS
 from rlspec.optim.stages.constraints import constrain
@@ -65,6 +66,9 @@ class Watch(TorchDispatchMode):
 @pytest.fixture
 def watch() -> Iterator[Watch]:
     dct_basis.cache_clear()
+    for steps in (3, 5):  # fitted once, when real values are at hand
+        for shape in ((6, 9), (256, 512)):
+            fit_quintic(*shape, steps)
     with FakeTensorMode(), Watch() as mode:
         yield mode
     dct_basis.cache_clear()  # of tensors without values

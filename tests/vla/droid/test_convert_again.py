@@ -266,7 +266,7 @@ def test_an_unknown_key_names_the_nearest(tmp_path: Path) -> None:
         (["source=droid_raw", *place, "cameras=wrist_left,wrist_left"], "a camera is named twice"),
         (["source=droid_raw", *place, "fps=1.5"], "fps=1.5: must be a whole number"),
         (["source=droid_raw", *place, "workers=0"], "workers=0"),
-        (["source=droid_rlds", *place, f"annotations={__file__}"], "only source=droid_raw"),
+        (["source=lerobot", *place, f"annotations={__file__}"], "has its instructions inside; leave it out"),
         (["source=droid_raw", *place, "source_action=joint_position"], "only source=lerobot"),
         (["source=droid_raw", f"path={tmp_path / 'no'}", f"out={tmp_path / 'out'}"], "no such folder"),
         (["source=droid_raw", f"path={tmp_path}", f"out={tmp_path}"], "that is path="),
