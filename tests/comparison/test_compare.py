@@ -238,7 +238,11 @@ def test_a_killed_command_leaves_its_runs_locked_until_they_end(tmp_path: Path) 
 def test_ctrl_c_ends_the_command_and_begins_no_further_run(tmp_path: Path) -> None:
     arguments = ["recipe=debug_grpo", "seed=0,1,2,3", f"out={tmp_path}"]
     process = subprocess.Popen(
-        [sys.executable, "-m", "rlspec.compare", *arguments], stdout=subprocess.PIPE, text=True, start_new_session=True
+        [sys.executable, "-m", "rlspec.compare", *arguments],
+        stdout=subprocess.PIPE,
+        text=True,
+        start_new_session=True,
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),  # a shell's background jobs ignore it
     )
     first = tmp_path / "all" / "claim-seed_0.log"
     while not first.exists():

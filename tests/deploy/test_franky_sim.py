@@ -48,19 +48,6 @@ def simulator() -> Iterator[SimulatorProcess]:
     process.close()
 
 
-def test_load_and_tool_are_set_through_the_driver_and_told_as_the_arm_reports_them(simulator: SimulatorProcess) -> None:
-    robot = FrankySimRobot(images="none", host=simulator.host)
-    robot.settings = replace(robot.settings, payload_mass=1, payload_centre=[0, 0, 0.1], tool=0.05)
-    robot.connect("droid_hybrid", HZ)
-    try:
-        contacts, load, tool = robot.treatment
-    finally:
-        robot.close()
-    assert contacts == "contacts   a joint from 40 Nm, the hand from 40 N"
-    assert load.endswith("payload 1.00 kg at +0.000 +0.000 +0.100 m")
-    assert tool == "tool frame +0.000 +0.000 +0.153 m from the flange", "5 cm beyond the Franka hand's 0.1034 m"
-
-
 @contextmanager
 def connected(simulator: SimulatorProcess, law: str = "droid_hybrid") -> Iterator[FrankySimRobot]:
     simulator.order("place " + ",".join(str(joint) for joint in HOME))
@@ -365,3 +352,19 @@ def test_a_state_that_the_driver_repeats_grows_old() -> None:
 
 def test_impedance_laws_never_ask_for_a_jump_of_torque() -> None:
     assert all(law.max_delta_tau <= 1.0 for law in LAWS.values() if isinstance(law, Impedance))
+
+
+def test_load_and_tool_are_set_through_the_driver_and_told_as_the_arm_reports_them(simulator: SimulatorProcess) -> None:
+    robot = FrankySimRobot(images="none", host=simulator.host)
+    robot.settings = replace(robot.settings, payload_mass=1, payload_centre=[0, 0, 0.1], tool=0.05)
+    robot.connect("droid_hybrid", HZ)
+    try:
+        contacts, load, tool = robot.treatment
+    finally:
+        robot.close()
+        robot.settings = replace(robot.settings, payload_mass=0.0, tool=0.0)  # the other tests have the same arm
+        robot.connect("droid_hybrid", HZ)
+        robot.close()
+    assert contacts == "contacts   a joint from 40 Nm, the hand from 40 N"
+    assert load.endswith("payload 1.00 kg at +0.000 +0.000 +0.100 m")
+    assert tool == "tool frame +0.000 +0.000 +0.153 m from the flange", "5 cm beyond the Franka hand's 0.1034 m"
