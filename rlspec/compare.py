@@ -17,7 +17,10 @@ from rlspec.entry import command
 from rlspec.errors import ConfigError
 
 if TYPE_CHECKING:
+    from types import FrameType
+
     from rlspec.comparison.launchers import Launcher
+    from rlspec.comparison.running import RunTrainer
 
 _OF_A_PLAN = ("tune", "score", "baseline", "target", "equal", "match", "kl")  # keys that plan=FILE has inside
 
@@ -104,10 +107,10 @@ def _compare(line: CompareCommand, arguments: Sequence[str]) -> int:
     from rlspec.comparison.running import RunTrainer
     from rlspec.comparison.sweep import Sweep
 
-    signal.signal(signal.SIGTERM, signal.default_int_handler)  # a scheduler's word is Ctrl-C's
     trainer = RunTrainer(line.out, line.where())
     if not line.train:
         trainer.stopped.set()
+    _stop_by_signals(trainer)
     sweep = Sweep(plan, trainer, line.workers, _drift if plan.kl else None)
     sweep.check()
     sys.stdout.write(f"{_size(plan)}, {line.workers} at a time, in {line.out}\n")
@@ -118,6 +121,17 @@ def _compare(line: CompareCommand, arguments: Sequence[str]) -> int:
     write_text_atomically(line.out / "report.md", text)
     sys.stdout.write(f"\n{text}\nreport: {line.out / 'report.md'}\n")
     return 1 if any(run.summary is None for arm in results for run in (*arm.tuning, *arm.runs)) else 0
+
+
+def _stop_by_signals(trainer: RunTrainer) -> None:
+    """Ctrl-C, or a scheduler's word: no further run begins, from the moment of the signal on."""
+
+    def stop(number: int, frame: FrameType | None) -> None:
+        trainer.stopped.set()
+        signal.default_int_handler(number, frame)
+
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, stop)
 
 
 def _size(plan: Plan) -> str:

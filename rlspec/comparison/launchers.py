@@ -15,8 +15,8 @@ from rlspec.errors import ConfigError
 class Launcher(Protocol):
     """Runs a command to its end; what came of it stands in the files that it leaves."""
 
-    def run(self, command: Sequence[str], log_path: Path, log: TextIO) -> None:
-        """Wait for a command whose output goes to a log."""
+    def run(self, command: Sequence[str], log_path: Path, log: TextIO) -> int | None:
+        """Wait for a command whose output goes to a log; its exit code, where it is known here."""
 
 
 @dataclass(frozen=True)
@@ -25,11 +25,11 @@ class Local:
 
     workers: int
 
-    def run(self, command: Sequence[str], log_path: Path, log: TextIO) -> None:  # noqa: ARG002
+    def run(self, command: Sequence[str], log_path: Path, log: TextIO) -> int | None:  # noqa: ARG002
         """Wait for a process."""
         threads = str(max(1, (os.cpu_count() or 1) // self.workers))
         environment = {**os.environ, "OMP_NUM_THREADS": threads}
-        subprocess.run(command, stdout=log, stderr=subprocess.STDOUT, env=environment, check=False)
+        return subprocess.run(command, stdout=log, stderr=subprocess.STDOUT, env=environment, check=False).returncode
 
 
 @dataclass(frozen=True)
@@ -50,7 +50,7 @@ class Submitit:
         except (NameError, TypeError, RuntimeError) as error:
             raise ConfigError(f"slurm: {' '.join(str(error).split())}") from None
 
-    def run(self, command: Sequence[str], log_path: Path, log: TextIO) -> None:
+    def run(self, command: Sequence[str], log_path: Path, log: TextIO) -> int | None:
         """Wait for a job; where the scheduler gave it up, its reason stands in the log and the run can be resumed."""
         import submitit
 
@@ -61,6 +61,7 @@ class Submitit:
             job.result()
         except Exception as error:
             log.write(f"\njob {job.job_id}: {error}\n")
+        return None
 
 
 def _append(command: list[str], log_path: str) -> None:

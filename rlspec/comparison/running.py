@@ -5,6 +5,7 @@ from __future__ import annotations
 import fcntl
 import json
 import os
+import signal
 import sys
 import threading
 from collections.abc import Mapping, Sequence
@@ -15,7 +16,7 @@ from typing import Any, Literal, TextIO
 from rlspec.checkpoint import list_checkpoints
 from rlspec.comparison.launchers import Launcher
 from rlspec.comparison.plan import Plan, slug
-from rlspec.errors import ConfigError
+from rlspec.errors import INTERRUPTED, ConfigError
 from rlspec.run_directory import RECIPE, SUMMARY, RunDirectory
 
 Kind = Literal["tune", "claim"]
@@ -64,7 +65,9 @@ class RunTrainer:
                 _lock(log, job)  # the process inherits it: it is held until that ends, whatever becomes of us
                 summary = read_summary(folder)
                 if summary is None and not self.stopped.is_set():
-                    self.launcher.run(command_of(job, folder), log_path, log)
+                    code = self.launcher.run(command_of(job, folder), log_path, log)
+                    if code in (INTERRUPTED, -signal.SIGINT):  # Ctrl-C reaches a run before it reaches us
+                        self.stopped.set()
                     summary = read_summary(folder)
         return summary
 
