@@ -3,26 +3,34 @@
 from __future__ import annotations
 
 import math
+from typing import Literal
 
 import torch
 from torch import Tensor
 
+Scale = Literal["group", "batch", "none"]
 
-def group_advantages(rewards: Tensor, *, normalise: bool = True) -> Tensor:
+
+def group_advantages(rewards: Tensor, *, scale: Scale = "group", epsilon: float = 0.0) -> Tensor:
     """How much better than its group each sample did; zeros where all did alike.
 
     Args:
-        rewards: (N,) of one group. NaN: a sample that does not count, whose advantage is 0.
-        normalise: over the group's standard deviation (GRPO, arXiv 2402.03300); else the difference to the mean alone.
+        rewards: (..., samples), a group in each row. NaN: a sample that does not count, whose advantage is 0.
+        scale: over the standard deviation of the group (GRPO, arXiv 2402.03300) or of the batch, or the difference to
+            the group's mean alone (Dr. GRPO, arXiv 2503.20783).
+        epsilon: added to the standard deviation; TRL adds 1e-4.
     """
-    counted = ~rewards.isnan()
-    known = rewards[counted].double()
-    advantages = torch.zeros_like(rewards)
-    if len(known) < 2 or known.max() == known.min():
-        return advantages
-    centred = known - known.mean()
-    advantages[counted] = (centred / known.std() if normalise else centred).to(rewards.dtype)
-    return advantages
+    values = rewards.double()
+    counted = ~values.isnan()
+    centred = torch.where(counted, values - values.nanmean(-1, keepdim=True), 0.0)
+    most, least = (torch.where(counted, values, end) for end in (-math.inf, math.inf))
+    differ = most.amax(-1, keepdim=True) > least.amin(-1, keepdim=True)
+    if scale == "group":
+        counts = counted.sum(-1, keepdim=True)
+        centred = centred / ((centred.square().sum(-1, keepdim=True) / (counts - 1)).sqrt() + epsilon)
+    elif scale == "batch":
+        centred = centred / (values[counted].std() + epsilon)
+    return torch.where(differ, centred, 0.0).to(rewards.dtype)
 
 
 def bound_log_ratio(log_ratio: Tensor, advantages: Tensor, low: float, high: float) -> tuple[Tensor, Tensor]:

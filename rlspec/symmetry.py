@@ -17,7 +17,7 @@ from rlspec.errors import ConfigError
 if TYPE_CHECKING:
     from torch import nn
 
-    from rlspec.optim.map.symmetry import SymmetryMap
+    from rlspec.optim.map.spec import SymmetryMap
 
 
 def _writable(path: Path | None) -> Path | None:

@@ -30,6 +30,7 @@ RANKS: dict[str, float] = {
     "policy_gradient": 0.75,
     "checkpoint": 1,
     "display": 1,
+    "hub": 1,
     "intervals": 1,
     "versions": 1,
     "entry": 2,

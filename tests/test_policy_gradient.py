@@ -16,7 +16,17 @@ def test_advantages_are_rewards_less_the_mean_over_the_deviation_of_their_group(
     deviation = math.sqrt(sum((value - mean) ** 2 for value in rewards.tolist()) / 4)
     expected = torch.tensor([(value - mean) / deviation for value in rewards.tolist()])
     torch.testing.assert_close(group_advantages(rewards), expected)
-    torch.testing.assert_close(group_advantages(rewards, normalise=False), rewards - 0.6)
+    torch.testing.assert_close(group_advantages(rewards, scale="none"), rewards - 0.6)
+
+
+def test_groups_are_rows_and_trls_scales_are_those_of_the_group_and_of_the_batch() -> None:
+    rewards = torch.tensor([[1.0, 0.0, 0.0, 0.0], [1.0, 1.0, 1.0, 1.0]])
+    by_group = group_advantages(rewards, epsilon=1e-4)
+    assert by_group[0].tolist() == pytest.approx([0.75 / 0.5001, *[-0.25 / 0.5001] * 3])
+    assert by_group[1].tolist() == [0, 0, 0, 0]
+    assert group_advantages(rewards, scale="none")[0].tolist() == [0.75, -0.25, -0.25, -0.25]
+    batch = group_advantages(rewards, scale="batch", epsilon=1e-4)
+    assert batch[0, 0] == pytest.approx(0.75 / (float(rewards.std()) + 1e-4))
 
 
 @pytest.mark.parametrize(

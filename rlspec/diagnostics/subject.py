@@ -17,7 +17,8 @@ from rlspec.display import Display
 from rlspec.errors import CheckpointError, ConfigError, DataError
 from rlspec.optim import SpectralOptimizer
 from rlspec.optim.kernels.layout import split_blocks
-from rlspec.optim.map.symmetry import ParameterSpec, SymmetryMap, within
+from rlspec.optim.map.spec import ParameterSpec, SymmetryMap
+from rlspec.optim.map.symmetry import within
 
 LARGEST = 1 << 24
 """Values of a matrix up to which it is looked at: embeddings of large vocabularies would take minutes."""

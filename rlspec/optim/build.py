@@ -15,7 +15,8 @@ from rlspec.optim.engine.optimizer import SpectralOptimizer
 from rlspec.optim.engine.updates import LAYOUT_KEYS
 from rlspec.optim.known_rate import Here, carried_over, describe, hidden_size
 from rlspec.optim.map.overrides import Roles
-from rlspec.optim.map.symmetry import ParameterSpec, SymmetryMap, symmetry_map
+from rlspec.optim.map.spec import ParameterSpec, SymmetryMap
+from rlspec.optim.map.symmetry import symmetry_map
 from rlspec.optim.papers import paper_settings
 from rlspec.optim.regularisers.penalties import penalise
 from rlspec.optim.rules import get_rule
@@ -58,21 +59,11 @@ def build_optimizer(
     Raises:
         ConfigError: naming the parameter or word and the remedy.
     """
-    if not isinstance(model, nn.Module):
-        raise ConfigError(f"model is a {type(model).__name__}; give the module itself, whose layers tell the roles")
-    for name in sorted(given.keys() & set(FROM_MAP)):
-        raise ConfigError(f"{name} is decided for each parameter by the symmetry map; use roles, overrides or split")
-    trained = [(name, param) for name, param in model.named_parameters() if param.requires_grad]
-    check_modules(model)
-    check_sharding(trained)
-    check_mixed(trained)
+    _check_model(model)
+    _check_words(given, settings, lr_from)
+    paper = settings == "paper"
     if isinstance(model, DistributedDataParallel):
         given.setdefault("process_group", model.process_group)
-    if settings not in get_args(Whose):
-        raise ConfigError(f"settings={settings!r}; {nearest(str(settings), get_args(Whose))}")
-    paper = settings == "paper"
-    if paper and lr_from is not None:
-        raise ConfigError("lr_from goes by the length of our settings; with settings=paper give lr itself")
     given["betas"] = tuple(given.get("betas", OptimizerSettings.betas))
     counted = defaults(OptimizerSettings) | {
         name: value for name, value in given.items() if name not in defaults(Running)
@@ -97,6 +88,24 @@ def build_optimizer(
     optimizer.symmetry = mapping
     optimizer.rates = None if known is None else describe(known, optimizer.param_groups, here)
     return optimizer
+
+
+def _check_model(model: nn.Module) -> None:
+    if not isinstance(model, nn.Module):
+        raise ConfigError(f"model is a {type(model).__name__}; give the module itself, whose layers tell the roles")
+    trained = [(name, param) for name, param in model.named_parameters() if param.requires_grad]
+    check_modules(model)
+    check_sharding(trained)
+    check_mixed(trained)
+
+
+def _check_words(given: Mapping[str, Any], settings: str, lr_from: Mapping[str, Any] | None) -> None:
+    for name in sorted(given.keys() & set(FROM_MAP)):
+        raise ConfigError(f"{name} is decided for each parameter by the symmetry map; use roles, overrides or split")
+    if settings not in get_args(Whose):
+        raise ConfigError(f"settings={settings!r}; {nearest(str(settings), get_args(Whose))}")
+    if settings == "paper" and lr_from is not None:
+        raise ConfigError("lr_from goes by the length of our settings; with settings=paper give lr itself")
 
 
 def _known(lr_from: Mapping[str, Any]) -> KnownRate:

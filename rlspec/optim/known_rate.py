@@ -15,7 +15,8 @@ from typing import Any
 from torch import nn
 
 from rlspec.errors import ConfigError
-from rlspec.optim.map.symmetry import SPECTRAL_ROLES, ParameterSpec
+from rlspec.optim.map.spec import ParameterSpec
+from rlspec.optim.map.symmetry import SPECTRAL_ROLES
 from rlspec.optim.rules import get_rule
 from rlspec.optim.settings import KnownRate
 from rlspec.optim.transfer import adamw_weight_decay, batch_lr, transfer_lr, transfer_weight_decay, update_rms

@@ -23,6 +23,7 @@ from rlspec.diagnostics.subject import Part, Subject, check_finite, stored_momen
 from rlspec.display import Display
 from rlspec.errors import DataError
 from rlspec.optim import symmetry_map
+from rlspec.policy_gradient import Scale, group_advantages
 from rlspec.rlvr.arguments import completion_length
 from rlspec.rlvr.data import Problem
 from rlspec.rlvr.generation import Policy, Sampling, end_token_ids, generate_tokens
@@ -44,6 +45,7 @@ REMEDY = (
 _FORWARD = 64  # sequences that are generated at a time
 _MOST_PARTS = 64
 _SMALLEST_SPREAD = 1e-4  # TRL's, added to a group's standard deviation
+_SCALES: dict[Any, Scale] = {"group": "group", True: "group", "batch": "batch", "none": "none", False: "none"}  # TRL's
 
 
 def language_subject(
@@ -147,7 +149,8 @@ def _rollout_parts(
     ]
     with closing(ProblemSets(chosen, {}).verifiers(recipe)) as verifiers:
         rewards = torch.tensor(verifiers.totals(attempts)).view(len(chosen), size)
-    advantages = group_advantages(rewards, trainer.get("scale_rewards", "group"))
+    scale = _SCALES[trainer.get("scale_rewards", "group")]
+    advantages = group_advantages(rewards, scale=scale, epsilon=_SMALLEST_SPREAD)
     tokens = sum(map(len, rows))
     parts = []
     for index, problem in enumerate(chosen):
@@ -157,20 +160,6 @@ def _rollout_parts(
         facts = {"pass_rate": float(rewards[index].mean()), "reward_variance": float(rewards[index].var(correction=0))}
         parts.append(Part(batch, " ".join(problem.problem.split()), facts))
     return parts
-
-
-def group_advantages(rewards: Tensor, scale: Any) -> Tensor:
-    """Rewards (groups, samples) less their group's mean, over the standard deviation of the group or the batch.
-
-    Args:
-        rewards: of all verifiers together.
-        scale: TRL's `scale_rewards`: `group` or True, `batch`, `none` or False.
-    """
-    centred = rewards - rewards.mean(1, keepdim=True)
-    if scale in ("none", False) or rewards.shape[1] < 2:
-        return centred
-    spread = rewards.std() if scale == "batch" else rewards.std(1, keepdim=True)
-    return centred / (spread + _SMALLEST_SPREAD)
 
 
 def _until_end(row: list[int], ends: set[int]) -> list[int]:

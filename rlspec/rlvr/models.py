@@ -26,7 +26,7 @@ from transformers import (
 from rlspec.config.passthrough import check_architecture
 from rlspec.config.paths import resolve_path
 from rlspec.errors import CheckpointError, ConfigError
-from rlspec.rlvr.hub import fetch_snapshot, is_local, one_line
+from rlspec.hub import fetch_snapshot, is_local, one_line
 from rlspec.rlvr.tokenizer import build_byte_tokenizer
 from rlspec.runtime.adapters import adapter_config
 

@@ -26,7 +26,7 @@ def read_rows(path: str, *, subset: str | None, split: str | None, name: str) ->
         split: part of a folder or hub data set; ignored for a file, which has no parts.
         name: the data set's name in messages.
     """
-    from rlspec.rlvr.hub import fetch_snapshot, is_local
+    from rlspec.hub import fetch_snapshot, is_local
 
     if path.lower().endswith(SUFFIXES):
         return read_file(Path(path).expanduser())
@@ -93,7 +93,7 @@ def cell_text(value: Any, column: str, place: str, *, numbers: bool = False) -> 
 
 
 def _one_line(error: BaseException) -> str:
-    from rlspec.rlvr.hub import one_line  # the hub's client takes a while to import
+    from rlspec.hub import one_line  # the hub's client takes a while to import
 
     return one_line(error)
 

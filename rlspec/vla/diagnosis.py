@@ -19,7 +19,7 @@ from rlspec.diagnostics.subject import Part, Subject, check_finite, stored_momen
 from rlspec.display import Display
 from rlspec.errors import ConfigError, DataError
 from rlspec.optim import build_optimizer, symmetry_map
-from rlspec.optim.map.symmetry import SymmetryMap
+from rlspec.optim.map.spec import SymmetryMap
 from rlspec.runtime.devices import choose_device
 from rlspec.runtime.quiet import quiet_libraries
 from rlspec.vla.training.data import OpenSamples, open_samples

@@ -31,7 +31,7 @@ matplotlib.use("Agg")
 import matplotlib.pyplot as plt
 
 from rlspec.optim import SpectralOptimizer, symmetry_map
-from rlspec.optim.map.symmetry import ParameterSpec
+from rlspec.optim.map.spec import ParameterSpec
 
 OUT = Path(__file__).parent / "pictures"
 COLOURS = {"muon": "#2f6fde", "pion": "#e8710a", "adamw": "#9aa5b1"}

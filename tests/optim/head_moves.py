@@ -16,7 +16,7 @@ from family_cases import seeded
 from torch import Tensor, nn
 
 from rlspec.optim.kernels.layout import merge_blocks, split_blocks
-from rlspec.optim.map.symmetry import ParameterSpec
+from rlspec.optim.map.spec import ParameterSpec
 
 Turn = Callable[[Tensor, int], Tensor]
 """(head (size, columns), its number) -> the head that takes its place."""

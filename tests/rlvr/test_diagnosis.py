@@ -13,7 +13,7 @@ from rlspec.diagnostics.subject import Subject, load_weights
 from rlspec.display import Display
 from rlspec.errors import CheckpointError, DataError
 from rlspec.rlvr import diagnosis
-from rlspec.rlvr.diagnosis import group_advantages, language_subject
+from rlspec.rlvr.diagnosis import language_subject
 
 
 def subject(recipe: str, *overrides: str, **sizes: int) -> Subject:
@@ -80,15 +80,6 @@ def test_examples_are_the_loss_of_supervised_recipes() -> None:
     torch.testing.assert_close(
         sft.model.lm_head(states).argmax(-1)[:3], scores[batch["labels"][:, 1:].flatten() != -100].argmax(-1)[:3]
     )
-
-
-def test_advantages_are_those_of_the_group_or_of_the_batch() -> None:
-    rewards = torch.tensor([[1.0, 0.0, 0.0, 0.0], [1.0, 1.0, 1.0, 1.0]])
-    by_group = group_advantages(rewards, "group")
-    assert by_group[0].tolist() == pytest.approx([0.75 / 0.5001, *[-0.25 / 0.5001] * 3])
-    assert by_group[1].tolist() == [0, 0, 0, 0]
-    assert group_advantages(rewards, "none")[0].tolist() == [0.75, -0.25, -0.25, -0.25]
-    assert group_advantages(rewards, "batch")[0, 0] == pytest.approx(0.75 / (float(rewards.std()) + 1e-4))
 
 
 def test_weights_of_a_checkpoint_take_the_place_of_others_and_foreign_ones_are_named(

@@ -241,7 +241,7 @@ def test_what_the_hub_refuses_is_said(kind: str, monkeypatch: pytest.MonkeyPatch
     def refuse(*args: Any, **kwargs: Any) -> str:
         raise error("500 Server Error\nand more", response=response)
 
-    monkeypatch.setattr("rlspec.rlvr.hub.snapshot_download", refuse)
+    monkeypatch.setattr("rlspec.hub.snapshot_download", refuse)
     with pytest.raises(CheckpointError, match=message) as caught:
         build(path="organisation/name", revision="v2")
     assert "organisation/name (revision v2)" in one_line(caught)

@@ -8,12 +8,12 @@ position 0 open to 255 closed.
 from __future__ import annotations
 
 import logging
-import threading
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from rlspec.deploy.robots.gripper_thread import PERIOD, GripperThread
 from rlspec.errors import RobotError
 
 DEVICE, BAUD = 9, 115200  # as delivered
@@ -38,7 +38,6 @@ FAULTS = {  # gFLT; below 0x08 of priority: they only say what is missing
 }
 _QUIET = 0x09  # nobody spoke to it for a second: it says so once more, after we speak again
 
-_PERIOD = 0.05  # seconds between two looks at the hand
 _TIMEOUT = 0.1  # seconds for an answer; one takes 4 ms
 _RETRIES = 2  # of a message: one that is lost is no lost cable
 _ACTIVATION = 10.0  # seconds; it opens and closes once
@@ -159,16 +158,16 @@ def activate(bus: RobotiqBus, patience: float = _ACTIVATION) -> RobotiqStatus:
     bus.write(0)
     end = time.monotonic() + patience
     while (status := bus.read()).activated and time.monotonic() < end:
-        time.sleep(_PERIOD)
+        time.sleep(PERIOD)
     bus.write(ACTIVATE)
     while not (status := bus.read()).ready and time.monotonic() < end:
-        time.sleep(_PERIOD)
+        time.sleep(PERIOD)
     if status.problem:
         raise RobotError(f"the Robotiq hand at {bus.port} is not ready: {status.problem}")
     return status
 
 
-class RobotiqGripperLane:
+class RobotiqGripperLane(GripperThread):
     """Sends the newest closure to the hand and knows the measured one.
 
     Args:
@@ -196,30 +195,12 @@ class RobotiqGripperLane:
         self.stroke = stroke or (DROID_STROKE if read_only else self._measured_stroke())
         self.status = bus.read()
         self.closure = self._closure_at(self.status.position)
-        self.error = ""
-        self._wanted = threading.Event()
-        self._order: tuple[float] | None = None  # told apart by identity: the same closure again is a new order
-        self._done = False
-        self._thread = threading.Thread(target=self._run, name="gripper", daemon=True)
-        self._thread.start()
-
-    def grip(self, closure: float) -> None:
-        """Open (0) to close (1); returns at once, and the newest order counts.
-
-        Each is given to the hand: whether one is worth giving is decided in `rlspec.deploy.arm.gripper`.
-        """
-        self._order = (min(max(float(closure), 0.0), 1.0),)
-        self._wanted.set()
-
-    def drop(self) -> None:
-        """Forget an order that was not sent yet."""
-        self._order = None
+        self._sent: tuple[float] | None = None
+        super().__init__()
 
     def close(self, patience: float = 0.5) -> None:
-        """End the thread; the hand keeps what it holds."""
-        self._done = True
-        self._wanted.set()
-        self._thread.join(patience)
+        """As the parent; the cable is free afterwards."""
+        super().close(patience)
         self._bus.close()
 
     def _closure_at(self, position: int) -> float:
@@ -234,9 +215,9 @@ class RobotiqGripperLane:
         for position in (0, 255):
             self._go_to(position)
             end = time.monotonic() + _ACTIVATION
-            time.sleep(_PERIOD)  # until it shows that it moves
+            time.sleep(PERIOD)  # until it shows that it moves
             while (status := self._bus.read()).moving and time.monotonic() < end:
-                time.sleep(_PERIOD)
+                time.sleep(PERIOD)
             ends.append(status.position)
         self._go_to(0)
         if ends[1] - ends[0] < 128:
@@ -246,23 +227,19 @@ class RobotiqGripperLane:
             )
         return ends[0], ends[1]
 
-    def _run(self) -> None:
-        sent: tuple[float] | None = None
-        while not self._done:
-            self._wanted.wait(_PERIOD)
-            self._wanted.clear()
-            try:
-                order = self._order
-                if order is not None and order is not sent:
-                    opened, closed = self.stroke
-                    self._go_to(self._target(order[0], opened, closed))
-                    sent = order
-                self.status = self._bus.read()
-                self.closure = self._closure_at(self.status.position)
-                self.error = self.status.problem and f"gripper: {self.status.problem}"
-            except RobotError as error:  # the arm goes on without its hand until the loop has seen this
-                self.error = f"gripper: {error}"
-                time.sleep(_PERIOD)
+    def work(self, order: tuple[float] | None) -> None:
+        """As the parent."""
+        try:
+            if order is not None and order is not self._sent:
+                opened, closed = self.stroke
+                self._go_to(self._target(order[0], opened, closed))
+                self._sent = order
+            self.status = self._bus.read()
+            self.closure = self._closure_at(self.status.position)
+            self.error = self.status.problem and f"gripper: {self.status.problem}"
+        except RobotError as error:  # the arm goes on without its hand until the loop has seen this
+            self.error = f"gripper: {error}"
+            time.sleep(PERIOD)
 
     @staticmethod
     def _target(closure: float, opened: int, closed: int) -> int:

@@ -12,7 +12,7 @@ from torch import Tensor
 from rlspec.diagnostics.measures.ranks import singular_values, stable_rank
 from rlspec.diagnostics.result import StudyResult, Table, mean
 from rlspec.diagnostics.subject import Subject, add_to, blocks_of
-from rlspec.optim.map.symmetry import ParameterSpec
+from rlspec.optim.map.spec import ParameterSpec
 
 SHOWN = 8
 """Problems that the table shows from each end."""

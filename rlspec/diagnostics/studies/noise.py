@@ -20,7 +20,7 @@ from rlspec.diagnostics.result import StudyResult, Table, mean
 from rlspec.diagnostics.studies.spectra import SHUT
 from rlspec.diagnostics.subject import Subject, blocks_of, layer_of
 from rlspec.errors import ConfigError
-from rlspec.optim.map.symmetry import ParameterSpec
+from rlspec.optim.map.spec import ParameterSpec
 
 DIRECTIONS = 8
 """Leading singular directions that are judged one by one."""

@@ -14,7 +14,7 @@ from rlspec.diagnostics.measures.passing import ADAMW, SPECTRAL, normalised, pas
 from rlspec.diagnostics.measures.ranks import effective_rank, energy_rank, singular_values, stable_rank
 from rlspec.diagnostics.result import StudyResult, Table, mean
 from rlspec.diagnostics.subject import Subject, blocks_of, layer_of
-from rlspec.optim.map.symmetry import ParameterSpec
+from rlspec.optim.map.spec import ParameterSpec
 from rlspec.optim.stages.filters import gate_threshold
 
 SHUT = 0.5

@@ -15,7 +15,7 @@ from rlspec.diagnostics.measures.heavy_tails import eigenvalues, farms, hill
 from rlspec.diagnostics.measures.ranks import effective_rank, singular_values, stable_rank, utilisation
 from rlspec.diagnostics.result import StudyResult, Table, mean, watched
 from rlspec.diagnostics.subject import Subject, layer_of
-from rlspec.optim.map.symmetry import ParameterSpec
+from rlspec.optim.map.spec import ParameterSpec
 
 HIDDEN = ("mlp.down", "mlp.fc2")
 """Roles of the matrices that read a feed-forward part's hidden layer."""

@@ -40,7 +40,7 @@ if TYPE_CHECKING:
     from torch.distributed import ProcessGroup
 
     from rlspec.optim.engine.shared import Distribution
-    from rlspec.optim.map.symmetry import SymmetryMap
+    from rlspec.optim.map.spec import SymmetryMap
 
 REPORT_UNUSED_AFTER = 10
 TelemetryCallback = Callable[[int, dict[str, dict[str, float]]], None]

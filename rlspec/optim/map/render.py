@@ -9,7 +9,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, fields
 from typing import Any
 
-from rlspec.optim.map.symmetry import ParameterSpec, SymmetryMap
+from rlspec.optim.map.spec import ParameterSpec, SymmetryMap
 
 HEADERS = {
     "role": "role",

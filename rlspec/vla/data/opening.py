@@ -15,9 +15,9 @@ from rlspec.config.vla_schema import Dataset
 from rlspec.contract.features import ACTION
 from rlspec.contract.records import DATA_RECORD
 from rlspec.errors import DataError, nearest
+from rlspec.hub import refusal
 from rlspec.vla.data.exact_statistics import numeric_statistics, statistics_fault
 from rlspec.vla.data.files import INFO
-from rlspec.vla.hub import hub_reason
 
 log = logging.getLogger(__name__)
 
@@ -118,7 +118,8 @@ def _open(section: Dataset, root: Path | None) -> RenamedDataset:
     except (HfHubHTTPError, OfflineModeIsEnabled, ConnectionError) as error:
         if section.repo_id is None:
             raise DataError(f"dataset {place}: files are missing; generate or download it again") from None
-        raise DataError(f"dataset.repo_id={place}: {hub_reason(error, 'dataset.root')}") from None
+        remedy = "check name, network and `hf auth login`, or give a local copy with dataset.root=FOLDER"
+        raise DataError(f"dataset.repo_id={place}: {refusal(error, place)}; {remedy}") from None
     except (OSError, ValueError, KeyError) as error:
         raise DataError(f"dataset {place}: cannot be read: {_line(error)}") from None
 

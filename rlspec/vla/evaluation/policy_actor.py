@@ -23,7 +23,6 @@ from rlspec.vla.data.normalisation import unnormalised
 from rlspec.vla.evaluation.actors import Actor
 from rlspec.vla.evaluation.observation import to_batch
 from rlspec.vla.evaluation.simulator import Action, Observation
-from rlspec.vla.hub import hub_reason
 
 if TYPE_CHECKING:
     from torch import nn
@@ -128,7 +127,9 @@ def load_policy(source: PolicySource) -> PolicyActor:
     except UserError:
         raise
     except Exception as error:  # LeRobot, the hub, safetensors and torch each have errors of their own
-        reason = hub_reason(error, "policy") or " ".join(str(error).split())[:400] or type(error).__name__
+        from rlspec.hub import one_line, refusal
+
+        reason = refusal(error) or one_line(error, 400)
         raise CheckpointError(f"{source.path}: this policy cannot be loaded: {reason}") from error
 
 

@@ -10,9 +10,10 @@ from pathlib import Path
 from typing import Any, ClassVar, Self
 
 from lerobot.configs import PreTrainedConfig
-from torch import nn
+from torch import Tensor, nn
 
 from rlspec.errors import CheckpointError
+from rlspec.vla.policies.flow_sde import Velocity
 from rlspec.vla.policies.preset import SpectralPreset
 
 _HUB = ("force_download", "resume_download", "proxies", "token", "cache_dir", "local_files_only", "revision")
@@ -111,3 +112,18 @@ def freeze_unused(model: nn.Module, patterns: Sequence[str]) -> dict[str, int]:
     for param in unused.values():
         param.requires_grad_(False)
     return {name: param.numel() for name, param in unused.items()}
+
+
+def denoising(model: Any, pad: Tensor, cache: Any) -> Velocity:
+    """The velocity of noisy actions by LeRobot's denoising step, over observations that were read once.
+
+    Args:
+        model: LeRobot's network inside of a policy.
+        pad: (B, L), which tokens of the observations are real.
+        cache: their keys and values.
+    """
+
+    def velocity(x: Tensor, time: Tensor) -> Tensor:
+        return model.denoise_step(prefix_pad_masks=pad, past_key_values=cache, x_t=x, timestep=time).float()
+
+    return velocity

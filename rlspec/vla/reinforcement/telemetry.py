@@ -8,7 +8,7 @@ from torch import Tensor, nn
 from rlspec.diagnostics.measures.ranks import singular_values, stable_rank
 from rlspec.diagnostics.probes import Reading
 from rlspec.optim import SpectralOptimizer
-from rlspec.optim.map.symmetry import SymmetryMap
+from rlspec.optim.map.spec import SymmetryMap
 
 
 class GroupGradients:

@@ -10,7 +10,7 @@ from torch import nn
 
 from rlspec.config.vla_schema import Freeze
 from rlspec.errors import ConfigError
-from rlspec.optim.map.symmetry import SymmetryMap
+from rlspec.optim.map.spec import SymmetryMap
 
 
 @dataclass(frozen=True)

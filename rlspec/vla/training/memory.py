@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 from torch.autograd.graph import saved_tensors_hooks
 
-from rlspec.optim.map.symmetry import SymmetryMap
+from rlspec.optim.map.spec import SymmetryMap
 from rlspec.runtime.memory import MemoryAccount, Row
 
 

@@ -23,16 +23,17 @@ from rlspec.config.schema import Lora
 from rlspec.config.vla_schema import Policy
 from rlspec.contract.features import ACTION, STATE
 from rlspec.errors import ConfigError, UserError
+from rlspec.hub import one_line, refusal
 from rlspec.runtime.adapters import adapter_config
 from rlspec.vla.data.facts import describe_policy, write_facts
 from rlspec.vla.data.norm_stats import read_norm_stats
 from rlspec.vla.data.normalisation import normalised_by, unnormalised
-from rlspec.vla.hub import hub_reason
 from rlspec.vla.training.fresh import renew
 from rlspec.vla.training.order import INITIAL, derive_seed, seed_all
 from rlspec.vla.training.samples import Samples
 
 PLUGINS = "rlspec.vla.policies"
+LOCAL_COPY = "check name, network and `hf auth login`, or give a local copy with policy.path=FOLDER"
 IMPOSSIBLE = (OSError, ValueError, TypeError, KeyError, ImportError, RuntimeError, AttributeError)
 """What LeRobot and the libraries below it raise where a policy cannot be had."""
 
@@ -219,7 +220,7 @@ def explained(subject: str) -> Iterator[None]:
     except (UserError, torch.OutOfMemoryError):
         raise
     except IMPOSSIBLE as error:
-        text = hub_reason(error, "policy.path") or " ".join(str(error).split())[:400] or type(error).__name__
+        text = f"{reason}; {LOCAL_COPY}" if (reason := refusal(error)) else one_line(error, 400)
         raise ConfigError(f"{subject}: {text}") from error
     finally:
         root.setLevel(level)

@@ -28,7 +28,7 @@ from torch import Tensor, nn
 
 from rlspec.optim import build_optimizer, symmetry_map
 from rlspec.optim.kernels.layout import merge_blocks, split_blocks
-from rlspec.optim.map.symmetry import ParameterSpec
+from rlspec.optim.map.spec import ParameterSpec
 
 pytestmark = pytest.mark.usefixtures("nothing_in_float32")
 

@@ -19,7 +19,8 @@ from family_cases import CASES, build
 from torch import Tensor, nn
 
 from rlspec.optim.kernels.layout import split_blocks
-from rlspec.optim.map.symmetry import ParameterSpec, symmetry_map
+from rlspec.optim.map.spec import ParameterSpec
+from rlspec.optim.map.symmetry import symmetry_map
 
 EXACT = 1e-12  # measured 1e-15
 TOLERANCE = 1e-6  # norms of heads, and rotations and softmax of some, compute in float32 in every dtype; measured 7e-8

@@ -9,7 +9,8 @@ import torch
 from torch import nn
 
 from rlspec.optim.map.render import coverage, render_json, render_markdown, render_text, table_rows
-from rlspec.optim.map.symmetry import SymmetryMap, symmetry_map
+from rlspec.optim.map.spec import SymmetryMap
+from rlspec.optim.map.symmetry import symmetry_map
 
 
 def small_map() -> SymmetryMap:

@@ -130,7 +130,8 @@ def test_the_hub_out_of_reach_is_one_line(monkeypatch: pytest.MonkeyPatch, tmp_p
     monkeypatch.setattr(constants, "HF_HUB_OFFLINE", True)
     section = Dataset(name="toy", repo_id="nobody/nothing", root=str(tmp_path / "new"))
     with pytest.raises(
-        DataError, match="dataset.repo_id=nobody/nothing: .*, or give a local copy with dataset.root=FOLDER"
+        DataError,
+        match="repo_id=nobody/nothing: the hub is unreachable .*copy with dataset.root=FOLDER",
     ) as error:
         open_dataset(section)
     assert "\n" not in str(error.value)

@@ -13,11 +13,10 @@ from lerobot.utils.constants import OBS_LANGUAGE_ATTENTION_MASK, OBS_LANGUAGE_TO
 from lerobot.utils.device_utils import resolve_safetensors_device
 from safetensors import SafetensorError
 from safetensors.torch import load_file
-from torch import Tensor
 
 from rlspec.errors import CheckpointError
 from rlspec.vla.policies.flow_sde import Velocity
-from rlspec.vla.policies.inherited import NamedPolicy, check_loaded, freeze_unused
+from rlspec.vla.policies.inherited import NamedPolicy, check_loaded, denoising, freeze_unused
 from rlspec.vla.policies.pi05.configuration_pi05 import RlspecPI05Config
 
 WEIGHTS = "model.safetensors"
@@ -67,11 +66,7 @@ class RlspecPI05Policy(NamedPolicy, PI05Policy):
             inputs_embeds=[prefix, None],
             use_cache=True,
         )
-
-        def velocity(x: Tensor, time: Tensor) -> Tensor:
-            return model.denoise_step(prefix_pad_masks=pad, past_key_values=cache, x_t=x, timestep=time).float()
-
-        return velocity
+        return denoising(model, pad, cache)
 
     @classmethod
     def from_pretrained(

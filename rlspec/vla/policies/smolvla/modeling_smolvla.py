@@ -9,10 +9,9 @@ from lerobot.policies.smolvla.modeling_smolvla import SmolVLAPolicy, make_att_2d
 from lerobot.utils.constants import OBS_LANGUAGE_ATTENTION_MASK, OBS_LANGUAGE_TOKENS
 from lerobot.utils.device_utils import resolve_safetensors_device
 from safetensors.torch import load_model
-from torch import Tensor
 
 from rlspec.vla.policies.flow_sde import Velocity
-from rlspec.vla.policies.inherited import NamedPolicy, check_loaded
+from rlspec.vla.policies.inherited import NamedPolicy, check_loaded, denoising
 from rlspec.vla.policies.smolvla.configuration_smolvla import RlspecSmolVLAConfig
 
 
@@ -40,11 +39,7 @@ class RlspecSmolVLAPolicy(NamedPolicy, SmolVLAPolicy):
             inputs_embeds=[prefix, None],
             use_cache=True,
         )
-
-        def velocity(x: Tensor, time: Tensor) -> Tensor:
-            return model.denoise_step(prefix_pad_masks=pad, past_key_values=cache, x_t=x, timestep=time).float()
-
-        return velocity
+        return denoising(model, pad, cache)
 
     @classmethod
     def _load_as_safetensor(cls, model: Any, model_file: str, map_location: str, strict: bool) -> Any:

@@ -36,20 +36,40 @@ def fetch_snapshot(
     what = f"{kind} {repo}" + (f" (revision {revision})" if revision else "")
     try:
         folder = snapshot_download(repo, repo_type=kind, revision=revision, allow_patterns=files, etag_timeout=TIMEOUT)
-    except errors.GatedRepoError as error:
-        reason = f"access to it is restricted: accept its terms on https://huggingface.co/{repo} and set HF_TOKEN"
-        raise ConnectionError(f"cannot fetch {what}: {reason}") from error
-    except errors.RepositoryNotFoundError as error:
-        raise ConnectionError(f"cannot fetch {what}: the hub has no such public repository") from error
-    except errors.RevisionNotFoundError as error:
-        raise ConnectionError(f"cannot fetch {what}: the hub has no such revision") from error
-    except errors.HFValidationError as error:
-        raise ConnectionError(f"cannot fetch {what}: neither a local path nor a hub id (organisation/name)") from error
-    except (errors.LocalEntryNotFoundError, errors.OfflineModeIsEnabled) as error:
-        raise ConnectionError(f"cannot fetch {what}: the hub is unreachable and it is not in the cache") from error
-    except (errors.HfHubHTTPError, httpx.HTTPError, OSError) as error:
-        raise ConnectionError(f"cannot fetch {what}: {one_line(error)}") from error
+    except (errors.HfHubHTTPError, errors.HFValidationError, httpx.HTTPError, OSError) as error:
+        raise ConnectionError(f"cannot fetch {what}: {refusal(error, repo) or one_line(error)}") from error
     return Path(folder)
+
+
+def refusal(error: BaseException, repo: str = "") -> str | None:
+    """Why the hub gives something not, without the remedy; None: neither the error nor what caused it is of the hub.
+
+    Args:
+        error: of the hub's client, or one around it.
+        repo: hub id, where it is known.
+    """
+    page = f"on https://huggingface.co/{repo}" if repo else "on its page"
+    away = "the hub is unreachable and it is not in the cache"
+    reasons: tuple[tuple[type[BaseException], str], ...] = (  # what is derived from another one goes before it
+        (errors.GatedRepoError, f"access to it is restricted: accept its terms {page} and set HF_TOKEN"),
+        (errors.RepositoryNotFoundError, "the hub has no such public repository"),
+        (errors.RevisionNotFoundError, "the hub has no such revision"),
+        (errors.LocalEntryNotFoundError, away),
+        (errors.EntryNotFoundError, "that repository lacks a file that is needed"),
+        (errors.HFValidationError, "neither a local path nor a hub id (organisation/name)"),
+        (errors.OfflineModeIsEnabled, away),
+    )
+    seen: BaseException | None = error
+    while seen is not None:
+        for kind, reason in reasons:
+            if isinstance(seen, kind):
+                return reason
+        if isinstance(seen, errors.HfHubHTTPError):
+            return one_line(seen)
+        if isinstance(seen, ConnectionError | httpx.ConnectError):
+            return away
+        seen = seen.__cause__ or seen.__context__
+    return None
 
 
 def one_line(error: BaseException, length: int = 200) -> str:
