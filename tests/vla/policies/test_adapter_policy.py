@@ -214,3 +214,24 @@ def test_eight_samples_are_learnt_by_heart(kind: str, steps: int, prepare: Prepa
         optimizer.step()
     error = (policy.predict_action_chunk(batch) - batch["action"]).abs().mean().item()
     assert error < 0.5 * batch["action"].abs().mean().item()
+
+
+def test_places_are_made_on_the_meta_device_though_linspace_was_replaced_when_torch_looked(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """As transformers does while it loads: torch remembers its constructors from the first time that it needs them."""
+    from torch.utils._device import _device_constructors
+
+    from rlspec.vla.policies.backbone.vision import grid_positions
+
+    _device_constructors.cache_clear()
+    try:
+        with monkeypatch.context() as patch:
+            patch.setattr(torch, "linspace", lambda *given, **named: None)
+            with torch.device("meta"):
+                torch.empty(1)
+        with torch.device("meta"):
+            assert torch.linspace(0, 1, 2).device.type == "cpu", "the real one is forgotten"
+            assert grid_positions(4, 48).device.type == "meta"
+    finally:
+        _device_constructors.cache_clear()

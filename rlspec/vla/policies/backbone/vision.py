@@ -118,7 +118,9 @@ class Mlp(nn.Module):
 def grid_positions(grid: int, width: int) -> Tensor:
     """Sines and cosines of both coordinates, (grid * grid, width): a start from which places are told apart at once."""
     half = width // 4
-    frequencies = math.pi * 2 ** torch.linspace(-1, math.log2(grid / 2), half)
+    # With its device: transformers replaces linspace while it loads, and a process may never see the real one again.
+    steps = torch.linspace(-1, math.log2(grid / 2), half, device=torch.get_default_device())
+    frequencies = math.pi * 2**steps
     cells = (torch.arange(grid) + 0.5) / grid
     waves = cells[:, None] * frequencies
     axis = torch.cat([waves.sin(), waves.cos()], 1)
