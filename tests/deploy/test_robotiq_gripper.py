@@ -194,3 +194,16 @@ def test_read_only_neither_activates_nor_moves(hand: RobotiqHand) -> None:
     until(lambda: bool(lane.error))
     assert not hand.orders and not hand.activations
     lane.close()
+
+
+def test_a_hand_whose_driver_fails_in_an_unknown_way_says_so_and_goes_on(
+    lane: RobotiqGripperLane, hand: RobotiqHand, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """An exception that nobody had foreseen once ended the hand's thread in silence."""
+    read = lane._bus.read
+    monkeypatch.setattr(lane._bus, "read", lambda: {}["status"])
+    until(lambda: lane.error == "gripper: KeyError: 'status'")
+    monkeypatch.setattr(lane._bus, "read", read)
+    lane.grip(1.0)
+    hand.wait_for(lambda hand: bool(hand.orders) and hand.orders[-1][0] == 255)
+    until(lambda: lane.error == "")

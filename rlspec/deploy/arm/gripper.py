@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 
 from pydantic import Field
@@ -51,6 +52,8 @@ class GripperLane:
     def decide(self, wanted: float, now: float) -> float | None:
         """The closure to command now, or None: nothing."""
         settings = self.settings
+        if not math.isfinite(wanted):
+            return None
         closure = self._switch(wanted) if settings.binary else min(max(wanted, 0.0), 1.0)
         if closure is None:
             return None

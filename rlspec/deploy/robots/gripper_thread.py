@@ -52,4 +52,7 @@ class GripperThread(ABC):
         while not self._done:
             self._wanted.wait(PERIOD)
             self._wanted.clear()
-            self.work(self._order)
+            try:
+                self.work(self._order)
+            except Exception as error:  # were the thread to end, the hand would be silent and look well
+                self.error = f"gripper: {type(error).__name__}: {error}"

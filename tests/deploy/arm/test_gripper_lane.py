@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from concurrent.futures import Future
 from typing import Any
 
@@ -104,3 +105,12 @@ def test_a_hand_that_is_wrong_for_long_ends_the_run_though_nothing_is_asked_of_i
     wrong[0] = "gripper: its cable"
     assert drive.problem(1.2) == drive.problem(2.1) == ""
     assert drive.problem(2.3) == "gripper: its cable"
+
+
+@pytest.mark.parametrize("binary", [True, False])
+@pytest.mark.parametrize("wanted", [math.nan, math.inf, -math.inf])
+def test_what_is_no_number_is_no_command(wanted: float, *, binary: bool) -> None:
+    lane = GripperLane(GripperSettings(binary=binary, dwell=0.0, interval=0.0))
+    assert lane.decide(1.0, 0.0) == 1.0
+    assert lane.decide(wanted, 1.0) is None
+    assert lane.decide(0.0, 2.0) == 0.0
