@@ -219,6 +219,36 @@ def test_a_reflex_is_shown_refused_and_recovered_from(simulator: SimulatorProces
         assert robot.read().mode == "moving" and robot.read().velocities[0] > 0.1
 
 
+@pytest.mark.parametrize("blocked", [False, True])
+def test_a_hand_may_still_be_moving_when_the_robot_is_closed(simulator: SimulatorProcess, *, blocked: bool) -> None:
+    """In a process of its own: the driver's thread used a hand that was freed, and the process died."""
+    code = f"""
+import time
+from rlspec.deploy.robots.franky_sim import FrankySimRobot
+robot = FrankySimRobot(images="none", host={simulator.host!r})
+robot.connect("droid_hybrid", {HZ})
+robot.grip(0.0)
+while robot.read().closure > 0.1:
+    time.sleep(0.01)
+print("open", flush=True)
+input()
+robot.grip(1.0)
+while not robot._gripper._pending or robot._gripper._pending.wait(0.0):
+    time.sleep(0.01)
+robot.close()
+print("closed", flush=True)
+"""
+    child = subprocess.Popen([sys.executable, "-c", code], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+    assert child.stdin is not None and child.stdout is not None
+    assert child.stdout.readline() == "open\n"
+    if blocked:
+        simulator.order("gripper block")
+    try:
+        assert child.communicate("\n", timeout=60)[0] == "closed\n" and child.returncode == 0
+    finally:
+        simulator.order("gripper free")
+
+
 def test_a_blocked_hand_delays_nothing(simulator: SimulatorProcess) -> None:
     with connected(simulator) as robot:
         robot.grip(0.0)

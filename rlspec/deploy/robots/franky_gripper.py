@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ctypes
 import time
 from typing import Any
 
@@ -9,6 +10,7 @@ from rlspec.deploy.robots.gripper_thread import PERIOD, GripperThread
 
 SPEED = 0.1  # m/s
 FORCE = 20.0  # N of a grasp
+_LAST = 1.0  # seconds that the last order is given to end
 _GRASP = 0.9  # closure above which the hand closes with force instead of moving to a width
 
 
@@ -44,8 +46,20 @@ class FrankyGripperLane(GripperThread):
             self._pending, self._sent = None, None
             time.sleep(PERIOD)
 
+    def close(self, patience: float = 0.5) -> None:
+        """As the parent; an order under way is given a second to end, and goes on by itself after that."""
+        super().close(patience)
+        if self._pending is not None and not self._pending.wait(_LAST):
+            _keep(self._gripper)
+            _keep(self._pending)
+
     def _start(self, closure: float) -> Any:
         if closure < _GRASP:
             return self._gripper.move_async(self._width * (1.0 - closure), SPEED)
         # Any width counts as a grasp: what the hand meets on its way is what it shall hold.
         return self._gripper.grasp_async(0.0, SPEED, FORCE, self._width, self._width)
+
+
+def _keep(thing: Any) -> None:
+    """Never free it: the driver's own thread uses the hand until its order ends, and the process dies if it is gone."""
+    ctypes.pythonapi.Py_IncRef(ctypes.py_object(thing))
