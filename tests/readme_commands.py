@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import importlib
 import json
 import os
 import shutil
@@ -112,8 +114,8 @@ def furnish(folder: Path) -> None:
 
 def answer() -> None:
     """Read command lines from stdin; write exit code and output of each, every one in a process of its own."""
-    import hydra  # noqa: F401  # once for all of them
-
+    sys.meta_path.insert(0, Stop())
+    load_once()
     for line in sys.stdin.read().split("\0"):
         reader, writer = os.pipe()
         child = os.fork()
@@ -129,9 +131,17 @@ def answer() -> None:
         sys.stdout.write(f"{code}\1{output.strip()}\0")
 
 
+def load_once() -> None:
+    """What most commands import before the work begins: once for all of them."""
+    from rlspec.cli import commands
+
+    for module in ("hydra", "rlspec.config.load", *(f"rlspec.{name}" for name in commands())):
+        with contextlib.suppress(Reached):
+            importlib.import_module(module)
+
+
 def carry_out(arguments: list[str]) -> int:
     """The exit code; 0 also where the work would begin."""
-    sys.meta_path.insert(0, Stop())
     subprocess.Popen.__init__ = _stop  # type: ignore[method-assign, assignment]
     socket.socket.connect = _stop  # type: ignore[method-assign, assignment]
     try:

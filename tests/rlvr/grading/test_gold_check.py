@@ -116,8 +116,12 @@ def test_a_gold_too_large_to_evaluate_is_never_evaluated(pool: GraderPool) -> No
     for gold in golds:
         with contextlib.suppress(OverBudget):
             mutate(gold, 2)  # in this process, which nothing could end
-    preflight(golds, pool=pool)
-    assert pool.counts["timeout"] == 0
+    for _ in range(3):  # one that is evaluated takes too long every time, one that met a busy machine does not
+        before = pool.counts["timeout"]
+        preflight(golds, pool=pool)
+        if pool.counts["timeout"] == before:
+            return
+    pytest.fail("golds are evaluated")
 
 
 def test_rows_of_one_problem_with_contradicting_golds_are_named(pool: GraderPool) -> None:

@@ -240,7 +240,7 @@ def test_a_full_disk_is_one_line_and_the_last_checkpoint_stays(tmp_path: Path, m
         (["policy.options.image_size=33"], "image_size=33"),
         (
             ["policy.type=rlspec_adapter", "policy.path=nowhere/at/all"],
-            "policy.path=nowhere/at/all: neither a folder nor a hub id",
+            "policy.path=nowhere/at/all: neither a local path nor a hub id",
         ),
         (["report.wandb=true"], "wandb is not installed"),
     ],
