@@ -8,11 +8,12 @@ from collections.abc import Iterator
 from typing import Protocol
 
 from rlspec.config.adapters import check_lora, moves_the_base
+from rlspec.config.gguf_header import gguf_fault, is_gguf
 from rlspec.config.passthrough import check_architecture, check_trainer
 from rlspec.config.paths import list_group, show
 from rlspec.config.rewards import check_reward
 from rlspec.config.rules import import_plugins, known_rules, list_optimizers, pair_rules, preset
-from rlspec.config.schema import Optim, Recipe, RoleSettings
+from rlspec.config.schema import GENERATED, Optim, Recipe, RoleSettings
 from rlspec.errors import nearest
 
 Lines = Iterator[str]
@@ -75,8 +76,8 @@ def model_source(recipe: Recipe) -> Lines:
         yield f"model.path={model.path}: not together with model.architecture; select it with model={model.path}"
     if model.path is None and model.architecture is None:
         yield "model.path: required; a hub id or a local folder (or give model.architecture)"
-    if model.init is not None and model.architecture is None:
-        yield f"model.init={model.init}: only for a model built from model.architecture; use model.path"
+    if model.path is not None and is_gguf(model.path) and (line := gguf_fault(model.path)):
+        yield f"model.path={model.path}: {line}"
     if model.architecture is not None:
         yield from check_architecture(model.architecture)
         heads, groups = (model.architecture.get(f"num_{kind}_heads") for kind in ("attention", "key_value"))
@@ -117,10 +118,10 @@ def adapters(recipe: Recipe) -> Lines:
 
 
 def data_source(recipe: Recipe) -> Lines:
-    """Only arithmetic is generated, and what is generated has no files."""
+    """What is generated has no files."""
     data = recipe.data
-    if data.path is None and data.name != "arithmetic":
-        yield "data.path: required; a hub id or a local file, unless data=arithmetic"
+    if data.path is None and data.name not in GENERATED:
+        yield f"data.path: required; a hub id or a local file, unless data is {' or '.join(GENERATED)}"
     if data.path is None and data.test_path is not None:
         yield f"data.test_path={data.test_path}: has no effect on generated problems; add data.path"
     if data.levels == []:
@@ -159,8 +160,10 @@ def imitation(recipe: Recipe) -> Lines:
             yield f"rollout.engine={recipe.rollout.engine}: algorithm sft samples nothing; use transformers"
         if recipe.data.path is not None and recipe.data.columns.solution is None:
             yield "data.columns.solution: required for algorithm: sft; the column with worked solutions"
-    if recipe.corruption is not None and (recipe.algorithm != "sft" or recipe.data.path is not None):
+    if recipe.corruption is not None and (recipe.algorithm != "sft" or recipe.data.name != "arithmetic"):
         yield "corruption: only for algorithm: sft on generated data (data=arithmetic); else add corruption=null"
+    if recipe.box_answers and recipe.algorithm != "sft":
+        yield "box_answers=true: only for algorithm: sft, which imitates solutions"
 
 
 def rewards(recipe: Recipe) -> Lines:

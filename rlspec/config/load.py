@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 from rlspec.config.kinds import BC, RLVR_GROUPS, VLA_GROUPS, groups_of, schema_of
 from rlspec.config.overrides import Arguments, check_option, parse_arguments
-from rlspec.config.paths import is_recipe_file, list_group, recipes_folder
+from rlspec.config.paths import is_recipe_file, list_group, packaged, recipes_folder
 from rlspec.config.rules import known_rules
 from rlspec.errors import ConfigError
 
@@ -221,6 +221,7 @@ def _compose(name: str, overrides: Sequence[str], primary: Mapping[str, Any] | N
     from omegaconf import OmegaConf
     from omegaconf.errors import OmegaConfBaseException
 
+    OmegaConf.register_new_resolver("packaged", packaged, replace=True)
     store = ConfigStore.instance()
     for rule in set(known_rules()) - set(list_group("optim")):  # each is an option, as if it had a file
         store.store(name=rule, group="optim", node={"name": rule, "rule": rule})

@@ -7,6 +7,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from rlspec.config.gguf_header import is_gguf
 from rlspec.config.kinds import algorithm_of, groups_of, is_robotic, schema_of
 from rlspec.config.paths import GROUPS, is_recipe_file, list_group, list_recipes
 from rlspec.config.rules import import_plugins, list_optimizers, unknown_optimizer
@@ -15,7 +16,7 @@ from rlspec.errors import ConfigError, nearest
 DATA_SUFFIXES = (".jsonl", ".json", ".csv", ".parquet")
 _OVERRIDE = re.compile(r"(?P<sign>\+\+|\+|~|)(?P<key>[A-Za-z_][\w.\-]*)(?:=(?P<value>.*))?", re.DOTALL)
 _ALSO = {
-    "model": "; or a hub id (owner/name), or a local folder",
+    "model": "; or a hub id (owner/name), a local folder or FILE.gguf",
     "policy": "; or a hub id (owner/name), or a local folder",
     "dataset": "; or a hub id (owner/name), or a local folder",
     "data": f"; or a local file ({', '.join(DATA_SUFFIXES)})",
@@ -177,14 +178,21 @@ def _find_recipe(overrides: Sequence[CommandOverride]) -> str:
 
 
 def _switch_model(parsed: Arguments) -> None:
-    """`model=owner/name` and `model=/folder` select the profile `hub`."""
+    """`model=owner/name`, `model=/folder` and `model=FILE.gguf` select the profile `hub`."""
     name = parsed.groups.get("model", "")
     path = name.strip("'\"")
-    if name and name not in list_group("model") and ("/" in path or Path(path).is_dir()):
+    if name and name not in list_group("model") and ("/" in path or is_gguf(path) or Path(path).is_dir()):
         parsed.groups["model"] = "hub"
         parsed.default("model.path", name)
     if parsed.groups.get("model") == "hub" and (path := (parsed.value("model.path") or "").strip("'\"")):
-        parsed.default("model.name", safe_name(Path(path).resolve().name if Path(path).is_dir() else Path(path).name))
+        parsed.default("model.name", safe_name(_called(path)))
+
+
+def _called(path: str) -> str:
+    """The last part of a hub id, a folder or a file."""
+    if is_gguf(path):
+        return Path(path).stem
+    return Path(path).resolve().name if Path(path).is_dir() else Path(path).name
 
 
 def _switch_type(parsed: Arguments) -> None:

@@ -25,6 +25,7 @@ from rlspec.optim.settings import (
 )
 
 SEEDS = 2**32  # numpy's generators take no larger seed
+GENERATED = ("arithmetic", "words")  # data sets without a file
 Options = dict[str, bool | int | float | str]
 
 
@@ -78,10 +79,10 @@ class Model(Section):
     """Which policy is trained and how it is addressed."""
 
     name: str
-    path: str | None = None  # hub id or local folder; None: built from `architecture`
+    path: str | None = None  # hub id, local folder or GGUF file; None: built from `architecture`
     revision: str | None = None
     architecture: dict[str, Any] | None = None  # keyword arguments of Qwen3Config, for a model built locally
-    init: str | None = None  # folder with weights to start from, when built from `architecture`
+    init: str | None = None  # a run, or a folder with weights, to start from in place of `path`'s or random ones
     weights_dtype: Literal["float32", "bfloat16"] = "float32"
     enable_thinking: bool | None = None  # Qwen3's chat template switch; None: the template has none
     system_prompt: str | None = None
@@ -102,7 +103,7 @@ class Data(Section):
     """A set of problems with verifiable answers."""
 
     name: str
-    path: str | None = None  # hub id, or a local .jsonl/.json/.csv/.parquet file; None: generated (arithmetic)
+    path: str | None = None  # hub id, or a local .jsonl/.json/.csv/.parquet file; None: one of GENERATED
     test_path: str | None = None  # a local file with held-out problems; None: `test_split` of `path`
     subset: str | None = None
     split: str = "train"
@@ -324,7 +325,8 @@ class Recipe(Section):
     checkpoints: Checkpoints = Checkpoints()
     grader: Grader = Grader()
     report: Report = Report()
-    corruption: Corruption | None = None  # only for algorithm: sft on generated data
+    corruption: Corruption | None = None  # only for algorithm: sft on data=arithmetic
+    box_answers: bool = False  # of algorithm: sft: a solution that boxes nothing ends in the gold's box
 
     @property
     def rewards(self) -> list[Reward]:

@@ -17,7 +17,7 @@ from typing import Any
 from rlspec.config.paths import resolve_path
 from rlspec.config.schema import Columns, Data
 from rlspec.errors import ConfigError, DataError
-from rlspec.rlvr import arithmetic
+from rlspec.rlvr import arithmetic, words
 from rlspec.rlvr.grading.extract import extract_answer
 from rlspec.rlvr.tables import SUFFIXES, Row, cell_text, read_rows
 
@@ -82,7 +82,7 @@ def load_problems(
 
     Args:
         name: the data set's name in messages.
-        path: hub id, local file or local folder of a data set; None: generated arithmetic.
+        path: hub id, local file or local folder of a data set; None: generated, by `name` (one of `GENERATED`).
         test_path: local file with held-out problems.
         subset: configuration of a hub data set.
         split: part to train on.
@@ -96,7 +96,7 @@ def load_problems(
         DataError: something cannot be read; one line with the remedy.
     """
     if path is None:
-        return hold_out(_generated(levels, seed), test_fraction, seed)
+        return hold_out(_generated(name, levels, seed), test_fraction, seed)
     read = partial(_read, subset=subset, columns=columns or Columns(), levels=levels, name=name)
     if test_path is None and split == test_split:
         return [], read(path, test_split)
@@ -122,13 +122,19 @@ def is_single_file(path: str) -> bool:
     return path.lower().endswith(SUFFIXES)
 
 
-def _generated(levels: Sequence[int] | None, seed: int) -> list[Problem]:
-    unknown = sorted(set(levels or ()) - set(arithmetic.LEVELS))
+def _generated(name: str, levels: Sequence[int] | None, seed: int) -> list[Problem]:
+    known = (arithmetic if name == "arithmetic" else words).LEVELS
+    unknown = sorted(set(levels or ()) - set(known))
     if unknown or (levels is not None and not levels):
-        raise ConfigError(f"data.levels: arithmetic has levels {list(arithmetic.LEVELS)}, not {unknown or levels}")
+        raise ConfigError(f"data.levels: {name} has levels {list(known)}, not {unknown or levels}")
+    if name == "words":
+        return [
+            Problem(each.text, each.answer, each.solution, each.level, content_id(each.text))
+            for each in words.generate(levels or known, seed)
+        ]
     return [
         Problem(text, arithmetic.answer(text), arithmetic.worked_solution(text), level, content_id(text))
-        for text, level in arithmetic.generate(levels or arithmetic.LEVELS, seed)
+        for text, level in arithmetic.generate(levels or known, seed)
     ]
 
 

@@ -1,9 +1,9 @@
-"""Policies and their tokenizers: built from an architecture, or loaded from a folder or the hub; LoRA adapters."""
+"""Policies and their tokenizers: built from an architecture, or loaded from a folder, a GGUF file or the hub; LoRA."""
 
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +11,7 @@ import torch
 from huggingface_hub.errors import StrictDataclassError
 from peft import TaskType, get_peft_model
 from safetensors import SafetensorError, safe_open
+from torch import Tensor
 from transformers import (
     AutoConfig,
     AutoModelForCausalLM,
@@ -23,11 +24,14 @@ from transformers import (
     Qwen3ForCausalLM,
 )
 
+from rlspec.checkpoint import list_checkpoints
 from rlspec.config.passthrough import check_architecture
 from rlspec.config.paths import resolve_path
 from rlspec.errors import CheckpointError, ConfigError
 from rlspec.hub import fetch_snapshot, is_local, one_line
+from rlspec.rlvr.gguf_files import check_all_taken, complete_config, gguf_tokenizer, is_gguf, open_gguf
 from rlspec.rlvr.tokenizer import build_byte_tokenizer
+from rlspec.run_directory import RunDirectory
 from rlspec.runtime.adapters import adapter_config
 
 CONFIG_FILES = ["config.json", "generation_config.json"]
@@ -40,16 +44,18 @@ DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
 
 
 def snapshot(path: str, *, revision: str | None = None, weights: bool = True) -> Path:
-    """Local folder of a model: the folder itself, or the hub's snapshot in the cache, downloaded where needed.
+    """Where a model lies: its folder, its GGUF file, or the hub's snapshot in the cache, downloaded where needed.
 
     Args:
-        path: local folder or hub id.
+        path: local folder, GGUF file or hub id.
         revision: branch, tag or commit of a hub id.
         weights: whether the weights are needed, or only configuration and tokenizer.
 
     Raises:
         CheckpointError: it cannot be fetched or is incomplete; one line with the remedy.
     """
+    if is_gguf(path):
+        return open_gguf(path)
     if is_local(path):
         folder = Path(path).expanduser()
         if not folder.is_dir():
@@ -90,12 +96,12 @@ def _read_json(path: Path) -> dict[str, Any]:
 
 
 def load_tokenizer(path: str | None, *, revision: str | None = None) -> PreTrainedTokenizerBase:
-    """The tokenizer of a model folder or hub id, padding on the left; None: the built-in byte tokenizer."""
+    """The tokenizer of a model folder, GGUF file or hub id, padding on the left; None: the built-in byte tokenizer."""
     if path is None:
         return build_byte_tokenizer()
-    folder = snapshot(path, revision=revision, weights=False)
+    source = snapshot(path, revision=revision, weights=False)
     try:
-        tokenizer = AutoTokenizer.from_pretrained(folder, local_files_only=True)
+        tokenizer = gguf_tokenizer(source) if source.is_file() else _auto_tokenizer(source)
     except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
         raise CheckpointError(f"cannot load the tokenizer of {path}: {one_line(error)}") from error
     if tokenizer.chat_template is None:
@@ -110,6 +116,11 @@ def load_tokenizer(path: str | None, *, revision: str | None = None) -> PreTrain
     return tokenizer
 
 
+def _auto_tokenizer(folder: Path) -> PreTrainedTokenizerBase:
+    tokenizer: PreTrainedTokenizerBase = AutoTokenizer.from_pretrained(folder, local_files_only=True)
+    return tokenizer
+
+
 def build_config(
     *,
     path: str | None,
@@ -119,11 +130,7 @@ def build_config(
 ) -> PretrainedConfig:
     """The model's configuration, without its weights."""
     if path is not None:
-        folder = snapshot(path, revision=revision, weights=False)
-        try:
-            return AutoConfig.from_pretrained(folder, local_files_only=True)
-        except (OSError, *IMPOSSIBLE) as error:
-            raise CheckpointError(f"cannot read {folder / 'config.json'}: {one_line(error)}") from error
+        return _read_config(snapshot(path, revision=revision, weights=False))
     if architecture is None:
         raise ConfigError("model.path and model.architecture are both absent; one of them names the model")
     tokens = {
@@ -144,6 +151,23 @@ def build_config(
     return config
 
 
+def _read_config(source: Path) -> PretrainedConfig:
+    folder, of_file = _places(source)
+    try:
+        config: PretrainedConfig = AutoConfig.from_pretrained(folder, local_files_only=True, **of_file)
+    except (OSError, *IMPOSSIBLE) as error:
+        what = source if of_file else source / "config.json"
+        raise CheckpointError(f"cannot read {what}: {one_line(error)}") from error
+    if of_file:
+        complete_config(config, source)
+    return config
+
+
+def _places(source: Path) -> tuple[Path, dict[str, str]]:
+    """For transformers' `from_pretrained`: the folder, and the GGUF file; by its name alone it is sought here first."""
+    return (source.parent, {"gguf_file": str(source)}) if source.is_file() else (source, {})
+
+
 def _reason(error: Exception) -> str:
     return f"{error} is not known to transformers" if isinstance(error, KeyError) else one_line(error)
 
@@ -161,9 +185,9 @@ def build_model(
     """A causal language model in evaluation mode on the CPU, its sampling defaults removed.
 
     Args:
-        path: local folder or hub id; None: a Qwen3 built from `architecture`.
+        path: local folder, GGUF file or hub id; None: a Qwen3 built from `architecture`.
         architecture: keyword arguments of Qwen3Config, without those that the tokenizer decides.
-        init: folder with weights to start from, for a model built from `architecture`.
+        init: run, or folder with weights, to start from; of `path` then configuration and tokenizer are taken alone.
         tokenizer: decides the vocabulary, padding and end tokens of a model built here.
         revision: branch, tag or commit of a hub id.
         weights_dtype: ``float32`` or ``bfloat16``.
@@ -173,7 +197,8 @@ def build_model(
     dtype = DTYPES[weights_dtype]
     model: PreTrainedModel
     if path is not None:
-        model = _load(snapshot(path, revision=revision), dtype)
+        source = snapshot(path, revision=revision, weights=init is None)
+        model = _load(source, dtype, config) if init is None else _load_init(init, dtype, config)
         if len(tokenizer) > model.config.vocab_size:
             size = model.config.vocab_size
             raise ConfigError(f"model {path} has {size} embeddings for a tokenizer of {len(tokenizer)} tokens")
@@ -190,19 +215,23 @@ def build_model(
     return model.eval()
 
 
-def _load(folder: Path, dtype: torch.dtype) -> PreTrainedModel:
-    check_safetensors(folder)
+def _load(source: Path, dtype: torch.dtype, config: PretrainedConfig | None = None) -> PreTrainedModel:
+    folder, of_file = _places(source)
+    if not of_file:
+        check_safetensors(folder)
     load: Any = AutoModelForCausalLM.from_pretrained
+    how = {"dtype": dtype, "attn_implementation": "sdpa", "local_files_only": True, "output_loading_info": True}
     try:
-        model, report = load(
-            folder, dtype=dtype, attn_implementation="sdpa", local_files_only=True, output_loading_info=True
-        )
+        model, report = load(folder, **how, **of_file, **({"config": config} if of_file else {}))
     except (OSError, ValueError, KeyError, TypeError, RuntimeError, SafetensorError, StrictDataclassError) as error:
-        raise CheckpointError(f"cannot load the model in {folder}: {one_line(error)}") from error
+        raise CheckpointError(f"cannot load the model in {source}: {one_line(error)}") from error
     # transformers would start missing or misshapen tensors at random values with no more than a warning.
     wrong = sorted(map(str, [*report["missing_keys"], *report.get("mismatched_keys", [])]))
     if wrong:
-        raise CheckpointError(f"the weights in {folder} do not fit its config.json: {wrong[0]} ({len(wrong)} tensors)")
+        what = "header" if of_file else "config.json"
+        raise CheckpointError(f"the weights in {source} do not fit its {what}: {wrong[0]} ({len(wrong)} tensors)")
+    if of_file:
+        check_all_taken(model, source)
     return model
 
 
@@ -217,18 +246,37 @@ def check_safetensors(folder: Path) -> None:
 
 
 def initial_weights(init: str) -> Path:
-    """The folder `init`, relative to the current folder or, for what ships with the project, to its checkout."""
+    """The folder `init`, relative to the current folder or, for what ships with the project, to its checkout.
+
+    Of a run it is the newest checkpoint.
+    """
     folder = resolve_path(init)
     if not folder.is_dir():
-        remedy = "name one, or make the warm start with: python -m rlspec.train recipe=sft_arithmetic"
+        made_by = "sft_format" if folder.name.startswith("sft_format") else "sft_arithmetic"
+        remedy = f"name one, or make the warm start with: python -m rlspec.train recipe={made_by}"
         raise CheckpointError(f"model.init: no folder {init}; {remedy}")
-    return snapshot(str(folder.resolve()))
+    stored = list_checkpoints(RunDirectory(folder).checkpoints)
+    return snapshot(str((stored[-1] if stored else folder).resolve()))
+
+
+def _load_init(init: str, dtype: torch.dtype, config: PretrainedConfig) -> PreTrainedModel:
+    """The weights in a folder, for a model that `model.path` names."""
+    folder = initial_weights(init)
+    model = _load(folder, dtype)
+    with torch.device("meta"):
+        named = AutoModelForCausalLM.from_config(config)
+    _check_same_tensors(model.state_dict(), named.state_dict(), folder, "model.path")
+    return model
 
 
 def copy_weights(folder: Path, model: PreTrainedModel) -> None:
     """Copy all weights in a folder into a model built from an architecture; both must have the same tensors."""
     source = _load(folder, model.dtype).state_dict()
-    target = model.state_dict()
+    _check_same_tensors(source, model.state_dict(), folder, "model.architecture")
+    model.load_state_dict(source)
+
+
+def _check_same_tensors(source: Mapping[str, Tensor], target: Mapping[str, Tensor], folder: Path, key: str) -> None:
     wrong = sorted(
         name
         for name in source.keys() | target.keys()
@@ -236,9 +284,8 @@ def copy_weights(folder: Path, model: PreTrainedModel) -> None:
     )
     if wrong:
         raise CheckpointError(
-            f"model.init: the weights in {folder} do not fit model.architecture: {wrong[0]} ({len(wrong)} tensors)"
+            f"model.init: the weights in {folder} do not fit {key}: {wrong[0]} ({len(wrong)} tensors)"
         )
-    model.load_state_dict(source)
 
 
 def plain_generation_config(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> GenerationConfig:

@@ -129,7 +129,7 @@ def describe_profile(recipe: Recipe, device: str) -> str:
     arithmetic = f"bf16 autocast over {model.weights_dtype}" if uses_bf16(trainer, device) else model.weights_dtype
     adapted = _adapted(model.lora)
     measured = ", ".join(evaluation.data) or f"held-out {recipe.data.name}"
-    start = model.path or model.init or "from random weights"
+    start = model.init or model.path or "from random weights"
     sampling = f"{completion_length(trainer, evaluation)} new tokens at temperature {trainer.get('temperature', 1.0):g}"
     return (
         f"model {start}: {thinking}, {arithmetic} weights on {device}, {adapted}\n"
@@ -351,6 +351,7 @@ def _build_sft(parts: TrainerParts) -> RlspecTrainerMixin:
         system_prompt=style.system_prompt,
         instruction=style.instruction,
         chat_template_kwargs=style.template_kwargs,
+        box_answers=recipe.box_answers,
     )
     arguments = {**_arguments(parts), **sft_arguments(parts.plan)}
     return SpectralSFTTrainer(

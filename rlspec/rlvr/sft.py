@@ -7,6 +7,7 @@ The examples of a whole run are one table in the order in which they are used: e
 from __future__ import annotations
 
 import random
+import re
 from collections.abc import Iterator, Sequence
 from itertools import chain, count, islice
 from typing import Any
@@ -47,6 +48,7 @@ def sft_dataset(
     system_prompt: str | None = None,
     instruction: str | None = None,
     chat_template_kwargs: dict[str, Any] | None = None,
+    box_answers: bool = False,
 ) -> Dataset:
     """A table of `examples` tokenized examples with the columns ``input_ids`` and ``labels``.
 
@@ -62,6 +64,7 @@ def sft_dataset(
         system_prompt: system message of every prompt.
         instruction: appended to every problem.
         chat_template_kwargs: such as ``enable_thinking``.
+        box_answers: whether a solution that boxes nothing ends in the gold's box.
     """
     _check_solutions(problems, corruption)
     prompts: dict[str, list[int]] = {}
@@ -75,10 +78,23 @@ def sft_dataset(
             prompts[problem.id] = tokenizer(text, add_special_tokens=False)["input_ids"]
         prompt = prompts[problem.id]
         solution = solution_at(problem, index, seed, corruption)
+        if box_answers:
+            solution = end_in_box(solution, problem.answer)
         completion = [*tokenizer(solution, add_special_tokens=False)["input_ids"], tokenizer.eos_token_id]
         rows["input_ids"].append(prompt + completion)
         rows["labels"].append([IGNORED] * len(prompt) + completion)
     return Dataset.from_dict(rows)
+
+
+def end_in_box(solution: str, answer: str) -> str:
+    r"""A solution whose last words are ``\boxed{answer}``; one that has a box stays as it is.
+
+    GSM8K's line ``#### 18`` gives way to the box, and its notes for a calculator (``<<2*9=18>>``) go.
+    """
+    if "\\boxed" in solution:
+        return solution
+    text = re.sub(r"<<[^<>]*>>", "", solution.rsplit("####", 1)[0]).rstrip()
+    return f"{text}\n\\boxed{{{answer}}}"
 
 
 def _check_solutions(problems: Sequence[Problem], corruption: Corruption | None) -> None:

@@ -249,7 +249,9 @@ MISTAKES = {
     ("recipe=grpo_math", "data=local"): ["data.path: required"],
     # impossible combinations
     ("recipe=grpo_math", "model.path=a/b"): ["model.path=a/b", "model.architecture", "model=a/b"],
-    ("recipe=grpo_math", "model=a/b", "model.init=x"): ["model.init=x", "model.path"],
+    ("recipe=grpo_math", "model=gone.gguf"): ["model.path=gone.gguf: there is no such file"],
+    ("recipe=grpo_math", "box_answers=true"): ["box_answers=true", "algorithm: sft"],
+    ("recipe=sft_arithmetic", "data=words"): ["corruption", "data=arithmetic"],
     ("recipe=grpo_math", "model.architecture=null", "model.init=null"): ["model.path: required"],
     ("recipe=grpo_math", "model.architecture.hiden_size=8"): ["hiden_size=8", "did you mean hidden_size?"],
     ("recipe=grpo_math", "model.architecture.hidden_size=big"): ["hidden_size=big", "a whole number"],

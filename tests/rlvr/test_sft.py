@@ -18,7 +18,7 @@ from rlspec.optim import build_optimizer
 from rlspec.rlvr.arithmetic import Mistakes, answer, worked_solution
 from rlspec.rlvr.data import Problem, content_id, extract_gold, load_problems
 from rlspec.rlvr.models import build_model
-from rlspec.rlvr.sft import IGNORED, SpectralSFTTrainer, sft_dataset
+from rlspec.rlvr.sft import IGNORED, SpectralSFTTrainer, end_in_box, sft_dataset
 from rlspec.rlvr.tokenizer import build_byte_tokenizer
 
 TOKENIZER = build_byte_tokenizer()
@@ -151,3 +151,24 @@ def test_two_steps_resumed_for_two_more_equal_four(tmp_path: Path, problems: lis
     resumed = train(tmp_path / "parts", problems, steps=4, resume=True)
     assert resumed.seen == whole.seen[16:]
     assert all(torch.equal(value, whole.state_dict()[name]) for name, value in resumed.state_dict().items())
+
+
+@pytest.mark.parametrize(
+    ("solution", "answer", "expected"),
+    [
+        ("2*9=<<2*9=18>>18 eggs.\n#### 18", "18", "2*9=18 eggs.\n\\boxed{18}"),
+        ("So it is 5.", "5", "So it is 5.\n\\boxed{5}"),
+        ("Thus $\\boxed{\\frac12}$.", r"\frac12", "Thus $\\boxed{\\frac12}$."),
+    ],
+)
+def test_a_solution_without_a_box_ends_in_the_golds(solution: str, answer: str, expected: str) -> None:
+    assert end_in_box(solution, answer) == expected
+    assert extract_gold(end_in_box(solution, answer)) == (answer, True)
+
+
+def test_the_format_phase_boxes_what_it_imitates() -> None:
+    problem = Problem("A hen lays 9 eggs. Two hens?", "18", "2*9=18\n#### 18", None, "x")
+    (row,) = table([problem], examples=1, corruption=None, box_answers=True)
+    assert texts(row)[1] == "2*9=18\n\\boxed{18}<|im_end|>"
+    (row,) = table([problem], examples=1, corruption=None)
+    assert "boxed" not in texts(row)[1]
