@@ -183,7 +183,7 @@ def test_our_heads_are_actions_part_by_part(name: str, capsys: pytest.CaptureFix
     found = {spec.name.removeprefix("model."): (spec.label, spec.rule, spec.split) for spec in specs}
     head = {path: entry for path, entry in found.items() if path.startswith(("action_head.", "proprio_projector."))}
     assert all(label.startswith("action:") for label, _, _ in head.values())
-    assert found["action_queries"][:2] == found["action_head.action_tokens"][:2] == ("action:token", "adamw")
+    assert found["action_queries.weight"][:2] == found["action_head.action_tokens"][:2] == ("action:token", "adamw")
     matrices = {path for path in head if path.endswith("weight") and "norm" not in path}
     block = "action_head.blocks.0."
     names = ("q_proj", "k_self", "v_self", "k_adapter", "v_adapter", "k_task", "v_task", "o_proj", "mlp.fc1", "mlp.fc2")

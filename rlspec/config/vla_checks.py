@@ -17,7 +17,7 @@ from rlspec.config.lerobot_sources import (
 )
 from rlspec.config.paths import show
 from rlspec.config.sources import Knob
-from rlspec.config.vla_schema import Env, Grpo, Training, VlaRecipe
+from rlspec.config.vla_schema import Env, Grpo, Policy, Training, VlaRecipe
 from rlspec.contract.actions import JOINT_VELOCITY
 from rlspec.contract.policies import WITH_LIKELIHOOD
 from rlspec.errors import nearest
@@ -53,12 +53,13 @@ def broken_vla_rules(recipe: VlaRecipe) -> list[str]:
 def missing_values(recipe: VlaRecipe) -> Lines:
     """`???` in a recipe's file stands for what the command line must give."""
     places = (
+        ("policy.type", recipe.policy.type),
         ("policy.path", recipe.policy.path),
         ("dataset.repo_id", recipe.dataset.repo_id),
         ("dataset.root", recipe.dataset.root),
     )
     for key, value in places:
-        if value == "???" and not (key == "dataset.repo_id" and recipe.dataset.root):
+        if value == "???":
             yield f"{key}: required; add {key}=..."
 
 
@@ -73,6 +74,8 @@ def names(recipe: VlaRecipe) -> Lines:
 def policy_options(recipe: VlaRecipe) -> Lines:
     """The policy is known to LeRobot or to us, and its fields by name."""
     policy, known = recipe.policy, policy_types()
+    if policy.type == "???":
+        return
     if policy.type not in known:
         yield f"policy.type={show(policy.type)}: unknown; {nearest(policy.type, known)}"
         return
@@ -89,10 +92,22 @@ def policy_options(recipe: VlaRecipe) -> Lines:
         yield "policy.norm_stats=checkpoint: there is no checkpoint; add policy.path, or set null"
     if policy.fresh and policy.path is None:
         yield "policy.fresh: only of pretrained weights; add policy.path, or drop it"
-    if policy.lora is not None and policy.path is None:
-        yield "policy.lora: only for pretrained weights, which adapters correct; add policy.path"
     if policy.lora is not None:
         yield from check_lora("policy.lora", policy.lora)
+        yield from _new_parts(policy)
+
+
+def _new_parts(policy: Policy) -> Lines:
+    """Adapters correct weights: what is new stands still unless it is trained whole."""
+    lora = policy.lora
+    assert lora is not None
+    if policy.path is None and not lora.full_training:
+        yield (
+            "policy.lora: adapters correct pretrained weights; add policy.path, or name the parts that are new: "
+            "policy.lora.full_training=[action]"
+        )
+    if still := [part for part in policy.fresh if part not in lora.full_training]:
+        yield f"policy.fresh: adapters would leave {', '.join(still)} as it begins; add it to policy.lora.full_training"
 
 
 def freezing(recipe: VlaRecipe) -> Lines:
@@ -193,6 +208,8 @@ def reinforcement(recipe: VlaRecipe) -> Lines:
         yield f"grpo.success=[{low:g},{high:g}]: must be two shares, the lower one first"
     if grpo.groups_per_step % grpo.mini_batches:
         yield f"grpo.mini_batches={grpo.mini_batches}: must divide grpo.groups_per_step={grpo.groups_per_step}"
+    if training.gradient_checkpointing:
+        yield "training.gradient_checkpointing=true: grpo runs the policy in evaluation mode; set it false"
     for name in ("gradient_accumulation", "augmentation", "random_shift", "num_workers"):
         if (value := getattr(training, name)) != Training.model_fields[name].default:
             yield f"training.{name}={show(value)}: grpo reads no data set; leave it out"

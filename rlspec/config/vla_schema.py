@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from typing import Any, Literal
 
-from pydantic import Field
+from pydantic import Field, model_validator
 
 from rlspec.config.schema import SEEDS, Checkpoints, Launch, Lora, Optim, Report, Section
 
@@ -63,6 +63,12 @@ class Dataset(Section):
     in_memory: bool = False  # decode every frame once
     video_backend: str = "pyav"
 
+    @model_validator(mode="after")
+    def _a_folder_needs_no_id(self) -> Dataset:
+        if self.root is not None and self.repo_id == "???":
+            self.repo_id = None
+        return self
+
 
 Part = Literal["vision", "connector", "language", "action"]  # of a policy
 
@@ -75,6 +81,12 @@ class Freeze(Section):
     until: int | None = Field(None, ge=1)  # optimizer step from which on they are trained; None: never
 
 
+class PolicyLora(Lora):
+    """Adapters on a policy, beside parts that are trained whole."""
+
+    full_training: list[Part] = []  # parts of which all weights are trained and saved, such as a new head
+
+
 class Policy(Section):
     """A LeRobot policy."""
 
@@ -84,7 +96,7 @@ class Policy(Section):
     norm_stats: str | None = None  # null: of the data; "checkpoint": of `path`; or openpi's norm_stats.json
     options: dict[str, Any] = {}  # fields of the policy's config by LeRobot's names
     fresh: list[Part] = []  # parts that begin anew, whatever `path` has there
-    lora: Lora | None = None
+    lora: PolicyLora | None = None
     freeze: list[Freeze] = []
 
 
@@ -95,6 +107,7 @@ class Training(Section):
     batch_size: int = Field(64, ge=1)  # samples per process in one forward pass
     gradient_accumulation: int = Field(1, ge=1)  # forward passes per step
     bf16: bool = False  # autocast over float32 weights
+    gradient_checkpointing: bool = False  # layers are computed again in the backward pass: less memory, a third slower
     grad_clip_norm: float = Field(10.0, ge=0)  # 0: none
     ema_decay: float = Field(0.0, ge=0, lt=1)  # of the averaged weights that are evaluated and kept; 0: none
     scheduler: dict[str, Any] = {"type": "constant_with_warmup", "num_warmup_steps": 0}  # LeRobot's, by its names

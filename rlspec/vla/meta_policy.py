@@ -43,12 +43,13 @@ SMOLVLM2_VISION = {
 IMPOSSIBLE = (ValueError, TypeError, KeyError, AttributeError, ArithmeticError, RuntimeError)
 
 
-def build_meta_policy(name: str, settings: Mapping[str, Any]) -> nn.Module:
+def build_meta_policy(name: str, settings: Mapping[str, Any], device: str = "meta") -> nn.Module:
     """A policy without storage, under the names that it has in LeRobot; nothing is fetched.
 
     Args:
         name: one of `POLICIES`.
         settings: fields of its config.
+        device: of its parameters.
 
     Raises:
         ConfigError: if LeRobot is not installed, or a setting is none of the config's or makes no model.
@@ -65,8 +66,8 @@ def build_meta_policy(name: str, settings: Mapping[str, Any]) -> nn.Module:
     try:
         defaults = make_policy_config(name, device="cpu")
         config = make_policy_config(name, device="cpu", **_known_fields(defaults, settings))
-        with torch.device("meta"), contextlib.redirect_stdout(io.StringIO()):
-            return _whole(name, config) if name in OURS else nn.ModuleDict({"model": _core(name, config)})
+        with torch.device(device), contextlib.redirect_stdout(io.StringIO()):
+            return _whole(name, config, device) if name in OURS else nn.ModuleDict({"model": _core(name, config)})
     except IMPOSSIBLE as error:
         reason = (str(error).splitlines() or [type(error).__name__])[0]
         raise ConfigError(f"policy={name}: no model: {reason}") from error
@@ -79,7 +80,7 @@ def _known_fields(config: Any, settings: Mapping[str, Any]) -> dict[str, Any]:
     return dict(settings)
 
 
-def _whole(name: str, config: Any) -> nn.Module:
+def _whole(name: str, config: Any, device: str) -> nn.Module:
     """One of our policies, which decides itself what it trains."""
     from lerobot.configs import FeatureType, PolicyFeature
     from lerobot.policies.factory import get_policy_class
@@ -92,7 +93,7 @@ def _whole(name: str, config: Any) -> nn.Module:
     config.output_features = config.output_features or {
         ACTION: PolicyFeature(FeatureType.ACTION, (ACTION_SPACES[DELTA_EEF].size,))
     }
-    config.device = "meta"
+    config.device = device
     with _without_hub(config) if name == "rlspec_smolvla" else contextlib.nullcontext():
         return get_policy_class(name)(config)
 

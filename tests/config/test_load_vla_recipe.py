@@ -62,6 +62,8 @@ def test_a_resolved_recipe_is_itself_a_recipe(arguments: list[str], tmp_path: Pa
 def test_a_folder_is_a_data_set_and_a_hub_id_too(tmp_path: Path) -> None:
     local = load_vla_recipe(["recipe=vla_franka", f"dataset={tmp_path}"]).dataset
     assert (local.root, local.demonstrations) == (str(tmp_path), None)
+    named = load_vla_recipe(["recipe=vla_franka", "dataset=lerobot", f"dataset.root={tmp_path}"]).dataset
+    assert (named.root, named.repo_id) == (str(tmp_path), None), "or messages would be of ???"
     remote = load_vla_recipe(["recipe=vla_franka", "dataset=someone/Pick-Cubes"]).dataset
     assert (remote.repo_id, remote.name) == ("someone/Pick-Cubes", "pick-cubes")
 
@@ -76,6 +78,7 @@ def test_each_kind_of_recipe_has_a_command_of_its_own() -> None:
     ("arguments", "words"),
     [
         (["policy.type=rlspec_adaptor"], ["policy.type=rlspec_adaptor", "rlspec_adapter"]),
+        (["policy=scratch"], ["policy.type: required; add policy.type=..."]),
         (["policy.options.chunk_sise=4"], ["policy.options.chunk_sise=4", "did you mean chunk_size"]),
         (["policy.options.n_action_steps=many"], ["policy.options.n_action_steps=many", "a whole number"]),
         (["policy.options.use_amp=true"], ["policy.options.use_amp", "training.bf16"]),

@@ -39,11 +39,11 @@ from rlspec.vla.droid.writing import (
     convert_item,
     open_source,
 )
+from rlspec.vla.pace import Pace
 
 REFUSED = "meta/refused.jsonl"
 _FORMAT = 2  # of what decides what is in a data set; 1 scaled pictures by another filter
 _SECONDS = 5.0  # between two lines of progress
-_ENOUGH = 5  # recordings after which a time left is more than a guess
 _AHEAD = 2  # recordings under way per worker
 
 Refusal = dict[str, str]
@@ -321,20 +321,17 @@ class ConversionProgress:
     def __init__(self, total: int, staged: int, display: Display, clock: Callable[[], float] = time.monotonic) -> None:
         self._total, self._fresh, self._display, self._clock = total, total - staged, display, clock
         self._shown = clock()
-        self._done = 0  # of those that were not staged
-        self._first = 0.0  # when the first of them was
+        self._pace = Pace(clock)  # of those that were not staged
 
     def show(self, used: int, refused: int, *, staged: bool) -> None:
         """One more is done."""
         now = self._clock()
-        self._done += not staged
-        if self._done == 1 and not staged:
-            self._first = now  # speed counts from here: until now workers started and imported what they need
+        if not staged:
+            self._pace.count()
         if now - self._shown < _SECONDS:
             return
         self._shown = now
         pace = ""
-        if self._done > _ENOUGH and now > self._first:
-            speed = (self._done - 1) / (now - self._first)
-            pace = f"  {speed:.2f} per second  about {(self._fresh - self._done) / speed:.0f} s left"
+        if (speed := self._pace.speed) is not None:
+            pace = f"  {speed:.2f} per second  about {self._pace.left(self._fresh):.0f} s left"
         self._display.line(f"convert: {used + refused}/{self._total}  refused {refused}{pace}")

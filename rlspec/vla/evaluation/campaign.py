@@ -16,6 +16,7 @@ from rlspec.vla.evaluation.jobs import ActorSpec, Done, EvaluationJob, FilmSpec
 from rlspec.vla.evaluation.pool import WorkerPool
 from rlspec.vla.evaluation.protocol import Protocol
 from rlspec.vla.evaluation.results import METRICS, Journal, SimResult, summarize
+from rlspec.vla.pace import Pace
 
 PROGRESS_SECONDS = 20.0
 VIDEOS = "videos"
@@ -155,17 +156,20 @@ def _film(
 class _Progress:
     """A line once in a while."""
 
-    def __init__(self, label: str, total: int, say: Callable[[str], None]) -> None:
-        self._label, self._total, self._say = label, total, say
-        self._started = self._last = time.monotonic()
-        self._done = self._successes = 0
+    def __init__(
+        self, label: str, total: int, say: Callable[[str], None], clock: Callable[[], float] = time.monotonic
+    ) -> None:
+        self._label, self._total, self._say, self._clock = label, total, say, clock
+        self._last = clock()
+        self._pace = Pace(clock)
+        self._successes = 0
 
     def count(self, episode: EvaluatedEpisode) -> None:
-        self._done += 1
+        self._pace.count()
         self._successes += episode.success
-        now = time.monotonic()
-        if now - self._last > PROGRESS_SECONDS and self._done < self._total:
+        done, now = self._pace.done, self._clock()
+        if now - self._last > PROGRESS_SECONDS and done < self._total:
             self._last = now
-            left = (now - self._started) / self._done * (self._total - self._done)
-            counts = f"{self._done}/{self._total} episodes, {self._successes} successes"
-            self._say(f"{self._label}: {counts}, about {left:.0f} s left")
+            counts = f"{done}/{self._total} episodes, {self._successes} successes"
+            left = self._pace.left(self._total)
+            self._say(f"{self._label}: {counts}" + ("" if left is None else f", about {left:.0f} s left"))

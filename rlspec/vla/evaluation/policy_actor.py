@@ -183,13 +183,9 @@ def _load_weights(config: Any, path: str) -> nn.Module:
         strict = {"strict": True} if ours else {}
         policy: nn.Module = policy_class.from_pretrained(path, config=config, **strict)
         return policy
-    from peft import PeftConfig, PeftModel
+    from rlspec.vla.policies.adapters import adapted
 
-    adapters = PeftConfig.from_pretrained(path)
-    base = adapters.base_model_name_or_path
-    if not base:
-        raise CheckpointError(f"{path}: its adapter_config.json does not name the policy that it was trained on")
-    return PeftModel.from_pretrained(policy_class.from_pretrained(base, config=config), path, config=adapters)
+    return adapted(lambda base: policy_class.from_pretrained(base, config=config), path)
 
 
 def _choose_device(device: str) -> str:

@@ -17,13 +17,13 @@ from rlspec.config.load import load_vla_recipe
 from rlspec.config.match import differing_keys
 from rlspec.config.paths import list_group, resolve_path
 from rlspec.config.vla_schema import Policy, VlaRecipe
-from rlspec.errors import CheckpointError, ConfigError
+from rlspec.errors import ConfigError
 from rlspec.run_directory import RECIPE, SUMMARY
 from rlspec.vla.data.facts import describe_policy, read_facts
+from rlspec.vla.policies.adapters import adapted, add_adapters
 from rlspec.vla.training.order import INITIAL, derive_seed, seed_all
 from rlspec.vla.training.policy import (
     LoadedPolicy,
-    add_adapters,
     explained,
     normalised_by,
     policy_settings,
@@ -151,10 +151,4 @@ def _weights(config: Any, folder: str) -> Any:
     if not config.use_peft:
         config.pretrained_path = folder
         return kind.from_pretrained(folder, config=config)
-    from peft import PeftConfig, PeftModel
-
-    adapters = PeftConfig.from_pretrained(folder)
-    if not adapters.base_model_name_or_path:
-        raise CheckpointError(f"{folder}: its adapter_config.json does not name the policy that it was trained on")
-    base = kind.from_pretrained(adapters.base_model_name_or_path, config=config)
-    return PeftModel.from_pretrained(base, folder, config=adapters, is_trainable=True)
+    return adapted(lambda base: kind.from_pretrained(base, config=config), folder, trainable=True)

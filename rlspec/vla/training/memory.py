@@ -2,12 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass
 
-import torch
-from torch import Tensor, nn
-from torch.autograd.graph import saved_tensors_hooks
+from torch import nn
 
 from rlspec.optim.map.spec import SymmetryMap
 from rlspec.runtime.memory import MemoryAccount, Row
@@ -18,7 +15,7 @@ class RobotPolicyMemory(MemoryAccount):
     """Of one process."""
 
     averages: int  # of the exponential moving average
-    activations: int  # kept for the backward pass; one sample's, measured, times the batch size
+    activations: int  # kept for the backward pass, measured on one sample and on two
 
     lighter = "take a smaller policy"
 
@@ -34,14 +31,17 @@ class RobotPolicyMemory(MemoryAccount):
             ("gradients", self.gradients, "policy.freeze, policy.lora"),
             ("optimizer", self.optimizer, "state"),
             ("averages", self.averages, "training.ema_decay"),
-            ("activations", self.activations, "one sample's times training.batch_size"),
+            ("activations", self.activations, "training.batch_size, training.gradient_checkpointing"),
         ]
 
     def remedy(self, available: int) -> str:
         """By what takes most."""
         if self.total - self.activations > available:
             return "train LoRA adapters (policy.lora), freeze parts (policy.freeze), or set training.ema_decay=0"
-        return "lower training.batch_size and raise training.gradient_accumulation"
+        return (
+            "set training.gradient_checkpointing=true, or lower training.batch_size and raise "
+            "training.gradient_accumulation"
+        )
 
 
 def estimate_memory(model: nn.Module, mapping: SymmetryMap, *, ema: bool, activations: int) -> RobotPolicyMemory:
@@ -54,24 +54,3 @@ def estimate_memory(model: nn.Module, mapping: SymmetryMap, *, ema: bool, activa
         averages=4 * sum(parameter.numel() for parameter in trained) if ema else 0,
         activations=activations,
     )
-
-
-def activation_bytes(model: nn.Module, forward: Callable[[], Tensor]) -> int:
-    """Bytes that a forward pass keeps for its backward pass, without parameters; buffers are left as they were."""
-    known = {parameter.untyped_storage().data_ptr() for parameter in model.parameters()}
-    kept: dict[int, int] = {}
-    buffers = [(buffer, buffer.clone()) for buffer in model.buffers()]
-
-    def note(tensor: Tensor) -> Tensor:
-        storage = tensor.untyped_storage()  # views of one tensor are kept once
-        if storage.data_ptr() not in known:
-            kept[storage.data_ptr()] = storage.nbytes()
-        return tensor
-
-    with saved_tensors_hooks(note, lambda tensor: tensor):
-        loss = forward()
-    del loss
-    with torch.no_grad():
-        for buffer, before in buffers:
-            buffer.copy_(before)
-    return sum(kept.values())

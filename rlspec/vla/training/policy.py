@@ -12,29 +12,33 @@ from typing import Any, get_type_hints
 
 import draccus
 import torch
+from accelerate import PartialState
 from lerobot.configs import PreTrainedConfig
 from lerobot.configs.parser import load_plugin
 from lerobot.policies.factory import make_policy, make_policy_config, make_pre_post_processors
 from lerobot.policies.pretrained import PreTrainedPolicy
+from lerobot.processor.pipeline import ProcessorMigrationError
 from torch import nn
 
+from rlspec.checkpoint import staged_folder
 from rlspec.config.paths import resolve_path
-from rlspec.config.schema import Lora
 from rlspec.config.vla_schema import Policy
 from rlspec.contract.features import ACTION, STATE
 from rlspec.errors import ConfigError, UserError
 from rlspec.hub import one_line, refusal
-from rlspec.runtime.adapters import adapter_config
 from rlspec.vla.data.facts import describe_policy, write_facts
 from rlspec.vla.data.norm_stats import read_norm_stats
 from rlspec.vla.data.normalisation import normalised_by, unnormalised
+from rlspec.vla.policies.adapters import BASE, adapted, add_adapters
 from rlspec.vla.training.fresh import renew
 from rlspec.vla.training.order import INITIAL, derive_seed, seed_all
 from rlspec.vla.training.samples import Samples
 
 PLUGINS = "rlspec.vla.policies"
 LOCAL_COPY = "check name, network and `hf auth login`, or give a local copy with policy.path=FOLDER"
-IMPOSSIBLE = (OSError, ValueError, TypeError, KeyError, ImportError, RuntimeError, AttributeError)
+IMPOSSIBLE = (
+    OSError, ValueError, TypeError, KeyError, ImportError, RuntimeError, AttributeError, ProcessorMigrationError,
+)  # fmt: skip
 """What LeRobot and the libraries below it raise where a policy cannot be had."""
 
 
@@ -74,9 +78,19 @@ def register_policies() -> None:
 
 
 def load_policy(
-    settings: Policy, samples: Samples, *, device: str, seed: int, resume: Path | None, dataset: str = ""
-) -> LoadedPolicy:
+    settings: Policy, samples: Samples, *, device: str, seed: int, resume: Path | None, dataset: str = "",
+    base: Path | None = None,
+) -> LoadedPolicy:  # fmt: skip
     """The policy that a recipe starts from, with the features and statistics of the data, or that in a checkpoint.
+
+    Args:
+        settings: Of the recipe.
+        samples: The data.
+        device: Of the weights.
+        seed: Of the run.
+        resume: Checkpoint from which a run goes on.
+        dataset: The data set's name.
+        base: Folder for the policy below adapters where it comes from nowhere else; None: it is not kept.
 
     Raises:
         ConfigError: It cannot be built, in one line.
@@ -85,18 +99,45 @@ def load_policy(
     config = policy_config(settings, device=device) if resume is None else _resumed_config(resume, device)
     source = settings.path if settings.path is None else str(resolve_path(settings.path))
     with explained(_called(settings)), contextlib.redirect_stdout(io.StringIO()):
-        policy: Any = make_policy(config, ds_meta=samples.meta)
+        policy = _make_policy(config, samples)
         if settings.fresh and resume is None:
             seed_all(derive_seed(seed, INITIAL))
             renew(policy, settings.fresh, make_policy(replace(config, pretrained_path=None), ds_meta=samples.meta))
         if settings.lora is not None and resume is None:
+            source = source or _keep_base(policy, base)
+            start, config.pretrained_path = config.pretrained_path, source  # which the adapters name
             policy = add_adapters(policy, settings.lora)
+            config.pretrained_path = start  # its processors are its own
         stats = None if resume is not None else statistics_for(settings, samples)
         processors = _processors(config, stats, device)
     config._runtime_dataset_meta = None  # LeRobot leaves the data set there
     policy.train()
     facts = describe_policy(config, samples.meta, normalised_by(processors[0]), dataset=dataset)
     return LoadedPolicy(policy, *processors, source, facts)
+
+
+def _make_policy(config: PreTrainedConfig, samples: Samples) -> Any:
+    """LeRobot's, with adapters where the weights are some."""
+    if not config.use_peft:
+        return make_policy(config, ds_meta=samples.meta)
+    folder = str(config.pretrained_path)
+
+    def below(base: str) -> Any:
+        config.use_peft, config.pretrained_path = False, base
+        return make_policy(config, ds_meta=samples.meta)
+
+    try:
+        return adapted(below, folder, trainable=True)
+    finally:
+        config.use_peft, config.pretrained_path = True, folder
+
+
+def _keep_base(policy: PreTrainedPolicy, folder: Path | None) -> str:
+    """Write the policy as it is without its adapters, which name it; returns where it is."""
+    if folder is not None and PartialState().is_main_process:
+        with staged_folder(folder, metadata={"step": 0}) as staging:
+            policy.save_pretrained(staging)
+    return str(folder or BASE)
 
 
 def policy_config(settings: Policy, *, device: str) -> PreTrainedConfig:
@@ -108,9 +149,12 @@ def policy_config(settings: Policy, *, device: str) -> PreTrainedConfig:
     register_policies()
     with explained(_called(settings)):
         if settings.path is None:
-            return make_policy_config(settings.type, device=device, push_to_hub=False, **_decoded(settings))
+            return make_policy_config(settings.type, device=device, push_to_hub=False, **decoded(settings))
         config = _pretrained_config(settings, str(resolve_path(settings.path)))
-        changes = {"device": device, "push_to_hub": False, "input_features": {}, **_decoded(settings)}
+        if config.use_peft and (settings.lora is not None or settings.fresh):
+            key = "policy.lora" if settings.lora is not None else "policy.fresh"
+            raise ConfigError(f"{key}: {settings.path} holds adapters, which are trained further; drop {key}")
+        changes = {"device": device, "push_to_hub": False, "input_features": {}, **decoded(settings)}
         for name, value in changes.items():
             setattr(config, name, value)
         if (check := getattr(config, "__post_init__", None)) is not None:
@@ -118,7 +162,7 @@ def policy_config(settings: Policy, *, device: str) -> PreTrainedConfig:
         return config
 
 
-def _decoded(settings: Policy) -> dict[str, Any]:
+def decoded(settings: Policy) -> dict[str, Any]:
     """Options in the types of the config's fields: YAML has no tuples and no enumerations."""
     types = get_type_hints(PreTrainedConfig.get_choice_class(settings.type))
     return {name: draccus.decode(types[name], value) for name, value in settings.options.items()}
@@ -131,7 +175,7 @@ def policy_settings(settings: Policy, path: str) -> PreTrainedConfig:
         ConfigError: It is of another type than the recipe says.
     """
     config = _pretrained_config(settings, path)
-    options = {**_decoded(settings), "push_to_hub": False}
+    options = {**decoded(settings), "push_to_hub": False}
     options.pop("normalization_mapping", None)  # that of its processors
     for name, value in options.items():
         setattr(config, name, value)
@@ -158,12 +202,6 @@ def _resumed_config(checkpoint: Path, device: str) -> PreTrainedConfig:
     config.pretrained_path = str(checkpoint)
     config.device = device
     return config
-
-
-def add_adapters(policy: PreTrainedPolicy, lora: Lora) -> nn.Module:
-    """Adapters on a policy; `target_modules` are names, or the last parts of names, of its layers."""
-    config = adapter_config(**lora.model_dump())
-    return policy.wrap_with_peft(peft_config=config)
 
 
 def statistics_for(settings: Policy, samples: Samples) -> dict[str, Any] | None:

@@ -19,13 +19,16 @@ from rlspec.optim import SpectralOptimizer, build_optimizer, symmetry_map
 from rlspec.runtime.memory import show_memory
 from rlspec.runtime.provenance import show_symmetry
 from rlspec.runtime.starting import Run
+from rlspec.vla.policies.adapters import BASE
+from rlspec.vla.policies.recompute import enable_checkpointing
 from rlspec.vla.training.augmentation import build_transform
 from rlspec.vla.training.ema import Ema
 from rlspec.vla.training.freezing import FreezeSchedule, plan_freezing
-from rlspec.vla.training.memory import RobotPolicyMemory, activation_bytes, estimate_memory
+from rlspec.vla.training.memory import RobotPolicyMemory, estimate_memory
 from rlspec.vla.training.order import BatchShape, SampleOrder
 from rlspec.vla.training.policy import LoadedPolicy, load_policy
 from rlspec.vla.training.samples import Augmentation, Batches, Samples
+from rlspec.vla.training.saved import Activations
 from rlspec.vla.training.schedule import build_scheduler
 from rlspec.vla.training.state import TrainingState
 from rlspec.vla.training.step import StepRunner
@@ -65,7 +68,9 @@ def describe(recipe: VlaRecipe, device: str, processes: int) -> str:
     """What is easily overlooked and decides a run's numbers, in two lines."""
     training, policy = recipe.training, recipe.policy
     arithmetic = "bf16 autocast" if training.bf16 else "float32"
-    adapted = f"LoRA of rank {policy.lora.r}" if policy.lora else "all weights that its config trains"
+    adapted = "all weights that its config trains"
+    if policy.lora:
+        adapted = " and all of ".join([f"LoRA of rank {policy.lora.r}", *policy.lora.full_training])
     if policy.freeze:
         adapted += f", {len(policy.freeze)} entries of policy.freeze"
     shape = batch_shape(training, processes)
@@ -96,7 +101,10 @@ def build_parts(recipe: VlaRecipe, run: Run, accelerator: Accelerator, samples: 
         seed=recipe.seed,
         resume=run.point.checkpoint if run.point else None,
         dataset=recipe.dataset.name,
+        base=run.directory.path / BASE,
     )
+    if training.gradient_checkpointing:
+        enable_checkpointing(loaded.policy)
     shape = batch_shape(training, accelerator.num_processes, accelerator.process_index)
     freezing, optimizer = freeze_and_optimize(recipe.policy.freeze, recipe.optim, loaded.policy, shape.samples)
     show_symmetry(optimizer, run)
@@ -147,14 +155,14 @@ def _describe_data(name: str, batches: Batches, steps: int) -> str:
 
 
 def _estimate(state: TrainingState, batches: Batches, runner: StepRunner) -> RobotPolicyMemory:
-    """Measured on one sample, whose random numbers no step sees."""
+    """Measured on one sample and on two, whose random numbers no step sees."""
     policy: nn.Module = state.loaded.policy
-    one = batches.samples.take(np.zeros(1, np.int64))
+    two = batches.samples.take(np.zeros(2, np.int64))
 
-    def forward() -> Tensor:
-        return runner.forward(policy, dict(one), step=0, number=0)[0]
+    def forward(size: int) -> Tensor:
+        return runner.forward(policy, {key: value[:size] for key, value in two.items()}, step=0, number=0)[0]
 
     mapping = state.optimizer.symmetry
     assert mapping is not None
-    activations = activation_bytes(policy, forward) * batches.shape.size
+    activations = Activations.measure(policy, forward).of(batches.shape.size)
     return estimate_memory(policy, mapping, ema=state.ema is not None, activations=activations)

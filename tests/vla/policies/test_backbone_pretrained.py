@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 import torch
 from grounding import ACTIONS, CHUNK, features
-from transformers import AutoConfig, AutoModelForImageTextToText, Qwen2VLImageProcessor
+from transformers import AutoConfig, AutoModel, AutoModelForImageTextToText, Qwen2VLImageProcessor
 
 from rlspec.errors import ConfigError
 from rlspec.vla.policies.adapter.configuration_adapter import RlspecAdapterConfig
@@ -145,6 +145,24 @@ def own_forward(model: Any, images: torch.Tensor, text: torch.Tensor, tokens: in
     if kind == "gemma3":
         grids = {"token_type_ids": (every == IMAGE).long()}
     return model(input_ids=every, output_hidden_states=True, use_cache=False, **pixels, **grids)
+
+
+@torch.no_grad()
+def test_of_a_model_with_a_text_tower_the_vision_tower_is_taken(tmp_path: Path) -> None:
+    """As google/siglip-so400m-patch14-224 is stored."""
+    torch.manual_seed(0)
+    text = {**TOWER, "vocab_size": 64}
+    whole = AutoModel.from_config(AutoConfig.for_model("siglip", vision_config=TOWER, text_config=text))
+    whole.save_pretrained(tmp_path / "siglip")
+    AutoModel.from_config(AutoConfig.for_model("qwen3", **TEXT)).save_pretrained(tmp_path / "qwen")
+    SOURCES["named"] = {"vision_name": str(tmp_path / "siglip"), "text_name": str(tmp_path / "qwen")}
+    tower = build("named").model.backbone.vision_tower  # type: ignore[union-attr]
+    del SOURCES["named"]
+    images = torch.rand(2, 3, 32, 32)
+    torch.testing.assert_close(
+        tower(pixel_values=images).last_hidden_state, whole.vision_model(pixel_values=images).last_hidden_state
+    )
+    assert not [name for name, _ in tower.named_parameters() if "head" in name], "what it pools is not used"
 
 
 @pytest.mark.parametrize("train", [False, True])

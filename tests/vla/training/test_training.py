@@ -103,7 +103,7 @@ def test_lerobot_reads_a_checkpoint_and_acts_with_the_averaged_weights(finished:
 
 def test_averages_follow_the_weights_of_every_step(tmp_path: Path) -> None:
     run = train(tmp_path, "training.ema_decay=0.15", "checkpoints.every=1", "checkpoints.keep_last=9")
-    name = "model.action_queries"
+    name = "model.action_queries.weight"
     start = weights_before_training(tmp_path)[name]
     for step in range(1, 5):
         decay = min(0.15, (1 + step) / (10 + step))

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -62,15 +62,12 @@ class TokenBackbone(Backbone):
     """A decoder that was not made for images: it gets their tokens as embeddings, and the queries see everything.
 
     Args:
-        positions: shape of the learnt positions that are added to image tokens, without their width.
-        width: of the decoder.
         bidirectional: whether images and text see each other freely.
     """
 
-    def __init__(self, positions: tuple[int, ...], width: int, bidirectional: bool) -> None:
+    def __init__(self, bidirectional: bool) -> None:
         super().__init__()
         self.bidirectional = bidirectional
-        self.pos_embed = nn.Parameter(0.02 * torch.randn(*positions, width))
 
     def embed(self, images: Tensor, ids: Tensor, mask: Tensor) -> Embedded:
         """Tokens of images (B, cameras, 3, H, W) in [-1, 1] and of text ids (B, L) with their mask."""
@@ -98,7 +95,8 @@ class TinyBackbone(TokenBackbone):
         self, vision_tower: nn.Module, language_model: nn.Module, multi_modal_projector: nn.Module, *,
         positions: tuple[int, ...], width: int, bidirectional: bool,
     ) -> None:  # fmt: skip
-        super().__init__(positions, width, bidirectional)
+        super().__init__(bidirectional)
+        self.pos_embed = image_positions(*positions, width)
         self.vision_tower = vision_tower
         self.multi_modal_projector = multi_modal_projector
         self.language_model = language_model
@@ -116,6 +114,21 @@ class TinyBackbone(TokenBackbone):
         seen = seen + self.pos_embed
         tokens = torch.cat([seen, words.to(seen.dtype)], 1)
         return Embedded(tokens, torch.cat([mask.new_ones(seen.shape[:2]), mask], 1))
+
+
+def image_positions(*shape: int) -> nn.Parameter:
+    """Learnt positions of image tokens, the last axis their width."""
+    return nn.Parameter(0.02 * torch.randn(*shape))
+
+
+def rename_on_load(module: nn.Module, old: str, new: str) -> None:
+    """Let a module take weights that were saved when one of them had another name in it."""
+
+    def rename(_: nn.Module, state: dict[str, Tensor], prefix: str, *__: Any) -> None:
+        if prefix + old in state:
+            state[prefix + new] = state.pop(prefix + old)
+
+    module.register_load_state_dict_pre_hook(rename)
 
 
 def attention_mask(mask: Tensor, queries: int, bidirectional: bool) -> Tensor:

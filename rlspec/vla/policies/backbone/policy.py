@@ -11,7 +11,7 @@ from lerobot.utils.constants import ACTION, OBS_STATE
 from torch import Tensor, nn
 
 from rlspec.errors import ConfigError, DataError
-from rlspec.vla.policies.backbone.backbone import Hidden
+from rlspec.vla.policies.backbone.backbone import Hidden, rename_on_load
 from rlspec.vla.policies.backbone.bridge import BridgeBlock, Context
 from rlspec.vla.policies.backbone.build import build_backbone
 from rlspec.vla.policies.backbone.observation import read_images, read_text, read_vector
@@ -68,7 +68,9 @@ class BridgedModel(nn.Module):
         super().__init__()
         self.backbone = build_backbone(config)
         width = self.backbone.width
-        self.action_queries = nn.Parameter(0.5 * torch.randn(config.num_queries, width))
+        drawn = 0.5 * torch.randn(config.num_queries, width)
+        self.action_queries = nn.Embedding.from_pretrained(drawn, freeze=False)  # a module: adapters copy modules
+        rename_on_load(self, "action_queries", "action_queries.weight")
         state = config.robot_state_feature
         self.proprio_projector = (
             ProprioProjector(state.shape[0], width) if config.use_proprio and state is not None else None
@@ -82,7 +84,7 @@ class BridgedModel(nn.Module):
 
     def encode(self, images: Tensor, ids: Tensor, mask: Tensor, state: Tensor | None) -> tuple[Hidden, Tensor | None]:
         """Hidden states of the backbone, and the token of proprioception."""
-        hidden = self.backbone(images, ids, mask, self.action_queries)
+        hidden = self.backbone(images, ids, mask, self.action_queries.weight)
         if self.proprio_projector is None:
             return hidden, None
         return hidden, self.proprio_projector(state)
