@@ -167,7 +167,7 @@ def test_without_storage_the_account_is_that_of_a_real_policy() -> None:
     assert found.weights == sum(parameter.nbytes for parameter in policy.parameters())
 
 
-@pytest.mark.parametrize("policy", ["smolvla_24gb", "pi05_24gb"])
+@pytest.mark.parametrize("policy", ["smolvla_24gb", pytest.param("pi05_24gb", marks=pytest.mark.slow)])
 def test_the_recipes_for_24_gb_need_less_at_full_size(policy: str) -> None:
     recipe = load_vla_recipe(["recipe=vla_libero", f"policy={policy}"])
     found = accounts.account(recipe)
