@@ -1,4 +1,4 @@
-"""What transformers gets wrong of a GGUF file: its tokenizer, and which tokens begin, end and pad.
+"""What transformers gets wrong of a GGUF file: its tokenizer, the width of a head, and tensors that it passes over.
 
 transformers takes a class by the model's architecture (CodeLlama's for every Llama), whose vocabulary is another one;
 here the tokenizer is built from the file's own tokens and merges.
@@ -94,14 +94,9 @@ def _named(metadata: dict[str, Any], tokens: list[str]) -> dict[str, str]:
 
 
 def complete_config(config: PretrainedConfig, file: Path) -> None:
-    """Give a configuration what transformers leaves at the class's default: ids of tokens, and the width of a head.
-
-    A Llama ends by default at token 2, which elsewhere is an ordinary one.
-    """
-    header = read_gguf_header(file)
-    for name, key in IDS.items():
-        setattr(config, f"{name}_id", header.metadata.get(f"tokenizer.ggml.{key}"))
-    if (width := header.of_model("attention.key_length")) is not None and hasattr(config, "head_dim"):
+    """Give a configuration the width of a head, which transformers leaves at the class's default: 128 for Qwen3."""
+    width = read_gguf_header(file).of_model("attention.key_length")
+    if width is not None and hasattr(config, "head_dim"):
         config.head_dim = width
 
 

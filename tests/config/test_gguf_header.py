@@ -9,7 +9,6 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from gguf import GGUFReader, GGUFWriter
 
 from rlspec.config import gguf_header
 from rlspec.config.gguf_header import gguf_fault, read_gguf_header
@@ -17,9 +16,11 @@ from rlspec.config.load import load_recipe
 from rlspec.config.paths import packaged
 from rlspec.errors import ConfigError
 
+gguf = pytest.importorskip("gguf", reason="the package gguf is not installed: uv sync")
+
 
 def write(path: Path, architecture: str = "llama", **fields: int | str) -> Path:
-    writer = GGUFWriter(path, architecture)
+    writer = gguf.GGUFWriter(path, architecture)
     writer.add_array("tokenizer.ggml.tokens", ["a", "Ġü", ""])
     writer.add_array("tokenizer.ggml.scores", [0.5, -1.0])
     writer.add_bool("flag", True)
@@ -37,7 +38,7 @@ def write(path: Path, architecture: str = "llama", **fields: int | str) -> Path:
 
 def test_the_head_is_read_as_ggufs_own_reader_reads_it(tmp_path: Path) -> None:
     path = write(tmp_path / "m.gguf", llama__block_count=2, general__name="x")
-    header, theirs = read_gguf_header(path), GGUFReader(path)
+    header, theirs = read_gguf_header(path), gguf.GGUFReader(path)
     fields = {name: field.contents() for name, field in theirs.fields.items() if not name.startswith("GGUF.")}
     assert header.metadata == fields
     assert fields["tokenizer.ggml.tokens"] == ["a", "Ġü", ""]
@@ -96,7 +97,7 @@ def test_what_transformers_cannot_read_or_would_lose_is_refused(
 
 def test_tensors_of_scaled_positions_are_not_passed_over(tmp_path: Path) -> None:
     path = tmp_path / "m.gguf"
-    writer = GGUFWriter(path, "llama")
+    writer = gguf.GGUFWriter(path, "llama")
     writer.add_tensor("rope_freqs.weight", np.ones(4, np.float32))
     writer.write_header_to_file()
     writer.write_kv_data_to_file()

@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pytest
 import torch
-from gguf import MODEL_ARCH, GGUFWriter, get_tensor_name_map
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedModel, Qwen3Config, Qwen3ForCausalLM
+
+gguf = pytest.importorskip("gguf", reason="the package gguf is not installed: uv sync")
 
 TEMPLATE = (
     "{% for m in messages %}<|im_start|>{{ m['role'] }}\n{{ m['content'] }}<|im_end|>\n{% endfor %}"
@@ -50,8 +53,6 @@ def trained_tokenizer() -> Tokenizer:
 
 
 def merges_of(tokenizer: Tokenizer) -> list[str]:
-    import json
-
     return [" ".join(pair) for pair in json.loads(tokenizer.to_str())["model"]["merges"]]
 
 
@@ -116,7 +117,7 @@ def write_gguf(
     }
     if kind == "llama":
         values.setdefault("llama.rope.dimension_count", config.head_dim)
-    writer = GGUFWriter(path, architecture or kind)
+    writer = gguf.GGUFWriter(path, architecture or kind)
     for key, value in values.items():
         _add(writer, key, value)
     for name, value in {**_tensors(model, kind), **(tensors or {})}.items():
@@ -129,7 +130,7 @@ def write_gguf(
     return path
 
 
-def _add(writer: GGUFWriter, key: str, value: Any) -> None:
+def _add(writer: gguf.GGUFWriter, key: str, value: Any) -> None:
     if isinstance(value, list):
         writer.add_array(key, value)
     elif isinstance(value, str):
@@ -142,7 +143,7 @@ def _add(writer: GGUFWriter, key: str, value: Any) -> None:
 
 def _tensors(model: PreTrainedModel, kind: str) -> dict[str, np.ndarray]:
     config = model.config
-    names = get_tensor_name_map(MODEL_ARCH[kind.upper()], config.num_hidden_layers)
+    names = gguf.get_tensor_name_map(gguf.MODEL_ARCH[kind.upper()], config.num_hidden_layers)
     found = {}
     for name, value in model.state_dict().items():
         if name == "lm_head.weight" and config.tie_word_embeddings:

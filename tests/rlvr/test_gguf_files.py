@@ -71,6 +71,12 @@ def test_what_ends_begins_and_pads_is_the_files_and_not_the_class_default(llama:
     assert (model.config.eos_token_id, tokenizer.eos_token, tokenizer.pad_token) == (0, *SPECIALS[:2])
 
 
+def test_without_a_size_in_the_header_there_are_as_many_embeddings_as_tokens(tmp_path: Path) -> None:
+    model = build("llama", vocab_size=SIZE)
+    path = write_gguf(tmp_path / "m.gguf", model, BPE, fields={"llama.vocab_size": None})
+    assert load(path).config.vocab_size == SIZE
+
+
 def test_a_file_of_the_same_name_in_the_current_folder_is_not_taken(
     llama: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

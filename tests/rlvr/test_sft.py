@@ -10,6 +10,7 @@ import pytest
 import torch
 from transformers import PreTrainedModel
 from trl import SFTConfig
+from trl.trainer.sft_trainer import DataCollatorForLanguageModeling
 
 from rlspec.checkpoint import checkpoint_name
 from rlspec.config.schema import Corruption
@@ -164,6 +165,18 @@ def test_two_steps_resumed_for_two_more_equal_four(tmp_path: Path, problems: lis
 def test_a_solution_without_a_box_ends_in_the_golds(solution: str, answer: str, expected: str) -> None:
     assert end_in_box(solution, answer) == expected
     assert extract_gold(end_in_box(solution, answer)) == (answer, True)
+
+
+def test_an_end_token_that_also_pads_keeps_its_loss() -> None:
+    """SmolLM2's is both; masks by value would teach never to end."""
+    tokenizer = build_byte_tokenizer()
+    tokenizer.pad_token = tokenizer.eos_token
+    problems = [Problem("1+1?", "2", "2", None, "a"), Problem("1+1+1?", "3", "1+1=2,3", None, "b")]
+    rows = sft_dataset(problems, tokenizer, examples=2, seed=0)
+    batch = DataCollatorForLanguageModeling(pad_token_id=tokenizer.pad_token_id)(list(rows))
+    ends = (batch["labels"] == tokenizer.eos_token_id).sum(dim=1)
+    assert ends.tolist() == [1, 1]
+    assert len({len(row["input_ids"]) for row in rows}) == 2  # one of them is padded
 
 
 def test_the_format_phase_boxes_what_it_imitates() -> None:
