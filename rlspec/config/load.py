@@ -14,7 +14,8 @@ from typing import TYPE_CHECKING, Any
 
 from rlspec.config.kinds import BC, RLVR_GROUPS, VLA_GROUPS, groups_of, schema_of
 from rlspec.config.overrides import Arguments, check_option, parse_arguments
-from rlspec.config.paths import is_recipe_file, list_group, packaged, recipes_folder
+from rlspec.config.paths import is_recipe_file, list_group, recipes_folder
+from rlspec.config.resolvers import bf16_where_fast, packaged
 from rlspec.config.rules import known_rules
 from rlspec.errors import ConfigError
 
@@ -221,7 +222,8 @@ def _compose(name: str, overrides: Sequence[str], primary: Mapping[str, Any] | N
     from omegaconf import OmegaConf
     from omegaconf.errors import OmegaConfBaseException
 
-    OmegaConf.register_new_resolver("packaged", packaged, replace=True)
+    for resolver in (packaged, bf16_where_fast):
+        OmegaConf.register_new_resolver(resolver.__name__, resolver, replace=True)
     store = ConfigStore.instance()
     for rule in set(known_rules()) - set(list_group("optim")):  # each is an option, as if it had a file
         store.store(name=rule, group="optim", node={"name": rule, "rule": rule})

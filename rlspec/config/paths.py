@@ -40,14 +40,6 @@ def resolve_path(path: str | Path) -> Path:
     return next((found for found in (root / given, root / f"rlspec_{given}") if found.exists()), given)
 
 
-def packaged(place: str, otherwise: str) -> str:
-    """For `${packaged:PACKAGE/FILE,OTHERWISE}` in a profile: the file, where the package is installed and has it."""
-    package, _, file = place.partition("/")
-    spec = importlib.util.find_spec(package)
-    path = Path(spec.origin).parent / file if spec is not None and spec.origin else None
-    return str(path) if path is not None and path.is_file() else otherwise
-
-
 def is_recipe_file(name: str) -> bool:
     """Whether `recipe=name` means a resolved recipe's file and not a name."""
     return name.endswith((".yaml", ".yml"))

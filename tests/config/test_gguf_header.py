@@ -13,7 +13,7 @@ import pytest
 from rlspec.config import gguf_header
 from rlspec.config.gguf_header import gguf_fault, read_gguf_header
 from rlspec.config.load import load_recipe
-from rlspec.config.paths import packaged
+from rlspec.config.resolvers import packaged
 from rlspec.errors import ConfigError
 
 gguf = pytest.importorskip("gguf", reason="the package gguf is not installed: uv sync")

@@ -12,7 +12,7 @@ import torch
 from gguf_cases import SPECIALS, TEXT, build, merges_of, trained_tokenizer, write_gguf
 from transformers import Qwen2Tokenizer
 
-from rlspec.config.paths import packaged
+from rlspec.config.resolvers import packaged
 from rlspec.errors import CheckpointError, ConfigError
 from rlspec.rlvr.gguf_files import CUTS
 from rlspec.rlvr.models import build_model, load_tokenizer
