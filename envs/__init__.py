@@ -110,6 +110,13 @@ def make_env(suite: str, task: str, **options: Any) -> gymnasium.Env[Any, Any]:
     return gymnasium.make(LIBERO_IDS[suite], disable_env_checker=True, task_id=int(task), **options)
 
 
+def expert_suites() -> tuple[str, ...]:
+    """Suites whose tasks all have a scripted expert; makes no environment."""
+    from rlspec_envs.libero.tasks import EXPERT_SUITES
+
+    return ("franka", *EXPERT_SUITES)
+
+
 def make_expert(env: gymnasium.Env[Any, Any]) -> Expert:
     """Return the scripted expert for an environment's task.
 

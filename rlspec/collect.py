@@ -98,6 +98,10 @@ class CollectCommand(CommandLine):
         for task in env.tasks:
             if task not in known:
                 raise ConfigError(f"task={task}: {env.suite} has no such task; {nearest(task, known)}")
+        from rlspec.config.vla_checks import without_expert
+
+        for fault in without_expert(env.suite, f"env={name}"):
+            raise ConfigError(fault)
         return env
 
 

@@ -17,7 +17,7 @@ from rlspec.entry import command
 from rlspec.errors import ConfigError
 
 _WHAT = "a run directory (its newest checkpoint), a checkpoint in one, its best/, a model folder or a hub id"
-_SHORT = ("episodes", "workers", "profile")  # settings of `evaluation` that go without its name
+_SHORT = ("episodes", "workers", "profile", "perturb", "strength")  # settings of `evaluation` that go without its name
 _SIMULATED = ("policy", "env", "env_options", "task", "dataset", *_SHORT)
 
 
@@ -68,6 +68,15 @@ class EvaluateCommand(CommandLine):
     episodes: Annotated[int | None, Key("per task (default 50)")] = Field(None, ge=1)
     workers: Annotated[int | None, Key("processes (default 2)")] = Field(None, ge=1)
     profile: Annotated[Literal["openpi", "lerobot"] | None, Key("a published protocol of LIBERO")] = None
+    perturb: Annotated[
+        list[str] | None,
+        Key(
+            "factors to change in further episodes: camera, start, light, background, noise, layout, language, "
+            "wrong_instruction; several with commas, or all",
+            "NAME",
+        ),
+    ] = None
+    strength: Annotated[list[int] | None, Key("how far, 1 to 3; several with commas (default 2)")] = None
     dataset: Annotated[
         Path | None,
         Key("demonstrations that policy=replay repeats, and that are replayed before a policy is measured", "DIR"),
@@ -100,7 +109,8 @@ class EvaluateCommand(CommandLine):
             yield f"env.tasks=[{','.join(map(quote, self.task))}]"
         for key in _SHORT:
             if (value := getattr(self, key)) is not None:
-                yield f"evaluation.{key}={value}"
+                given = f"[{','.join(map(str, value))}]" if isinstance(value, list) else value
+                yield f"evaluation.{key}={given}"
         for name, value in self.env_options.items():
             yield f"env.{'' if name.partition('.')[0] in Env.model_fields else 'options.'}{name}={show(value)}"
         for override in self.overrides:
@@ -144,6 +154,11 @@ def _simulate(line: EvaluateCommand, weights: str) -> int:
     line.refuse(["data"], "only for language models")
     trained = stored_vla_recipe(weights)
     recipe = simulation_recipe(weights, list(line.simulation_overrides()), env=line.env)
+    if line.policy == "expert" and recipe.env is not None:
+        from rlspec.config.vla_checks import without_expert
+
+        for fault in without_expert(recipe.env.suite, "policy=expert"):
+            raise ConfigError(fault)
     out = line.out or simulation_output(weights, recipe, named=line.env is not None)
     sys.stdout.write("loading the simulator\n")
     sys.stdout.flush()

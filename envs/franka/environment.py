@@ -24,7 +24,9 @@ from rlspec_envs.franka.tasks import TASKS
 from rlspec_envs.franka.tasks.base import Motion, check_count
 from rlspec_envs.franka.viewer import has_display, open_viewer, require_display
 from rlspec_envs.franka.world import World
+from rlspec_envs.perturbation import CONTROL, Look, Perturbation, arm_offset, with_noise
 from rlspec_envs.rendering import OffscreenRenderer, choose_gl
+from rlspec_envs.wording import reworded
 
 CAMERAS = ("external", "wrist")
 ARMS = ("primitive", "meshes", "menagerie")
@@ -141,6 +143,9 @@ class FrankaEnv(gymnasium.Env[Observation, NDArray[np.float32]]):
         self._renderers: dict[tuple[int, int], OffscreenRenderer] = {}
         self._viewer: Any = None
         self._steps = 0
+        self._perturbation: Perturbation | None = None
+        self._path: tuple[int, ...] = ()  # of the perturbation's random numbers
+        self._words = ""
 
     def _make_world(self, controller: type[Controller]) -> None:
         period = 1.0 / self.control_hz
@@ -149,6 +154,8 @@ class FrankaEnv(gymnasium.Env[Observation, NDArray[np.float32]]):
         model = build_model(self._robot, self.arm, period / substeps, self._task.build, second_camera=second)
         self.world = World(model, self._robot, substeps)
         self._appearance = Appearance(self.world)
+        outer = [i for i in range(model.ncam) if model.camera(i).name.startswith("external")]
+        self._look = Look(model, outer, [model.geom(name).id for name in ("table", "wall")])
         self.controller = controller(self.world)
         self.action_space = copy.deepcopy(self.controller.space)  # a space has a random state of its own
         _, down = self.world.kinematics.pose(np.array(HOME))
@@ -178,35 +185,60 @@ class FrankaEnv(gymnasium.Env[Observation, NDArray[np.float32]]):
     @property
     def instruction(self) -> str:
         """What to do in this episode, in words."""
-        return self._task.instruction
+        return self._words or self._task.instruction
 
     @property
     def task_description(self) -> str:
         """The instruction, under LeRobot's name."""
-        return self._task.instruction
+        return self.instruction
 
     def reset(
         self, *, seed: int | None = None, options: dict[str, Any] | None = None
     ) -> tuple[Observation, dict[str, Any]]:
         """Start an episode; equal seeds give equal episodes, bit for bit.
 
+        `options={"perturb": "camera:2"}` changes one factor of it, see `rlspec_envs.perturbation`.
+
         Raises:
-            ValueError: `options` is not empty: there are no stored initial states here.
+            ValueError: An option is unknown: there are no stored initial states here.
         """
         super().reset(seed=seed)
-        if options:
-            raise ValueError(f"options {sorted(options)}: Franka scenes have no stored initial states, give a seed")
+        self._steps = 0
+        self._read_options(seed, options or {})
         ranges = RANDOMISATIONS[self.randomise]
         jitter = ranges.home * self.np_random.uniform(-1, 1, JOINTS)
+        jitter += arm_offset(self._perturbation, self._path, JOINTS)
         self.world.reset(jitter, ranges.start * self.np_random.uniform(-1, 1, 3))
         self._task.arrange(self.world, ranges, self.np_random)
         self._appearance.vary(ranges, self.np_random)
+        self._perturb()
         mujoco.mj_forward(self.world.model, self.world.data)
         self.controller.reset()
-        self._steps = 0
         if self.render_mode == "human":
             self.render()
         return self.observe(), self._info(success=False, failure="")
+
+    def _read_options(self, seed: int | None, options: dict[str, Any]) -> None:
+        if unknown := sorted(set(options) - {"perturb"}):
+            raise ValueError(f"options {unknown}: Franka scenes have no stored initial states, give a seed")
+        self._look.restore()  # before anything is drawn around the look that it was
+        self._words, text = "", options.get("perturb")
+        self._perturbation = None if text is None else Perturbation.parse(text)
+        if self._perturbation is not None:
+            self._path = (int(self.np_random.integers(2**31)) if seed is None else seed,)
+
+    def _perturb(self) -> None:
+        """Change what the perturbation says of an arranged episode."""
+        if (perturbation := self._perturbation) is None:
+            return
+        self._look.perturb(perturbation, self._path)
+        rng = perturbation.generator(*self._path)
+        if perturbation.factor == "layout":
+            self._task.spread(self.world, perturbation.strength, rng)
+        elif perturbation.factor == "language":
+            self._words = reworded(self._task.instruction, perturbation.strength, rng)
+        elif perturbation.factor == CONTROL:
+            self._words = self._task.wrong_instruction(rng)
 
     def _info(self, success: bool, failure: str) -> dict[str, Any]:
         return {"is_success": success, "failure": failure, "task": self.instruction}
@@ -253,6 +285,8 @@ class FrankaEnv(gymnasium.Env[Observation, NDArray[np.float32]]):
             observation["pixels"] = {
                 name: renderer.render(self.world.data, SCENE_CAMERAS[name]) for name in self.cameras
             }
+        if self._perturbation is not None and self._perturbation.factor == "noise":
+            return with_noise(observation, self._perturbation, (*self._path, self._steps))
         return observation
 
     def _state(self) -> NDArray[np.float32]:

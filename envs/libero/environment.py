@@ -9,14 +9,16 @@ from typing import Any
 import gymnasium
 import numpy as np
 from gymnasium import spaces
-from rlspec_envs.libero import bootstrap
+from rlspec_envs.libero import bootstrap, perturbed
 from rlspec_envs.libero.profiles import get_profile
 from rlspec_envs.libero.renderer import CAMERAS, LiberoRenderer
 from rlspec_envs.libero.simulation import CONTROL_HZ, LiberoSimulation
 from rlspec_envs.libero.tasks import get_task, load_initial_states
+from rlspec_envs.perturbation import CONTROL, Look, Perturbation, arm_offset, with_noise
 from rlspec_envs.thinning import thin_visual_meshes
+from rlspec_envs.wording import reworded
 
-ACTION_SIZE = 7
+ACTION_SIZE = JOINTS = 7
 SUCCESS_CONDITIONS = ("predicate", "released")
 STATE_NAMES = ("x", "y", "z", "axis_angle_x", "axis_angle_y", "axis_angle_z", "finger_left", "finger_right")
 _STATE_BOUND = np.array([3.0, 3.0, 3.0, 7.0, 7.0, 7.0, 0.1, 0.1], dtype=np.float32)
@@ -95,6 +97,9 @@ class LiberoEnv(gymnasium.Env[dict[str, Any], np.ndarray]):
         self.action_space: spaces.Space[np.ndarray] = spaces.Box(-1.0, 1.0, (ACTION_SIZE,), np.float32)
         self._simulation: LiberoSimulation | None = None
         self._renderer: LiberoRenderer | None = None
+        self._look: Look | None = None
+        self._perturbation: Perturbation | None = None
+        self._path: tuple[int, ...] = ()  # of the perturbation's random numbers
         self._episode: dict[str, Any] = {}
         self._steps = 0
         self._floor = -np.inf
@@ -113,24 +118,47 @@ class LiberoEnv(gymnasium.Env[dict[str, Any], np.ndarray]):
         `options={"initial_state": i}` chooses the state; else `seed` does (modulo their number), else the environment's
         generator. `SAMPLED` (-1) takes none of them, but lets the seed place the objects: for demonstrations. What
         the states leave out (cabinet, stove, rack) follows `seed`, or without one the profile's seed plus i, so that a
-        seed or a state number alone repeats an episode exactly.
+        seed or a state number alone repeats an episode exactly. `"perturb": "camera:2"` changes one factor of it, see
+        `rlspec_envs.perturbation`.
         """
         super().reset(seed=seed)
         index, scene_seed = self._choose_start(seed, options or {})
+        text = (options or {}).get("perturb")
+        self._perturbation, self._path = None if text is None else Perturbation.parse(text), (scene_seed, index + 1)
         if self._simulation is None:
             self._simulation = LiberoSimulation(self.libero_task)
-        self._simulation.reset(None if index == SAMPLED else self.initial_states[index], scene_seed)
+        if self._look is not None:
+            self._look.restore()
+        offset = arm_offset(self._perturbation, self._path, JOINTS)
+        self._simulation.reset(None if index == SAMPLED else self.initial_states[index], scene_seed, offset)
         self._floor = self._lowest_object() - FALL_HEIGHT
         for _ in range(self.profile.settle_steps):
             self._simulation.step(np.array(self.profile.settle_action))
         self._steps = 0
+        self._perturb(self._simulation)
         self._episode = {"task": self.task, "initial_state": index, "scene_seed": scene_seed}
         return self.observe(), self._info(success=False, predicate=self._simulation.check_success(), failure="")
 
+    def _perturb(self, simulation: LiberoSimulation) -> None:
+        """Change what the perturbation says of a settled scene."""
+        self.instruction, perturbation = self.libero_task.instruction, self._perturbation
+        if perturbation is not None:
+            self._look = self._look or perturbed.background_of(simulation)
+            self._look.perturb(perturbation, self._path)
+            rng = perturbation.generator(*self._path)
+            if perturbation.factor == "layout":
+                perturbed.displace(simulation, perturbation.strength, rng)
+            elif perturbation.factor == "language":
+                self.instruction = reworded(self.instruction, perturbation.strength, rng)
+            elif perturbation.factor == CONTROL:
+                self.instruction = perturbed.wrong_instruction(self.libero_task, rng)
+            simulation.place_cameras()
+        self.task_description = self.instruction
+
     def _choose_start(self, seed: int | None, options: Mapping[str, Any]) -> tuple[int, int]:
-        unknown = sorted(set(options) - {"initial_state"})
+        unknown = sorted(set(options) - {"initial_state", "perturb"})
         if unknown:
-            raise ValueError(f"unknown reset option {unknown[0]!r}: LIBERO knows 'initial_state'")
+            raise ValueError(f"unknown reset option {unknown[0]!r}: LIBERO knows 'initial_state' and 'perturb'")
         count = len(self.initial_states)
         index = options.get("initial_state")
         if index is None:
@@ -179,7 +207,10 @@ class LiberoEnv(gymnasium.Env[dict[str, Any], np.ndarray]):
         pixels = {
             name: self._image(name) if self.render_observations else np.zeros(shape, np.uint8) for name in self.cameras
         }
-        return {"pixels": pixels, "agent_pos": self.simulation.robot_state()}
+        observation = {"pixels": pixels, "agent_pos": self.simulation.robot_state()}
+        if self._perturbation is not None and self._perturbation.factor == "noise":
+            return with_noise(observation, self._perturbation, (*self._path, self._steps))
+        return observation
 
     def _image(self, name: str) -> np.ndarray:
         if self._renderer is None:
@@ -239,7 +270,7 @@ class LiberoEnv(gymnasium.Env[dict[str, Any], np.ndarray]):
             self._renderer = None
         if self._simulation is not None:
             self._simulation.close()
-            self._simulation = None
+            self._simulation = self._look = None
 
 
 def _check_options(

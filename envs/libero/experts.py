@@ -13,8 +13,8 @@ import numpy as np
 from rlspec_envs.libero.environment import LiberoEnv
 from rlspec_envs.libero.grasps import Grasp
 from rlspec_envs.libero.scene import CLEARANCE, PickPlaceScene
+from rlspec_envs.libero.tasks import EXPERT_SUITES
 
-EXPERT_SUITES = ("libero_object", "libero_spatial")
 HOVER = 0.07
 """Height (m) above the grasp point from which the gripper descends."""
 OPEN, CLOSE = -1.0, 1.0

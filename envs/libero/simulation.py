@@ -45,18 +45,36 @@ class LiberoSimulation:
             )
         self.env._observables = {name: self.env._observables[name] for name in OBSERVED}
 
-    def reset(self, initial_state: np.ndarray | None, seed: int) -> None:
-        """Set a stored state, or none; `seed` places what it leaves out (cabinet, stove, rack), without one all."""
+    def reset(self, initial_state: np.ndarray | None, seed: int, arm_offset: np.ndarray | None = None) -> None:
+        """Set a stored state, or none; `seed` places what it leaves out (cabinet, stove, rack), without one all.
+
+        Args:
+            initial_state: Time, positions, velocities.
+            seed: Of what is random.
+            arm_offset: By how much each of the seven joints (rad) is then moved.
+        """
         with seeded(seed):
             for gripper in (robot.gripper for robot in self.env.robots):
                 gripper.current_action = np.zeros(gripper.dof)
             self.env.reset()
         if initial_state is not None:
             self.env.sim.set_state_from_flattened(initial_state)
+        if arm_offset is not None:
+            self.data.qpos[self.env.robots[0]._ref_joint_pos_indexes] += arm_offset
+        self.refresh()
+
+    def refresh(self) -> None:
+        """Let everything that is derived from the state follow it."""
         self.env.sim.forward()
         self.env._check_success()
         self.env._post_process()
         self.env._update_observables(force=True)
+
+    def place_cameras(self) -> None:
+        """Let cameras and lights be where the model now has them; nothing else of the state changes."""
+        import mujoco
+
+        mujoco.mj_camlight(self.model, self.data)
 
     def step(self, action: np.ndarray) -> bool:
         """Advance one control step (25 physics steps); return whether LIBERO's goal predicate holds.

@@ -18,6 +18,8 @@ from rlspec_envs.libero.bootstrap import package_folder
 
 TASK_COUNTS = {"libero_spatial": 10, "libero_object": 10, "libero_goal": 10, "libero_10": 10, "libero_90": 90}
 LIBERO_SUITES = tuple(TASK_COUNTS)
+EXPERT_SUITES = ("libero_object", "libero_spatial")
+"""Those whose tasks a script demonstrates: one object is picked up and placed."""
 
 
 @dataclass(frozen=True)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from rlspec.config.adapters import check_lora
@@ -158,8 +158,21 @@ def data_source(recipe: VlaRecipe) -> Lines:
             yield f"env: required; {name} are generated in it"
     if data.recordings is not None and recipe.env is not None:
         yield from _recordings(recipe.env)
+    if "env" in data.tasks and recipe.env is None:
+        yield "dataset.tasks=env: there is no env whose tasks could be meant; name tasks or suites, or [] for all"
     if data.episodes == []:
         yield "dataset.episodes=[]: must be null or name at least one episode"
+
+
+def without_expert(suite: str, key: str) -> Lines:
+    """Scripts demonstrate the tasks of some suites only."""
+    from rlspec_envs import SUITES, expert_suites
+
+    if suite in SUITES and suite not in expert_suites():
+        yield (
+            f"{key}: no task of {suite} has a scripted expert, those of {', '.join(expert_suites())} have; "
+            "use published demonstrations (dataset=libero)"
+        )
 
 
 def _recordings(env: Env) -> Lines:
@@ -184,8 +197,23 @@ def simulator(recipe: VlaRecipe) -> Lines:
     for task in recipe.env.tasks:
         if task not in known:
             yield f"env.tasks={show(task)}: {recipe.env.suite} has no such task; {nearest(task, known)}"
+    yield from _perturbations(recipe.evaluation.perturb, recipe.evaluation.strength)
     if recipe.evaluation.profile is not None and not recipe.env.suite.startswith("libero"):
         yield f"evaluation.profile={recipe.evaluation.profile}: a protocol of LIBERO; set null for {recipe.env.suite}"
+
+
+def _perturbations(factors: Sequence[str], strengths: Sequence[int]) -> Lines:
+    from rlspec_envs.perturbation import STRENGTHS, expand
+
+    if strange := [strength for strength in strengths if strength not in STRENGTHS]:
+        yield f"evaluation.strength={strange[0]}: must be some of {', '.join(map(str, STRENGTHS))}"
+    elif factors and not strengths:
+        yield f"evaluation.strength=[]: must name at least one of {', '.join(map(str, STRENGTHS))}"
+    else:
+        try:
+            expand(factors, strengths)
+        except ValueError as error:
+            yield f"evaluation.{error}"
 
 
 def reinforcement(recipe: VlaRecipe) -> Lines:
@@ -210,7 +238,7 @@ def reinforcement(recipe: VlaRecipe) -> Lines:
         yield f"grpo.mini_batches={grpo.mini_batches}: must divide grpo.groups_per_step={grpo.groups_per_step}"
     if training.gradient_checkpointing:
         yield "training.gradient_checkpointing=true: grpo runs the policy in evaluation mode; set it false"
-    for name in ("gradient_accumulation", "augmentation", "random_shift", "num_workers"):
+    for name in ("gradient_accumulation", "augmentation", "random_shift", "num_workers", "held_out"):
         if (value := getattr(training, name)) != Training.model_fields[name].default:
             yield f"training.{name}={show(value)}: grpo reads no data set; leave it out"
 

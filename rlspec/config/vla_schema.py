@@ -56,6 +56,7 @@ class Dataset(Section):
     root: str | None = None  # local folder; demonstrations: where they are kept (default: checkpoints/data/...)
     revision: str | None = None
     episodes: list[int] | None = None  # train on these alone
+    tasks: list[str] = []  # train on these alone: a LIBERO suite, SUITE/NUMBER, a task, its words; "env": as measured
     demonstrations: Demonstrations | None = None
     recordings: Recordings | None = None
     cameras: list[str] | None = None  # of recordings, those that are converted; null: all three
@@ -114,6 +115,8 @@ class Training(Section):
     augmentation: dict[str, Any] = {}  # fields of LeRobot's ImageTransformsConfig; empty: none
     random_shift: int = Field(0, ge=0)  # largest shift of images in pixels, edges repeated
     num_workers: int = Field(0, ge=0)  # of the data loader
+    held_out: float = Field(0.0, ge=0, le=0.5)  # share of episodes that are not trained on, but whose loss is logged
+    held_out_every: int = Field(100, ge=1)  # steps between two such losses
     log_every: int = Field(10, ge=1)
 
 
@@ -159,7 +162,9 @@ class SimEvaluation(Section):
     after: bool = True
     every: int | None = Field(None, ge=1)  # steps between evaluations during training; None: never
     during_episodes: int | None = Field(None, ge=1)  # per task, in those during training; None: `episodes`
-    videos: int = Field(2, ge=0)  # episodes per task that are filmed
+    perturb: list[str] = []  # factors of rlspec_envs.perturbation, or "all": measured beside the scenes as they are
+    strength: list[int] = [2]  # 1 to 3, how far each of them goes
+    videos: int = Field(2, ge=0)  # episodes per task, and per perturbation, that are filmed
     video_format: Literal["mp4", "gif"] = "mp4"
 
 

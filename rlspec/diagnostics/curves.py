@@ -58,7 +58,8 @@ def _reward(rows: Rows) -> Series:
 
 def _loss(rows: Rows) -> Series:
     """Only where there is no reward: a policy gradient's loss says nothing about progress."""
-    return {"loss": values} if (values := _values(rows, "loss")) and not _reward(rows) else {}
+    named = {"loss": "loss", "on held-out episodes": "held_out/loss"}
+    return {} if _reward(rows) else {label: values for label, key in named.items() if (values := _values(rows, key))}
 
 
 def _success(rows: Rows) -> Series:

@@ -92,6 +92,11 @@ def test_each_kind_of_recipe_has_a_command_of_its_own() -> None:
         (["env.suite=libero_objects"], ["env.suite=libero_objects", "did you mean libero_object"]),
         (["env.tasks=[pik_place]"], ["env.tasks=pik_place", "pick_place"]),
         (["evaluation.profile=openpi"], ["evaluation.profile=openpi", "LIBERO"]),
+        (["evaluation.perturb=[camrea]"], ["evaluation.perturb=camrea", "did you mean camera", "wrong_instruction"]),
+        (["evaluation.perturb=[light]", "evaluation.strength=[4]"], ["evaluation.strength=4", "some of 1, 2, 3"]),
+        (["evaluation.perturb=[light]", "evaluation.strength=[]"], ["evaluation.strength=[]", "at least one"]),
+        (["dataset.tasks=[env]", "dataset=a/b", "env=null"], ["dataset.tasks=env", "there is no env"]),
+        (["training.held_out=0.6"], ["training.held_out=0.6", "<= 0.5"]),
         (["dataset.repo_id=a/b"], ["dataset.repo_id=a/b", "dataset.demonstrations"]),
         (["dataset.demonstrations=null"], ["dataset.repo_id", "required"]),
         (["optim.roles=vlm"], ["optim.roles=vlm"]),
@@ -127,6 +132,24 @@ def test_a_mistake_is_one_line_with_its_remedy(arguments: list[str], words: list
 def test_a_mistake_of_reinforcement_is_one_line_with_its_remedy(arguments: list[str], words: list[str]) -> None:
     text = line("recipe=vla_grpo_franka", *arguments)
     assert all(word in text for word in words), text
+
+
+@pytest.mark.parametrize(
+    ("door", "arguments"),
+    [("collect", ["env=libero_goal"]), ("evaluate", ["env=libero_10", "policy=expert", "task=0"])],
+)
+def test_a_suite_without_scripted_experts_is_named_before_anything_is_rendered(
+    door: str, arguments: list[str], capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    import importlib
+
+    import rlspec_envs
+
+    monkeypatch.setattr(rlspec_envs, "make_env", None)
+    assert importlib.import_module(f"rlspec.{door}").main(arguments) == 2
+    said = capsys.readouterr().err
+    assert "has a scripted expert, those of franka, libero_object, libero_spatial have" in said
+    assert said.count("\n") == 1
 
 
 def test_keys_of_reinforcement_belong_to_it_alone() -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -162,6 +163,8 @@ class Task(ABC):
     name: ClassVar[str]
 
     instruction: str = ""
+    decoys: tuple[str, ...] = ()
+    """Colours of things in this episode that the instruction does not speak of first, but could."""
 
     @abstractmethod
     def __init__(self, **options: Any) -> None: ...
@@ -185,6 +188,22 @@ class Task(ABC):
     @abstractmethod
     def objects(self) -> tuple[str, ...]:
         """Names of the free objects of this episode."""
+
+    def spread(self, world: World, strength: int, rng: np.random.Generator) -> None:
+        """Move the objects of an arranged episode apart: by a fifth of their distances, times `strength`."""
+        centre, factor = np.array([WORKSPACE[:2], WORKSPACE[2:]]).mean(1), 1 + 0.2 * strength
+        model, data = world.model, world.data
+        places = [data.joint(name).qpos for name in self.objects()]
+        places += [data.mocap_pos[index] for index in range(model.nmocap)]
+        for place in places:
+            place[:2] = centre + factor * (place[:2] - centre)
+
+    def wrong_instruction(self, rng: np.random.Generator) -> str:
+        """The instruction with the colours of the thing that it speaks of first and of another one exchanged."""
+        (named, *_) = [word for word in re.findall(r"\w+", self.instruction) if word in COLOURS]
+        others = [colour for colour in self.decoys or OBJECT_COLOURS if colour != named]
+        swap = {named: (other := str(rng.choice(others))), other: named}
+        return re.sub(r"\w+", lambda found: swap.get(found[0], found[0]), self.instruction)
 
     def describe(self) -> dict[str, Any]:
         """Options as JSON-safe values."""

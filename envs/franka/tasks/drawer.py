@@ -19,6 +19,7 @@ from rlspec_envs.franka.tasks.base import (
     paint_object,
 )
 from rlspec_envs.franka.world import World
+from rlspec_envs.perturbation import direction
 
 _DRAWERS = ("drawer0", "drawer1")
 _STROKE = 0.12  # how far a drawer comes out, metres
@@ -112,6 +113,11 @@ class Drawer(Task):
         self._named = _DRAWERS[named]
         template = self.templates[rng.integers(len(self.templates))]
         self.instruction = template.format(verb="open" if self._opens else "close", object=colours[named])
+        self.decoys = (colours[1 - named],)
+
+    def spread(self, world: World, strength: int, rng: np.random.Generator) -> None:
+        """Move the cabinet by 2 cm, times `strength`."""
+        world.model.body("cabinet").pos[:2] += 0.02 * strength * direction(rng, 2)
 
     def judge(self, world: World) -> Outcome:
         """See `Task`."""

@@ -119,6 +119,7 @@ class PickPlace(Task):
             paint_object(world, plate, colour, ranges, rng)
         template = self.templates[rng.integers(len(self.templates))]
         self.instruction = template.format(object=target, goal=plate_colours[0])
+        self.decoys = tuple(map(str, block_colours[1:]))
 
     def _goal(self, world: World) -> np.ndarray:
         return world.position(self._plates[0]) + [0.0, 0.0, BLOCK_HALF]

@@ -97,6 +97,7 @@ class Push(Task):
         world.place("circle", [*points[1], 0.0])
         paint_object(world, "circle", goal, ranges, rng)
         self.instruction = self.templates[rng.integers(len(self.templates))].format(object=target, goal=goal)
+        self.decoys = tuple(map(str, others[: self.distractors]))
 
     def judge(self, world: World) -> Outcome:
         """See `Task`."""

@@ -71,6 +71,7 @@ class Stack(Task):
             paint_object(world, block, colour, ranges, rng)
         template = self.templates[rng.integers(len(self.templates))]
         self.instruction = template.format(object=colours[0], goal=colours[1])
+        self.decoys = tuple(colours[1 : len(self._blocks)])
 
     def _goal(self, world: World) -> Array:
         return world.position(self._blocks[1]) + [0.0, 0.0, 2 * BLOCK_HALF]

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import copy
 import logging
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -91,13 +92,21 @@ def open_dataset(
     return dataset
 
 
-def _open(section: Dataset, root: Path | None) -> RenamedDataset:
-    from huggingface_hub.errors import HfHubHTTPError, OfflineModeIsEnabled
-    from lerobot.datasets.utils import BackwardCompatibilityError, ForwardCompatibilityError
+def read_metadata(section: Dataset, root: Path | None) -> LeRobotDatasetMetadata:
+    """What a data set says of itself, before any of its frames is fetched.
 
+    Raises:
+        DataError: The source cannot be found or read.
+    """
+    root = root or (Path(section.root).expanduser() if section.root else None)
     repo_id = section.repo_id or f"rlspec/{root.name if root else section.name}"
-    place = section.repo_id or str(root)
-    try:
+    with _explained(section, root):
+        return LeRobotDatasetMetadata(repo_id, root=root, revision=section.revision)
+
+
+def _open(section: Dataset, root: Path | None) -> RenamedDataset:
+    repo_id = section.repo_id or f"rlspec/{root.name if root else section.name}"
+    with _explained(section, root):
         if section.episodes is not None:
             meta = LeRobotDatasetMetadata(repo_id, root=root, revision=section.revision)
             _check_episodes(section.episodes, meta.total_episodes)
@@ -108,6 +117,17 @@ def _open(section: Dataset, root: Path | None) -> RenamedDataset:
             revision=section.revision,
             video_backend=section.video_backend,
         )
+
+
+@contextmanager
+def _explained(section: Dataset, root: Path | None) -> Iterator[None]:
+    """What LeRobot and the hub raise while the body runs, in one line."""
+    from huggingface_hub.errors import HfHubHTTPError, OfflineModeIsEnabled
+    from lerobot.datasets.utils import BackwardCompatibilityError, ForwardCompatibilityError
+
+    place = section.repo_id or str(root)
+    try:
+        yield
     except DataError:
         raise
     except (BackwardCompatibilityError, NotImplementedError):

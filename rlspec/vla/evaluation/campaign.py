@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import fcntl
 import os
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
 from rlspec.checkpoint import write_json_atomically
+from rlspec.errors import ConfigError, UserError
 from rlspec.versions import library_versions
 from rlspec.vla.evaluation.episodes import CRASHED, EpisodePlan, EvaluatedEpisode
 from rlspec.vla.evaluation.jobs import ActorSpec, Done, EvaluationJob, FilmSpec
@@ -57,11 +60,36 @@ def conduct(
         pool: The workers.
         say: Gets lines of progress.
         warn: Gets lines that must not be overlooked.
+
+    Raises:
+        UserError: Every episode crashed.
+        ConfigError: Another process is measuring into the same folder.
     """
+    with _alone(campaign.folder):
+        return _conduct(campaign, protocol, pool, say, warn)
+
+
+@contextmanager
+def _alone(folder: Path) -> Iterator[None]:
+    """One process at a time; the lock ends with the process that holds it, however it ends."""
+    folder.mkdir(parents=True, exist_ok=True)
+    with (folder / ".lock").open("w") as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise ConfigError(
+                f"{folder}: another process is measuring into this folder; wait for it, or choose another out="
+            ) from None
+        yield
+
+
+def _conduct(
+    campaign: Campaign, protocol: Protocol, pool: WorkerPool, say: Callable[[str], None], warn: Callable[[str], None]
+) -> SimResult:
     started = time.monotonic()
     journal = Journal(campaign.folder, protocol.identity(campaign.spec))
     found = {episode.key: episode for episode in journal.open()}
-    missing = [plan for plan in campaign.plans if (plan.task, plan.index) not in found]
+    missing = [plan for plan in campaign.plans if plan.key not in found]
     if len(missing) < len(campaign.plans):
         there = len(campaign.plans) - len(missing)
         say(f"{campaign.label}: {there} of {len(campaign.plans)} episodes are there already")
@@ -69,21 +97,30 @@ def conduct(
 
     def on_done(job: EvaluationJob, done: Done) -> None:
         _keep_observed(journal, done, warn)
-        found[done.episode.task, job.plan.index] = done.episode
+        found[job.plan.key] = done.episode
         journal.append(done.episode)
         progress.count(done.episode)
 
     limit = _limit(campaign.spec, protocol)
     pool.run([EvaluationJob(campaign.spec, plan, limit) for plan in missing], on_done)
-    episodes = [found[plan.task, plan.index] for plan in campaign.plans]
+    episodes = [found[plan.key] for plan in campaign.plans]
     if missing:
-        journal.rewrite(episodes)  # in the order of the plan, however they arrived
+        others = [episode for key, episode in found.items() if key not in {plan.key for plan in campaign.plans}]
+        journal.rewrite([*episodes, *others])  # in the order of the plan, however they arrived
+    _refuse_crash(episodes)
     _film(campaign, episodes, limit, pool, warn)
     context = _context(campaign, protocol, journal.observed, seconds=round(time.monotonic() - started, 1))
     suite = protocol.simulator.suite
     result = summarize(campaign.label, campaign.step, suite, episodes, context, campaign.folder)
     write_json_atomically(campaign.folder / METRICS, result.to_json())
     return result
+
+
+def _refuse_crash(episodes: Sequence[EvaluatedEpisode]) -> None:
+    """Raises UserError where no episode came to its end: of nothing there is no rate."""
+    if episodes and all(episode.failure == CRASHED for episode in episodes):
+        how = "the only episode" if len(episodes) == 1 else f"all {len(episodes)} episodes"
+        raise UserError(f"{how} crashed, so there is no success rate: {episodes[0].note}")
 
 
 def _context(campaign: Campaign, protocol: Protocol, observed: dict[str, Any], *, seconds: float) -> dict[str, Any]:
@@ -133,21 +170,23 @@ def _film(
     warn: Callable[[str], None],
 ) -> None:
     """Run the chosen episodes again with all cameras: they repeat exactly, and no other pays for pictures."""
-    plans = {(plan.task, plan.index): plan for plan in campaign.plans}
+    plans = {plan.key: plan for plan in campaign.plans}
     chosen: list[EvaluatedEpisode] = []
-    for task in dict.fromkeys(plan.task for plan in campaign.plans) if campaign.videos else ():
-        chosen += choose_filmed([each for each in episodes if each.task == task], campaign.videos)
+    kinds = dict.fromkeys((plan.task, plan.perturbation) for plan in campaign.plans)
+    for kind in kinds if campaign.videos else ():
+        chosen += choose_filmed([each for each in episodes if (each.task, each.perturbation) == kind], campaign.videos)
     folder = campaign.folder / VIDEOS
     jobs = []
     for episode in chosen:
-        stem = f"{episode.task}-{episode.index:03d}"
+        changed = episode.perturbation.replace(":", "-")
+        stem = "-".join(filter(None, (episode.task, changed, f"{episode.index:03d}")))
         if not list(folder.glob(f"{stem}-*.{campaign.video_format}")):
             film = FilmSpec(folder / f"{stem}-{{outcome}}.{campaign.video_format}", campaign.video_format)
             jobs.append(EvaluationJob(campaign.spec, plans[episode.key], limit, film))
     outcomes = {episode.key: (episode.success, episode.steps) for episode in chosen}
 
     def on_done(job: EvaluationJob, done: Done) -> None:
-        if (done.episode.success, done.episode.steps) != outcomes[job.plan.task, job.plan.index]:
+        if (done.episode.success, done.episode.steps) != outcomes[job.plan.key]:
             warn(f"{campaign.label}: {job.plan.task}, episode {job.plan.index} went another way when it was filmed")
 
     pool.run(jobs, on_done)

@@ -16,7 +16,11 @@ from rlspec.vla.evaluation.results import EPISODES, METRICS
 
 
 def measure(recipe: VlaRecipe, *, what: str, out: Path, trained: VlaRecipe | None, dataset: Path | None) -> int:
-    """Measure and show; returns the exit code: 1 where demonstrations were replayed and not all succeeded again.
+    """Measure and show.
+
+    Returns:
+        The exit code: 1 where demonstrations were replayed and not all succeeded again, or where episodes crashed, of
+        which nothing is known.
 
     Args:
         recipe: Its sections `env`, `evaluation` and `device` count.
@@ -42,6 +46,9 @@ def measure(recipe: VlaRecipe, *, what: str, out: Path, trained: VlaRecipe | Non
     display.line(f"episodes  {out / EPISODES}")
     if (out / VIDEOS).is_dir():
         display.line(f"videos    {out / VIDEOS}")
+    if result.crashed:
+        display.warn("these are no success rates yet: run the command again, which repeats what crashed alone")
+        return 1
     if what == REPLAY and result.success_rate < 1.0:
         display.warn(f"replay: not all demonstrations of {root} succeed again; the environment is not that of the data")
         return 1

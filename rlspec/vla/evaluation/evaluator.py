@@ -165,7 +165,7 @@ class SimEvaluator:
             step=step,
             checkpoint=str(checkpoint),
             spec=spec,
-            plans=tuple(self._plans(checkpoint, episodes)),
+            plans=tuple(self._plans(checkpoint, episodes, perturbed=chatty)),
             folder=folder,
             videos=self._settings.videos if chatty else 0,
             video_format=self._settings.video_format,
@@ -177,12 +177,16 @@ class SimEvaluator:
         self._requests.put(request)
         return request
 
-    def _plans(self, checkpoint: Actor, episodes: int) -> list[EpisodePlan]:
-        tasks = list(self.protocol.tasks)
+    def _plans(self, checkpoint: Actor, episodes: int, *, perturbed: bool) -> list[EpisodePlan]:
+        tasks, settings = list(self.protocol.tasks), self._settings
+        changes = self.protocol.perturbations if perturbed else ()
         if checkpoint == REPLAY:
             assert self._dataset is not None
+            if changes:
+                raise ConfigError("evaluation.perturb: a replay repeats the scenes that were recorded; leave it out")
             return plan_replays(self._dataset, self.protocol.simulator.suite, tasks, episodes)
-        return plan_episodes(tasks, episodes, self._settings.seed, stored_states=self.protocol.stored_states)
+        stored = self.protocol.stored_states
+        return plan_episodes(tasks, episodes, settings.seed, stored_states=stored, perturbations=changes)
 
     def _respect(self, journal: Journal) -> None:
         """Never mix episodes of two settings."""

@@ -40,6 +40,13 @@ class Protocol:
         """Whether episode i starts from stored initial state i."""
         return self.simulator.suite.startswith("libero")
 
+    @property
+    def perturbations(self) -> tuple[str, ...]:
+        """What is changed of the scenes, one thing at a time, in further episodes."""
+        from rlspec_envs.perturbation import expand
+
+        return tuple(expand(self.settings.perturb, self.settings.strength))
+
     def identity(self, spec: ActorSpec) -> dict[str, Any]:
         """All that decides what an episode comes to."""
         return {

@@ -17,6 +17,7 @@ from rlspec.vla.evaluation.episodes import CRASHED, EvaluatedEpisode
 EPISODES = "episodes.jsonl"
 METRICS = "metrics.json"
 SETTINGS = "settings.json"
+WRONG_INSTRUCTION = "wrong_instruction"  # the control among the perturbations of rlspec_envs
 
 
 @dataclass(frozen=True)
@@ -66,6 +67,25 @@ def rate_of(episodes: Sequence[EvaluatedEpisode]) -> Rate:
 
 
 @dataclass(frozen=True)
+class PerturbedRate:
+    """The episodes of one perturbation beside the same ones as they were.
+
+    Attributes:
+        rate: Of the perturbed ones.
+        lost: That succeeded as they were, and do not perturbed.
+        gained: The other way round.
+    """
+
+    rate: Rate
+    lost: int
+    gained: int
+
+    def to_json(self) -> dict[str, Any]:
+        """As `Rate`, and the pairs."""
+        return {**self.rate.to_json(), "lost": self.lost, "gained": self.gained}
+
+
+@dataclass(frozen=True)
 class SimResult:
     """The result of one evaluation.
 
@@ -73,8 +93,9 @@ class SimResult:
         label: Name of its folder below evaluations/.
         step: Optimizer step of the weights.
         suite: Of the environments.
-        tasks: Task -> rate, in the suite's order.
-        total: Over all tasks.
+        tasks: Task -> rate, in the suite's order; of scenes as they are.
+        total: Over all tasks; of scenes as they are.
+        perturbations: Perturbation -> rate over all tasks.
         context: What else metrics.json says: settings, versions, environment, policy.
         folder: Where its files are.
     """
@@ -86,11 +107,18 @@ class SimResult:
     total: Rate
     context: dict[str, Any]
     folder: Path
+    perturbations: dict[str, PerturbedRate] = field(default_factory=dict)
 
     @property
     def success_rate(self) -> float:
-        """Successes among all episodes of all tasks."""
+        """Successes among all episodes of all tasks, in scenes as they are."""
         return self.total.rate
+
+    @property
+    def crashed(self) -> int:
+        """Episodes of which nothing is known."""
+        rates = [self.total, *(each.rate for each in self.perturbations.values())]
+        return sum(rate.failures.get(CRASHED, 0) for rate in rates)
 
     def to_json(self) -> dict[str, Any]:
         """The content of metrics.json."""
@@ -101,6 +129,7 @@ class SimResult:
             "total": self.total.to_json(),
             "suites": {self.suite: self.total.to_json()},
             "tasks": {task: rate.to_json() for task, rate in self.tasks.items()},
+            "perturbations": {name: found.to_json() for name, found in self.perturbations.items()},
             **self.context,
         }
 
@@ -111,23 +140,55 @@ class SimResult:
         width = max(len("task"), *map(len, names))
         lines = [f"{'task':{width}}  {'success':>9}  {'rate [95% interval]':>24}  {'steps':>6}  failures"]
         for name, rate in zip(names, rates, strict=True):
-            low, high = rate.interval
-            percent = f"{rate.rate:.1%} [{low:.1%}, {high:.1%}]"
             kinds = ", ".join(f"{kind} {count}" for kind, count in rate.failures.items())
-            count = f"{rate.successes}/{rate.episodes}"
-            lines.append(f"{name:{width}}  {count:>9}  {percent:>24}  {rate.mean_steps:>6.1f}  {kinds}".rstrip())
-        if crashed := self.total.failures.get(CRASHED):
+            lines.append(f"{name:{width}}  {_cells(rate)}  {rate.mean_steps:>6.1f}  {kinds}".rstrip())
+        lines += self._perturbed_lines()
+        if crashed := self.crashed:
             lines.append(f"WARNING: {crashed} episodes crashed and count as failures; see {self.folder / EPISODES}")
         return lines
+
+    def _perturbed_lines(self) -> Iterator[str]:
+        """A row per perturbation, in which episodes are compared with the same ones as they were."""
+        if not self.perturbations:
+            return
+        yield ""
+        width = max(map(len, ["perturbation", *self.perturbations]))
+        yield f"{'perturbation':{width}}  {'success':>9}  {'rate [95% interval]':>24}  {'lost':>4}  gained"
+        yield f"{'none':{width}}  {_cells(self.total)}"
+        for name, found in self.perturbations.items():
+            yield f"{name:{width}}  {_cells(found.rate)}  {found.lost:>4}  {found.gained:>6}"
+        if (control := self.perturbations.get(WRONG_INSTRUCTION)) is not None:
+            apart = control.rate.interval[1] < self.total.interval[0]
+            yield (
+                "words are read: told to do something else, the policy succeeds at this less often"
+                if apart
+                else "whether words are read is not shown: told to do something else, the policy succeeds no less often"
+            )
+
+
+def _cells(rate: Rate) -> str:
+    """Successes and percent with interval."""
+    low, high = rate.interval
+    percent = f"{rate.rate:.1%} [{low:.1%}, {high:.1%}]"
+    return f"{f'{rate.successes}/{rate.episodes}':>9}  {percent:>24}"
 
 
 def summarize(
     label: str, step: int, suite: str, episodes: Sequence[EvaluatedEpisode], context: Mapping[str, Any], folder: Path
 ) -> SimResult:
-    """Rates per task and in total."""
-    tasks = list(dict.fromkeys(episode.task for episode in episodes))
-    rates = {task: rate_of([episode for episode in episodes if episode.task == task]) for task in tasks}
-    return SimResult(label, step, suite, rates, rate_of(episodes), dict(context), folder)
+    """Rates per task and in total, and of each perturbation."""
+    plain = [episode for episode in episodes if not episode.perturbation]
+    tasks = list(dict.fromkeys(episode.task for episode in plain))
+    rates = {task: rate_of([episode for episode in plain if episode.task == task]) for task in tasks}
+    named = dict.fromkeys(episode.perturbation for episode in episodes if episode.perturbation)
+    changed = {name: _perturbed(plain, [each for each in episodes if each.perturbation == name]) for name in named}
+    return SimResult(label, step, suite, rates, rate_of(plain), dict(context), folder, changed)
+
+
+def _perturbed(plain: Sequence[EvaluatedEpisode], changed: Sequence[EvaluatedEpisode]) -> PerturbedRate:
+    before = {(episode.task, episode.index): episode.success for episode in plain}
+    pairs = [(before[episode.task, episode.index], episode.success) for episode in changed]
+    return PerturbedRate(rate_of(changed), lost=pairs.count((True, False)), gained=pairs.count((False, True)))
 
 
 class Journal:

@@ -65,14 +65,16 @@ def rollout(
     simulated = steps / env.unwrapped.control_hz  # type: ignore[attr-defined]
     seconds = (round(simulated, 3), round(time.monotonic() - started, 3))
     start = (plan.task, plan.index, plan.seed, plan.initial_state)
-    return EvaluatedEpisode(*start, steps, success, failure, *seconds, rendered.count, actor.note())
+    return EvaluatedEpisode(*start, steps, success, failure, *seconds, rendered.count, actor.note(), plan.perturbation)
 
 
 def _begin(env: gymnasium.Env[Any, Any], actor: Actor, plan: EpisodePlan, rendered: _Rendering) -> Observation:
     """Reset both, then look: whether the actor wants pixels is known after its reset only."""
-    options = None if plan.initial_state is None else {"initial_state": plan.initial_state}
+    options: dict[str, Any] = {} if plan.initial_state is None else {"initial_state": plan.initial_state}
+    if plan.perturbation:
+        options["perturb"] = plan.perturbation
     rendered.choose(False)
-    env.reset(seed=plan.seed, options=options)
+    env.reset(seed=plan.seed, options=options or None)
     actor.reset(env, plan.seed)
     rendered.choose(actor.needs_images())
     observation: Observation = env.unwrapped.observe()  # type: ignore[attr-defined]

@@ -43,12 +43,14 @@ def serve(connection: Connection, settings: WorkerSettings) -> None:
 
 
 def _run(runner: Runner, job: EvaluationJob) -> Reply:
+    from rlspec_envs.errors import EnvironmentUnavailable
+
     from rlspec.errors import UserError
     from rlspec.vla.evaluation.jobs import JobRefused, Raised
 
     try:
         return runner.run(job)
-    except UserError as error:
+    except (UserError, EnvironmentUnavailable) as error:  # LIBERO loads its scene with the first reset
         return JobRefused(str(error))
     except Exception as error:
         return Raised(f"{type(error).__name__}: {' '.join(str(error).split())}", traceback.format_exc())

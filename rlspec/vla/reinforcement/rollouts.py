@@ -17,7 +17,7 @@ from rlspec.errors import UserError
 from rlspec.policy_gradient import group_advantages
 from rlspec.runtime.starting import Run
 from rlspec.vla.evaluation.checks import TrainingConditions
-from rlspec.vla.evaluation.episodes import CRASHED, EpisodePlan
+from rlspec.vla.evaluation.episodes import CRASHED, SAMPLED, EpisodePlan
 from rlspec.vla.evaluation.jobs import ActorSpec, EpisodeRollout, FilmSpec, GroupDone, GroupJob
 from rlspec.vla.evaluation.pool import Stopped, WorkerPool
 from rlspec.vla.evaluation.protocol import Protocol
@@ -132,7 +132,7 @@ class Rollouts:
         recipe, grpo, tasks = self._recipe, self._recipe.grpo, self._protocol.tasks
         scene = step * grpo.groups_per_step * (1 + grpo.refills) + number
         seed = (grpo.seed + recipe.seed * SCENES_PER_SEED + scene) % SEEDS
-        state = scene // len(tasks) if self._protocol.stored_states else None
+        state = SAMPLED if self._protocol.stored_states else None  # the stored ones are for evaluations
         plans = [
             EpisodePlan(tasks[scene % len(tasks)], number * grpo.group_size + each, seed, state)
             for each in range(grpo.group_size)

@@ -7,14 +7,17 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from accelerate import PartialState
 from numpy.typing import NDArray
 from torch.utils.data import default_collate
 
 from rlspec.config.paths import resolve_path
+from rlspec.config.vla_checks import without_expert
 from rlspec.config.vla_schema import Dataset, Env, Policy, VlaRecipe
 from rlspec.display import Display
+from rlspec.errors import ConfigError
 from rlspec.vla.training.policy import policy_config
 from rlspec.vla.training.samples import Samples
 
@@ -31,6 +34,14 @@ class Items:
     def meta(self) -> Any:
         """LeRobot's metadata."""
         return self.dataset.meta
+
+    @property
+    def episodes(self) -> NDArray[np.int64]:
+        """(N,) episode of each frame."""
+        column: NDArray[np.int64] = (
+            self.dataset.hf_dataset.with_format(None).data.table.column("episode_index").to_numpy()
+        )
+        return column
 
     def __len__(self) -> int:
         return len(self.dataset)
@@ -57,16 +68,30 @@ def open_samples(recipe: VlaRecipe, display: Display) -> Samples:
 
     config = policy_config(recipe.policy, device="cpu")
     root = _generated(recipe.dataset, recipe.env, display)
+    section = _selected(recipe.dataset, root, recipe.env, display)
     if root is None:
-        _check_foreign(recipe.dataset, display)
-    dataset = open_dataset(recipe.dataset, root=root)
+        _check_foreign(section, display)
+    dataset = open_dataset(section, root=root)
     for note in _preflight(recipe.policy, recipe.env, config, dataset.meta):
         display.warn(note)
     deltas = policy_delta_indices(config, dataset.meta.features)
-    dataset = open_dataset(recipe.dataset, root=root, delta_indices=deltas)
+    dataset = open_dataset(section, root=root, delta_indices=deltas)
     if not recipe.dataset.in_memory:
         return Items(dataset)
     return FrameStore(dataset, image_size=first_size(config))
+
+
+def _selected(dataset: Dataset, root: Path | None, env: Env | None, display: Display) -> Dataset:
+    """The data set with the episodes of the tasks that are asked for."""
+    from rlspec.vla.data.opening import read_metadata
+    from rlspec.vla.data.selection import with_tasks
+
+    if not dataset.tasks:
+        return dataset
+    meta = read_metadata(dataset, root)
+    chosen = with_tasks(dataset, env, meta)
+    display.line(f"dataset.tasks: {len(chosen.episodes or [])} of {meta.total_episodes} episodes")
+    return chosen
 
 
 def first_size(config: Any) -> tuple[int, int] | None:
@@ -111,6 +136,8 @@ def _generated(dataset: Dataset, env: Env | None, display: Display) -> Path | No
 
     if env is None or (dataset.demonstrations is None and dataset.recordings is None):
         return None
+    for fault in without_expert(env.suite, f"dataset={dataset.name}"):
+        raise ConfigError(fault)
     with PartialState().main_process_first():
         if dataset.recordings is not None:
             return prepare_recordings(dataset, env, display)

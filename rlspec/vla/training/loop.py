@@ -172,6 +172,8 @@ class TrainingLoop:
     def _around(self) -> None:
         """What happens between two steps; its time is not a step's."""
         paused = time.perf_counter()
+        if self.accelerator.is_main_process:
+            self._measure_held_out()  # before saving: a run that goes on from the checkpoint has the number as well
         every = self.checkpoints.every
         if every is not None and self.parts.state.step % every == 0:
             self._save()
@@ -179,6 +181,13 @@ class TrainingLoop:
             self.evaluations.collect()
             self.evaluations.start(self.parts.state)
         self._started += time.perf_counter() - paused
+
+    def _measure_held_out(self) -> None:
+        state, held_out = self.parts.state, self.parts.held_out
+        if held_out is not None and held_out.due(state.step, self.training.steps):
+            loss = held_out.measure(state)
+            self.record({"step": state.step, "held_out/loss": loss})
+            self.run.display.line(f"step {state.step}: loss {loss:+.4f} on episodes that are held out")
 
     def _save(self) -> None:
         self._saved = self.parts.state.step

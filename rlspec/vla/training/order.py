@@ -15,6 +15,7 @@ import torch
 from numpy.typing import NDArray
 
 SHUFFLE, SHIFT, TRANSFORM, FORWARD, INITIAL = range(5)
+HELD_OUT = 6  # 5 is of rlspec.vla.reinforcement.rollouts
 """Streams of random numbers that must not meet."""
 
 

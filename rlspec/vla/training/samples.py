@@ -23,6 +23,10 @@ class Samples(Protocol):
     def meta(self) -> Any:
         """LeRobot's metadata; of it, features and statistics are read, under the names that the policy knows."""
 
+    @property
+    def episodes(self) -> NDArray[Any]:
+        """(N,) episode of each frame."""
+
     def __len__(self) -> int: ...
 
     def take(self, indices: NDArray[Any]) -> dict[str, Any]:

@@ -24,6 +24,7 @@ from rlspec.vla.policies.recompute import enable_checkpointing
 from rlspec.vla.training.augmentation import build_transform
 from rlspec.vla.training.ema import Ema
 from rlspec.vla.training.freezing import FreezeSchedule, plan_freezing
+from rlspec.vla.training.held_out import HeldOutLoss, hold_out
 from rlspec.vla.training.memory import RobotPolicyMemory, estimate_memory
 from rlspec.vla.training.order import BatchShape, SampleOrder
 from rlspec.vla.training.policy import LoadedPolicy, load_policy
@@ -62,6 +63,7 @@ class TrainingParts:
     runner: UpdateRunner
     freezing: FreezeSchedule
     probes: Sequence[Probe] = ()  # beside those of every run
+    held_out: HeldOutLoss | None = None
 
 
 def describe(recipe: VlaRecipe, device: str, processes: int) -> str:
@@ -109,18 +111,21 @@ def build_parts(recipe: VlaRecipe, run: Run, accelerator: Accelerator, samples: 
     freezing, optimizer = freeze_and_optimize(recipe.policy.freeze, recipe.optim, loaded.policy, shape.samples)
     show_symmetry(optimizer, run)
     state = build_state(training, loaded, optimizer)
+    trained, held = hold_out(samples, training.held_out)
     batches = Batches(
-        samples,
-        SampleOrder(len(samples), shape.samples, recipe.seed),
+        trained,
+        SampleOrder(len(trained), shape.samples, recipe.seed),
         shape,
         Augmentation(training.random_shift, build_transform(training.augmentation), recipe.seed),
     )
     runner = StepRunner(accelerator, loaded.preprocessor, shape, recipe.seed, training.grad_clip_norm)
-    run.display.line(_describe_data(recipe.dataset.name, batches, training.steps))
+    held_out = None if held is None else HeldOutLoss(held, runner, training.held_out_every)
+    about = _describe_data(recipe.dataset.name, batches, training.steps)
+    run.display.line(about if held_out is None else f"{about}; {held_out.describe}")
     show_memory(_estimate(state, batches, runner), accelerator.device, run.display)
     if run.point is not None:
         state.restore(run.point.checkpoint)
-    return TrainingParts(state, batches, runner, freezing)
+    return TrainingParts(state, batches, runner, freezing, held_out=held_out)
 
 
 def build_state(training: Training, loaded: LoadedPolicy, optimizer: SpectralOptimizer) -> TrainingState:

@@ -206,3 +206,33 @@ def test_frames_are_those_of_robosuite_rotated_by_half_a_turn(env: LiberoEnv, li
     assert pixels["image"][:40].mean() != pytest.approx(pixels["image"][-40:].mean(), abs=5.0)
     theirs.gl_ctx.make_current()
     env.simulation.env.sim._render_context_offscreen = None
+
+
+def test_perturbed_scenes_keep_everything_but_one_factor(env: LiberoEnv) -> None:
+    def start(perturb: str = "") -> tuple[np.ndarray, dict[str, np.ndarray]]:
+        env.reset(options={"initial_state": 3, **({"perturb": perturb} if perturb else {})})
+        model = env.simulation.model
+        look = {name: getattr(model, name).copy() for name in ("cam_pos", "light_diffuse", "mat_rgba", "geom_rgba")}
+        return env.simulation.physics_state(), look
+
+    plain, look = start()
+    words = env.instruction
+    changed = {"camera:2": {"cam_pos"}, "light:2": {"light_diffuse"}, "background:2": {"mat_rgba", "geom_rgba"}}
+    for perturb, names in changed.items():
+        state, now = start(perturb)
+        assert np.array_equal(state, plain), perturb
+        different = {name for name in look if not np.array_equal(now[name], look[name])}
+        assert different and different <= names, (perturb, different)
+    (gap,) = np.flatnonzero(look["cam_pos"].any(1) & (start("camera:1")[1]["cam_pos"] != look["cam_pos"]).any(1))
+    assert env.simulation.model.camera(int(gap)).name == "agentview"
+    moved = start("layout:3")[0][1 : 1 + env.simulation.model.nq] - plain[1 : 1 + env.simulation.model.nq]
+    assert np.abs(moved[:9]).max() < 1e-6 < 0.02 < np.abs(moved[9:]).max() < 0.0601
+    arm = (start("start:3")[0] - plain)[1:8]
+    assert 0.1 < np.linalg.norm(arm) < 0.4
+    start("language:2")
+    assert env.instruction == env.task_description != words
+    start("wrong_instruction")
+    assert env.instruction != words and env.instruction.startswith("pick up the")
+    state, now = start()
+    assert np.array_equal(state, plain) and all(np.array_equal(now[name], look[name]) for name in look)
+    assert env.instruction == words

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import contextlib
+import fcntl
 import json
 import threading
 import time
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from itertools import pairwise
 from multiprocessing import Pipe
 from pathlib import Path
@@ -108,6 +110,68 @@ def test_crashed_episodes_are_repeated_once_then_counted_and_said(tmp_path: Path
     assert "near, episode 2: the worker gave no sign of life for 2 s; counted as a failure (crashed)" in shown
     assert "episode 0: the worker died: exit code 7; counted" not in shown
     assert any("2 episodes crashed and count as failures" in line for line in result.lines())
+
+
+@pytest.mark.parametrize("episodes", [1, 2])
+def test_where_every_episode_crashes_there_is_no_rate(episodes: int, tmp_path: Path) -> None:
+    settings = recipe({"wrong": 50}, episodes=1, workers=1)
+    settings.env.tasks = ["near", "far"][:episodes]
+    with evaluator(tmp_path, settings) as simulator, pytest.raises(UserError) as caught:
+        simulator.measure("expert", "hard", 0)
+    how = "the only episode" if episodes == 1 else "all 2 episodes"
+    assert str(caught.value) == f"{how} crashed, so there is no success rate: RuntimeError: a mistake in the program"
+    assert not (tmp_path / "evaluations/hard/metrics.json").exists()
+
+
+def test_perturbed_episodes_are_compared_with_the_same_ones_as_they_were(tmp_path: Path) -> None:
+    settings = recipe(episodes=3, workers=1, videos=1, perturb=["camera"], strength=[1])
+    with evaluator(tmp_path, settings) as simulator:
+        first = simulator.measure("expert", "robust", 0)
+    ((name, camera),) = first.perturbations.items()
+    assert (name, camera.rate.successes, camera.lost) == ("camera:1", 6, 0)
+    settings = recipe(episodes=3, workers=1, videos=1, perturb=["layout", "camera"], strength=[3, 1])
+    with evaluator(tmp_path, settings) as simulator:
+        result = simulator.measure("expert", "robust", 0)
+        simulator.start("expert", "beside", 1, episodes=1)
+        (beside,) = simulator.wait()
+    assert beside.perturbations == {}  # training does not pay for them
+    assert (result.success_rate, result.total.episodes, list(result.tasks)) == (1.0, 6, ["near", "far"])
+    layout = result.perturbations["layout:3"]
+    assert (layout.rate.successes, layout.rate.episodes, layout.lost, layout.gained) == (0, 6, 6, 0)
+    assert list(result.perturbations) == ["layout:3", "layout:1", "camera:3", "camera:1"]
+    seeds = [(row["task"], row["seed"]) for row in rows(tmp_path / "evaluations/robust")]
+    assert len(seeds) == 5 * 6 and seeds[:6] == seeds[6:12]  # the same episodes, pair by pair
+    metrics = json.loads((tmp_path / "evaluations/robust/metrics.json").read_text())
+    assert metrics["perturbations"]["layout:3"]["ci95"] == [0.0, 0.3903]  # Wilson, 0 of 6
+    assert metrics["total"]["episodes"] == 6 and metrics["success_rate"] == 1.0
+    films = {path.name for path in (tmp_path / "evaluations/robust/videos").iterdir()}
+    assert {"near-000-success.mp4", "near-layout-3-000-timeout.mp4", "far-camera-1-000-success.mp4"} <= films
+    table = "\n".join(result.lines())
+    assert "none" in table and "layout:3" in table and "0/6" in table and "words" not in table
+
+
+def test_two_processes_do_not_measure_into_one_folder(tmp_path: Path) -> None:
+    with evaluator(tmp_path, recipe(episodes=1, workers=1)) as simulator:
+        (tmp_path / "evaluations/x").mkdir(parents=True)
+        with (tmp_path / "evaluations/x/.lock").open("w") as file:
+            fcntl.flock(file, fcntl.LOCK_EX)
+            with pytest.raises(ConfigError, match="another process is measuring into this folder"):
+                simulator.measure("expert", "x", 0)
+
+
+@pytest.mark.parametrize(("successes", "said"), [(0, "words are read"), (16, "whether words are read is not shown")])
+def test_the_control_says_whether_words_are_read(successes: int, said: str) -> None:
+    plain = [episode("a", index, "", 9) for index in range(20)]
+    kinds = ["" if index < successes else "timeout" for index in range(20)]
+    told = [replace(episode("a", i, kind, 9), perturbation="wrong_instruction") for i, kind in enumerate(kinds)]
+    assert summarize("x", 0, "fake", [*plain, *told], {}, Path("x")).lines()[-1].startswith(said)
+
+
+def test_a_replay_is_not_perturbed(tmp_path: Path) -> None:
+    settings = recipe(perturb=["all"])
+    simulator = evaluator(tmp_path, settings, dataset_root=tmp_path)
+    with simulator, pytest.raises(ConfigError, match="a replay repeats the scenes that were recorded"):
+        simulator.measure("replay", "x", 0)
 
 
 class ThreadPool(WorkerPool):

@@ -6,6 +6,7 @@ import json
 import signal
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -15,12 +16,14 @@ from lane_cases import CHUNK, HerePool, make_recipe, resumed, rows, train, write
 from safetensors.torch import load_file
 
 from rlspec.errors import INTERRUPTED, ConfigError
-from rlspec.vla.evaluation.episodes import CRASHED, EpisodePlan
+from rlspec.vla.evaluation.episodes import CRASHED, SAMPLED, EpisodePlan
 from rlspec.vla.evaluation.jobs import ActorSpec, GroupDone, GroupJob, WorkerSettings
+from rlspec.vla.evaluation.protocol import Protocol
 from rlspec.vla.evaluation.runner import Runner
 from rlspec.vla.evaluation.simulator import Simulator
 from rlspec.vla.reinforcement import session
-from rlspec.vla.reinforcement.rollouts import NothingToLearn, learn_from, rewards_of
+from rlspec.vla.reinforcement.rollouts import NothingToLearn, Rollouts, learn_from, rewards_of
+from rlspec.vla.reinforcement.start import load_start
 
 
 def weights(run: Path, step: int) -> dict[str, torch.Tensor]:
@@ -160,6 +163,20 @@ def test_groups_that_never_differ_end_the_run_in_one_line(
         train(make_recipe(tmp_path, lane_policy, env__options={"goal": goal}))
     text = str(caught.value)
     assert "\n" not in text and "none of 16 groups of 8" in text and all(word in text for word in words), text
+
+
+def test_what_is_learnt_from_are_not_the_stored_states_of_evaluations(lane_policy: Path, tmp_path: Path) -> None:
+    recipe = make_recipe(tmp_path, lane_policy)
+    loaded, jobs = load_start(recipe.policy, device="cpu", seed=0, resume=None, action_std=1.0), []
+    for suite in ("libero_object", "franka"):
+        protocol = Protocol(Simulator(suite, {}, "lane_sim"), ("0", "1"), recipe.evaluation)
+        rollouts = Rollouts(recipe, SimpleNamespace(), loaded, protocol, SimpleNamespace())  # type: ignore[arg-type]
+        jobs.append([rollouts._job(ActorSpec("policy"), 2, number) for number in range(4)])
+    states = [{plan.initial_state for job in group for plan in job.plans} for group in jobs]
+    assert states == [{SAMPLED}, {None}]
+    seeds = [plan.seed for job in jobs[0] for plan in job.plans]
+    assert len({*seeds}) == 4 and min(seeds) >= recipe.grpo.seed
+    assert not {*seeds} & {*range(recipe.evaluation.seed, recipe.evaluation.seed + recipe.evaluation.episodes)}
 
 
 def test_an_environment_that_says_nothing_of_success_is_refused(lane_policy: Path) -> None:

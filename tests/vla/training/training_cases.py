@@ -67,6 +67,7 @@ class MadeUpSamples:
             stats[key] = {"mean": torch.full((3, 1, 1), 0.5), "std": torch.full((3, 1, 1), 0.3)}
         self.meta = SimpleNamespace(features=FEATURES, stats=stats)
         self.taken: list[list[int]] = []
+        self.episodes = np.arange(length) // 10
 
     def __len__(self) -> int:
         return len(self.states)
