@@ -63,6 +63,18 @@ def test_vla_adapters_profiles_have_its_numbers(head: str) -> None:
     assert recipe.training.steps == 150_000
 
 
+def test_vlanexts_run_has_its_numbers() -> None:
+    recipe = load_vla_recipe(["recipe=vlanext_libero"])
+    training, options = recipe.training, recipe.policy.options
+    assert (training.steps, training.batch_size, training.grad_clip_norm) == (10_000, 128, 1.0)
+    assert (recipe.optim.name, recipe.optim.lr, recipe.optim.weight_decay) == ("adamw", 1e-4, 0.1)
+    assert training.scheduler["num_warmup_steps"] == 1000
+    assert (options["vlm_name"], options["head"]) == ("Qwen/Qwen3-VL-2B-Instruct", "vlanext")
+    assert (options["num_queries"], len(options["bridge_layers"]), options["head_width"]) == (16, 29, 1024)
+    assert (options["state_history"], options["frequency_weight"], options["chunk_size"]) == (8, 0.1, 8)
+    assert training.augmentation["tfs"]["crop"]["kwargs"]["scale"] == [0.8, 1.0]
+
+
 # Settings of the RLVR runs in OPTML-Group/Pion, RL/verl/examples (2026-08), by TRL's names.
 SHARED = {"temperature": 1.0, "lr_scheduler_type": "constant", "max_grad_norm": 1.0, "max_steps": -1, "bf16": True}
 GRPO = {"beta": 0.001, "epsilon": 0.2, "epsilon_high": 0.2, "use_bias_correction_kl": False}

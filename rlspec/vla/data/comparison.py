@@ -113,6 +113,33 @@ def compare_statistics(stats: Stats, checkpoint: Stats, columns: Columns) -> Ite
         yield from _outside(name, checkpoint[name], columns)
 
 
+def misfit(key: str, given: Stats, stats: Stats, columns: Columns) -> Iterator[Finding]:
+    """Whether statistics that a recipe chose can be those of its data: they are at fault where not, one line a vector.
+
+    Args:
+        key: that chose them, with its value.
+        given: they.
+        stats: of the data.
+        columns: reads the data.
+    """
+    remedy = "they do not belong to this data: take those of its robot, or set policy.norm_stats=null"
+    for name in (STATE, ACTION):
+        if not _has(given, name, "mean", "std") or not _has(stats, name, "mean", "std"):
+            continue
+        ours, theirs = (_vector(each[name]["std"]) for each in (stats, given))
+        if ours.shape != theirs.shape:
+            yield True, f"{key}: {len(theirs)} numbers of {name}, the data has {len(ours)}; {remedy}"
+            continue
+        ratios = np.divide(ours, theirs, out=np.full_like(ours, np.inf), where=theirs >= CONSTANT)
+        wrong = np.flatnonzero((ours >= CONSTANT) & ((ratios > FACTOR) | (ratios < 1 / FACTOR)))
+        if wrong.size:
+            index = int(wrong[0])
+            times = f"{ratios[index]:.3g} times as far" if theirs[index] >= CONSTANT else "there and not"
+            yield True, f"{key}: {name}[{index}] spreads {times} in the data as in these; {remedy}"
+        elif any(stops for stops, _ in _outside(name, given[name], columns)):
+            yield True, f"{key}: most of {name} lies outside of their q01..q99; {remedy}"
+
+
 def _spreads(name: str, ours: NDArray[Any], theirs: NDArray[Any]) -> Iterator[Finding]:
     for index, (mine, other) in enumerate(zip(ours, theirs, strict=True)):
         place = f"{name}[{index}]"

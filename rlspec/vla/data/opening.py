@@ -13,7 +13,7 @@ from lerobot.datasets.dataset_metadata import LeRobotDatasetMetadata
 from lerobot.datasets.lerobot_dataset import LeRobotDataset
 
 from rlspec.config.vla_schema import Dataset
-from rlspec.contract.features import ACTION
+from rlspec.contract.features import ACTION, STATE
 from rlspec.contract.records import DATA_RECORD
 from rlspec.errors import DataError, nearest
 from rlspec.hub import refusal
@@ -191,6 +191,8 @@ def policy_delta_indices(config: Any, features: Mapping[str, Any]) -> dict[str, 
             indices = config.reward_delta_indices
         elif key.startswith("observation."):
             indices = config.observation_delta_indices
+            if key == STATE:
+                indices = getattr(config, "state_delta_indices", indices)
         else:
             continue
         if indices is not None:

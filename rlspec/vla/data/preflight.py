@@ -25,7 +25,15 @@ from rlspec.contract.features import (
     picture_shape,
 )
 from rlspec.errors import DataError, nearest
-from rlspec.vla.data.comparison import Finding, compare_facts, compare_statistics, near_constant, units
+from rlspec.vla.data.comparison import (
+    Columns,
+    Finding,
+    compare_facts,
+    compare_statistics,
+    misfit,
+    near_constant,
+    units,
+)
 from rlspec.vla.data.facts import Stats, read_record
 from rlspec.vla.data.files import INFO, read_columns, read_json
 from rlspec.vla.data.motion import motion_findings
@@ -87,6 +95,7 @@ def preflight(
     checkpoint: Stats | None = None,
     facts: Mapping[str, Any] | None = None,
     env: EnvFacts | None = None,
+    chosen: tuple[str, Stats] | None = None,
 ) -> list[str]:
     """Compare data, policy, checkpoint and environment.
 
@@ -96,6 +105,7 @@ def preflight(
         checkpoint: statistics that the policy was pretrained with; None: there are none.
         facts: what `facts.read_facts` says of a pretrained policy.
         env: what `EnvFacts.of(env)` says; None: nothing is simulated.
+        chosen: other statistics than the data's that the policy will normalise by, after the key that chose them.
 
     Returns:
         Lines worth reading that stop nothing.
@@ -108,6 +118,10 @@ def preflight(
     record = read_record(meta.root)
     for is_fault, line in _all(meta, policy, env, record):
         (faults if is_fault else notes).append(line)
+    if chosen is not None:  # then these are compared, which a checkpoint's may be
+        checkpoint = None
+        for is_fault, line in misfit(*chosen, meta.stats or {}, _columns(meta)):
+            (faults if is_fault else notes).append(line)
     for is_fault, line in numbers(meta, policy, checkpoint, facts or {}):
         (faults if is_fault else notes).append(line)
     if faults:
@@ -143,13 +157,18 @@ def numbers(meta: Any, policy: Any, checkpoint: Stats | None, facts: Mapping[str
     yield from near_constant(stats, stats, plain)
     yield from compare_facts({"control_hz": getattr(meta, "fps", None), **record}, facts)
     if checkpoint is not None:
-        in_files = {new: old for old, new in getattr(meta, "renamed", {}).items()}
+        yield from compare_statistics(stats, checkpoint, _columns(meta))
 
-        def columns(name: str) -> NDArray[Any]:
-            key = in_files.get(name, name)
-            return read_columns(Path(meta.root), [key])[key]
 
-        yield from compare_statistics(stats, checkpoint, columns)
+def _columns(meta: Any) -> Columns:
+    """Reads numbers by the policy's names."""
+    in_files = {new: old for old, new in getattr(meta, "renamed", {}).items()}
+
+    def columns(name: str) -> NDArray[Any]:
+        key = in_files.get(name, name)
+        return read_columns(Path(meta.root), [key])[key]
+
+    return columns
 
 
 def _policy_features(meta: Any, policy: Any) -> Iterator[Finding]:

@@ -107,13 +107,25 @@ def _preflight(policy: Policy, env: Env | None, config: Any, meta: Any) -> list[
 
     folder = resolve_path(policy.path) if policy.path else None
     local = folder is not None and folder.is_dir()
+    checkpoint = checkpoint_statistics(folder) if folder is not None and local else None
     return preflight(
         meta,
         policy=config,
-        checkpoint=checkpoint_statistics(folder) if folder is not None and local else None,
+        checkpoint=checkpoint,
+        chosen=_chosen(policy, checkpoint),
         facts=read_facts(folder) if folder is not None and local else None,
         env=read_env_facts(env) if env else None,
     )
+
+
+def _chosen(policy: Policy, checkpoint: Any) -> tuple[str, Any] | None:
+    """Statistics that the recipe takes instead of the data's."""
+    from rlspec.vla.data.norm_stats import read_norm_stats
+
+    key = f"policy.norm_stats={policy.norm_stats}"
+    if policy.norm_stats == "checkpoint":
+        return None if checkpoint is None else (key, checkpoint)
+    return None if policy.norm_stats is None else (key, read_norm_stats(resolve_path(policy.norm_stats)))
 
 
 def _check_foreign(dataset: Dataset, display: Display) -> None:

@@ -13,6 +13,7 @@ import pytest
 from toy import Toy
 
 from rlspec.config.vla_schema import Dataset
+from rlspec.contract.features import STATE
 from rlspec.errors import DataError
 from rlspec.vla.data.opening import open_dataset
 from rlspec.vla.data.preflight import EnvFacts, checkpoint_statistics, preflight
@@ -165,3 +166,24 @@ def test_statistics_of_a_saved_policy_are_read(tmp_path: Path) -> None:
     assert json.dumps({key: list(each) for key, each in found.items()}) == (
         '{"action": ["q01"], "observation.state": ["mean"]}'
     )
+
+
+def test_statistics_of_another_robot_are_at_fault_and_not_the_data(meta: Any) -> None:
+    own = {key: {kind: np.array(value) for kind, value in meta.stats[key].items()} for key in ("action", STATE)}
+    key = "policy.norm_stats=other.json"
+    assert preflight(meta, chosen=(key, own)) == []
+    remedy = "they do not belong to this data: take those of its robot, or set policy.norm_stats=null"
+    moved = {STATE: {kind: np.rad2deg(value) for kind, value in own[STATE].items()}, "action": own["action"]}
+    with pytest.raises(DataError) as caught:
+        preflight(meta, chosen=(key, moved), checkpoint=moved)
+    assert str(caught.value).startswith(f"{key}: {STATE}[") and str(caught.value).endswith(remedy)
+    assert "convert the units" not in str(caught.value)
+    away = {
+        STATE: own[STATE],
+        "action": {kind: value + 100.0 * (kind != "std") for kind, value in own["action"].items()},
+    }
+    with pytest.raises(DataError, match=f"{key}: most of action lies outside of their q01..q99; {remedy}"):
+        preflight(meta, chosen=(key, away))
+    fewer = {STATE: {kind: value[:2] for kind, value in own[STATE].items()}}
+    with pytest.raises(DataError, match=f"{key}: 2 numbers of {STATE}, the data has 4"):
+        preflight(meta, chosen=(key, fewer))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -124,10 +125,10 @@ def test_it_learns_sees_and_ignores_padding(source: str) -> None:
         assert not torch.allclose(policy.predict_action_chunk(other), first, atol=1e-5), key
 
 
-def own_forward(model: Any, images: torch.Tensor, text: torch.Tensor, tokens: int) -> Any:
+def own_forward(model: Any, images: torch.Tensor, text: torch.Tensor, tokens: int, before: Sequence[int] = ()) -> Any:
     """Of one row without padding, as a user of transformers writes it, with its processor's patches."""
     kind, grids = model.config.model_type, {}
-    ids: list[int] = []
+    ids = list(before)
     for _ in images:
         ids += [IMAGE] * tokens if "qwen" not in kind else [START, *[IMAGE] * tokens, END]
     every = torch.tensor([[*ids, *text.tolist()]])

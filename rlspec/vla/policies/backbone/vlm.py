@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -59,15 +59,28 @@ class VisionLanguageBackbone(Backbone):
         """The vision tower inside."""
         return find_part(self.vlm, VISION_TOWERS)
 
-    def forward(self, images: Tensor, ids: Tensor, mask: Tensor, queries: Tensor) -> Hidden:
-        """As the parent; padding goes before everything, where no position counts it and no token sees it."""
+    def forward(self, images: Tensor, ids: Tensor, mask: Tensor, queries: Tensor, first: First | None = None) -> Hidden:
+        """As the parent; padding goes before everything, where no position counts it and no token sees it.
+
+        Args:
+            images: as the parent.
+            ids: as the parent.
+            mask: as the parent.
+            queries: as the parent.
+            first: tokens before the images, which count as part of the task; None: there are none.
+        """
         images = images.to(self.vlm.dtype)
-        every = torch.cat([self._image_ids(images), ids, self._placeholders(len(ids), len(queries))], 1)
-        seen = torch.cat([mask.new_ones(len(ids), every.shape[1] - ids.shape[1] - len(queries)), mask], 1)
+        count = 0 if first is None else first.mask.shape[1]
+        before, after = self._placeholders(len(ids), count), self._placeholders(len(ids), len(queries))
+        every = torch.cat([before, self._image_ids(images), ids, after], 1)
+        seen = mask.new_ones(len(ids), every.shape[1] - len(queries))
+        seen[:, seen.shape[1] - ids.shape[1] :] = mask
+        if first is not None:
+            seen[:, :count] = first.mask
         counted = torch.cat([seen, mask.new_ones(len(ids), len(queries))], 1)
         order = counted.long().argsort(dim=1, stable=True)
         every = every.gather(1, order)
-        with self._queries_in_place(queries):
+        with self._in_place(queries, first, order):
             states = self.vlm(
                 input_ids=every,
                 attention_mask=counted.gather(1, order).long(),
@@ -76,8 +89,7 @@ class VisionLanguageBackbone(Backbone):
                 **pixel_arguments(images, self.vlm.config),
                 **self._kinds(every, len(queries)),
             ).hidden_states
-        back = order.argsort(1)[..., None]
-        states = [each.gather(1, back.expand_as(each)) for each in states]
+        states = [_arranged(each, order.argsort(1)) for each in states]
         length = seen.shape[1]
         return Hidden(tuple(each[:, :length] for each in states), tuple(each[:, length:] for each in states), seen)
 
@@ -113,16 +125,30 @@ class VisionLanguageBackbone(Backbone):
         return {}
 
     @contextmanager
-    def _queries_in_place(self, queries: Tensor) -> Iterator[None]:
+    def _in_place(self, queries: Tensor, first: First | None, order: Tensor) -> Iterator[None]:
         def put(module: nn.Module, inputs: tuple[Tensor, ...], output: Tensor) -> Tensor:  # noqa: ARG001
-            rows = queries.to(output.dtype).expand(len(output), -1, -1)
-            return torch.cat([output[:, : output.shape[1] - len(queries)], rows], 1)
+            rows = _arranged(output, order.argsort(1))
+            before = rows[:, :0] if first is None else first.tokens.to(output.dtype)
+            after = queries.to(output.dtype).expand(len(output), -1, -1)
+            between = rows[:, before.shape[1] : rows.shape[1] - len(queries)]
+            return _arranged(torch.cat([before, between, after], 1), order)
 
         handle = self.vlm.get_input_embeddings().register_forward_hook(put)
         try:
             yield
         finally:
             handle.remove()
+
+
+class First(NamedTuple):
+    """Tokens before everything else, (B, P, D), and which of them count, (B, P)."""
+
+    tokens: Tensor
+    mask: Tensor
+
+
+def _arranged(rows: Tensor, order: Tensor) -> Tensor:
+    return rows.gather(1, order[..., None].expand_as(rows))
 
 
 _MARKS = ("vision_start_token_id", "vision_end_token_id")

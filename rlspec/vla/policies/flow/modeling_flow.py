@@ -3,18 +3,24 @@
 from __future__ import annotations
 
 import math
+from collections import deque
 from collections.abc import Callable
+from itertools import pairwise
 from typing import Any
 
 import torch
+from lerobot.utils.constants import OBS_STATE
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from rlspec.vla.policies.backbone.backbone import Hidden
 from rlspec.vla.policies.backbone.bridge import Context
-from rlspec.vla.policies.backbone.observation import read_text
+from rlspec.vla.policies.backbone.observation import read_images, read_text, read_vector
 from rlspec.vla.policies.backbone.policy import BridgedHead, BridgedModel, ChunkPolicy, masked_mean
 from rlspec.vla.policies.backbone.settings import BackbonePolicyConfig
+from rlspec.vla.policies.backbone.vlm import First
 from rlspec.vla.policies.flow.configuration_flow import RlspecFlowConfig
+from rlspec.vla.policies.flow.vlanext_head import VlanextHead, frequency_loss, published_times
 from rlspec.vla.policies.guidance import Field, Guidance, published_settings
 
 
@@ -40,9 +46,26 @@ class FlowHead(BridgedHead):
 class FlowModel(BridgedModel):
     """Backbone and flow-matching head."""
 
-    def __init__(self, config: BackbonePolicyConfig, actions: int) -> None:
+    def __init__(self, config: RlspecFlowConfig, actions: int) -> None:
         super().__init__(config)
-        self.action_head = FlowHead(config, self.layers, self.backbone.width, actions)
+        given = (config, self.layers, self.backbone.width, actions)
+        self.action_head = FlowHead(*given) if config.head == "bridge" else VlanextHead(*given)
+
+
+class VlanextModel(FlowModel):
+    """Its states are the first tokens of the language model."""
+
+    def __init__(self, config: RlspecFlowConfig, actions: int) -> None:
+        super().__init__(config, actions)
+        state = config.robot_state_feature
+        if self.proprio_projector is not None and state is not None:
+            self.proprio_projector = nn.Linear(state.shape[0], self.backbone.width)  # type: ignore[assignment]
+
+    def encode_history(self, images: Tensor, ids: Tensor, mask: Tensor, states: Tensor, real: Tensor) -> Hidden:
+        """Hidden states of the backbone, after the newest states (B, T, state), of which `real` (B, T) count."""
+        assert self.proprio_projector is not None
+        first = First(self.proprio_projector(states), real)
+        return self.backbone(images, ids, mask, self.action_queries.weight, first)
 
 
 class RlspecFlowPolicy(ChunkPolicy):
@@ -55,11 +78,41 @@ class RlspecFlowPolicy(ChunkPolicy):
 
     def build_model(self, config: BackbonePolicyConfig) -> FlowModel:
         """The network."""
-        return FlowModel(config, self.action_dim)
+        assert isinstance(config, RlspecFlowConfig)
+        kind = FlowModel if config.head == "bridge" else VlanextModel
+        return kind(config, self.action_dim)
+
+    def encode(self, batch: dict[str, Tensor]) -> tuple[Hidden, Tensor | None]:
+        """As the parent; of "vlanext", states go in before everything."""
+        model = self.model
+        if not isinstance(model, VlanextModel) or model.proprio_projector is None:
+            return super().encode(batch)
+        states, real = self._newest_states(batch)
+        ids, mask = read_text(batch)
+        return model.encode_history(read_images(batch, self.config), ids, mask, states, real), None
+
+    def _newest_states(self, batch: dict[str, Tensor]) -> tuple[Tensor, Tensor]:
+        """(B, T, state) and which of them there were, (B, T)."""
+        state, count = batch[OBS_STATE], self.config.state_history
+        states = state[:, None] if state.ndim == 2 else state
+        padded = batch.get(f"{OBS_STATE}_is_pad")
+        real = states.new_ones(states.shape[:2], dtype=torch.bool) if padded is None else ~padded.bool()
+        lacking = max(count - states.shape[1], 0)
+        states, real = F.pad(states, (0, 0, lacking, 0))[:, -count:], F.pad(real, (lacking, 0))[:, -count:]
+        read_vector({OBS_STATE: states[:, -1]}, OBS_STATE, self.model.proprio_projector.in_features, 2)  # type: ignore[union-attr, arg-type]
+        return states, real
+
+    def select_action(self, batch: dict[str, Tensor], **kwargs: Any) -> Tensor:
+        """As the parent; states are remembered."""
+        if self.config.state_history > 1:
+            self._states.append(batch[OBS_STATE])
+            batch = {**batch, OBS_STATE: torch.stack(list(self._states), 1)}
+        return super().select_action(batch, **kwargs)
 
     def reset(self) -> None:
         """Forget the rest of the last chunk, and start the noise again where it has a seed."""
         super().reset()
+        self._states: deque[Tensor] = deque(maxlen=self.config.state_history)
         seed = self.config.noise_seed
         self._generator = None if seed is None else torch.Generator().manual_seed(seed)
 
@@ -84,7 +137,12 @@ class RlspecFlowPolicy(ChunkPolicy):
         noisy = time[:, None, None] * noise + (1 - time[:, None, None]) * actions
         velocity = self.model.action_head(noisy, time, contexts).float()
         loss = masked_mean((velocity - (noise - actions)).square(), real)
-        return loss, {"flow_loss": loss.item()}
+        if not (weight := self.config.frequency_weight):
+            return loss, {"flow_loss": loss.item()}
+        errors = (noisy - time[:, None, None] * velocity - actions) * real[..., None]
+        config = self.config
+        frequencies = frequency_loss(errors, config.frequency_split, config.frequency_low, config.frequency_high)
+        return loss + weight * frequencies, {"flow_loss": loss.item(), "frequency_loss": frequencies.item()}
 
     def supports_rtc(self) -> bool:
         """Chunks can be guided by what is left of the one in hand (real-time chunking)."""
@@ -123,6 +181,8 @@ class RlspecFlowPolicy(ChunkPolicy):
             prefix = prev_chunk_left_over.to(noise)
             field = Guidance.of(prefix, inference_delay or 0, execution_horizon, settings, noise.shape).around(field)
         assert self.config.num_steps is not None
+        if self.config.head == "vlanext":
+            return follow(field, noise, published_times(self.config.num_steps))
         return euler(field, noise, self.config.num_steps)
 
     @property
@@ -147,6 +207,8 @@ class RlspecFlowPolicy(ChunkPolicy):
         return torch.randn(shape, generator=self._generator).to(like.device)
 
     def _draw_time(self, actions: Tensor) -> Tensor:
+        if self.config.head == "vlanext":  # as published, evenly
+            return torch.rand(len(actions), device=actions.device)
         distribution = torch.distributions.Beta(self.config.time_alpha, self.config.time_beta)
         return distribution.sample((len(actions),)).to(actions) * 0.999 + 0.001
 
@@ -163,6 +225,14 @@ def euler(velocity: Callable[[Tensor, Tensor], Tensor], noise: Tensor, steps: in
     for step in range(steps):
         time = x.new_full((len(x),), 1 - step / steps)
         x = x - velocity(x, time) / steps
+    return x
+
+
+def follow(velocity: Callable[[Tensor, Tensor], Tensor], noise: Tensor, times: list[float]) -> Tensor:
+    """Follow a velocity field from the first time to the last, with one evaluation at each but that."""
+    x = noise
+    for start, end in pairwise(times):
+        x = x - (start - end) * velocity(x, x.new_full((len(x),), start))
     return x
 
 
