@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -30,9 +29,7 @@ def add_adapters(policy: PreTrainedPolicy, lora: PolicyLora) -> nn.Module:
     """
     settings = lora.model_dump(exclude={"full_training"})
     if lora.full_training:
-        owners = owning_modules(policy, lora.full_training)
-        inside = "|".join(re.escape(name) for name in owners)
-        settings |= {"modules_to_save": owners, "exclude_modules": rf"(?:{inside})(?:\..*)?"}
+        settings["modules_to_save"] = owning_modules(policy, lora.full_training)  # in which peft puts no adapters
     return policy.wrap_with_peft(peft_config=adapter_config(**settings))
 
 
