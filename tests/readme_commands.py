@@ -92,7 +92,7 @@ def furnish(folder: Path) -> None:
     (folder / "tests/benchmarks/plans/rlvr_sums.yaml").write_text("recipe: debug_grpo\narms: {all: []}\n")
     facts = {"format": 1, "action_space": "joint_velocity", "control_hz": 15, "execution_law": "droid_hybrid"}
     (run / "rlspec.json").write_text(json.dumps(facts), encoding="utf-8")
-    for name in ("RECORDINGS", "DATA", "OUT"):
+    for name in ("RECORDINGS", "DATA", "OUT", "OPENPI"):
         (folder / name).mkdir(exist_ok=True)
     (folder / "gsm8k").mkdir(exist_ok=True)
     for name in ("train.jsonl", "gsm8k/train.jsonl"):

@@ -53,6 +53,7 @@ trainer.max_completion_length: max_completion_length max_new_tokens max_tokens m
 trainer.beta: kl_coef kl_beta kl_coeff kl_loss_coef beta kl kl_penalty
 trainer.epsilon: epsilon clip_ratio clip_range cliprange clip_eps eps_clip
 trainer.temperature: temperature sampling_temperature
+trainer.gradient_checkpointing training.gradient_checkpointing: gradient_checkpointing activation_checkpointing
 trainer.max_grad_norm training.grad_clip_norm: grad_clip grad_clip_norm max_grad_norm clip_grad_norm clip_grad
     gradient_clip_val grad_norm
 model.lora policy.lora: lora peft use_peft use_lora

@@ -41,6 +41,7 @@ WORDS = {
         "dataset=path output=out resolution=image_size controller=execution_law num_proc=workers max_episodes=limit "
         "camera_names=cameras action_type=action_space framerate=fps",
     ),
+    "adopt": ("source=openpi path=/ out=/x", "output_dir=out stats=norm_stats camera_names=cameras"),
     "serve": (
         "policy=hold",
         "ckpt=checkpoint checkpoint_path=checkpoint model=checkpoint policy.dir=checkpoint policy.path=checkpoint "
