@@ -27,9 +27,11 @@ def add_adapters(policy: PreTrainedPolicy, lora: PolicyLora) -> nn.Module:
     Raises:
         ConfigError: The policy has no such part, or nothing beside it takes adapters.
     """
-    settings = lora.model_dump(exclude={"full_training"})
+    settings = lora.model_dump(exclude={"full_training", "options"}) | lora.options
     if lora.full_training:
         settings["modules_to_save"] = owning_modules(policy, lora.full_training)  # in which peft puts no adapters
+    if unused := getattr(policy, "unused_parameters", None):  # no loss would reach adapters there
+        settings.setdefault("exclude_modules", sorted({name.rpartition(".")[0] for name in unused}))
     return policy.wrap_with_peft(peft_config=adapter_config(**settings))
 
 
