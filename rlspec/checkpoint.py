@@ -19,6 +19,7 @@ from typing import Any
 from rlspec.errors import CheckpointError
 
 MANIFEST = "manifest.json"
+CARD = "README.md"  # written when a run has ended, over what a library may have left there: no part of a checkpoint
 FORMAT = "rlspec-checkpoint-1"
 _NAME = re.compile(r"^checkpoint-(\d+)$")
 _STAGING = ".incomplete-"
@@ -77,7 +78,7 @@ def staged_folder(target: Path, *, metadata: dict[str, Any]) -> Iterator[Path]:
 def write_manifest(folder: Path, metadata: dict[str, Any]) -> None:
     """Sync every file of `folder` and write the manifest last."""
     files = {}
-    for path in sorted(path for path in folder.rglob("*") if path.is_file() and path.name != MANIFEST):
+    for path in sorted(path for path in folder.rglob("*") if path.is_file() and path.name not in (MANIFEST, CARD)):
         _sync(path)
         files[path.relative_to(folder).as_posix()] = {"bytes": path.stat().st_size, "sha256": _sha256(path)}
     content = {"format": FORMAT, **metadata, "files": files}
@@ -119,6 +120,8 @@ def verify_checkpoint(folder: Path) -> dict[str, Any]:
     """
     manifest = read_manifest(folder)
     for name, expected in manifest["files"].items():
+        if name == CARD:  # listed by earlier versions
+            continue
         path = folder / name
         remedy = "use an earlier checkpoint, or resume=auto, which takes the newest that is whole"
         if not path.is_file():

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Literal
 
 import httpx
-from huggingface_hub import errors, snapshot_download
+from huggingface_hub import HfApi, errors, get_token, snapshot_download
 
 TIMEOUT = 5.0  # seconds for the first answer; without a network the answer comes at once
 
@@ -39,6 +40,48 @@ def fetch_snapshot(
     except (errors.HfHubHTTPError, errors.HFValidationError, httpx.HTTPError, OSError) as error:
         raise ConnectionError(f"cannot fetch {what}: {refusal(error, repo) or one_line(error)}") from error
     return Path(folder)
+
+
+def token_of_the_hub() -> str | None:
+    """The user's token, from HF_TOKEN or `hf auth login`."""
+    return get_token()
+
+
+def upload_folder(folder: Path, repo: str, *, leave_out: Sequence[str]) -> str:
+    """Upload a folder as a model, which is made (private) where it does not exist; returns its address.
+
+    Args:
+        folder: what is uploaded.
+        repo: hub id, ``owner/name``.
+        leave_out: glob patterns of files that stay.
+
+    Raises:
+        ConnectionError: with one line that says why, without the remedy.
+    """
+    hub = HfApi(library_name="rlspec")
+    try:
+        if hub.token is None and token_of_the_hub() is None:
+            raise ConnectionError("no token of the hub; set HF_TOKEN, or run `hf auth login`")
+        hub.create_repo(repo, private=True, exist_ok=True)
+        hub.upload_folder(
+            repo_id=repo, folder_path=folder, ignore_patterns=list(leave_out), commit_message="Upload by rlspec"
+        )
+    except ConnectionError:
+        raise
+    except (errors.HfHubHTTPError, errors.HFValidationError, httpx.HTTPError, OSError, ValueError) as error:
+        raise ConnectionError(_write_refusal(error) or refusal(error, repo) or one_line(error)) from error
+    return f"{hub.endpoint}/{repo}"
+
+
+def _write_refusal(error: BaseException) -> str | None:
+    """What the hub says of a token when something is to be written."""
+    status = getattr(getattr(error, "response", None), "status_code", None)
+    reasons = {
+        401: "the hub does not accept the token: set HF_TOKEN anew, or run `hf auth login`",
+        403: "the token may not write there: it needs the role `write`, and the owner must be you or an organisation",
+        404: "the token may not write there, or there is no such owner",
+    }
+    return reasons.get(status) if isinstance(status, int) else None
 
 
 def refusal(error: BaseException, repo: str = "") -> str | None:

@@ -9,7 +9,7 @@
   evaluations/         before, step-N and after: metrics as JSON, completions with verdicts as JSONL
   curves.png           reward, accuracy, update size and pass energy
   tensorboard/         the same numbers as events
-  checkpoints/         checkpoint-N folders and best/
+  checkpoints/         checkpoint-N folders and best/, with a model card (README.md) in the last one and in best/
   summary.json         what came out
 """
 

@@ -64,8 +64,12 @@ def _train(line: TrainCommand) -> int:
     if line.print:
         sys.stdout.write(dump_recipe(recipe))
         return 0
+    if recipe.push is not None:
+        from rlspec.runtime.push import check_push
+
+        check_push(recipe.push)
     if not isinstance(recipe, VlaRecipe):
-        _read_local_files(recipe)
+        _read_data(recipe)
     if recipe.launch.by != "here":
         from rlspec.runtime.launching import is_launched, launch
 
@@ -77,12 +81,12 @@ def _train(line: TrainCommand) -> int:
     return _runner(robotic=isinstance(recipe, VlaRecipe))(recipe)
 
 
-def _read_local_files(recipe: Any) -> None:
-    """A file of problems that cannot be read is said before libraries are loaded; the run takes what was read here."""
-    from rlspec.rlvr.data import is_single_file, read_problems
+def _read_data(recipe: Any) -> None:
+    """Problems that cannot be had or read are said before libraries are loaded; the run takes what was read here."""
+    from rlspec.rlvr.data import read_for_training
 
-    if recipe.data.path is not None and is_single_file(recipe.data.path):
-        read_problems(recipe.data)
+    if recipe.data.path is not None:
+        read_for_training(recipe.data)
 
 
 def _runner(*, robotic: bool) -> Callable[[Any], int]:

@@ -14,6 +14,7 @@ from rlspec.config.paths import list_group, show
 from rlspec.config.rewards import check_reward
 from rlspec.config.rules import import_plugins, known_rules, list_optimizers, pair_rules, preset
 from rlspec.config.schema import GENERATED, Optim, Recipe, RoleSettings
+from rlspec.config.tools import tool_use
 from rlspec.errors import nearest
 
 Lines = Iterator[str]
@@ -23,6 +24,7 @@ class HasOptim(Protocol):
     """Any kind of recipe."""
 
     optim: Optim
+    push: str | None
 
 
 def broken_rules(recipe: Recipe) -> list[str]:
@@ -108,6 +110,11 @@ def adapters(recipe: Recipe) -> Lines:
     if not lora.target_modules:
         yield "model.lora.target_modules=[]: must name at least one module, for example q_proj"
     yield from check_lora("model.lora", lora)
+    if recipe.algorithm != "sft" and lora.dropout:
+        yield (
+            f"model.lora.dropout={lora.dropout:g}: not with {recipe.algorithm}: a policy would sample and be weighed "
+            "with different parts of itself switched off, so that its ratios are noise; set 0"
+        )
     beta = recipe.trainer.get("beta", 0.0)
     if recipe.algorithm != "sft" and beta and moves_the_base(lora):
         start = show(lora.options["init_lora_weights"])
@@ -259,6 +266,12 @@ def _settings(recipe: HasOptim) -> list[tuple[str, RoleSettings]]:
     return [*named, *((f"optim.overrides.{index}", each) for index, each in enumerate(recipe.optim.overrides))]
 
 
+def upload(recipe: HasOptim) -> Lines:
+    """The hub's names have two parts."""
+    if recipe.push is not None and not re.fullmatch(r"\w[\w.-]*/\w[\w.-]*", recipe.push, re.ASCII):
+        yield f"push={recipe.push}: must be OWNER/NAME, with letters, digits, and . _ -"
+
+
 def devices(recipe: Recipe) -> Lines:
     """Only a GPU can serve vLLM."""
     if recipe.rollout.engine == "vllm" and recipe.device == "cpu":
@@ -309,8 +322,10 @@ RULES = (
     batch_sizes,
     imitation,
     rewards,
+    tool_use,
     evaluation,
     optimizer,
     rule_names,
+    upload,
     devices,
 )

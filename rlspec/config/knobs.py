@@ -6,7 +6,7 @@ from collections.abc import Mapping
 
 _SAMPLER = "nothing: the order of prompts follows from seed alone"
 _EVALUATION = "evaluation.*: rlspec measures by itself"
-_UPLOAD = "nothing: upload the folder of a finished run"
+_UPLOAD = "push=OWNER/NAME"
 _SHARDED = "sharding=fsdp2 launch=torchrun launch.processes=N"
 _PAGED = "rollout.engine: this path casts the weights that are trained to bfloat16"
 
@@ -62,7 +62,6 @@ REPLACED: Mapping[str, str] = {
     "transformers_continuous_batching_config": _PAGED,
     "use_transformers_paged": _PAGED,
     "vllm_importance_sampling_cap": "trainer.vllm_importance_sampling_clip_max",
-    "max_tool_calling_iterations": "nothing: there are no tools",
     "reward_weights": "reward=[{name: ..., weight: ...}, ...]",
     # evaluation
     "do_train": "nothing: rlspec.train trains",

@@ -11,6 +11,7 @@ _FREE = (
     "run",
     "output_dir",
     "resume",
+    "push",
     "launch.",
     "sharding",
     "report.",

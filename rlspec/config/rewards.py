@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-import ast
-import importlib.util
 from collections.abc import Iterator
-from pathlib import Path
 from typing import Any, Literal
 
 from pydantic import Field, ValidationError
 
+from rlspec.config.functions import is_function, missing_function
 from rlspec.config.messages import explain
 from rlspec.config.schema import Reward, Section
 from rlspec.errors import nearest
@@ -83,6 +81,10 @@ class JudgeOptions(Section):
     max_tokens: int = Field(512, ge=1)
 
 
+class EnvironmentOptions(Section):
+    """What the environment itself says in `get_reward`."""
+
+
 OPTIONS: dict[str, type[Section]] = {
     "math": MathOptions,
     "last_number": LastNumberOptions,
@@ -92,6 +94,7 @@ OPTIONS: dict[str, type[Section]] = {
     "length": LengthOptions,
     "python": PythonOptions,
     "judge": JudgeOptions,
+    "environment": EnvironmentOptions,
 }
 
 
@@ -109,15 +112,10 @@ def is_text_option(key: str) -> bool:
     return parent == "reward.options" and bool(fields) and all(kind in (str, str | None) for kind in fields)
 
 
-def is_function(name: str) -> bool:
-    """Whether a reward is a function of the user's: `module:function`, or `file.py:function`."""
-    return ":" in name
-
-
 def check_reward(reward: Reward, key: str) -> Iterator[str]:
     """One line per mistake in one reward."""
     if is_function(reward.name):
-        yield from _missing_function(reward.name, key)
+        yield from missing_function(reward.name, f"{key}.name={reward.name}")
     elif reward.name not in OPTIONS:
         yield f"{key}.name={reward.name}: unknown; {nearest(reward.name, OPTIONS)}; or your own, module:function"
     else:
@@ -150,61 +148,3 @@ def _compile(pattern: str) -> None:
         regex.compile(pattern)
     except regex.error as error:
         raise ValueError(str(error)) from None
-
-
-def _missing_function(name: str, key: str) -> Iterator[str]:
-    """A name that no file can have is answered at once; a module inside a package only where it is imported."""
-    module, _, function = name.rpartition(":")
-    given = f"{key}.name={name}"
-    if not module or not all(part.isidentifier() for part in function.split(".")):
-        yield f"{given}: must be module:function or file.py:function"
-        return
-    if module.endswith(".py"):
-        path = Path(module).expanduser()
-        if not path.is_file():
-            yield f"{given}: no file {path}"
-            return
-    else:
-        found = _find(module)
-        if found is None:
-            yield f"{given}: no module {module.partition('.')[0]}; start from its folder, or install it"
-            return
-        if "." in module or not found.endswith(".py"):
-            return
-        path = Path(found)
-    names = _top_names(path)
-    if names is not None and function.partition(".")[0] not in names:
-        yield f"{given}: {path.name} has no {function}; {nearest(function, names)}"
-
-
-def _find(module: str) -> str | None:
-    """Where the top-level package of a module lies; it is not imported. Built-in ones have no file."""
-    top = module.partition(".")[0]
-    here = [Path(top) / "__init__.py", Path(f"{top}.py")]
-    local = next((path for path in here if path.is_file()), None)  # as for plugins, the current folder counts
-    if local is not None:
-        return str(local)
-    spec = importlib.util.find_spec(top) if top.isidentifier() else None
-    return None if spec is None else str(spec.origin)
-
-
-def _top_names(path: Path) -> frozenset[str] | None:
-    """What a file defines at its top; None where that cannot be told without running it."""
-    try:
-        tree = ast.parse(path.read_text(encoding="utf-8"))
-    except (SyntaxError, ValueError, OSError):
-        return None  # the import says it better
-    names: set[str] = set()
-    for node in tree.body:
-        if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef | ast.ClassDef):
-            names.add(node.name)
-        elif isinstance(node, ast.Import | ast.ImportFrom):
-            names |= {(alias.asname or alias.name).partition(".")[0] for alias in node.names}
-            if any(alias.name == "*" for alias in node.names):
-                return None
-        elif isinstance(node, ast.Assign | ast.AnnAssign):
-            targets = node.targets if isinstance(node, ast.Assign) else [node.target]
-            names |= {target.id for target in targets if isinstance(target, ast.Name)}
-        elif not isinstance(node, ast.Expr):
-            return None  # defined under a condition
-    return frozenset(names)

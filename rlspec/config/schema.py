@@ -299,6 +299,7 @@ class Corruption(Section):
     drop_carry: float = Field(0.0, ge=0, le=1)
     digit_slip: float = Field(0.0, ge=0, le=1)
     drop_box: float = Field(0.0, ge=0, le=1)
+    call: float = Field(0.0, ge=0, le=1)  # no mistake: the calculator is asked instead, where `tools` has it
 
 
 class Recipe(Section):
@@ -310,6 +311,7 @@ class Recipe(Section):
     run: str | None = None  # name of the run directory; None: <recipe>-<model>-<optim>-seed<seed>
     output_dir: str = "checkpoints"
     resume: str | None = None  # a run directory, a checkpoint in one, or "auto"
+    push: str | None = None  # OWNER/NAME on the Hugging Face hub, to which a finished run's weights are uploaded
     device: Literal["auto", "cpu", "cuda"] = "auto"
     launch: Launch = Launch()
     sharding: Literal["ddp", "fsdp2"] = "ddp"  # of several processes: whole weights on each, or parts of all layers
@@ -319,6 +321,9 @@ class Recipe(Section):
     batch: Batch = Batch()
     trainer: dict[str, Any] = {}  # TRL's own knobs, by their own names
     rollout: Rollout = Rollout()
+    tools: list[str] = []  # that the policy may call: calculator, or functions of yours, module:function
+    # A class whose methods it may call, module:Class; or several, by the name in a row's column `environment`.
+    environment: str | dict[str, str] | None = None
     reward: Rewards = Reward(name="math")  # of several the first decides what an evaluation calls right
     evaluation: Evaluation = Evaluation()
     guard: Guard = Guard()
@@ -327,6 +332,12 @@ class Recipe(Section):
     report: Report = Report()
     corruption: Corruption | None = None  # only for algorithm: sft on data=arithmetic
     box_answers: bool = False  # of algorithm: sft: a solution that boxes nothing ends in the gold's box
+
+    @field_validator("tools", mode="before")
+    @classmethod
+    def _tool_alone(cls, tools: Any) -> Any:
+        """One may stand without a list."""
+        return [tools] if isinstance(tools, str) else tools
 
     @property
     def rewards(self) -> list[Reward]:

@@ -7,7 +7,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from rlspec.config.adapters import check_lora
-from rlspec.config.checks import optimizer, rule_names
+from rlspec.config.checks import optimizer, rule_names, upload
 from rlspec.config.lerobot_sources import (
     policy_fields,
     policy_types,
@@ -30,11 +30,11 @@ _REPLACED = {
     "use_amp": "training.bf16",
     "use_peft": "policy.lora",
     "pretrained_path": "policy.path",
-    "push_to_hub": "nothing: upload the folder of a finished run",
-    "repo_id": "nothing: upload the folder of a finished run",
-    "private": "nothing: upload the folder of a finished run",
-    "tags": "nothing: upload the folder of a finished run",
-    "license": "nothing: upload the folder of a finished run",
+    "push_to_hub": "push=OWNER/NAME",
+    "repo_id": "push=OWNER/NAME",
+    "private": "push=OWNER/NAME",
+    "tags": "push=OWNER/NAME",
+    "license": "push=OWNER/NAME",
     "input_features": "dataset.*: the features are those of the data",
     "output_features": "dataset.*: the features are those of the data",
 }
@@ -272,4 +272,5 @@ RULES = (
     reinforcement,
     optimizer,
     rule_names,
+    upload,
 )

@@ -177,6 +177,7 @@ class VlaRecipe(Section):
     run: str | None = None  # name of the run directory; None: <recipe>-<policy>-<optim>-seed<seed>
     output_dir: str = "checkpoints"
     resume: str | None = None  # a run directory, a checkpoint in one, or "auto"
+    push: str | None = None  # OWNER/NAME on the Hugging Face hub, to which a finished run's weights are uploaded
     device: Literal["auto", "cpu", "cuda"] = "auto"
     launch: Launch = Launch()
     sharding: Literal["ddp", "fsdp2"] = "ddp"  # of several processes: whole weights on each, or parts of all layers

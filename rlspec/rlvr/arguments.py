@@ -11,7 +11,7 @@ from typing import Any
 from rlspec.config.schema import Evaluation, Recipe, Rollout
 from rlspec.errors import ConfigError
 from rlspec.rlvr.batching import BatchPlan
-from rlspec.rlvr.evaluation import PromptStyle
+from rlspec.rlvr.prompts import PromptStyle
 
 _COMPLETION_TOKENS = 512  # where the recipe gives no length
 _NEVER = 10**9  # optimizer steps: the trainer still saves at the end of training

@@ -52,6 +52,18 @@ def read_problems(data: Data) -> tuple[list[Problem], list[Problem]]:
     return _read_once(data.model_dump_json(exclude={"limit"}))
 
 
+def read_for_training(data: Data) -> tuple[list[Problem], list[Problem]]:
+    """`read_problems`, of which there has to be something to train on.
+
+    Raises:
+        DataError: There is not.
+    """
+    train, held_out = read_problems(data)
+    if not train:
+        raise DataError(f"data={data.name} is for evaluation only: it has no training part")
+    return train, held_out
+
+
 @cache
 def _read_once(settings: str) -> tuple[list[Problem], list[Problem]]:
     data = Data.model_validate_json(settings)
@@ -247,17 +259,3 @@ def format_prompt(
     content = f"{problem.problem}\n{instruction}" if instruction else problem.problem
     system = [{"role": "system", "content": system_prompt}] if system_prompt else []
     return [*system, {"role": "user", "content": content}]
-
-
-def prompt_rows(
-    problems: Iterable[Problem], *, system_prompt: str | None = None, instruction: str | None = None
-) -> list[dict[str, Any]]:
-    """Rows with the columns ``prompt`` (chat messages), ``answer`` and ``id``, as TRL's trainers take them."""
-    return [
-        {
-            "prompt": format_prompt(problem, system_prompt=system_prompt, instruction=instruction),
-            "answer": problem.answer,
-            "id": problem.id,
-        }
-        for problem in problems
-    ]

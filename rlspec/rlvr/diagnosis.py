@@ -21,12 +21,12 @@ from rlspec.config.optim import map_settings
 from rlspec.config.schema import Recipe
 from rlspec.diagnostics.subject import Part, Subject, check_finite, stored_moments
 from rlspec.display import Display
-from rlspec.errors import DataError
+from rlspec.errors import ConfigError, DataError
 from rlspec.optim import symmetry_map
 from rlspec.policy_gradient import Scale, group_advantages
 from rlspec.rlvr.arguments import completion_length
 from rlspec.rlvr.data import Problem
-from rlspec.rlvr.generation import Policy, Sampling, end_token_ids, generate_tokens
+from rlspec.rlvr.generation import Policy, Sampling, end_token_ids, generate_tokens, until_end
 from rlspec.rlvr.measure import load_trained
 from rlspec.rlvr.models import load_tokenizer
 from rlspec.rlvr.sampler import epoch_permutation
@@ -64,6 +64,8 @@ def language_subject(
         DataError: There is nothing to train on.
         CheckpointError: It cannot be loaded, or has weights that are no numbers.
     """
+    if recipe.tools or recipe.environment:
+        raise ConfigError("tools: answers are sampled without calls here; add 'tools=[]' environment=null reward=math")
     quiet_libraries()
     display.line(f"loading {folder or recipe.model.name}")
     policy, tokenizer = _load(recipe, folder)
@@ -140,7 +142,7 @@ def _rollout_parts(
     prompts = [style.text(problem, tokenizer) for problem in chosen for _ in range(size)]
     found = dict(generate_tokens(policy, tokenizer, prompts, sampling, batch_size=_FORWARD, seed=recipe.seed))
     ends = set(end_token_ids(policy, tokenizer))
-    rows = [_until_end(found[index], ends) for index in range(len(prompts))]
+    rows = [until_end(found[index], ends) for index in range(len(prompts))]
     texts = [str(tokenizer.decode(row, skip_special_tokens=True)) for row in rows]
     asked = [problem for problem in chosen for _ in range(size)]
     attempts = [
@@ -160,11 +162,6 @@ def _rollout_parts(
         facts = {"pass_rate": float(rewards[index].mean()), "reward_variance": float(rewards[index].var(correction=0))}
         parts.append(Part(batch, " ".join(problem.problem.split()), facts))
     return parts
-
-
-def _until_end(row: list[int], ends: set[int]) -> list[int]:
-    end = next((position for position, token in enumerate(row) if token in ends), len(row))
-    return row[: end + 1]
 
 
 def _batch(prompt: list[int], rows: list[list[int]], padding: int, device: torch.device) -> dict[str, Any]:
@@ -202,16 +199,13 @@ def _supervised_parts(
     display: Display,
 ) -> list[Part]:
     """Micro-batches of worked solutions."""
-    style = prompt_style(recipe.model)
     table = sft_dataset(
         problems,
         tokenizer,
         examples=count * size,
         seed=recipe.seed,
         corruption=recipe.corruption,
-        system_prompt=style.system_prompt,
-        instruction=style.instruction,
-        chat_template_kwargs=style.template_kwargs,
+        style=prompt_style(recipe.model),
     )
     parts = []
     for number in range(count):

@@ -4,46 +4,20 @@ from __future__ import annotations
 
 import json
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 from transformers import PreTrainedTokenizerBase
 
 from rlspec.intervals import Interval, mean_interval, pass_at_k, wilson_interval
-from rlspec.rlvr.data import Problem, format_prompt
+from rlspec.rlvr.conversation import converse
+from rlspec.rlvr.data import Problem
 from rlspec.rlvr.generation import Completion, Policy, Sampling, generate
+from rlspec.rlvr.prompts import PromptStyle
 from rlspec.rlvr.verifiers.verifier import Attempt, Judgement, Summary, Verifier
-
-
-@dataclass(frozen=True)
-class PromptStyle:
-    """What stands around a problem; the same in training and evaluation."""
-
-    system_prompt: str | None = None
-    instruction: str | None = None
-    enable_thinking: bool | None = None
-
-    @property
-    def template_kwargs(self) -> dict[str, Any]:
-        """Keyword arguments of the chat template."""
-        return {} if self.enable_thinking is None else {"enable_thinking": self.enable_thinking}
-
-    def messages(self, problem: Problem) -> list[dict[str, str]]:
-        """The conversation that asks for an answer."""
-        return format_prompt(problem, system_prompt=self.system_prompt, instruction=self.instruction)
-
-    def text(self, problem: Problem, tokenizer: PreTrainedTokenizerBase) -> str:
-        """The templated prompt."""
-        text = tokenizer.apply_chat_template(
-            self.messages(problem), tokenize=False, add_generation_prompt=True, **self.template_kwargs
-        )
-        return str(text)
-
-    def length(self, problem: Problem, tokenizer: PreTrainedTokenizerBase) -> int:
-        """Tokens of the templated prompt."""
-        return len(tokenizer(self.text(problem, tokenizer), add_special_tokens=False)["input_ids"])
 
 
 @dataclass(frozen=True)
@@ -63,11 +37,12 @@ class SamplingProtocol:
 
 @dataclass(frozen=True)
 class GradedAnswer:
-    """A completion, what the verifier says of it, and whether that is right (None: it could not judge)."""
+    """A completion, what the first reward says of it, and whether that is right (None: it could not judge)."""
 
     completion: Completion
     judgement: Judgement
     correct: bool | None
+    scores: Mapping[str, float | None] = field(default_factory=dict)  # by reward, where there are several
 
 
 @dataclass(frozen=True)
@@ -101,14 +76,16 @@ class AccuracyMetrics:
     excluded: int = 0  # answers that the verifier could not judge
     reasons: dict[str, int] = field(default_factory=dict)
     mean_score: float | None = None  # of the samples, where scores are more than 0 and 1
+    rewards: dict[str, float] = field(default_factory=dict)  # mean scores of the samples, of several rewards
     own: Summary = field(default_factory=dict)  # of the verifier
 
     def to_json(self) -> dict[str, Any]:
         """Plain types, rounded to 4 digits, keys as strings; the verifier's own stand beside the others."""
         values = asdict(self)
         values |= values.pop("own")
-        if values["mean_score"] is None:
-            del values["mean_score"]
+        for name, nothing in (("mean_score", None), ("rewards", {})):
+            if values[name] == nothing:
+                del values[name]
         return json.loads(json.dumps(values), parse_float=lambda text: round(float(text), 4))
 
 
@@ -120,30 +97,53 @@ def evaluate_policy(
     style: PromptStyle,
     protocol: SamplingProtocol,
     verifier: Verifier,
+    others: Sequence[Verifier] = (),
 ) -> list[ProblemAnswers]:
-    """Answer every problem once greedily and `protocol.samples` times at random, and judge the answers."""
-    texts = [style.text(problem, tokenizer) for problem in problems]
+    """Answer every problem once greedily and `protocol.samples` times at random, and judge the answers.
+
+    `verifier`, the recipe's first reward, says what is right; of `others` the scores are kept.
+    """
     greedy_sampling = Sampling(protocol.max_new_tokens, bf16=protocol.bf16)
     random_sampling = replace(
         greedy_sampling, temperature=protocol.temperature, top_p=protocol.top_p, top_k=protocol.top_k
     )
-    ask = {"batch_size": protocol.batch_size, "seed": protocol.seed}
-    greedy = generate(model, tokenizer, texts, greedy_sampling, **ask)
-    repeated = [text for text in texts for _ in range(protocol.samples)]
-    samples = generate(model, tokenizer, repeated, random_sampling, **ask)
-
-    asked = [*problems, *(problem for problem in problems for _ in range(protocol.samples))]
-    attempts = [
-        Attempt(problem, completion.text, completion.tokens, style.messages(problem))
-        for problem, completion in zip(asked, greedy + samples, strict=True)
-    ]
-    judgements = zip(greedy + samples, verifier.judge(attempts), strict=True)
-    answers = [GradedAnswer(completion, each, verifier.right(each)) for completion, each in judgements]
+    ask = partial(_ask, model, tokenizer, style, protocol)
+    repeated = [problem for problem in problems for _ in range(protocol.samples)]
+    attempts, completions = [], []
+    for asked, sampling in ((problems, greedy_sampling), (repeated, random_sampling)):
+        for completion, attempt in ask(asked, sampling):
+            completions.append(completion)
+            attempts.append(attempt)
+    judged = {member.name: member.judge(attempts) for member in (verifier, *others)}
+    answers = []
+    for index, (completion, each) in enumerate(zip(completions, judged[verifier.name], strict=True)):
+        scores = {name: judgements[index].score for name, judgements in judged.items()} if others else {}
+        answers.append(GradedAnswer(completion, each, verifier.right(each), scores))
     outcomes = []
     for index, problem in enumerate(problems):
         first = len(problems) + index * protocol.samples
         outcomes.append(ProblemAnswers(problem, answers[index], answers[first : first + protocol.samples]))
     return outcomes
+
+
+def _ask(
+    model: Policy,
+    tokenizer: PreTrainedTokenizerBase,
+    style: PromptStyle,
+    protocol: SamplingProtocol,
+    problems: Sequence[Problem],
+    sampling: Sampling,
+) -> list[tuple[Completion, Attempt]]:
+    """An answer to each problem, and what a verifier gets to see of it."""
+    size, seed = protocol.batch_size, protocol.seed
+    if style.toolbox:
+        return converse(model, tokenizer, problems, style, sampling, batch_size=size, seed=seed)
+    texts = [style.text(problem, tokenizer) for problem in problems]
+    completions = generate(model, tokenizer, texts, sampling, batch_size=size, seed=seed)
+    return [
+        (completion, Attempt(problem, completion.text, completion.tokens, style.messages(problem)))
+        for problem, completion in zip(problems, completions, strict=True)
+    ]
 
 
 def summarize(outcomes: Sequence[ProblemAnswers], k: Sequence[int], verifier: Verifier) -> AccuracyMetrics:
@@ -174,8 +174,15 @@ def summarize(outcomes: Sequence[ProblemAnswers], k: Sequence[int], verifier: Ve
         excluded=sum(a.correct is None for a in everything),
         reasons=dict(Counter(a.judgement.reason for a in everything).most_common()),
         mean_score=None if set(scores) <= {0.0, 1.0} else _mean(scores),
+        rewards=_mean_scores([answer.scores for answer in samples]),
         own=verifier.summarize([[answer.judgement for answer in o.samples] for o in outcomes], k),
     )
+
+
+def _mean_scores(scores: Sequence[Mapping[str, float | None]]) -> dict[str, float]:
+    """By reward, over the answers that it judged; a reward that judged none is left out."""
+    judged = {name: [each[name] for each in scores if each[name] is not None] for name in (scores[0] if scores else ())}
+    return {name: _mean([float(value or 0) for value in values]) for name, values in judged.items() if values}
 
 
 def _mean(values: Sequence[float]) -> float:
@@ -192,6 +199,7 @@ def write_outcomes(path: Path, outcomes: Sequence[ProblemAnswers]) -> None:
 
 
 def _row(problem: Problem, mode: object, answer: GradedAnswer) -> dict[str, Any]:
+    turns = {"messages": list(answer.completion.messages)} if answer.completion.messages else {}
     return {
         "id": problem.id,
         "problem": problem.problem,
@@ -204,4 +212,6 @@ def _row(problem: Problem, mode: object, answer: GradedAnswer) -> dict[str, Any]
         "reason": answer.judgement.reason,
         "length": answer.completion.length,
         "truncated": answer.completion.truncated,
+        **({"scores": dict(answer.scores)} if answer.scores else {}),
+        **turns,
     }

@@ -19,13 +19,13 @@ from rlspec.rlvr.arguments import completion_length, uses_bf16
 from rlspec.rlvr.data import Problem
 from rlspec.rlvr.evaluation import (
     AccuracyMetrics,
-    PromptStyle,
     SamplingProtocol,
     evaluate_policy,
     summarize,
     write_outcomes,
 )
 from rlspec.rlvr.generation import Policy
+from rlspec.rlvr.prompts import PromptStyle
 from rlspec.rlvr.verifiers.verifier import Verifier
 from rlspec.runtime.outcome import Scores, keep_best
 from rlspec.runtime.sharding import unsharded
@@ -54,8 +54,9 @@ class ProblemEvaluator:
     datasets: Mapping[str, Sequence[Problem]]
     style: PromptStyle
     protocol: SamplingProtocol
-    verifier: Verifier
+    verifier: Verifier  # which says what is right
     folder: Path
+    others: Sequence[Verifier] = ()  # whose scores are measured beside
 
     def __call__(self, model: Policy, tokenizer: PreTrainedTokenizerBase, label: str) -> dict[str, AccuracyMetrics]:
         """Metrics by data set; `<label>-<data set>.jsonl` holds the completions, the `.json` beside it the metrics.
@@ -68,7 +69,13 @@ class ProblemEvaluator:
             started = time.monotonic()
             share = problems[state.process_index :: state.num_processes]
             outcomes = evaluate_policy(
-                model, tokenizer, share, style=self.style, protocol=self.protocol, verifier=self.verifier
+                model,
+                tokenizer,
+                share,
+                style=self.style,
+                protocol=self.protocol,
+                verifier=self.verifier,
+                others=self.others,
             )
             if state.num_processes > 1:
                 outcomes = gather_object(outcomes)
@@ -128,6 +135,7 @@ class HeldOutEvaluations:
         for name, metrics in results.items():
             row[f"eval/{name}/pass_at_1"] = metrics.pass_at_1
             row[f"eval/{name}/sampled_pass_at_1"] = metrics.sampled_pass_at_1
+            row |= {f"eval/{name}/rewards/{reward}": score for reward, score in metrics.rewards.items()}
             for text in format_metrics(f"{label}: {name}", metrics, self.evaluator.verifier):
                 self.run.display.line(text)
         self.run.directory.append_metrics(row)
@@ -143,7 +151,10 @@ def format_metrics(name: str, metrics: AccuracyMetrics, verifier: Verifier) -> l
         f"pass@{k} {_rate(value, metrics.pass_at_k_ci95[k])}" for k, value in metrics.pass_at_k.items() if k > 1
     ]
     rates, phrases = verifier.describe(metrics.own)
-    if metrics.mean_score is not None:
+    if metrics.rewards:
+        each = ", ".join(f"{reward} {score:.3f}" for reward, score in metrics.rewards.items())
+        rates = [*rates, f"mean rewards: {each}"]
+    elif metrics.mean_score is not None:
         rates = [*rates, f"mean score {metrics.mean_score:.3f}"]
     shape = [
         f"truncated {metrics.truncation_rate:.1%}",

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any
@@ -22,6 +22,7 @@ class Completion:
     length: int  # new tokens, the end token included
     truncated: bool  # the length limit came before an end token
     tokens: tuple[int, ...] = field(default=(), repr=False)
+    messages: tuple[Mapping[str, Any], ...] = ()  # of an answer with calls: its turns, and what the tools said
 
 
 @dataclass(frozen=True)
@@ -96,7 +97,16 @@ def generate_tokens(
 def _generate_batch(
     model: Policy, tokenizer: PreTrainedTokenizerBase, texts: list[str], sampling: Sampling
 ) -> list[list[int]]:
-    encoded = tokenizer(texts, return_tensors="pt", padding=True, padding_side="left", add_special_tokens=False)
+    return continue_ids(model, tokenizer, tokenizer(texts, add_special_tokens=False)["input_ids"], sampling)
+
+
+def continue_ids(
+    model: Policy, tokenizer: PreTrainedTokenizerBase, prompts: Sequence[Sequence[int]], sampling: Sampling
+) -> list[list[int]]:
+    """New tokens behind each prompt, whatever stands behind an end token among them; all in one batch."""
+    encoded = tokenizer.pad(
+        {"input_ids": [list(prompt) for prompt in prompts]}, return_tensors="pt", padding=True, padding_side="left"
+    )
     inputs = {key: encoded[key].to(model.device) for key in ("input_ids", "attention_mask")}
     config = GenerationConfig(
         max_new_tokens=sampling.max_new_tokens,
@@ -110,8 +120,8 @@ def _generate_batch(
         bos_token_id=tokenizer.bos_token_id,
     )
     output = model.generate(**inputs, generation_config=config)
-    rows: list[list[int]] = output[:, inputs["input_ids"].shape[1] :].tolist()
-    return rows
+    new: list[list[int]] = output[:, inputs["input_ids"].shape[1] :].tolist()
+    return new
 
 
 def end_token_ids(model: Policy, tokenizer: PreTrainedTokenizerBase) -> list[int]:
@@ -121,8 +131,13 @@ def end_token_ids(model: Policy, tokenizer: PreTrainedTokenizerBase) -> list[int
     return sorted({*(index for index in ids if index is not None), tokenizer.eos_token_id})
 
 
+def until_end(row: list[int], end_ids: set[int]) -> list[int]:
+    """A row of tokens up to its first end token, which belongs to it."""
+    end = next((position for position, token in enumerate(row) if token in end_ids), len(row))
+    return row[: end + 1]
+
+
 def _to_completion(tokenizer: PreTrainedTokenizerBase, row: list[int], end_ids: set[int]) -> Completion:
-    end = next((position for position, token in enumerate(row) if token in end_ids), None)
-    tokens = row if end is None else row[: end + 1]
+    tokens = until_end(row, end_ids)
     text = str(tokenizer.decode(tokens, skip_special_tokens=True))
-    return Completion(text=text, length=len(tokens), truncated=end is None, tokens=tuple(tokens))
+    return Completion(text=text, length=len(tokens), truncated=tokens[-1] not in end_ids, tokens=tuple(tokens))

@@ -13,8 +13,9 @@ from rlspec.display import Display
 from rlspec.rlvr.data import read_problems
 from rlspec.rlvr.evaluator import ProblemEvaluator, build_protocol, format_metrics
 from rlspec.rlvr.generation import Policy
-from rlspec.rlvr.models import build_model, load_tokenizer
-from rlspec.rlvr.session import ProblemSets, evaluation_sets, load_policy, prompt_style
+from rlspec.rlvr.models import build_model
+from rlspec.rlvr.session import ProblemSets, evaluation_sets, load_policy, policy_tokenizer, prompt_style
+from rlspec.rlvr.tools.toolbox import build_toolbox
 from rlspec.runtime.devices import choose_device
 from rlspec.runtime.quiet import quiet_libraries
 
@@ -27,15 +28,17 @@ def measure(recipe: Recipe, *, folder: str, out: Path) -> int:
     display.line(f"loading {folder}")
     device = choose_device(recipe.device)
     adapters = (Path(folder) / "adapter_config.json").is_file()
-    tokenizer = load_tokenizer(recipe.model.path if adapters else folder, revision=recipe.model.revision)
+    toolbox = build_toolbox(recipe)
+    tokenizer = policy_tokenizer(recipe.model, toolbox, None if adapters else folder)
     policy = load_trained(recipe.model, folder, tokenizer, adapters=adapters).to(device)
     settings = recipe.evaluation
     held_out = [] if settings.data else read_problems(recipe.data)[1]
     problems = ProblemSets([], evaluation_sets(settings.data, settings.problems, recipe.data, held_out))
     protocol = build_protocol(settings, recipe.trainer, device)
     with closing(problems.verifiers(recipe)) as verifiers:
-        style = prompt_style(recipe.model)
-        evaluator = ProblemEvaluator(problems.measured, style, protocol, verifiers.main, out)
+        style = prompt_style(recipe.model, toolbox)
+        main, *others = verifiers.members
+        evaluator = ProblemEvaluator(problems.measured, style, protocol, main, out, others)
         results = evaluator(policy, tokenizer, "evaluate")
     for name, metrics in results.items():
         for line in format_metrics(name, metrics, verifiers.main):

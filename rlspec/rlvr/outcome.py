@@ -2,8 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+from rlspec.config.paths import resolve_path
 from rlspec.config.schema import Recipe
+from rlspec.hub import is_local
+from rlspec.rlvr.data import is_single_file
 from rlspec.run_directory import RunDirectory
+from rlspec.runtime.card import CardRow, Origin, Proportion
 from rlspec.runtime.outcome import Ending, RunOutcome
 
 
@@ -29,4 +36,44 @@ def describe_ending(outcome: RunOutcome, recipe: Recipe, directory: RunDirectory
         lines=lines,
         evaluations="answers",
         further=further,
+        origin=_origin(recipe),
+        measured=list(_measured(outcome)),
     )
+
+
+def _origin(recipe: Recipe) -> Origin:
+    model, path = recipe.model, recipe.data.path
+    start = model.path or (str(resolve_path(model.init)) if model.init else None)
+    loader = "AutoModelForCausalLM" if model.lora is None else "AutoPeftModelForCausalLM"
+    library = "transformers" if model.lora is None else "peft"
+    tokens = "from transformers import AutoTokenizer\n"
+    return Origin(
+        library=library,
+        task="text-generation",
+        base=start,
+        revision=model.revision,
+        data=f"`{recipe.data.name}`",
+        datasets=[path] if path is not None and not is_local(path) and not is_single_file(path) else [],
+        load=f"from {library} import {loader}\n{tokens}\n"
+        f"model = {loader}.from_pretrained(FOLDER)\ntokenizer = AutoTokenizer.from_pretrained(FOLDER)",
+    )
+
+
+def _measured(outcome: RunOutcome) -> Iterator[CardRow]:
+    before, after = outcome.before or {}, outcome.after or {}
+    for name in dict.fromkeys([*before, *after]):
+        then, now = _rates(before.get(name)), _rates(after.get(name))
+        for what in dict.fromkeys([*then, *now]):
+            yield CardRow(what, name, then.get(what), now.get(what))
+
+
+def _rates(metrics: Mapping[str, Any] | None) -> dict[str, Proportion]:
+    """Of one evaluation's metrics, as JSON."""
+    if metrics is None:
+        return {}
+    rates = {
+        "greedy pass@1": Proportion(metrics["pass_at_1"], *metrics["ci95"]),
+        "sampled pass@1": Proportion(metrics["sampled_pass_at_1"], *metrics["sampled_ci95"]),
+    }
+    several = {k: value for k, value in metrics["pass_at_k"].items() if k != "1"}
+    return rates | {f"pass@{k}": Proportion(value, *metrics["pass_at_k_ci95"][k]) for k, value in several.items()}

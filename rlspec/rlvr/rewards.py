@@ -46,9 +46,12 @@ class VerifierReward:
             UserError: More than 5% of the judgements timed out in three batches in a row.
         """
         tokens = completion_ids or [()] * len(completions)
+        environments = surroundings.get("environments") or [None] * len(completions)
         attempts = [
-            Attempt(self.problems[which], _last_words(completion), ids, prompt, _messages(completion))
-            for which, completion, ids, prompt in zip(id, completions, tokens, prompts, strict=True)
+            Attempt(self.problems[which], last_words(completion), ids, prompt, _messages(completion), environment)
+            for which, completion, ids, prompt, environment in zip(
+                id, completions, tokens, prompts, environments, strict=True
+            )
         ]
         trl = {name: surroundings[name] for name in _FROM_TRL if name in surroundings}  # and not the data's columns
         judgements = self.verifier.judge(attempts, surroundings=trl)
@@ -74,7 +77,7 @@ def _messages(completion: str | Sequence[Mapping[str, Any]]) -> Sequence[Mapping
     return () if isinstance(completion, str) else completion
 
 
-def _last_words(completion: str | Sequence[Mapping[str, Any]]) -> str:
+def last_words(completion: str | Sequence[Mapping[str, Any]]) -> str:
     """What the model wrote last; nothing where a tool had the last word."""
     if isinstance(completion, str):
         return completion

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from datasets import Dataset
+from pyarrow import ArrowInvalid, ArrowTypeError
 from torch import nn
 from transformers import PretrainedConfig, PreTrainedTokenizerBase
 from transformers.trainer_callback import PrinterCallback
@@ -23,6 +24,7 @@ from rlspec.diagnostics.alignment import live_probes
 from rlspec.diagnostics.norm_test import NormTest
 from rlspec.diagnostics.probes import PROBES, Probe
 from rlspec.errors import ConfigError, DataError
+from rlspec.hub import one_line
 from rlspec.optim import SpectralOptimizer, build_optimizer, symmetry_map
 from rlspec.rlvr.arguments import (
     build_arguments,
@@ -34,15 +36,17 @@ from rlspec.rlvr.arguments import (
     uses_bf16,
 )
 from rlspec.rlvr.batching import BatchPlan, plan_batches
-from rlspec.rlvr.data import Problem, prompt_rows, read_problems
-from rlspec.rlvr.evaluation import PromptStyle
+from rlspec.rlvr.data import Problem, read_for_training, read_problems
 from rlspec.rlvr.evaluator import HeldOutEvaluations, ProblemEvaluator, build_protocol
 from rlspec.rlvr.generation import Policy
 from rlspec.rlvr.growth import BatchGrowth
 from rlspec.rlvr.memory import LanguageModelMemory, estimate_memory
 from rlspec.rlvr.models import apply_lora, build_config, build_model, load_tokenizer
 from rlspec.rlvr.preflight import keep_checked
+from rlspec.rlvr.prompts import PromptStyle
 from rlspec.rlvr.rewards import VerifierReward
+from rlspec.rlvr.tokenizer import build_byte_tokenizer
+from rlspec.rlvr.tools.toolbox import Toolbox, build_toolbox, teach_calls
 from rlspec.rlvr.trainers import RlspecTrainerMixin, SpectralGMPOTrainer, SpectralGRPOTrainer
 from rlspec.rlvr.verifiers.build import Circumstances, build_verifiers
 from rlspec.rlvr.verifiers.verifier import Verifiers
@@ -55,9 +59,19 @@ from rlspec.runtime.starting import Run
 _PROMPT_TOKENS = 256  # stands for a prompt's length in the memory estimate
 
 
-def prompt_style(model: Model) -> PromptStyle:
+def prompt_style(model: Model, toolbox: Toolbox | None = None) -> PromptStyle:
     """What the recipe puts around a problem."""
-    return PromptStyle(model.system_prompt, model.instruction, model.enable_thinking)
+    return PromptStyle(model.system_prompt, model.instruction, model.enable_thinking, toolbox or Toolbox())
+
+
+def policy_tokenizer(model: Model, toolbox: Toolbox, folder: str | None = None) -> PreTrainedTokenizerBase:
+    """The tokenizer of the recipe's model, or of a folder that holds one, able to read calls where there are tools."""
+    source = folder or model.path
+    if not toolbox:
+        return load_tokenizer(source, revision=model.revision)
+    tokenizer = build_byte_tokenizer(calls=True) if source is None else load_tokenizer(source, revision=model.revision)
+    teach_calls(tokenizer, source or model.name)
+    return tokenizer
 
 
 def evaluation_sets(
@@ -93,9 +107,7 @@ def read_all_problems(data: Data, evaluation: Evaluation) -> ProblemSets:
     Raises:
         DataError: There is nothing to train on.
     """
-    train, held_out = read_problems(data)
-    if not train:
-        raise DataError(f"data={data.name} is for evaluation only: it has no training part")
+    train, held_out = read_for_training(data)
     measures = evaluation.before or evaluation.after or evaluation.every
     sets = evaluation_sets(evaluation.data, evaluation.problems, data, held_out) if measures else {}
     return ProblemSets(train, sets)
@@ -207,6 +219,12 @@ class TrainerParts:
     verifiers: Verifiers
     probes: Sequence[Probe] = PROBES
     growth: BatchGrowth | None = None
+    toolbox: Toolbox = Toolbox()
+
+    @property
+    def style(self) -> PromptStyle:
+        """What stands around a problem."""
+        return prompt_style(self.recipe.model, self.toolbox)
 
     @cached_property
     def rewards(self) -> list[VerifierReward]:
@@ -230,13 +248,14 @@ def build_parts(recipe: Recipe, run: Run, plan: BatchPlan, problems: ProblemSets
     Raises:
         UserError: Something does not fit together, in one line.
     """
-    tokenizer = load_tokenizer(recipe.model.path, revision=recipe.model.revision)
+    toolbox = build_toolbox(recipe)
+    tokenizer = policy_tokenizer(recipe.model, toolbox)
     config = model_config(recipe.model, tokenizer)
     train = keep_checked(
         problems.train,
         run,
         verifiers=verifiers,
-        prompt_length=partial(prompt_style(recipe.model).length, tokenizer=tokenizer),
+        prompt_length=partial(prompt_style(recipe.model, toolbox).length, tokenizer=tokenizer),
         longest=config.max_position_embeddings - completion_length(recipe.trainer, recipe.evaluation),
         limit=recipe.data.limit,
     )
@@ -262,7 +281,7 @@ def build_parts(recipe: Recipe, run: Run, plan: BatchPlan, problems: ProblemSets
         probes.append(test)
     if growth is not None:
         probes.append(growth)
-    return TrainerParts(recipe, run, plan, device, steps, policy, tokenizer, train, verifiers, probes, growth)
+    return TrainerParts(recipe, run, plan, device, steps, policy, tokenizer, train, verifiers, probes, growth, toolbox)
 
 
 def _growth(recipe: Recipe, run: Run, plan: BatchPlan, test: NormTest) -> BatchGrowth:
@@ -279,10 +298,11 @@ def build_evaluations(parts: TrainerParts, measured: Mapping[str, list[Problem]]
     """The evaluations of a run, on `measured` problems by data set."""
     recipe, settings = parts.recipe, parts.recipe.evaluation
     protocol = build_protocol(settings, recipe.trainer, parts.device)
+    main, *others = parts.verifiers.members
     folder = parts.run.directory.evaluations
     return HeldOutEvaluations(
         settings=settings,
-        evaluator=ProblemEvaluator(measured, prompt_style(recipe.model), protocol, parts.verifiers.main, folder),
+        evaluator=ProblemEvaluator(measured, parts.style, protocol, main, folder, others),
         policy=parts.policy,
         tokenizer=parts.tokenizer,
         run=parts.run,
@@ -317,17 +337,18 @@ def _arguments(parts: TrainerParts) -> dict[str, Any]:
 def _build_grpo(parts: TrainerParts) -> RlspecTrainerMixin:
     from trl import GRPOConfig
 
-    style = prompt_style(parts.recipe.model)
+    style = parts.style
     arguments = {**_arguments(parts), **grpo_arguments(parts.recipe.rollout, parts.plan, style)}
     if len(parts.verifiers.members) > 1:
         arguments["reward_weights"] = list(parts.verifiers.weights)
-    rows = prompt_rows(parts.problems, system_prompt=style.system_prompt, instruction=style.instruction)
     trainer_class = SpectralGMPOTrainer if parts.recipe.algorithm == "gmpo" else SpectralGRPOTrainer
     trainer = trainer_class(
         model=parts.policy,
         reward_funcs=list(parts.rewards),
         args=build_arguments(GRPOConfig, arguments),
-        train_dataset=Dataset.from_list(rows),
+        train_dataset=_prompt_table(parts),
+        tools=list(parts.toolbox.tools) or None,
+        environment_factory=parts.toolbox.environment_factory,
         **_shared(parts),
     )
     if parts.growth is not None:
@@ -336,21 +357,27 @@ def _build_grpo(parts: TrainerParts) -> RlspecTrainerMixin:
     return trainer
 
 
+def _prompt_table(parts: TrainerParts) -> Dataset:
+    try:
+        return Dataset.from_list([parts.style.row(problem) for problem in parts.problems])
+    except (ArrowInvalid, ArrowTypeError) as error:
+        reason = f"an environment is told whole rows, and a column holds several types: {one_line(error)}"
+        raise DataError(f"data={parts.recipe.data.name}: {reason}") from error
+
+
 def _build_sft(parts: TrainerParts) -> RlspecTrainerMixin:
     from trl import SFTConfig
 
     from rlspec.rlvr.sft import SpectralSFTTrainer, sft_dataset
 
-    recipe, style = parts.recipe, prompt_style(parts.recipe.model)
+    recipe = parts.recipe
     table = sft_dataset(
         parts.problems,
         parts.tokenizer,
         examples=parts.steps * parts.plan.completions_per_step,
         seed=recipe.seed,
         corruption=recipe.corruption,
-        system_prompt=style.system_prompt,
-        instruction=style.instruction,
-        chat_template_kwargs=style.template_kwargs,
+        style=parts.style,
         box_answers=recipe.box_answers,
     )
     arguments = {**_arguments(parts), **sft_arguments(parts.plan)}

@@ -20,8 +20,12 @@ from trl import SFTTrainer
 from rlspec.config.schema import Corruption
 from rlspec.errors import ConfigError, DataError
 from rlspec.rlvr.arithmetic import PATTERN, corrupt
-from rlspec.rlvr.data import Problem, format_prompt
+from rlspec.rlvr.conversation import result_ids
+from rlspec.rlvr.data import Problem
+from rlspec.rlvr.prompts import PromptStyle
 from rlspec.rlvr.sampler import epoch_permutation
+from rlspec.rlvr.tokenizer import call_text
+from rlspec.rlvr.tools.calculator import calculator
 from rlspec.rlvr.trainers import RlspecTrainerMixin
 
 IGNORED = -100  # label of tokens without a loss
@@ -45,9 +49,7 @@ def sft_dataset(
     examples: int,
     seed: int,
     corruption: Corruption | None = None,
-    system_prompt: str | None = None,
-    instruction: str | None = None,
-    chat_template_kwargs: dict[str, Any] | None = None,
+    style: PromptStyle | None = None,
     box_answers: bool = False,
 ) -> Dataset:
     """A table of `examples` tokenized examples with the columns ``input_ids`` and ``labels``.
@@ -61,28 +63,21 @@ def sft_dataset(
         examples: number of rows: steps times examples per step.
         seed: of order and mistakes.
         corruption: probabilities of mistakes, for generated arithmetic; None: the solutions as they are.
-        system_prompt: system message of every prompt.
-        instruction: appended to every problem.
-        chat_template_kwargs: such as ``enable_thinking``.
+        style: what stands around a problem; None: nothing.
         box_answers: whether a solution that boxes nothing ends in the gold's box.
     """
     _check_solutions(problems, corruption)
+    style = style or PromptStyle()
     prompts: dict[str, list[int]] = {}
     rows: dict[str, list[list[int]]] = {"input_ids": [], "labels": []}
     for index, problem in enumerate(_in_order(problems, examples, seed)):
         if problem.id not in prompts:
-            messages = format_prompt(problem, system_prompt=system_prompt, instruction=instruction)
-            text = tokenizer.apply_chat_template(
-                messages, tokenize=False, add_generation_prompt=True, **(chat_template_kwargs or {})
-            )
-            prompts[problem.id] = tokenizer(text, add_special_tokens=False)["input_ids"]
-        prompt = prompts[problem.id]
-        solution = solution_at(problem, index, seed, corruption)
-        if box_answers:
-            solution = end_in_box(solution, problem.answer)
-        completion = [*tokenizer(solution, add_special_tokens=False)["input_ids"], tokenizer.eos_token_id]
-        rows["input_ids"].append(prompt + completion)
-        rows["labels"].append([IGNORED] * len(prompt) + completion)
+            prompts[problem.id] = tokenizer(style.text(problem, tokenizer), add_special_tokens=False)["input_ids"]
+        rows["input_ids"].append(list(prompts[problem.id]))
+        rows["labels"].append([IGNORED] * len(prompts[problem.id]))
+        for tokens, imitated in _turns(problem, index, seed, corruption, tokenizer, box_answers):
+            rows["input_ids"][-1] += tokens
+            rows["labels"][-1] += tokens if imitated else [IGNORED] * len(tokens)
     return Dataset.from_dict(rows)
 
 
@@ -111,8 +106,33 @@ def _in_order(problems: Sequence[Problem], examples: int, seed: int) -> Iterator
     return (problems[index] for index in islice(chain.from_iterable(orders), examples))
 
 
+def _turns(
+    problem: Problem,
+    index: int,
+    seed: int,
+    corruption: Corruption | None,
+    tokenizer: PreTrainedTokenizerBase,
+    box_answers: bool,
+) -> Iterator[tuple[list[int], bool]]:
+    """Tokens of what example `index` imitates, and of what a tool says in between, which it does not."""
+
+    def turn(text: str) -> list[int]:
+        return [*tokenizer(text, add_special_tokens=False)["input_ids"], tokenizer.eos_token_id]
+
+    if corruption is None or random.Random(f"{seed}:{index}:call").random() >= corruption.call:
+        solution = solution_at(problem, index, seed, corruption)
+        yield turn(end_in_box(solution, problem.answer) if box_answers else solution), True
+        return
+    expression = problem.problem.removesuffix("=?")
+    result = calculator(expression)
+    yield turn(call_text("calculator", expression=expression)), True
+    yield result_ids(tokenizer, "calculator", result), False
+    yield turn(rf"\boxed{{{result}}}"), True
+
+
 def solution_at(problem: Problem, index: int, seed: int, corruption: Corruption | None) -> str:
-    """The solution that example `index` imitates: a function of its arguments alone."""
+    """The solution that example `index` imitates where nothing is called: a function of its arguments alone."""
     if corruption is None:
         return problem.solution or ""
-    return corrupt(problem.problem, **corruption.model_dump(), rng=random.Random(f"{seed}:{index}"))
+    mistakes = corruption.model_dump(exclude={"call"})
+    return corrupt(problem.problem, **mistakes, rng=random.Random(f"{seed}:{index}"))

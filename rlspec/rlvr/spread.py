@@ -26,6 +26,9 @@ _CAUSES = {
 }
 
 
+_MOSTLY_CUT = 0.9  # no other reason matters where so many answers have no end
+
+
 class SpreadGuard(TrainerCallback):
     """Ends a run in which nothing can be learnt: in no group of so many steps did rewards differ.
 
@@ -39,6 +42,7 @@ class SpreadGuard(TrainerCallback):
         self.without = 0
         self.seen = False  # any spread at all
         self.solved = False
+        self.cut = 0.0  # share of the last answers that ended at the limit
 
     def on_log(self, args: Any, state: TrainerState, control: TrainerControl, logs: Any = None, **_: Any) -> None:
         """Count the steps that brought new rollouts.
@@ -49,6 +53,7 @@ class SpreadGuard(TrainerCallback):
         share = (logs or {}).get("frac_reward_zero_std")
         if share is None:
             return
+        self.cut = (logs or {}).get("completions/clipped_ratio", 0.0)
         self.seen = self.seen or share < 1
         self.without = 0 if share < 1 else self.without + 1
         if self.without < self.limit:
@@ -75,6 +80,8 @@ class SpreadGuard(TrainerCallback):
     def cause(self) -> str:
         """By the reasons of the last steps."""
         reward = self.rewards[0]
+        if self.cut > _MOSTLY_CUT:
+            return f"{self.cut:.0%} of the answers are cut off at their limit; raise trainer.max_completion_length"
         counts = sum(list(reward.recent)[-self.limit :], Counter[str]())
         reason, count = counts.most_common(1)[0] if counts else ("nothing judged", 0)
         share = f"{count / max(1, counts.total()):.0%} of the answers are {reason}"

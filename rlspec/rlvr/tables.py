@@ -160,9 +160,10 @@ def _read_folder(folder: Path, subset: str | None, split: str) -> list[Row]:
 
 
 def _read_snapshot(folder: Path, subset: str | None, split: str, source: str) -> list[Row]:
-    from datasets import DatasetDict, load_dataset
+    from datasets import DatasetDict, disable_progress_bars, load_dataset
     from datasets.exceptions import DatasetsError
 
+    disable_progress_bars()
     try:
         parts = load_dataset(str(folder), subset)
     except (DatasetsError, ValueError, OSError) as error:

@@ -203,12 +203,34 @@ class SpectralGRPOTrainer(RlspecTrainerMixin, GRPOTrainer):
     args: Any
     model: Any
     num_generations: int
+    reward_funcs: list[Any]
+    reward_func_names: list[str]
+    reward_processing_classes: list[Any]
+    reward_weights: Tensor
     shuffle_dataset: bool
     train_dataset: Any
 
     def __init__(self, *args: Any, model: Any, **kwargs: Any) -> None:
         with _reference_copied_from(model):
             super().__init__(*args, model=model, **kwargs)
+        self._keep_rewards(len(kwargs["reward_funcs"]) if isinstance(kwargs["reward_funcs"], list) else 1)
+
+    def _keep_rewards(self, count: int) -> None:
+        """TRL adds an environment's `get_reward` on its own; the recipe's `reward=environment` asks it already."""
+        for several in (self.reward_funcs, self.reward_func_names, self.reward_processing_classes):
+            del several[count:]
+        self.reward_weights = self.reward_weights[:count]
+
+    def _calculate_rewards(self, *args: Any, **kwargs: Any) -> Tensor:
+        """Leave an answer out of its group that some reward could judge of others of the group and not of it.
+
+        TRL adds up what is left, as if that reward were 0. Where a reward judges nothing of a group it does not apply.
+        """
+        rewards: Tensor = super()._calculate_rewards(*args, **kwargs)
+        groups = rewards.view(-1, self.num_generations, rewards.shape[-1])
+        missing = groups.isnan()
+        left_out = (missing & ~missing.all(1, keepdim=True)).any(-1, keepdim=True)
+        return groups.masked_fill(left_out, float("nan")).view_as(rewards)
 
     origin = (0, 0)  # optimizer step from which on the batch has its size, and the prompts drawn before
 
@@ -286,6 +308,8 @@ class SpectralGMPOTrainer(SpectralGRPOTrainer):
         mask = inputs["completion_mask"]
         input_ids = torch.cat([inputs["prompt_ids"], inputs["completion_ids"]], dim=1)
         attention_mask = torch.cat([inputs["prompt_mask"], mask], dim=1)
+        if "tool_mask" in inputs:  # what tools said is read, and has no loss
+            mask = mask * inputs["tool_mask"]
         logps, entropies, _ = self._get_per_token_logps_and_entropies(
             model, input_ids, attention_mask, inputs["completion_ids"].size(1), compute_entropy=True
         )

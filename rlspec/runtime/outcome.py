@@ -11,6 +11,7 @@ from typing import Any, Literal
 from rlspec.checkpoint import list_checkpoints, read_manifest, write_json_atomically
 from rlspec.diagnostics.curves import plot_curves
 from rlspec.run_directory import SUMMARY, RunDirectory
+from rlspec.runtime.card import CardRow, Origin
 from rlspec.runtime.provenance import described_folder
 from rlspec.runtime.starting import Run
 from rlspec.versions import library_versions
@@ -39,6 +40,8 @@ class Ending:
     lines: Sequence[str]  # what it reached, for the terminal
     evaluations: str  # what the folder of evaluations holds
     further: str  # override that lets the finished run go on
+    origin: Origin  # for the model card,
+    measured: Sequence[CardRow] = ()  # and what it says of the weights
 
 
 def earlier_seconds(run: RunDirectory) -> float:

@@ -10,6 +10,7 @@ from typing import Any
 import yaml
 from accelerate import PartialState
 from accelerate.utils import broadcast_object_list
+from pydantic import BaseModel
 
 from rlspec.checkpoint import set_later_aside, write_text_atomically
 from rlspec.config.load import dump_recipe
@@ -83,8 +84,10 @@ def _resume_point(
     if point is None:
         return None
     stored = yaml.safe_load((point.checkpoint / RECIPE).read_text(encoding="utf-8"))
-    if isinstance(recipe, Recipe):
-        stored.setdefault("reward", Recipe.model_fields["reward"].default.model_dump())  # written before there was any
+    for key, field_info in type(recipe).model_fields.items():  # what the stored recipe was written before
+        if key not in stored and not field_info.is_required():
+            default = field_info.default
+            stored[key] = default.model_dump(mode="json") if isinstance(default, BaseModel) else default
     _check_match(point, stored, recipe.model_dump(mode="json"))
     if (schedule := stretched(stored)) is not None:
         display.warn(

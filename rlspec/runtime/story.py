@@ -20,7 +20,9 @@ from rlspec.config.schema import Report
 from rlspec.display import Display
 from rlspec.errors import INTERRUPTED, ConfigError, UserError
 from rlspec.run_directory import RunDirectory
+from rlspec.runtime.card import write_cards
 from rlspec.runtime.outcome import Ending, RunOutcome, Scores, Status, earlier_seconds, show_outcome, write_outcome
+from rlspec.runtime.push import check_push, push
 from rlspec.runtime.quiet import quiet_libraries
 from rlspec.runtime.starting import AnyRecipe, Run, start_run
 
@@ -75,15 +77,27 @@ def tell(kind: RunKind) -> int:
     display = Display(recipe.report.display, quiet=not process.is_main_process)
     display.relay_messages_of("rlspec")
     _check_report(recipe.report)
+    check_push(recipe.push)
     kind.introduce(display)
     run = start_run(recipe, display, process, stretched=kind.stretched)
     with run.interrupt.installed(), _explained(run.directory, kind.out_of_memory):
         outcome = _carry_out(kind, run)
         if process.is_main_process:
-            ending = kind.ending(outcome, run.directory)
-            write_outcome(outcome, ending, run)
-            show_outcome(outcome, ending, run)
+            _conclude(kind.ending(outcome, run.directory), outcome, run)
     return INTERRUPTED if outcome.status == "interrupted" else 0
+
+
+def _conclude(ending: Ending, outcome: RunOutcome, run: Run) -> None:
+    """Write and show what came out, and last of all, when nothing can be lost any more, upload it."""
+    write_outcome(outcome, ending, run)
+    newest = write_cards(run, ending.origin, ending.measured, status=outcome.status, steps=outcome.steps)
+    show_outcome(outcome, ending, run)
+    if run.recipe.push is None:
+        return
+    if newest is None or outcome.status != "finished":
+        run.display.warn(f"push={run.recipe.push}: nothing was uploaded, because the run {outcome.status}")
+        return
+    push(newest, run.recipe.push, run.display)
 
 
 def _carry_out(kind: RunKind, run: Run) -> RunOutcome:

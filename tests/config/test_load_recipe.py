@@ -189,6 +189,7 @@ def test_every_reward_is_chosen_by_its_name_and_survives_the_round_trip(reward: 
         "regex": [r"reward.options.pattern=\\d+=(?P<answer>x), {2}"],  # as it stands, without quotes
         "length": ["reward.options.limit=100"],
         "judge": ["reward.options.url=http://localhost:1/v1", "reward.options.model=m"],
+        "environment": [f"environment={Path(__file__)}:Path"],
     }
     recipe = load_recipe(["recipe=grpo_math", f"reward={reward}", *needed.get(reward, [])])
     assert [each.name for each in recipe.rewards] == [reward]

@@ -44,6 +44,8 @@ def test_a_debug_recipe_trains_two_steps_resumes_and_trains_two_more(recipe: str
     assert list((path / "tensorboard").rglob("events.out.tfevents*"))
     last = path / "checkpoints" / "checkpoint-4"
     assert (last / "symmetry.json").read_text() == (path / "symmetry.json").read_text()
+    card = (last / "README.md").read_text()
+    assert f"recipe `{recipe}`" in card and "| arithmetic | sampled pass@1 |" in card
     assert {"checkpoint-2", "checkpoint-4"} <= {folder.name for folder in (path / "checkpoints").iterdir()}
     assert load_recipe([f"recipe={path / 'recipe.yaml'}"]).recipe == recipe
 
@@ -207,6 +209,45 @@ def test_the_shipped_warm_start_is_measured_alike_inside_a_run_and_outside(tmp_p
     assert {key: outside[key] for key in before} == before
 
 
+LOSSES = {
+    "GRPO": ["loss_type=grpo"],
+    "Dr. GRPO": ["loss_type=dr_grpo", "scale_rewards=none"],
+    "BNPO": ["loss_type=bnpo"],
+    "LUSPO": ["loss_type=luspo", "importance_sampling_level=sequence"],
+    "VESPO": ["loss_type=vespo", "vespo_k_pos=2.0"],
+    "GSPO": ["loss_type=grpo", "importance_sampling_level=sequence"],
+    "SAPO": ["loss_type=sapo", "sapo_temperature_neg=1.05"],
+    "CISPO": ["loss_type=cispo", "epsilon_high=5.0"],
+    "two-sided clip": ["delta=4.0"],
+    "rewards scaled over the batch": ["scale_rewards=batch"],
+    "off-policy mask": ["off_policy_mask_threshold=0.5"],
+    "entropy mask": ["top_entropy_quantile=0.5"],
+    "entropy bonus": ["entropy_coef=0.01"],
+    "adaptive entropy": ["entropy_coef=0.01", "use_adaptive_entropy=true", "entropy_target=0.2"],
+    "overlong filtering": ["mask_truncated_completions=true"],
+    "KL with bias correction": ["beta=0.01", "use_bias_correction_kl=true"],
+    "KL to a moving reference": ["beta=0.01", "sync_ref_model=true", "ref_model_sync_steps=1"],
+    "rollouts used twice": ["num_iterations=2"],
+}
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("what", LOSSES)
+def test_every_loss_and_correction_of_trl_is_reached_by_its_key_and_trains(what: str, tmp_path: Path) -> None:
+    knobs = [f"trainer.{knob}" for knob in LOSSES[what]]
+    path = run(
+        "recipe=debug_grpo", "trainer.max_steps=2", "batch.updates_per_generation=2", *QUIET, *knobs, folder=tmp_path
+    )
+    rows = [json.loads(line) for line in (path / "metrics.jsonl").read_text().splitlines()]
+    losses = [row for row in rows if "loss" in row]
+    assert len(losses) == 2 and all(row["loss"] is not None and row["grad_norm"] is not None for row in losses)
+    # Random answers always end at the limit: all are overlong, and what is left out teaches nothing.
+    assert (losses[0]["grad_norm"] > 0) == (what != "overlong filtering")
+    assert yaml.safe_load((path / "recipe.yaml").read_text())["trainer"].keys() >= {
+        knob.partition("=")[0] for knob in LOSSES[what]
+    }
+
+
 @pytest.mark.slow
 def test_a_hub_snapshot_with_qwen3_0_6bs_architecture_trains_under_its_profile(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
@@ -313,3 +354,22 @@ def test_evaluating_what_is_no_checkpoint_is_one_line(tmp_path: Path, capsys: py
     for target in (tmp_path / "nothing", tmp_path):
         assert evaluate.main([f"checkpoint={target}"]) == 2
         assert "\n" not in capsys.readouterr().err.strip()
+
+
+def test_a_data_set_of_the_hub_that_is_not_there_or_has_other_columns_is_said_before_libraries_are_loaded(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(train, "_runner", lambda **_: pytest.fail("libraries were loaded"))
+    (tmp_path / "train.jsonl").write_text('{"question": "1+1=?", "answer": "2"}\n' * 2)
+
+    def fetch(repo: str, **_: object) -> Path:
+        if repo == "me/gone":
+            raise ConnectionError("cannot fetch dataset me/gone: the hub has no such public repository")
+        return tmp_path
+
+    monkeypatch.setattr("rlspec.hub.fetch_snapshot", fetch)
+    for name, message in (("me/gone", "no such public repository"), ("me/there", "no column 'problem'")):
+        arguments = ["recipe=debug_grpo", f"data={name}", "data.split=train", "data.test_split=null"]
+        assert train.main([*arguments, f"output_dir={tmp_path / 'runs'}"]) == 2
+        said = capsys.readouterr()
+        assert message in said.err and said.err.count("\n") == 1 and "loading" not in said.out

@@ -64,6 +64,14 @@ GROWING = [
     "batch.micro_batch=4",
     "batch.norm_test_eta=0.3",
 ]
+CALLING = [
+    "model=tiny",
+    "model.init=checkpoints/tiny-calculator",
+    "batch.prompts_per_step=2",
+    "batch.samples_per_prompt=4",
+    "evaluation.every=null",
+    "checkpoints.every=null",
+]
 CASES = {
     "in epoch 0": (["recipe=grpo_math"], 2, 4),
     "inside a block of rollouts": (["recipe=grpo_math", "batch.updates_per_generation=4"], 2, 5),
@@ -72,6 +80,7 @@ CASES = {
     "in a block across an epoch's end, GMPO, AdamW": (["recipe=gmpo_math", "optim=adamw", "data.limit=6"], 3, 6),
     "with several micro batches per step, Muon": (["recipe=grpo_math", "optim=muon", "batch.micro_batch=4"], 2, 4),
     "with LoRA": (["recipe=grpo_math", "model.lora.r=4"], 2, 4),
+    "with calls of a tool": (["recipe=grpo_calculator", *CALLING], 1, 2),
     # Noise is looked at over five steps and the batch doubles at a block's end: after steps 6 and 12.
     "before and after the batch doubles": (["recipe=grpo_math", *GROWING], 8, 13),
     "where the batch doubles": (["recipe=grpo_math", *GROWING], 6, 8),

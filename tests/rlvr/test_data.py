@@ -20,7 +20,6 @@ from rlspec.rlvr.data import (
     format_prompt,
     is_single_file,
     load_problems,
-    prompt_rows,
 )
 from rlspec.rlvr.grading import grade_answer
 
@@ -304,13 +303,7 @@ def test_an_unreachable_hub_is_one_line_at_once(monkeypatch: pytest.MonkeyPatch,
 def test_prompt_has_system_and_instruction_only_where_asked_for() -> None:
     problem = Problem("1+1=?", "2", None, 1, content_id("1+1=?"))
     assert format_prompt(problem) == [{"role": "user", "content": "1+1=?"}]
-    assert prompt_rows([problem], system_prompt="Be brief.", instruction="Box it.") == [
-        {
-            "prompt": [
-                {"role": "system", "content": "Be brief."},
-                {"role": "user", "content": "1+1=?\nBox it."},
-            ],
-            "answer": "2",
-            "id": problem.id,
-        }
+    assert format_prompt(problem, system_prompt="Be brief.", instruction="Box it.") == [
+        {"role": "system", "content": "Be brief."},
+        {"role": "user", "content": "1+1=?\nBox it."},
     ]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -13,13 +14,13 @@ from rlspec.rlvr.data import Problem
 from rlspec.rlvr.evaluation import (
     GradedAnswer,
     ProblemAnswers,
-    PromptStyle,
     summarize,
     write_outcomes,
 )
 from rlspec.rlvr.evaluator import format_metrics
 from rlspec.rlvr.generation import Completion, Sampling, generate
 from rlspec.rlvr.grading.verdict import Verdict
+from rlspec.rlvr.prompts import PromptStyle
 from rlspec.rlvr.tokenizer import build_byte_tokenizer
 from rlspec.rlvr.verifiers.answers import BoxJudgement, MathVerifier, majority_correct
 
@@ -73,6 +74,21 @@ def test_answers_that_the_grader_could_not_judge_are_counted_and_left_out() -> N
 )
 def test_the_majority_decides_and_ties_share_the_credit(answers: list, credit: float) -> None:
     assert majority_correct([answer(*each).judgement for each in answers], len(answers)) == credit
+
+
+def test_every_reward_is_measured_beside_the_first_which_decides_what_is_right(tmp_path: Path) -> None:
+    def scored(text: str, correct: bool, **scores: float | None) -> GradedAnswer:
+        return replace(answer(text, correct), scores={"math": float(correct), **scores})
+
+    samples = [scored("2", True, format=0.5, length=-1.0), scored("3", False, format=None, length=0.0)]
+    each = ProblemAnswers(outcome(("2", True)).problem, samples[0], samples)
+    metrics = summarize([each, each], [1], MATH)
+    assert metrics.rewards == {"math": 0.5, "format": 0.5, "length": -0.5}  # what could not be judged is no 0
+    assert metrics.sampled_pass_at_1 == 0.5 and metrics.to_json()["rewards"]["format"] == 0.5
+    assert "mean rewards: math 0.500, format 0.500, length -0.500" in " ".join(format_metrics("x", metrics, MATH))
+    assert summarize([outcome(("2", True))], [1], MATH).rewards == {}
+    write_outcomes(tmp_path / "file.jsonl", [each])
+    assert json.loads((tmp_path / "file.jsonl").read_text().splitlines()[2])["scores"]["format"] is None
 
 
 def test_every_completion_is_written_with_verdict_and_reason(tmp_path: Path) -> None:

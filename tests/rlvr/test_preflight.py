@@ -13,9 +13,9 @@ import pytest
 from rlspec.config.schema import Columns
 from rlspec.errors import DataError
 from rlspec.rlvr.data import Problem, content_id, load_problems
-from rlspec.rlvr.evaluation import PromptStyle
 from rlspec.rlvr.grading import GraderPool
 from rlspec.rlvr.preflight import check_problems
+from rlspec.rlvr.prompts import PromptStyle
 from rlspec.rlvr.tokenizer import build_byte_tokenizer
 from rlspec.rlvr.verifiers.answers import MathVerifier
 from rlspec.rlvr.verifiers.verifier import Verifiers

@@ -19,6 +19,7 @@ from rlspec.optim import build_optimizer
 from rlspec.rlvr.arithmetic import Mistakes, answer, worked_solution
 from rlspec.rlvr.data import Problem, content_id, extract_gold, load_problems
 from rlspec.rlvr.models import build_model
+from rlspec.rlvr.prompts import PromptStyle
 from rlspec.rlvr.sft import IGNORED, SpectralSFTTrainer, end_in_box, sft_dataset
 from rlspec.rlvr.tokenizer import build_byte_tokenizer
 
@@ -55,7 +56,7 @@ def texts(row: dict[str, list[int]]) -> tuple[str, str]:
 
 
 def test_only_the_solution_and_the_end_of_turn_have_a_loss(problems: list[Problem]) -> None:
-    for row in table(problems, corruption=None, instruction="Box it."):
+    for row in table(problems, corruption=None, style=PromptStyle(instruction="Box it.")):
         prompt, completion = texts(row)
         problem = prompt.removeprefix("<|im_start|>user\n").partition("\n")[0]
         assert prompt == f"<|im_start|>user\n{problem}\nBox it.<|im_end|>\n<|im_start|>assistant\n"

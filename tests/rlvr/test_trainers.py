@@ -114,6 +114,31 @@ def test_gmpo_is_the_geometric_mean(tmp_path: Path) -> None:
     assert loss_of(gmpo, block()).item() == pytest.approx(plain_gmpo(gmpo.model, block()), rel=1e-5)
 
 
+BY_THE_MODEL = torch.tensor([[1, 0, 0, 1], [1, 1, 1, 1], [0, 1, 1, 1], [1, 1, 1, 1]])  # and not by a tool
+
+
+@pytest.mark.parametrize(
+    ("kind", "plain", "knobs"),
+    [
+        (SpectralGRPOTrainer, plain_grpo, {"loss_type": "dapo", "epsilon": EPSILON, "epsilon_high": EPSILON_HIGH}),
+        (SpectralGMPOTrainer, plain_gmpo, {"epsilon": 0.4, "epsilon_high": 0.4}),
+    ],
+)
+def test_what_a_tool_said_is_read_and_has_no_part_in_the_loss(
+    kind: type, plain: Any, knobs: dict[str, Any], tmp_path: Path
+) -> None:
+    instance, inputs = trainer(kind, tmp_path, **knobs), block()
+    counted = inputs["completion_mask"] * BY_THE_MODEL
+    inputs |= {"tool_mask": BY_THE_MODEL, "num_items_in_batch": counted.sum()}
+    loss = loss_of(instance, inputs)
+    # The plain loop reads every token and counts those that the model wrote.
+    assert loss.item() == pytest.approx(plain(instance.model, {**block(), "completion_mask": counted}), rel=1e-5)
+    (entropy,) = instance._metrics["train"]["entropy"]
+    instance._metrics["train"]["entropy"].clear()
+    loss_of(instance, {**inputs, "tool_mask": torch.ones_like(BY_THE_MODEL)})
+    assert instance._metrics["train"]["entropy"][0] != entropy
+
+
 def test_gmpo_equals_trls_in_loss_and_gradient_where_trl_is_right(tmp_path: Path) -> None:
     """One engine, beta 0: TRL's own GMPO leaves out the correction for a separate engine, and nothing else."""
     ours = trainer(SpectralGMPOTrainer, tmp_path, epsilon=0.3, epsilon_high=0.5)

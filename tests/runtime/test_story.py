@@ -18,6 +18,7 @@ from rlspec.config.schema import Recipe
 from rlspec.display import Display
 from rlspec.errors import ConfigError, UserError
 from rlspec.run_directory import RECIPE, RunDirectory
+from rlspec.runtime.card import Origin
 from rlspec.runtime.outcome import Ending, RunOutcome, keep_best
 from rlspec.runtime.starting import Run
 from rlspec.runtime.story import tell
@@ -64,7 +65,8 @@ class Kind:
             self.calls.append("close")
 
     def ending(self, outcome: RunOutcome, directory: RunDirectory) -> Ending:
-        return Ending("nothing", {"data": "made up"}, ["nothing was learnt"], "answers", f"steps={2 * outcome.steps}")
+        words = ("nothing", {"data": "made up"}, ["nothing was learnt"], "answers", f"steps={2 * outcome.steps}")
+        return Ending(*words, origin=Origin("transformers", "text-generation", None, None, "nothing"))
 
 
 def recipe(folder: Path, *overrides: str) -> Recipe:

@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
-from rlspec.config.rewards import is_function, reward_options
+from rlspec.config.functions import is_function
+from rlspec.config.rewards import reward_options
 from rlspec.config.schema import Grader, Reward
 from rlspec.rlvr.data import Problem
 from rlspec.rlvr.grading import GraderPool, only_plain
+from rlspec.rlvr.user_code import load_callable
 from rlspec.rlvr.verifiers.answers import MathVerifier
 from rlspec.rlvr.verifiers.choice import ChoiceVerifier
+from rlspec.rlvr.verifiers.environment import EnvironmentVerifier
 from rlspec.rlvr.verifiers.length import LengthVerifier
 from rlspec.rlvr.verifiers.patterns import FormatVerifier, RegexVerifier
 from rlspec.rlvr.verifiers.verifier import Verifier, Verifiers
@@ -31,12 +35,15 @@ def build_verifiers(rewards: Sequence[Reward], circumstances: Circumstances) -> 
     Raises:
         ConfigError: One cannot be used here, in one line.
     """
-    members = []
+    members: list[Verifier] = []
     for reward in rewards:
         build = _function if is_function(reward.name) else _BUILDERS[reward.name]
         verifier = build(reward, circumstances)
         if reward.pass_at is not None:
             verifier.passes = reward.pass_at
+        same = sum(re.fullmatch(rf"{re.escape(verifier.name)}(_\d+)?", other.name) is not None for other in members)
+        if same:  # functions of one name from two files: metrics bear the name
+            verifier.name = f"{verifier.name}_{same + 1}"
         members.append(verifier)
     return Verifiers(members, [reward.weight for reward in rewards])
 
@@ -79,9 +86,13 @@ def _judge(reward: Reward, circumstances: Circumstances) -> Verifier:
 
 
 def _function(reward: Reward, circumstances: Circumstances) -> Verifier:
-    from rlspec.rlvr.verifiers.functions import FunctionVerifier, load_function
+    from rlspec.rlvr.verifiers.functions import FunctionVerifier
 
-    return FunctionVerifier(load_function(reward.name), reward_options(reward))
+    return FunctionVerifier(load_callable(reward.name, "reward.name"), reward_options(reward))
+
+
+def _environment(reward: Reward, circumstances: Circumstances) -> Verifier:
+    return EnvironmentVerifier()
 
 
 _BUILDERS: dict[str, Callable[[Reward, Circumstances], Verifier]] = {
@@ -93,4 +104,5 @@ _BUILDERS: dict[str, Callable[[Reward, Circumstances], Verifier]] = {
     "length": _length,
     "python": _python,
     "judge": _judge,
+    "environment": _environment,
 }

@@ -25,6 +25,7 @@ class Attempt:
         tokens: ids of the completion.
         prompt: the messages that asked.
         completion: all messages of the completion; those of tools are among them.
+        environment: in which it was given, where the recipe has one.
     """
 
     problem: Problem
@@ -32,6 +33,7 @@ class Attempt:
     tokens: Sequence[int] = ()
     prompt: Sequence[Message] = ()
     completion: Sequence[Message] = ()
+    environment: Any = None
 
     @property
     def messages(self) -> Sequence[Message]:

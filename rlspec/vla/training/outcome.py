@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import Any
 
 from rlspec.checkpoint import list_checkpoints, read_manifest
 from rlspec.config.vla_schema import VlaRecipe
 from rlspec.run_directory import RunDirectory
+from rlspec.runtime.card import CardRow, Origin, Proportion
 from rlspec.runtime.outcome import Ending, RunOutcome
 from rlspec.vla.training.evaluations import SCORE
 
@@ -35,7 +37,38 @@ def describe_ending(outcome: RunOutcome, recipe: VlaRecipe, directory: RunDirect
         lines=lines,
         evaluations="episodes",
         further=f"training.steps={2 * outcome.steps}",
+        origin=_origin(recipe),
+        measured=list(_measured(outcome, recipe)),
     )
+
+
+def _origin(recipe: VlaRecipe) -> Origin:
+    data = recipe.dataset
+    return Origin(
+        library="lerobot",
+        task="robotics",
+        base=recipe.policy.path,
+        revision=None,
+        data=f"`{data.name}`" + (f" in `{recipe.env.name}`" if recipe.env else ""),
+        datasets=[data.repo_id] if data.repo_id is not None else [],
+        load=f"import rlspec.vla.policies  # which knows {recipe.policy.type}\n"
+        "from lerobot.policies.factory import get_policy_class\n\n"
+        f'policy = get_policy_class("{recipe.policy.type}").from_pretrained(FOLDER)',
+    )
+
+
+def _measured(outcome: RunOutcome, recipe: VlaRecipe) -> Iterator[CardRow]:
+    before, after = _rates(outcome.before), _rates(outcome.after)
+    for task in dict.fromkeys([*before, *after]):
+        where = recipe.env.name if recipe.env else ""
+        yield CardRow(f"success, {task}", where, before.get(task), after.get(task))
+
+
+def _rates(result: dict[str, Any] | None) -> dict[str, Proportion]:
+    if result is None:
+        return {}
+    each = {**result["tasks"], "all tasks": result["total"]} if len(result["tasks"]) > 1 else result["tasks"]
+    return {task: Proportion(rate[SCORE], *rate["ci95"]) for task, rate in each.items()}
 
 
 def _success(result: dict[str, Any]) -> str:

@@ -49,6 +49,10 @@ def test_a_run_leaves_what_every_run_leaves(finished: tuple[Path, FakeEvaluator]
     symmetry = json.loads((run / "symmetry.json").read_text())
     assert json.loads((checkpoint(run, 6) / "symmetry.json").read_text()) == symmetry
     assert load_vla_recipe([f"recipe={run / 'recipe.yaml'}"]).training.steps == 6
+    card = (checkpoint(run, 6) / "README.md").read_text()
+    assert "library_name: lerobot" in card and "recipe `vla_franka`" in card
+    assert "| 0.0% [" in card and "| 40.0% [" in card and "There is no base model" in card
+    assert "best weights of the run" in (run / "checkpoints" / "best" / "README.md").read_text()
 
 
 def test_metrics_hold_loss_rate_gates_and_telemetry(finished: tuple[Path, FakeEvaluator]) -> None:

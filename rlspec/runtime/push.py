@@ -1,0 +1,49 @@
+"""Upload of a finished run's weights to the Hugging Face hub: only where `push=OWNER/NAME` asks for it."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from rlspec.display import Display
+from rlspec.errors import ConfigError, UserError
+from rlspec.hub import token_of_the_hub, upload_folder
+
+# What only a resume needs. training_args.bin is a pickle, and the manifest lists files that stay here.
+LEFT_OUT = (
+    "manifest.json",
+    "optimizer.*",
+    "scheduler.pt",
+    "rng_state*",
+    "scaler.pt",
+    "trainer_state.json",
+    "training_args.bin",
+    "training_state*",
+    "rollouts_*.pt",
+)
+
+
+def check_push(repo: str | None) -> None:
+    """Ask for what an upload needs before anything is trained.
+
+    Raises:
+        ConfigError: There is no token.
+    """
+    if repo is not None and token_of_the_hub() is None:
+        raise ConfigError(f"push={repo}: no token of the hub; set HF_TOKEN, run `hf auth login`, or leave push out")
+
+
+def push(folder: Path, repo: str, display: Display) -> None:
+    """Upload weights, tokenizer or processor, recipe and card.
+
+    Raises:
+        UserError: The hub refuses or cannot be reached; the run's own files are all there.
+    """
+    try:
+        place = upload_folder(folder, repo, leave_out=LEFT_OUT)
+    except ConnectionError as error:
+        left_out = " ".join(f"'{pattern}'" for pattern in LEFT_OUT)
+        raise UserError(
+            f"push={repo}: not uploaded: {error}; the run is whole in {folder}; "
+            f"try again with: hf upload {repo} {folder} . --exclude {left_out}"
+        ) from error
+    display.line(f"uploaded  {place} (private where it was made now; its settings change that)")
