@@ -5,7 +5,7 @@ from __future__ import annotations
 import importlib.util
 import re
 from collections.abc import Iterator
-from typing import Protocol
+from typing import Literal, Protocol
 
 from rlspec.config.adapters import check_lora, moves_the_base
 from rlspec.config.gguf_header import gguf_fault, is_gguf
@@ -25,6 +25,7 @@ class HasOptim(Protocol):
 
     optim: Optim
     push: str | None
+    sharding: Literal["ddp", "fsdp2"]
 
 
 def broken_rules(recipe: Recipe) -> list[str]:
@@ -273,9 +274,23 @@ def upload(recipe: HasOptim) -> Lines:
 
 
 def devices(recipe: Recipe) -> Lines:
-    """Only a GPU can serve vLLM."""
-    if recipe.rollout.engine == "vllm" and recipe.device == "cpu":
+    """Only a GPU can serve vLLM, which reads the model by itself."""
+    if recipe.rollout.engine != "vllm":
+        return
+    if recipe.device == "cpu":
         yield "rollout.engine=vllm: needs a GPU; use rollout.engine=transformers with device=cpu"
+    elif recipe.model.path is None and recipe.trainer.get("vllm_mode", "colocate") == "colocate":
+        yield (
+            "rollout.engine=vllm: a colocated engine reads the model from a folder or the hub, and this one is built "
+            "here; set model.path, or trainer.vllm_mode=server with a server that has the same model"
+        )
+
+
+_CUTTING = frozenset(
+    {"allowed_token_ids", "bad_words", "frequency_penalty", "logit_bias", "min_p", "min_tokens", "presence_penalty"}
+    | {"repetition_penalty", "structured_outputs", "temperature", "top_k", "top_p"}
+)
+"""What makes vLLM draw tokens from another distribution than the model's at the recipe's temperature."""
 
 
 def importance_ratio(recipe: Recipe) -> Lines:
@@ -290,6 +305,16 @@ def importance_ratio(recipe: Recipe) -> Lines:
                 f"trainer.{knob}={show(given)}: with rollout.engine=vllm completions come from a cut distribution and "
                 f"the loss has the whole one, which biases the ratio; set {value:g}"
             )
+    for knob in sorted(_CUTTING & set(recipe.trainer.get("generation_kwargs") or {})):
+        yield (
+            f"trainer.generation_kwargs.{knob}: with rollout.engine=vllm completions come from a distribution that it "
+            "changes, and the loss has the model's own, which biases the ratio; leave it out"
+        )
+    if recipe.trainer.get("vllm_structured_outputs_regex"):
+        yield (
+            "trainer.vllm_structured_outputs_regex: completions come from a cut distribution and the loss has the "
+            "whole one, which biases the ratio; leave it out"
+        )
     if recipe.trainer.get("vllm_importance_sampling_correction") is False:
         yield (
             "trainer.vllm_importance_sampling_correction=false: vLLM's probabilities differ from those that are "
@@ -302,6 +327,10 @@ def whole_gradients(recipe: Recipe) -> Lines:
     for key in ("norm_test", "grow"):
         if recipe.sharding == "fsdp2" and getattr(recipe.batch, key):
             yield f"batch.{key}=true: needs whole gradients on every process; set sharding=ddp, or batch.{key}=false"
+
+
+def whole_matrices(recipe: HasOptim) -> Lines:
+    """Penalties are functions of a matrix, of which FSDP2 leaves a part."""
     if recipe.sharding == "fsdp2" and recipe.optim.penalties:
         yield "optim.penalties: need whole matrices on every process; set sharding=ddp, or leave them out"
 
@@ -312,6 +341,7 @@ RULES = (
     trainer_knobs,
     importance_ratio,
     whole_gradients,
+    whole_matrices,
     installed,
     factor_rules,
     model_source,

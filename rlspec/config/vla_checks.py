@@ -7,7 +7,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from rlspec.config.adapters import check_lora
-from rlspec.config.checks import optimizer, rule_names, upload
+from rlspec.config.checks import optimizer, rule_names, upload, whole_matrices
 from rlspec.config.lerobot_sources import (
     policy_fields,
     policy_types,
@@ -250,17 +250,16 @@ def _check_field(key: str, name: str, value: Any, fields: Mapping[str, Knob]) ->
         yield f"{key}={show(value)}: must be {fields[name].allowed}"
 
 
-def whole_weights(recipe: VlaRecipe) -> Lines:
-    """Policies with action experts call parts of their layers, past what `fully_shard` hooks into."""
-    if recipe.sharding == "fsdp2":
-        yield (
-            "sharding=fsdp2: not for robots' policies, whose forward pass calls the projections of two models' layers "
-            "by turns, past the layers that FSDP2 gathers; use sharding=ddp, with launch=torchrun launch.processes=N"
-        )
+def processes(recipe: VlaRecipe) -> Lines:
+    """What several processes cannot share."""
+    if recipe.algorithm == "grpo" and (recipe.launch.processes > 1 or recipe.sharding == "fsdp2"):
+        key = "launch.processes" if recipe.launch.processes > 1 else "sharding"
+        yield f"{key}: grpo trains in one process, whose grpo.workers run the episodes; leave launch and sharding out"
 
 
 RULES = (
-    whole_weights,
+    processes,
+    whole_matrices,
     missing_values,
     names,
     policy_options,

@@ -16,6 +16,7 @@ from torch import Tensor, nn
 
 from rlspec.diagnostics.probes import PROBES, Probe, Reading
 from rlspec.optim import SpectralOptimizer
+from rlspec.optim.sharding.shards import full, replicated_like
 
 log = logging.getLogger(__name__)
 
@@ -170,5 +171,5 @@ def _iterate(layer: _Layer) -> None:
     """One power iteration of `W^T W`; the vector goes on from where it was."""
     with torch.no_grad():
         weight = layer.weight.float()
-        image = weight.T @ (weight @ layer.vector)
+        image = full(weight.T @ (weight @ replicated_like(weight, layer.vector)))
         layer.vector = image / image.norm().clamp(min=1e-30)

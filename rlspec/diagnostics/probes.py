@@ -14,6 +14,7 @@ from torch import nn
 
 from rlspec.optim import SpectralOptimizer
 from rlspec.optim.mixin import metric_names
+from rlspec.optim.sharding.shards import full
 
 GATE = "gating_factor"
 _KINDS = ("attention", "mlp", "lora", "vision:", "connector:", "language:", "action:")  # of roles, or of modality:role
@@ -52,7 +53,9 @@ def _mean_over_roles(telemetry: Mapping[str, Mapping[str, float]], kind: str, na
 def gates(model: nn.Module, optimizer: SpectralOptimizer) -> Reading:
     """How far the gates of a gated action head are open, as the mean of tanh, in [-1, 1]."""
     found = {name: value.detach() for name, value in model.named_parameters() if name.endswith(GATE)}
-    return Reading({f"gate/{name.removesuffix('.' + GATE)}": float(gate.tanh().mean()) for name, gate in found.items()})
+    return Reading(
+        {f"gate/{name.removesuffix('.' + GATE)}": float(full(gate).tanh().mean()) for name, gate in found.items()}
+    )
 
 
 PROBES: tuple[Probe, ...] = (gates, updates)

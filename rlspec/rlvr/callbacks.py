@@ -36,7 +36,7 @@ class MetricsCallback(TrainerCallback):
             return
         row = {"step": state.global_step, **logs}
         self.run.append_metrics(row)
-        panel = "  ".join(filter(None, [reward_panel(logs), self.trainer.panel]))
+        panel = "  ".join(filter(None, [reward_panel(logs), engine_panel(logs), self.trainer.panel]))
         self.display.step(row, state.max_steps, panel)
 
 
@@ -46,6 +46,12 @@ def reward_panel(logs: Mapping[str, Any]) -> str:
     if len(names) < 2:
         return ""
     return "  ".join(f"{name} {logs[f'rewards/{name}/mean']:.2f}±{logs[f'rewards/{name}/std']:.2f}" for name in names)
+
+
+def engine_panel(logs: Mapping[str, Any]) -> str:
+    """How far the log-probabilities of a separate engine are from those that are trained, in the mean over tokens."""
+    gap = logs.get("sampling/sampling_logp_difference/mean")
+    return "" if gap is None else f"vllm log-prob gap {gap:.2g}"
 
 
 class EvaluationCallback(TrainerCallback):

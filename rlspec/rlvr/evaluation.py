@@ -15,7 +15,7 @@ from transformers import PreTrainedTokenizerBase
 from rlspec.intervals import Interval, mean_interval, pass_at_k, wilson_interval
 from rlspec.rlvr.conversation import converse
 from rlspec.rlvr.data import Problem
-from rlspec.rlvr.generation import Completion, Policy, Sampling, generate
+from rlspec.rlvr.generation import Completion, Policy, Sampler, Sampling, generate
 from rlspec.rlvr.prompts import PromptStyle
 from rlspec.rlvr.verifiers.verifier import Attempt, Judgement, Summary, Verifier
 
@@ -98,6 +98,7 @@ def evaluate_policy(
     protocol: SamplingProtocol,
     verifier: Verifier,
     others: Sequence[Verifier] = (),
+    sampler: Sampler = generate,
 ) -> list[ProblemAnswers]:
     """Answer every problem once greedily and `protocol.samples` times at random, and judge the answers.
 
@@ -107,7 +108,7 @@ def evaluate_policy(
     random_sampling = replace(
         greedy_sampling, temperature=protocol.temperature, top_p=protocol.top_p, top_k=protocol.top_k
     )
-    ask = partial(_ask, model, tokenizer, style, protocol)
+    ask = partial(_ask, sampler, model, tokenizer, style, protocol)
     repeated = [problem for problem in problems for _ in range(protocol.samples)]
     attempts, completions = [], []
     for asked, sampling in ((problems, greedy_sampling), (repeated, random_sampling)):
@@ -127,6 +128,7 @@ def evaluate_policy(
 
 
 def _ask(
+    sampler: Sampler,
     model: Policy,
     tokenizer: PreTrainedTokenizerBase,
     style: PromptStyle,
@@ -139,7 +141,7 @@ def _ask(
     if style.toolbox:
         return converse(model, tokenizer, problems, style, sampling, batch_size=size, seed=seed)
     texts = [style.text(problem, tokenizer) for problem in problems]
-    completions = generate(model, tokenizer, texts, sampling, batch_size=size, seed=seed)
+    completions = sampler(model, tokenizer, texts, sampling, batch_size=size, seed=seed)
     return [
         (completion, Attempt(problem, completion.text, completion.tokens, style.messages(problem)))
         for problem, completion in zip(problems, completions, strict=True)

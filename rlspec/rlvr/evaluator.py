@@ -24,7 +24,7 @@ from rlspec.rlvr.evaluation import (
     summarize,
     write_outcomes,
 )
-from rlspec.rlvr.generation import Policy
+from rlspec.rlvr.generation import Policy, Sampler, generate
 from rlspec.rlvr.prompts import PromptStyle
 from rlspec.rlvr.verifiers.verifier import Verifier
 from rlspec.runtime.outcome import Scores, keep_best
@@ -57,6 +57,7 @@ class ProblemEvaluator:
     verifier: Verifier  # which says what is right
     folder: Path
     others: Sequence[Verifier] = ()  # whose scores are measured beside
+    sampler: Sampler = generate
 
     def __call__(self, model: Policy, tokenizer: PreTrainedTokenizerBase, label: str) -> dict[str, AccuracyMetrics]:
         """Metrics by data set; `<label>-<data set>.jsonl` holds the completions, the `.json` beside it the metrics.
@@ -76,6 +77,7 @@ class ProblemEvaluator:
                 protocol=self.protocol,
                 verifier=self.verifier,
                 others=self.others,
+                sampler=self.sampler,
             )
             if state.num_processes > 1:
                 outcomes = gather_object(outcomes)

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any
 
 import torch
 from transformers import GenerationConfig, PreTrainedTokenizerBase
+
+Sampler = Callable[..., list["Completion"]]
+"""Takes what `generate` takes."""
 
 Policy = Any
 """A causal language model of transformers, or a PEFT model around one, which forwards to it what it has not itself."""
@@ -71,7 +74,7 @@ def generate(
     """
     ends = set(end_token_ids(model, tokenizer))
     found = generate_tokens(model, tokenizer, prompts, sampling, batch_size=batch_size, seed=seed)
-    completions = {index: _to_completion(tokenizer, row, ends) for index, row in found}
+    completions = {index: to_completion(tokenizer, row, ends) for index, row in found}
     return [completions[index] for index in range(len(prompts))]
 
 
@@ -137,7 +140,8 @@ def until_end(row: list[int], end_ids: set[int]) -> list[int]:
     return row[: end + 1]
 
 
-def _to_completion(tokenizer: PreTrainedTokenizerBase, row: list[int], end_ids: set[int]) -> Completion:
+def to_completion(tokenizer: PreTrainedTokenizerBase, row: list[int], end_ids: set[int]) -> Completion:
+    """New tokens up to the first that ends an answer."""
     tokens = until_end(row, end_ids)
     text = str(tokenizer.decode(tokens, skip_special_tokens=True))
     return Completion(text=text, length=len(tokens), truncated=tokens[-1] not in end_ids, tokens=tuple(tokens))

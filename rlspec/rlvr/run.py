@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from contextlib import closing, contextmanager
+from functools import cached_property
 from typing import Any
 
 from accelerate import PartialState
@@ -13,7 +14,8 @@ from rlspec.config.schema import Recipe
 from rlspec.display import Display
 from rlspec.rlvr.arguments import stretched_schedule
 from rlspec.rlvr.callbacks import CollapseGuard, EvaluationCallback, InterruptCallback, MetricsCallback
-from rlspec.rlvr.evaluator import HeldOutEvaluations
+from rlspec.rlvr.data import Problem
+from rlspec.rlvr.generation import Sampler, generate
 from rlspec.rlvr.models import snapshot
 from rlspec.rlvr.outcome import describe_ending
 from rlspec.rlvr.preflight import check_same_problems
@@ -30,7 +32,7 @@ from rlspec.rlvr.session import (
 from rlspec.rlvr.spread import SpreadGuard
 from rlspec.rlvr.trainers import RlspecTrainerMixin, SpectralGRPOTrainer
 from rlspec.run_directory import RunDirectory
-from rlspec.runtime.devices import choose_device
+from rlspec.runtime.devices import WAIT, choose_device
 from rlspec.runtime.outcome import Ending, RunOutcome, Scores, Status
 from rlspec.runtime.provenance import show_symmetry
 from rlspec.runtime.starting import Run
@@ -55,7 +57,7 @@ class LanguageModelRun:
 
     def __init__(self, recipe: Recipe) -> None:
         self.recipe = recipe
-        self.process = PartialState(cpu=choose_device(recipe.device) == "cpu")
+        self.process = PartialState(cpu=choose_device(recipe.device) == "cpu", timeout=WAIT)
         self.plan = batch_plan(recipe.batch, self.process.num_processes, supervised=recipe.algorithm == "sft")
 
     def introduce(self, display: Display) -> None:
@@ -85,7 +87,7 @@ class LanguageModelRun:
         check_same_problems(self.problems.train, run)
         with closing(self.problems.verifiers(self.recipe)) as verifiers:
             parts = build_parts(self.recipe, run, self.plan, self.problems, verifiers)
-            yield LanguageModelSession(parts, build_evaluations(parts, self.problems.measured))
+            yield LanguageModelSession(parts, self.problems.measured)
 
     def ending(self, outcome: RunOutcome, directory: RunDirectory) -> Ending:
         """What it says of its outcome."""
@@ -95,9 +97,21 @@ class LanguageModelRun:
 class LanguageModelSession:
     """A trainer of TRL's between two evaluations."""
 
-    def __init__(self, parts: TrainerParts, evaluations: HeldOutEvaluations) -> None:
+    def __init__(self, parts: TrainerParts, measured: Mapping[str, list[Problem]]) -> None:
         self.parts = parts
-        self.evaluations = evaluations
+        self.evaluations = build_evaluations(parts, measured, self._sampler())
+
+    @cached_property
+    def trainer(self) -> RlspecTrainerMixin:
+        """Built when it is asked for: with vLLM before anything is measured, which its engine does."""
+        return build_trainer(self.parts)
+
+    def _sampler(self) -> Sampler:
+        if self.parts.recipe.rollout.engine != "vllm":
+            return generate
+        from rlspec.rlvr.vllm import sampler_of
+
+        return sampler_of(lambda: self.trainer)
 
     def before(self) -> Scores | None:
         """Measure the policy that the run starts from."""
@@ -106,7 +120,7 @@ class LanguageModelSession:
     def train(self) -> tuple[int, Status]:
         """Train, and say whether it collapsed."""
         parts, run = self.parts, self.parts.run
-        trainer = build_trainer(parts)
+        trainer = self.trainer
         trainer.create_optimizer()  # not in its own time, which is train(): the map is shown before anything is trained
         show_symmetry(trainer.spectral_optimizer, run)
         trainer.add_callback(MetricsCallback(trainer, run.directory, run.display))

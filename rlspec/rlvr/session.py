@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass, replace
 from functools import cached_property, partial
 from itertools import chain
@@ -38,7 +39,7 @@ from rlspec.rlvr.arguments import (
 from rlspec.rlvr.batching import BatchPlan, plan_batches
 from rlspec.rlvr.data import Problem, read_for_training, read_problems
 from rlspec.rlvr.evaluator import HeldOutEvaluations, ProblemEvaluator, build_protocol
-from rlspec.rlvr.generation import Policy
+from rlspec.rlvr.generation import Policy, Sampler, generate
 from rlspec.rlvr.growth import BatchGrowth
 from rlspec.rlvr.memory import LanguageModelMemory, estimate_memory
 from rlspec.rlvr.models import apply_lora, build_config, build_model, load_tokenizer
@@ -294,7 +295,9 @@ def _growth(recipe: Recipe, run: Run, plan: BatchPlan, test: NormTest) -> BatchG
     return growth
 
 
-def build_evaluations(parts: TrainerParts, measured: Mapping[str, list[Problem]]) -> HeldOutEvaluations:
+def build_evaluations(
+    parts: TrainerParts, measured: Mapping[str, list[Problem]], sampler: Sampler = generate
+) -> HeldOutEvaluations:
     """The evaluations of a run, on `measured` problems by data set."""
     recipe, settings = parts.recipe, parts.recipe.evaluation
     protocol = build_protocol(settings, recipe.trainer, parts.device)
@@ -302,7 +305,7 @@ def build_evaluations(parts: TrainerParts, measured: Mapping[str, list[Problem]]
     folder = parts.run.directory.evaluations
     return HeldOutEvaluations(
         settings=settings,
-        evaluator=ProblemEvaluator(measured, parts.style, protocol, main, folder, others),
+        evaluator=ProblemEvaluator(measured, parts.style, protocol, main, folder, others, sampler),
         policy=parts.policy,
         tokenizer=parts.tokenizer,
         run=parts.run,
@@ -337,20 +340,26 @@ def _arguments(parts: TrainerParts) -> dict[str, Any]:
 def _build_grpo(parts: TrainerParts) -> RlspecTrainerMixin:
     from trl import GRPOConfig
 
+    from rlspec.rlvr.vllm import check_engine, explained
+
     style = parts.style
     arguments = {**_arguments(parts), **grpo_arguments(parts.recipe.rollout, parts.plan, style)}
     if len(parts.verifiers.members) > 1:
         arguments["reward_weights"] = list(parts.verifiers.weights)
     trainer_class = SpectralGMPOTrainer if parts.recipe.algorithm == "gmpo" else SpectralGRPOTrainer
-    trainer = trainer_class(
-        model=parts.policy,
-        reward_funcs=list(parts.rewards),
-        args=build_arguments(GRPOConfig, arguments),
-        train_dataset=_prompt_table(parts),
-        tools=list(parts.toolbox.tools) or None,
-        environment_factory=parts.toolbox.environment_factory,
-        **_shared(parts),
-    )
+    args = build_arguments(GRPOConfig, arguments)
+    with explained(args) if args.use_vllm else nullcontext():
+        trainer = trainer_class(
+            model=parts.policy,
+            reward_funcs=list(parts.rewards),
+            args=args,
+            train_dataset=_prompt_table(parts),
+            tools=list(parts.toolbox.tools) or None,
+            environment_factory=parts.toolbox.environment_factory,
+            **_shared(parts),
+        )
+        if args.use_vllm:
+            check_engine(trainer)
     if parts.growth is not None:
         trainer.change_batch(parts.growth.plan.trl_arguments(), parts.growth.origin)
         trainer.add_callback(parts.growth)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import copy
 import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from functools import cache, partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -23,11 +23,13 @@ from rlspec.diagnostics.probes import PROBES, Probe, read_probes
 from rlspec.errors import CheckpointError
 from rlspec.optim import SpectralOptimizer
 from rlspec.optim.mixin import SpectralTrainerMixin
+from rlspec.optim.sharding.shards import full
 from rlspec.optim.sharding.state import whole_state
 from rlspec.policy_gradient import approx_kl
 from rlspec.rlvr.losses import gmpo_loss
 from rlspec.rlvr.sampler import PromptSampler
-from rlspec.runtime.sharding import norm_of_all, plain_weights, shard_model, unsharded
+from rlspec.rlvr.vllm import explained
+from rlspec.runtime.sharding import giving, plain_weights, shard_model, unsharded
 
 OptimizerFactory = Callable[[nn.Module], SpectralOptimizer]
 CheckpointExtras = Callable[[Path], dict[str, Any]]
@@ -105,7 +107,7 @@ class RlspecTrainerMixin(SpectralTrainerMixin, _Trainer):
         return super()._prepare_for_training(*args, **kwargs)
 
     def _clip_grad_norm(self, model: nn.Module) -> Tensor:
-        return norm_of_all(super()._clip_grad_norm(model))
+        return full(super()._clip_grad_norm(model))
 
     def _save_checkpoint(self, model: nn.Module, trial: Any) -> None:
         """Let the trainer write into a staged folder, add what it forgets, and put the whole in place at once."""
@@ -117,8 +119,8 @@ class RlspecTrainerMixin(SpectralTrainerMixin, _Trainer):
 
     def _save_optimizer_and_scheduler(self, output_dir: str) -> None:
         """The state as one process has it, so that any number of processes can go on from it."""
-        optimizer, state = self.spectral_optimizer, whole_state(self.spectral_optimizer)
-        with _giving(optimizer, state):
+        optimizer = self.spectral_optimizer
+        with giving(optimizer, whole_state(optimizer, kept=self.accelerator.is_main_process)):
             super()._save_optimizer_and_scheduler(output_dir)
 
     def _save_whole(self, model: nn.Module, trial: Any) -> None:
@@ -157,16 +159,6 @@ class RlspecTrainerMixin(SpectralTrainerMixin, _Trainer):
 
     def _write_extras(self, folder: Path) -> None:
         """State that a subclass needs for an exact resume; called on every process."""
-
-
-@contextmanager
-def _giving(optimizer: SpectralOptimizer, state: dict[str, Any]) -> Iterator[None]:
-    """An optimizer whose `state_dict` is this one while the body runs."""
-    optimizer.state_dict = lambda: state  # type: ignore[method-assign]
-    try:
-        yield
-    finally:
-        del optimizer.state_dict
 
 
 @cache
@@ -245,6 +237,10 @@ class SpectralGRPOTrainer(RlspecTrainerMixin, GRPOTrainer):
         """Sample with whole weights: where they are cut, processes whose answers end earlier would be waited for."""
         with unsharded(self.model):
             return super()._generate_and_score_completions(*args, **kwargs)
+
+    def _generate_single_turn(self, *args: Any, **kwargs: Any) -> Any:
+        with explained(self.args) if self.use_vllm else nullcontext():
+            return super()._generate_single_turn(*args, **kwargs)
 
     def _get_train_sampler(self, dataset: Any = None) -> Sampler[int]:
         args = self.args

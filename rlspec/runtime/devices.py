@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 import os
+from datetime import timedelta
 
 import torch
 
 from rlspec.errors import ConfigError
 
 GIB = 2**30
+WAIT = timedelta(hours=24)
+"""How long processes wait for the main one, which may measure or collect data for hours: torch's ten minutes (NCCL) or
+thirty (gloo) would end the run. A dead one ends it at once all the same: its launcher stops the others."""
 
 
 def choose_device(name: str) -> str:

@@ -10,7 +10,8 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -28,6 +29,19 @@ def is_launched() -> bool:
     return LAUNCHED in os.environ or "LOCAL_RANK" in os.environ
 
 
+def check_processes(settings: Launch, running: int) -> None:
+    """Refuse a run whose launcher made another number of processes than was asked for, which no number would show.
+
+    Raises:
+        ConfigError: naming both.
+    """
+    if LAUNCHED in os.environ and running != settings.processes:
+        raise ConfigError(
+            f"launch.processes={settings.processes}: launch={settings.by} made {running}; use launch=torchrun, or "
+            "start the processes by hand with launch=here"
+        )
+
+
 def launch(settings: Launch, module: str, arguments: Sequence[str]) -> int:
     """Run `python -m module arguments` in several processes; returns the exit code.
 
@@ -35,9 +49,22 @@ def launch(settings: Launch, module: str, arguments: Sequence[str]) -> int:
         UserError: A process ended before the others, with its rank and reason.
         ConfigError: The launcher is not installed.
     """
+    with _environment_of_ranks(settings):
+        by = {"torchrun": _torchrun, "accelerate": _accelerate, "slurm": _slurm}
+        return by[settings.by](settings, module, arguments)
+
+
+@contextmanager
+def _environment_of_ranks(settings: Launch) -> Iterator[None]:
+    """What ranks inherit; taken back, so that the next command of this process is launched too."""
+    before = dict(os.environ)
     os.environ[LAUNCHED] = settings.by
     os.environ.setdefault("OMP_NUM_THREADS", str(max(1, (os.cpu_count() or 1) // settings.processes)))
-    return {"torchrun": _torchrun, "accelerate": _accelerate, "slurm": _slurm}[settings.by](settings, module, arguments)
+    try:
+        yield
+    finally:
+        os.environ.clear()
+        os.environ.update(before)
 
 
 def _torchrun(settings: Launch, module: str, arguments: Sequence[str]) -> int:
@@ -79,9 +106,7 @@ def _ended(rank: int, code: int, processes: int) -> int:
 def _accelerate(settings: Launch, module: str, arguments: Sequence[str]) -> int:
     command = [sys.executable, "-m", "accelerate.commands.launch", "--num_processes", str(settings.processes)]
     command += ["--num_machines", "1", "--mixed_precision", "no", "--dynamo_backend", "no", "--main_process_port", "0"]
-    import torch
-
-    command += ["--multi_gpu"] if torch.cuda.is_available() else ["--cpu"]
+    command += ["--multi_gpu"]  # on CPUs too: with --cpu it starts one process, whatever --num_processes says
     code = subprocess.run([*command, "--module", module, *arguments]).returncode
     if code not in (0, 2, INTERRUPTED):
         raise UserError(f"accelerate launch ended with exit code {code} (its lines above name the rank); {RESUME}")

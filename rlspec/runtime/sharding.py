@@ -6,7 +6,7 @@ by torch's own function, and what samples or saves puts the weights together onc
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
 
@@ -14,11 +14,28 @@ import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 
+from rlspec.errors import ConfigError
 
-def shard_model(model: nn.Module, optimizer: torch.optim.Optimizer | None, device: str) -> None:
+
+def shard_model(
+    model: nn.Module,
+    optimizer: torch.optim.Optimizer | None,
+    device: str,
+    called: Collection[nn.Module] | None = None,
+) -> None:
     """Cut a model's weights over all processes, a repeated layer at a time, and let its optimizer follow.
 
     One process keeps everything.
+
+    Args:
+        model: in memory, whole.
+        optimizer: of it, which has taken no step.
+        device: type of the device.
+        called: what a forward pass calls (`watch_calls`); None: all layers. A policy that reaches into a layer goes
+            past what would gather it: such layers are gathered with the model, and stay until its backward pass ends.
+
+    Raises:
+        ConfigError: A layer trains weights of two dtypes, which `fully_shard` cannot cut together, or has a scalar.
     """
     if not dist.is_initialized() or dist.get_world_size() < 2:
         return
@@ -27,11 +44,41 @@ def shard_model(model: nn.Module, optimizer: torch.optim.Optimizer | None, devic
 
     before = {id(param): name for name, param in model.named_parameters()}
     mesh = init_device_mesh(device, (dist.get_world_size(),))
-    for layer in _layers(model):
-        fully_shard(layer, mesh=mesh)
-    fully_shard(model, mesh=mesh)
+    for part in [*(layer for layer in _layers(model) if called is None or layer in called), model]:
+        _check_parameters(part)
+        fully_shard(part, mesh=mesh)
     if optimizer is not None:
         _follow(optimizer, before, dict(model.named_parameters()))
+
+
+def _check_parameters(part: nn.Module) -> None:
+    whole = {name: param for name, param in part.named_parameters() if not _cut(param)}
+    for name, param in whole.items():
+        if param.ndim == 0:
+            raise ConfigError(f"sharding=fsdp2: {name} is a scalar, which has no axis to cut; set sharding=ddp")
+    trained = {param.dtype: name for name, param in whole.items() if param.requires_grad}
+    if len(trained) > 1:
+        (first, one), (second, other), *_ = trained.items()
+        raise ConfigError(
+            f"sharding=fsdp2: {one} is {first} and {other} is {second}, and FSDP2 cuts trained weights of one dtype "
+            "together; train them in one dtype, freeze one of them, or set sharding=ddp"
+        )
+
+
+def _cut(param: Tensor) -> bool:
+    return hasattr(param, "placements")
+
+
+@contextmanager
+def watch_calls(model: nn.Module) -> Iterator[set[nn.Module]]:
+    """The modules below a model whose forward is called while the body runs."""
+    called: set[nn.Module] = set()
+    handles = [each.register_forward_pre_hook(lambda module, _: called.add(module)) for each in model.modules()]
+    try:
+        yield called
+    finally:
+        for handle in handles:
+            handle.remove()
 
 
 def _layers(model: nn.Module) -> Iterator[nn.Module]:
@@ -71,6 +118,11 @@ def unsharded(model: nn.Module) -> Iterator[None]:
             part.reshard()
 
 
+def is_sharded(model: nn.Module) -> bool:
+    """Whether several processes share its weights."""
+    return any(map(_is_cut, model.modules()))
+
+
 def _is_cut(module: nn.Module) -> bool:
     """Whether `fully_shard` was called on it; without importing that, which takes a second."""
     return hasattr(module, "set_reshard_after_forward")
@@ -78,16 +130,25 @@ def _is_cut(module: nn.Module) -> bool:
 
 def plain_weights(model: nn.Module) -> dict[str, Tensor] | None:
     """Weights for saving inside of `unsharded`: FSDP2's own `state_dict` would cut them again. None: not sharded."""
-    if not any(map(_is_cut, model.modules())):
+    if not is_sharded(model):
         return None
     kept: dict[str, Tensor] = dict(model.named_parameters())
     for path, module in model.named_modules():
         for key, buffer in module.named_buffers(recurse=False):
             if key not in module._non_persistent_buffers_set:
                 kept[f"{path}.{key}" if path else key] = buffer
-    return {name: tensor.detach().cpu() for name, tensor in kept.items()}
+    # Copies, because they are views of what was gathered, which safetensors does not write.
+    return {name: tensor.detach().to("cpu", copy=True) for name, tensor in kept.items()}
 
 
-def norm_of_all(norm: Tensor) -> Tensor:
-    """A norm that torch gives as a DTensor, whole."""
-    return norm.full_tensor() if hasattr(norm, "full_tensor") else norm
+@contextmanager
+def giving(holder: nn.Module | torch.optim.Optimizer, state: dict[str, Any] | None) -> Iterator[None]:
+    """A model or an optimizer whose `state_dict` is this one while the body runs; None: its own."""
+    if state is None:
+        yield
+        return
+    holder.state_dict = lambda *_, **__: state  # type: ignore[method-assign]
+    try:
+        yield
+    finally:
+        del holder.state_dict

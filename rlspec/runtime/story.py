@@ -21,6 +21,7 @@ from rlspec.display import Display
 from rlspec.errors import INTERRUPTED, ConfigError, UserError
 from rlspec.run_directory import RunDirectory
 from rlspec.runtime.card import write_cards
+from rlspec.runtime.launching import check_processes
 from rlspec.runtime.outcome import Ending, RunOutcome, Scores, Status, earlier_seconds, show_outcome, write_outcome
 from rlspec.runtime.push import check_push, push
 from rlspec.runtime.quiet import quiet_libraries
@@ -78,6 +79,7 @@ def tell(kind: RunKind) -> int:
     display.relay_messages_of("rlspec")
     _check_report(recipe.report)
     check_push(recipe.push)
+    check_processes(recipe.launch, process.num_processes)
     kind.introduce(display)
     run = start_run(recipe, display, process, stretched=kind.stretched)
     with run.interrupt.installed(), _explained(run.directory, kind.out_of_memory):

@@ -8,12 +8,13 @@ from typing import Any
 
 from accelerate import Accelerator
 from accelerate.state import AcceleratorState
+from accelerate.utils import InitProcessGroupKwargs
 
 from rlspec.checkpoint import checkpoint_name
 from rlspec.config.vla_schema import VlaRecipe
 from rlspec.display import Display
 from rlspec.run_directory import RunDirectory
-from rlspec.runtime.devices import choose_device
+from rlspec.runtime.devices import WAIT, choose_device
 from rlspec.runtime.outcome import Ending, RunOutcome, Scores, Status
 from rlspec.runtime.starting import Run
 from rlspec.runtime.story import tell
@@ -54,7 +55,11 @@ class RobotPolicyRun:
         self._device = choose_device(recipe.device)
         AcceleratorState._reset_state()  # an earlier run of this process may have had another precision
         precision = "bf16" if recipe.training.bf16 else "no"
-        self.process = Accelerator(cpu=self._device == "cpu", mixed_precision=precision)
+        self.process = Accelerator(
+            cpu=self._device == "cpu",
+            mixed_precision=precision,
+            kwargs_handlers=[InitProcessGroupKwargs(timeout=WAIT)],
+        )
 
     def introduce(self, display: Display) -> None:
         """Say what decides the run's numbers, and open the demonstrations where they are imitated."""
@@ -111,10 +116,11 @@ class RobotPolicySession:
 
     def before(self) -> Scores | None:
         """Measure the policy that the run starts from, and start again what an earlier session did not finish."""
-        before, state = None, self.loop.parts.state
-        if self.run.process.is_main_process:
-            before = self.loop.evaluations.before(state)
-            self.loop.evaluations.start_again(state.step)
+        before, state, main = None, self.loop.parts.state, self.run.process.is_main_process
+        with state.gathered(kept=main):
+            if main:
+                before = self.loop.evaluations.before(state)
+                self.loop.evaluations.start_again(state.step)
         self.run.process.wait_for_everyone()
         return before
 

@@ -1,14 +1,14 @@
 """Bytes, and time, of an optimizer step on Qwen3's matrices under FSDP2, against the number of processes.
 
     python tests/benchmarks/distributed.py --layers 2 --ranks 2 4 8 --output tests/benchmarks/results/distributed.json
-    python tests/benchmarks/distributed.py --layers 1 --ranks 1 2 4 --time
+    python tests/benchmarks/distributed.py --layers 1 --ranks 1 2 --time --output FILE
 
 Bytes are counted where the collectives are called, by their tensors: every rank in turn takes a step among peers that
 do not exist (torch's fake process group), with one iteration where the number of iterations sends nothing, and
 torch.optim.Muon on tensors without values. They are those that a rank sends, as a ring would (all-gather and
 reduce-scatter (W - 1) / W of the whole, all-reduce twice that, all-to-all what is not its own); the mean over ranks.
-With --time real processes of one thread step by gloo; seconds are the processor's in the busiest rank, so that other
-work on the machine does not count. Methods:
+With --time, instead, real processes of one thread step by gloo, all methods by turns, so that what else runs on the
+machine meets all alike; seconds are the processor's in the busiest rank, their median over rounds. Methods:
 
     muon per head, muon whole   ours; per head q, k and v stay where they are
     torch.optim.Muon            on DTensors, whole matrices: in bfloat16 as it is, its time in float32
@@ -26,6 +26,7 @@ import tempfile
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -41,6 +42,7 @@ from rlspec.optim import SpectralOptimizer
 from rlspec.optim.kernels.newton_schulz import newton_schulz
 from rlspec.optim.kernels.normalisers import frobenius
 from rlspec.optim.kernels.schedules import keller
+from rlspec.runtime.planner import DEVICES, GIB, SHAPES, Workload, optimizer_operations, plan
 
 METHODS = ("muon per head", "pion per head", "muon whole", "torch.optim.Muon", "naive all-gather", "adamw")
 
@@ -182,25 +184,62 @@ def count(method: str, world: int, size: str, layers: int) -> dict[str, float]:
 
 
 def measure(rank: int, world: int, folder: str, options: dict[str, Any]) -> None:
-    """One real process: the time of every method in turn."""
+    """One real process: the time of every method, round after round."""
     torch.set_num_threads(1)
     dist.init_process_group("gloo", init_method=f"file://{folder}/store", rank=rank, world_size=world)
     mesh = init_device_mesh("cpu", (world,))
-    rows = {}
-    for method in options["methods"]:
-        matrices, params = parts_of(options["size"], options["layers"], mesh, "cpu")
-        optimizer = optimizer_of(method, matrices, params)
-        seconds = []
-        for _ in range(options["steps"]):
+    made = {
+        name: optimizer_of(name, *parts_of(options["size"], options["layers"], mesh, "cpu"))
+        for name in options["methods"]
+    }
+    seconds: dict[str, list[float]] = {name: [] for name in made}
+    for _ in range(options["steps"]):
+        for name, optimizer in made.items():
             started = time.process_time()
-            step_in_float32(optimizer) if method == "torch.optim.Muon" else optimizer.step()
-            seconds.append(time.process_time() - started)
-        busiest = torch.tensor(statistics.median(seconds), dtype=torch.float64)
-        dist.all_reduce(busiest, dist.ReduceOp.MAX)
-        rows[method] = {"seconds": float(busiest)}
+            step_in_float32(optimizer) if name == "torch.optim.Muon" else optimizer.step()
+            busiest = torch.tensor(time.process_time() - started, dtype=torch.float64)
+            dist.all_reduce(busiest, dist.ReduceOp.MAX)
+            seconds[name].append(float(busiest))
+    rows = {name: {"seconds": statistics.median(values)} for name, values in seconds.items()}
+    for name, row in rows.items():
+        row |= planned(name, world, options, rate())
+        row["held_gib"] = held(made[name]) / GIB
     if rank == 0:
         Path(folder, "rows.json").write_text(json.dumps(rows), encoding="utf-8")
     dist.destroy_process_group()
+
+
+def rate() -> float:
+    """Floating-point operations per second of this processor, of a product of 1024 x 1024 matrices."""
+    matrix, seconds = torch.randn(1024, 1024), []
+    for _ in range(4):
+        started = time.process_time()
+        matrix @ matrix
+        seconds.append(time.process_time() - started)
+    return 2 * 1024**3 / min(seconds)
+
+
+def held(optimizer: Any) -> float:
+    """Bytes of this rank's weights, gradients and state."""
+    if isinstance(optimizer, AllGather):
+        tensors = [*optimizer.params, *(param.grad for param in optimizer.params), *optimizer.buffers]
+    else:
+        params = [param for group in optimizer.param_groups for param in group["params"]]
+        states = [value for state in optimizer.state.values() for value in state.values() if isinstance(value, Tensor)]
+        tensors = [*params, *(param.grad for param in params), *states]
+    return float(sum((each.to_local() if hasattr(each, "to_local") else each).nbytes for each in tensors))
+
+
+def planned(method: str, world: int, options: dict[str, Any], rate: float) -> dict[str, float]:
+    """What `rlspec.plan` says of one of ours, with this processor's rate for a device's."""
+    if method not in ("muon per head", "muon whole"):
+        return {}
+    qwen = SHAPES["qwen3_" + options["size"]]
+    shape = replace(qwen, layers=options["layers"], vocab=0)
+    load = Workload(gpus=world, per_head=method == "muon per head")
+    memory = plan(shape, load, DEVICES["h100_80gb"]).memory
+    static = sum(memory[name] for name in ("weights", "gradients", "optimizer"))
+    return {"planned_seconds": optimizer_operations(shape, load) / rate, "planned_gib": static / GIB}
 
 
 def timed(world: int, options: dict[str, Any]) -> dict[str, Any]:
@@ -219,19 +258,19 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("--steps", type=int, default=3, help="of those that are timed")
     parser.add_argument("--ranks", type=int, nargs="+", default=[2, 4, 8])
     parser.add_argument("--methods", nargs="+", default=list(METHODS), choices=METHODS)
-    parser.add_argument("--time", action="store_true", help="in real processes, besides")
+    parser.add_argument("--time", action="store_true", help="in real processes, instead")
     parser.add_argument("--output", type=Path)
     options = vars(parser.parse_args(argv))
     os.environ.setdefault("GLOO_SOCKET_IFNAME", "lo")
     results: dict[str, dict[str, Any]] = {}
     for world in options["ranks"]:
         rows = results[str(world)] = {}
+        if options["time"]:
+            rows |= timed(world, options)
         for method in options["methods"]:
-            rows[method] = count(method, world, options["size"], options["layers"])
+            if not options["time"]:
+                rows[method] = count(method, world, options["size"], options["layers"])
             print(f"{world} ranks  {method:18} {rows[method]}", flush=True)
-        for method, found in timed(world, options).items() if options["time"] else ():
-            rows[method] |= found
-            print(f"{world} ranks  {method:18} {found}", flush=True)
     if options["output"]:
         about = {key: options[key] for key in ("size", "layers")} | {"torch": torch.__version__}
         options["output"].write_text(json.dumps({**about, "ranks": results}, indent=2) + "\n", encoding="utf-8")

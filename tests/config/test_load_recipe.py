@@ -435,11 +435,13 @@ def test_recipes_are_loaded_in_threads_and_within_anothers_hydra(tmp_path: Path)
         ("trainer.min_p=0.1", "trainer.min_p=0.1: .* set 0"),
         ("trainer.repetition_penalty=1.1", "trainer.repetition_penalty=1.1: .* set 1"),
         ("trainer.vllm_importance_sampling_correction=false", "nothing would correct for it"),
+        ("trainer.generation_kwargs={presence_penalty: 0.5}", "trainer.generation_kwargs.presence_penalty: .* biases"),
+        ("trainer.vllm_structured_outputs_regex=a+", "trainer.vllm_structured_outputs_regex: .* biases the ratio"),
     ],
 )
 def test_what_would_bias_the_ratio_of_vllms_completions_is_refused(override: str, words: str) -> None:
     with pytest.raises(ConfigError, match=words):
-        load_recipe(["recipe=grpo_math", "rollout.engine=vllm", override])
+        load_recipe(["recipe=grpo_math", "rollout.engine=vllm", "trainer.vllm_mode=server", override])
     if "vllm" not in override:
         assert load_recipe(["recipe=grpo_math", override])
 
@@ -451,6 +453,10 @@ def test_what_needs_whole_matrices_is_refused_with_cut_ones(override: str) -> No
         load_recipe(["recipe=grpo_math", "batch.micro_batch=8", "sharding=fsdp2", override])
 
 
-def test_weights_of_robots_policies_are_not_cut() -> None:
-    with pytest.raises(ConfigError, match=r"sharding=fsdp2: not for robots' policies.*sharding=ddp"):
-        load_vla_recipe(["recipe=vla_franka", "sharding=fsdp2"])
+def test_weights_of_robots_policies_are_cut_but_not_under_penalties_or_in_grpo() -> None:
+    assert load_vla_recipe(["recipe=vla_franka", "sharding=fsdp2"]).sharding == "fsdp2"
+    for key in ("sharding=fsdp2", "launch.processes=2"):
+        with pytest.raises(ConfigError, match=rf"{key.split('=')[0]}: grpo trains in one process"):
+            load_vla_recipe(["recipe=vla_grpo_franka", key])
+    with pytest.raises(ConfigError, match=r"needs? whole .* on every process; set sharding=ddp"):
+        load_vla_recipe(["recipe=vla_franka", "sharding=fsdp2", "optim.penalties=[{name: orthogonal, roles: [mlp]}]"])

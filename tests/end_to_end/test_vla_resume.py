@@ -10,11 +10,13 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import pytest
+import torch
 import yaml
 from child_run import shown, wait_for_step
+from safetensors.torch import load_file
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "vla" / "training"))
-from training_cases import course, equal, make_recipe, resume, state, train, weights_equal  # noqa: E402
+from training_cases import CHUNK, course, equal, make_recipe, resume, state, train, weights_equal  # noqa: E402
 
 from rlspec.checkpoint import list_checkpoints
 from rlspec.config.load import dump_recipe
@@ -152,3 +154,46 @@ def test_two_processes_train_on_the_whole_batch_and_resume_bit_for_bit(tmp_path:
     launch(f"recipe={parts / 'recipe.yaml'}", "run=null", f"resume={parts / 'checkpoints' / 'checkpoint-2'}")
     assert course(parts) == course(whole)
     assert equal(state(parts, 4), state(whole, 4))
+
+
+SHARED = ["training.batch_size=2", "training.steps=4", "checkpoints.every=1", "checkpoints.keep_last=9"]
+
+
+def policy_case(kind: str, folder: Path) -> list[str]:
+    """Overrides of a policy whose layers are called, or of one that reaches into them."""
+    if kind == "adapter, averaged, with a part that waits":
+        return ["policy.freeze=[{part: language, until: 3}]", "evaluation.every=2"]
+    from rlspec.vla.policies.smolvla.tiny import tiny_settings, write_tiny_vlm
+
+    fields = tiny_settings(write_tiny_vlm(folder / "smolvlm")) | {"chunk_size": CHUNK, "n_action_steps": CHUNK}
+    options = {key: value for key, value in fields.items() if key not in ("device", "push_to_hub")}
+    return ["policy.type=rlspec_smolvla", f"policy.options={json.dumps(options)}", "training.random_shift=0"]
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(1800)  # loading LeRobot takes most of it
+@pytest.mark.parametrize("kind", ["adapter, averaged, with a part that waits", "smolvla"])
+def test_two_processes_share_the_weights_and_one_goes_on(kind: str, tmp_path: Path) -> None:
+    overrides = [*SHARED, *policy_case(kind, tmp_path)]
+    for sharding in ("ddp", "fsdp2"):
+        arguments = [recipe_file(tmp_path / sharding, *overrides, f"sharding={sharding}")]
+        done = subprocess.run(command(arguments, processes=2), capture_output=True, text=True)
+        assert done.returncode == 0, done.stderr[-3000:]
+    copies, parts = tmp_path / "ddp" / "run", tmp_path / "fsdp2" / "run"
+    assert not weights_equal(parts, parts, 2, 4), "a run that learns nothing compares nothing"
+    assert_near(parts, copies)
+    resume(parts / "checkpoints" / "checkpoint-2")
+    assert_near(parts, copies)
+
+
+def assert_near(run: Path, other: Path) -> None:
+    """The same losses and, after the last step, the same weights but for the order of sums."""
+    rows = [[row for row in course(each) if "loss" in row] for each in (run, other)]
+    assert [row["step"] for row in rows[0]] == [1, 2, 3, 4]
+    for mine, theirs in zip(*rows, strict=True):
+        assert mine == pytest.approx(theirs, rel=1e-3, abs=1e-5, nan_ok=True)
+    folders = [each / "checkpoints" / "checkpoint-4" / "model.safetensors" for each in (run, other)]
+    weights, expected = map(load_file, folders)
+    assert weights.keys() == expected.keys()
+    for name, value in expected.items():
+        torch.testing.assert_close(weights[name], value, rtol=1e-4, atol=1e-5, msg=lambda text, n=name: f"{n}: {text}")

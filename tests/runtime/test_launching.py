@@ -11,7 +11,7 @@ import pytest
 from rlspec.config.load import load_recipe, load_vla_recipe
 from rlspec.config.schema import Launch
 from rlspec.errors import ConfigError, UserError
-from rlspec.runtime.launching import LAUNCHED, launch
+from rlspec.runtime.launching import LAUNCHED, check_processes, is_launched, launch
 
 STUB = "stub_rank"
 
@@ -21,7 +21,7 @@ def stub_can_be_imported(monkeypatch: pytest.MonkeyPatch) -> None:
     here = str(Path(__file__).parent)
     monkeypatch.setenv("PYTHONPATH", os.pathsep.join([here, os.environ.get("PYTHONPATH", "")]))
     monkeypatch.syspath_prepend(here)
-    monkeypatch.setenv(LAUNCHED, "")
+    monkeypatch.delenv(LAUNCHED, raising=False)
     monkeypatch.setenv("OMP_NUM_THREADS", "1")
 
 
@@ -29,14 +29,15 @@ def settings(by: str, folder: Path) -> Launch:
     return Launch(by=by, processes=2, cluster="local", folder=str(folder), minutes=5)  # type: ignore[arg-type]
 
 
-@pytest.mark.parametrize("by", ["torchrun", "slurm"])
+@pytest.mark.parametrize("by", ["torchrun", "slurm", pytest.param("accelerate", marks=pytest.mark.slow)])
 def test_every_process_runs_the_command_and_rank_0_is_heard(
     by: str, tmp_path: Path, capfd: pytest.CaptureFixture[str]
 ) -> None:
     assert launch(settings(by, tmp_path), STUB, ["fine"]) == 0
     heard = capfd.readouterr().out
     assert "rank 0 of 2 says ['fine']" in heard
-    assert "rank 1" not in heard
+    assert ("rank 1" in heard) == (by == "accelerate")  # which has no word for whose lines are shown
+    assert not is_launched(), "the next command of this process is launched too"
 
 
 @pytest.mark.parametrize(
@@ -57,6 +58,14 @@ def test_a_dead_rank_ends_the_job_within_a_minute_with_its_reason(
     assert "resume=auto goes on from the last complete checkpoint" in str(end.value)
     if (by, fate) == ("torchrun", "raises"):
         assert "the disk of rank 1 burns" in capfd.readouterr().err
+
+
+def test_a_launcher_that_makes_fewer_processes_is_not_believed(monkeypatch: pytest.MonkeyPatch) -> None:
+    check_processes(Launch(by="torchrun", processes=2), 1)  # the user's own launcher decides
+    monkeypatch.setenv(LAUNCHED, "accelerate")
+    check_processes(Launch(by="accelerate", processes=2), 2)
+    with pytest.raises(ConfigError, match=r"launch.processes=2: launch=accelerate made 1; use launch=torchrun"):
+        check_processes(Launch(by="accelerate", processes=2), 1)
 
 
 def test_processes_that_do_not_divide_among_nodes_are_refused(tmp_path: Path) -> None:

@@ -68,6 +68,21 @@ def local(tensor: Tensor) -> Tensor:
     return tensor.to_local() if is_dtensor(tensor) else tensor  # type: ignore[attr-defined]
 
 
+def full(tensor: Any) -> Tensor:
+    """The whole of a DTensor on its device, the tensor itself if it is none. All ranks must call it."""
+    whole: Tensor = tensor.full_tensor() if is_dtensor(tensor) else tensor
+    return whole
+
+
+def replicated_like(param: Any, tensor: Tensor) -> Tensor:
+    """What every rank has, so that it can be multiplied with a DTensor; the tensor itself if the parameter is none."""
+    if not is_dtensor(param):
+        return tensor
+    from torch.distributed.tensor import DTensor, Replicate
+
+    return DTensor.from_local(tensor, param.device_mesh, [Replicate()] * param.device_mesh.ndim, run_check=False)
+
+
 def cut_axis(tensor: Any) -> int | None:
     """The axis on which a DTensor is cut; None: on none, or no DTensor."""
     if not is_dtensor(tensor):

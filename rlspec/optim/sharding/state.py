@@ -10,7 +10,17 @@ from torch import Tensor
 
 from rlspec.errors import ConfigError
 from rlspec.optim.composition import Buffer, Rule
-from rlspec.optim.sharding.shards import Shards, cut_axis, is_dtensor, local, local_blocks, placed_like, shard_group
+from rlspec.optim.sharding.shards import (
+    Shards,
+    cut_axis,
+    full,
+    is_dtensor,
+    local,
+    local_blocks,
+    placed_like,
+    shard_group,
+    shards_of,
+)
 
 Group = dict[str, Any]
 Initial = Callable[[Tensor, Group, int], dict[str, Tensor]]
@@ -88,22 +98,37 @@ def _cut(value: Any, like: Tensor) -> Any:
     return placed_like(like, value.shape, dim, part.contiguous())
 
 
-def whole(tensor: Any) -> Any:
-    """The whole of a DTensor on the CPU, the tensor itself if it is none. All ranks must call it."""
+@torch.no_grad()
+def fill(tensor: Tensor, value: Tensor) -> None:
+    """Copy a whole value into a tensor, or its part into a DTensor's."""
+    if cut_axis(tensor) is None:
+        local(tensor).copy_(value)
+        return
+    group = shard_group(tensor)[0]
+    local(tensor).copy_(shards_of(tensor, group.size()).part(value, group.rank()))
+
+
+def whole(tensor: Any, *, kept: bool = True) -> Any:
+    """The whole of a DTensor on the CPU, the tensor itself if it is none. All ranks must call it.
+
+    Who does not keep it gets nothing: the memory of a machine has no room for the state of each of its processes.
+    """
     if not is_dtensor(tensor):
         return tensor
     if tensor.device_mesh.device_type != "cpu" and local(tensor).device.type == "cpu":  # offloaded
         tensor = tensor.to(tensor.device_mesh.device_type)
-    return tensor.full_tensor().cpu()
+    gathered = full(tensor)
+    return gathered.cpu() if kept else None
 
 
-def whole_state(optimizer: torch.optim.Optimizer) -> dict[str, Any]:
+def whole_state(optimizer: torch.optim.Optimizer, *, kept: bool = True) -> dict[str, Any]:
     """`optimizer.state_dict()` with whole tensors on the CPU, as one process has it. All ranks must call it.
 
     Loading needs nothing special: `optimizer.load_state_dict` cuts whole tensors for as many processes as there are.
     """
     state_dict = optimizer.state_dict()
     states = {
-        index: {name: whole(value) for name, value in state.items()} for index, state in state_dict["state"].items()
+        index: {name: whole(value, kept=kept) for name, value in state.items()}
+        for index, state in state_dict["state"].items()
     }
     return state_dict | {"state": states}

@@ -82,7 +82,7 @@ def reinforcement_parts(recipe: VlaRecipe, run: Run, accelerator: Accelerator) -
     pool = WorkerPool(protocol.simulator, grpo.workers, run.display.warn, stopped=lambda: run.interrupt.requested)
     try:
         rollouts = Rollouts(recipe, run, loaded, protocol, pool)
-        yield TrainingParts(state, rollouts, runner, freezing, (gradients,))
+        yield TrainingParts(state, rollouts, training.batch_size, runner, freezing, (gradients,))
     finally:
         pool.close()
 

@@ -10,6 +10,8 @@ import torch
 from torch import Tensor, nn
 
 from rlspec.errors import CheckpointError
+from rlspec.optim.sharding.shards import local
+from rlspec.optim.sharding.state import fill, whole
 
 
 class Ema:
@@ -26,7 +28,8 @@ class Ema:
         self.decay = decay
         self.steps = 0
         self._parameters = dict(parameters)
-        # Averages in float32: a step of (1 - d) would be rounded away in bfloat16.
+        # Averages in float32: a step of (1 - d) would be rounded away in bfloat16. Of parameters that several
+        # processes share each has the average of its part.
         self.averages = {name: value.detach().float().clone() for name, value in self._parameters.items()}
 
     @torch.no_grad()
@@ -34,24 +37,13 @@ class Ema:
         """Take in the weights after a step."""
         self.steps += 1
         decay = min(self.decay, (1 + self.steps) / (10 + self.steps))
-        weights = [parameter.detach().float() for parameter in self._parameters.values()]
-        torch._foreach_lerp_(list(self.averages.values()), weights, 1 - decay)
+        weights = [local(parameter.detach()).float() for parameter in self._parameters.values()]
+        torch._foreach_lerp_([local(average) for average in self.averages.values()], weights, 1 - decay)
 
-    @contextmanager
-    def applied(self) -> Iterator[None]:
-        """Put the averages in the place of the weights while the body runs."""
-        raw = {name: parameter.data for name, parameter in self._parameters.items()}
-        try:
-            for name, parameter in self._parameters.items():
-                parameter.data = self.averages[name].to(parameter.dtype)
-            yield
-        finally:
-            for name, parameter in self._parameters.items():
-                parameter.data = raw[name]
-
-    def state_dict(self) -> dict[str, Any]:
-        """What `load_state_dict` needs."""
-        return {"steps": self.steps, "averages": self.averages}
+    def state_dict(self, *, kept: bool = True) -> dict[str, Any]:
+        """What `load_state_dict` needs, whole, for who keeps it. All processes that share weights must call it."""
+        averages = {name: whole(average, kept=kept) for name, average in self.averages.items()}
+        return {"steps": self.steps, "averages": averages}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Go on from a stored state.
@@ -65,4 +57,17 @@ class Ema:
             raise CheckpointError(f"{name}: averaged in either the checkpoint or this run, and not in the other")
         self.steps = int(state["steps"])
         for name, average in self.averages.items():
-            average.copy_(stored[name])
+            fill(average, stored[name])
+
+
+@contextmanager
+def replaced(weights: Mapping[str, nn.Parameter], values: Mapping[str, Tensor]) -> Iterator[None]:
+    """Put values in the place of whole weights while the body runs."""
+    raw = {name: weights[name].data for name in values}
+    try:
+        for name, value in values.items():
+            weights[name].data = value.to(raw[name])
+        yield
+    finally:
+        for name, value in raw.items():
+            weights[name].data = value

@@ -75,11 +75,14 @@ class Evaluations:
             self._keep_best(result, checkpoint)
         return self._take(result)
 
-    def start(self, state: TrainingState) -> None:
-        """Start the evaluation of the newest step, if it is due; the last step is left to `after`."""
+    def is_due(self, step: int) -> bool:
+        """Whether weights are measured after that step; the last step is left to `after`."""
         every = self.settings.every
-        due = every is not None and state.step % every == 0 and state.step < self.steps
-        if self.evaluator is not None and due:
+        return every is not None and step % every == 0 and step < self.steps
+
+    def start(self, state: TrainingState) -> None:
+        """Start the evaluation of the newest step."""
+        if self.evaluator is not None:
             label = f"step-{state.step}"
             self._snapshots[label] = self._snapshot(state, label)
             self.evaluator.start(self._snapshots[label], label, state.step)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from contextlib import nullcontext
 from dataclasses import dataclass
 from typing import Any
 
@@ -91,7 +90,7 @@ class HeldOutLoss:
     def measure(self, state: TrainingState) -> float:
         """The loss now."""
         policy, total = state.loaded.policy, 0.0
-        with nullcontext() if state.ema is None else state.ema.applied():
+        with state.averaged():
             for number, part in enumerate(self._parts):
                 batch = self._samples.take(part)
                 # A pass that no step has: its noise is the same each time.

@@ -19,6 +19,7 @@ from rlspec.diagnostics.alignment import live_probes
 from rlspec.diagnostics.idle import IdleRoles
 from rlspec.diagnostics.probes import read_probes
 from rlspec.errors import UserError
+from rlspec.runtime.sharding import is_sharded
 from rlspec.runtime.starting import Run
 from rlspec.vla.training.evaluations import Evaluations
 from rlspec.vla.training.session import TrainingParts
@@ -113,8 +114,8 @@ class TrainingLoop:
             self.run.interrupt.training = False
 
     def _wrapped(self) -> nn.Module:
-        """The policy, in DDP where there are several processes: made anew when other parameters have gradients."""
-        if self.accelerator.num_processes == 1:
+        """The policy, in DDP where several processes have copies: made anew when other parameters have gradients."""
+        if self.accelerator.num_processes == 1 or is_sharded(self.policy):
             return self.policy
         devices = [self.accelerator.device.index] if self.accelerator.device.type == "cuda" else None
         return DistributedDataParallel(self.policy, device_ids=devices, find_unused_parameters=True)
@@ -179,7 +180,10 @@ class TrainingLoop:
             self._save()
         if self.accelerator.is_main_process:
             self.evaluations.collect()
-            self.evaluations.start(self.parts.state)
+        if self.evaluations.is_due(self.parts.state.step):
+            with self.parts.state.gathered(kept=self.accelerator.is_main_process):
+                if self.accelerator.is_main_process:
+                    self.evaluations.start(self.parts.state)
         self._started += time.perf_counter() - paused
 
     def _measure_held_out(self) -> None:
@@ -191,6 +195,5 @@ class TrainingLoop:
 
     def _save(self) -> None:
         self._saved = self.parts.state.step
-        if self.accelerator.is_main_process:
-            write_checkpoint(self.parts.state, self.run, keep_last=self.checkpoints.keep_last)
+        write_checkpoint(self.parts.state, self.run, keep_last=self.checkpoints.keep_last, samples=self.parts.samples)
         self.accelerator.wait_for_everyone()

@@ -7,12 +7,14 @@ processes.
 from __future__ import annotations
 
 import random
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import lru_cache
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
+
+from rlspec.errors import ConfigError
 
 SHUFFLE, SHIFT, TRANSFORM, FORWARD, INITIAL = range(5)
 HELD_OUT = 6  # 5 is of rlspec.vla.reinforcement.rollouts
@@ -46,10 +48,29 @@ class BatchShape:
         """Samples of all processes in a step."""
         return self.size * self.passes * self.processes
 
+    def place(self, number: int) -> int:
+        """Of this process's pass `number` among all passes of a step: the same however they are dealt to processes."""
+        return number * self.processes + self.process
+
     def part(self, number: int) -> slice:
         """Which of a step's samples this process sees in its pass `number`."""
-        start = (number * self.processes + self.process) * self.size
+        start = self.place(number) * self.size
         return slice(start, start + self.size)
+
+    def with_samples(self, samples: int) -> BatchShape:
+        """As many samples in a step, by more or fewer passes.
+
+        Raises:
+            ConfigError: Passes of this size do not add up to them.
+        """
+        passes, rest = divmod(samples, self.size * self.processes)
+        if rest or not passes:
+            raise ConfigError(
+                f"the checkpoint's steps have {samples} samples, which {self.processes} processes with "
+                f"training.batch_size={self.size} cannot make; resume on a number of processes that divides "
+                f"{samples // self.size}"
+            )
+        return replace(self, passes=passes)
 
 
 @dataclass(frozen=True)

@@ -26,6 +26,7 @@ from rlspec.config.vla_schema import Policy
 from rlspec.contract.features import ACTION, STATE
 from rlspec.errors import ConfigError, UserError
 from rlspec.hub import one_line, refusal
+from rlspec.runtime.sharding import giving, plain_weights
 from rlspec.vla.data.facts import describe_policy, write_facts
 from rlspec.vla.data.norm_stats import read_norm_stats
 from rlspec.vla.data.normalisation import normalised_by, unnormalised
@@ -58,11 +59,12 @@ class LoadedPolicy:
         return self.policy.config
 
     def save(self, folder: Path, *, step: int) -> None:
-        """Write the policy and its processors in LeRobot's format, and rlspec.json."""
+        """Write the policy, whole, and its processors in LeRobot's format, and rlspec.json."""
         config, resumed = self.config, self.config.pretrained_path
         config.pretrained_path = self.source
         try:
-            self.policy.save_pretrained(str(folder))  # type: ignore[operator]
+            with giving(self.policy, plain_weights(self.policy)):
+                self.policy.save_pretrained(str(folder))  # type: ignore[operator]
             config.save_pretrained(str(folder))  # adapters are saved without it
         finally:
             config.pretrained_path = resumed

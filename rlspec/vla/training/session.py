@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
 
 import numpy as np
+import torch
 from accelerate import Accelerator
 from torch import Tensor, nn
 
+from rlspec.checkpoint import read_manifest
 from rlspec.config.optim import builder_settings, describe_rate, map_settings
 from rlspec.config.schema import Optim
 from rlspec.config.vla_schema import Freeze, Training, VlaRecipe
@@ -18,6 +20,7 @@ from rlspec.diagnostics.probes import Probe
 from rlspec.optim import SpectralOptimizer, build_optimizer, symmetry_map
 from rlspec.runtime.memory import show_memory
 from rlspec.runtime.provenance import show_symmetry
+from rlspec.runtime.sharding import shard_model, watch_calls
 from rlspec.runtime.starting import Run
 from rlspec.vla.policies.adapters import BASE
 from rlspec.vla.policies.recompute import enable_checkpointing
@@ -60,6 +63,7 @@ class TrainingParts:
 
     state: TrainingState
     batches: BatchSource
+    samples: int  # of all processes in a step
     runner: UpdateRunner
     freezing: FreezeSchedule
     probes: Sequence[Probe] = ()  # beside those of every run
@@ -107,10 +111,9 @@ def build_parts(recipe: VlaRecipe, run: Run, accelerator: Accelerator, samples: 
     )
     if training.gradient_checkpointing:
         enable_checkpointing(loaded.policy)
-    shape = batch_shape(training, accelerator.num_processes, accelerator.process_index)
+    shape = _shape(training, run, accelerator)
     freezing, optimizer = freeze_and_optimize(recipe.policy.freeze, recipe.optim, loaded.policy, shape.samples)
     show_symmetry(optimizer, run)
-    state = build_state(training, loaded, optimizer)
     trained, held = hold_out(samples, training.held_out)
     batches = Batches(
         trained,
@@ -122,10 +125,44 @@ def build_parts(recipe: VlaRecipe, run: Run, accelerator: Accelerator, samples: 
     held_out = None if held is None else HeldOutLoss(held, runner, training.held_out_every)
     about = _describe_data(recipe.dataset.name, batches, training.steps)
     run.display.line(about if held_out is None else f"{about}; {held_out.describe}")
-    show_memory(_estimate(state, batches, runner), accelerator.device, run.display)
+    with watch_calls(loaded.policy) as called:
+        memory = _estimate(loaded.policy, optimizer, batches, runner, ema=bool(training.ema_decay))
+    show_memory(memory, accelerator.device, run.display)
+    share_weights(recipe, accelerator, loaded.policy, optimizer, called)
+    state = build_state(training, loaded, optimizer)
     if run.point is not None:
         state.restore(run.point.checkpoint)
-    return TrainingParts(state, batches, runner, freezing, held_out=held_out)
+    return TrainingParts(state, batches, shape.samples, runner, freezing, held_out=held_out)
+
+
+def _shape(training: Training, run: Run, accelerator: Accelerator) -> BatchShape:
+    """The recipe's, but as many samples in a step as the checkpoint's had: other processes have other passes."""
+    shape = batch_shape(training, accelerator.num_processes, accelerator.process_index)
+    samples = shape.samples if run.point is None else read_manifest(run.point.checkpoint).get("samples", shape.samples)
+    if samples == shape.samples:
+        return shape
+    adapted = shape.with_samples(samples)
+    run.display.warn(
+        f"the checkpoint's steps have {samples} samples: {adapted.processes} process(es) make them in "
+        f"{adapted.passes} passes each"
+    )
+    return adapted
+
+
+def share_weights(
+    recipe: VlaRecipe,
+    accelerator: Accelerator,
+    policy: nn.Module,
+    optimizer: SpectralOptimizer,
+    called: Collection[nn.Module],
+) -> None:
+    """Let several processes share the weights (FSDP2), or the optimizer's work on copies of them (DDP)."""
+    if accelerator.num_processes == 1:
+        return
+    if recipe.sharding == "fsdp2":
+        shard_model(policy, optimizer, accelerator.device.type, called)
+    else:
+        optimizer.process_group = torch.distributed.group.WORLD
 
 
 def build_state(training: Training, loaded: LoadedPolicy, optimizer: SpectralOptimizer) -> TrainingState:
@@ -159,15 +196,16 @@ def _describe_data(name: str, batches: Batches, steps: int) -> str:
     return f"data: {len(samples):,} frames of {name}, cameras {', '.join(cameras)}; {epochs:.1f} passes"
 
 
-def _estimate(state: TrainingState, batches: Batches, runner: StepRunner) -> RobotPolicyMemory:
+def _estimate(
+    policy: nn.Module, optimizer: SpectralOptimizer, batches: Batches, runner: StepRunner, *, ema: bool
+) -> RobotPolicyMemory:
     """Measured on one sample and on two, whose random numbers no step sees."""
-    policy: nn.Module = state.loaded.policy
     two = batches.samples.take(np.zeros(2, np.int64))
 
     def forward(size: int) -> Tensor:
         return runner.forward(policy, {key: value[:size] for key, value in two.items()}, step=0, number=0)[0]
 
-    mapping = state.optimizer.symmetry
+    mapping = optimizer.symmetry
     assert mapping is not None
     activations = Activations.measure(policy, forward).of(batches.shape.size)
-    return estimate_memory(policy, mapping, ema=state.ema is not None, activations=activations)
+    return estimate_memory(policy, mapping, ema=ema, activations=activations)

@@ -12,6 +12,7 @@ from accelerate import Accelerator
 from torch import Tensor, nn
 
 from rlspec.errors import UserError
+from rlspec.optim.sharding.shards import full
 from rlspec.vla.training.augmentation import to_float
 from rlspec.vla.training.order import FORWARD, BatchShape, derive_seed, seed_all
 from rlspec.vla.training.samples import camera_keys, to_device
@@ -33,13 +34,14 @@ class StepRunner:
     def forward(self, model: nn.Module, batch: dict[str, Any], *, step: int, number: int) -> tuple[Tensor, Any]:
         """Loss, and the policy's own numbers.
 
-        Random numbers (noise, time, dropout) belong to step, pass and process: a resumed run draws them again.
+        Random numbers (noise, time, dropout) belong to the step and the pass's place in it: a resumed run draws them
+        again, on any number of processes.
         """
         batch = to_device(batch, self.accelerator.device)
         for key in camera_keys(batch):
             batch[key] = to_float(batch[key])
         batch = self.preprocessor(batch)
-        seed_all(derive_seed(self.seed, FORWARD, step, number, self.shape.process))
+        seed_all(derive_seed(self.seed, FORWARD, step, self.shape.place(number), 0))
         with self.accelerator.autocast():
             loss, info = model(batch)
         return loss, info
@@ -74,7 +76,7 @@ class StepRunner:
 
     def _clip(self, model: nn.Module) -> Tensor:
         norm = self.accelerator.clip_grad_norm_(model.parameters(), self.clip or math.inf)
-        return torch.as_tensor(norm)
+        return full(torch.as_tensor(norm))
 
     def _on_host(self, numbers: Mapping[str, Tensor | float]) -> dict[str, float]:
         """Values of all numbers, by one transfer; means over processes."""

@@ -450,6 +450,24 @@ def a_model_trains_as_on_one_process_with_the_joint_batch(folder: Path) -> None:
 
 
 @check
+def live_probes_read_of_a_shared_model_what_they_read_of_a_whole_one(folder: Path) -> None:
+    from rlspec.diagnostics.alignment import live_probes
+    from rlspec.diagnostics.probes import read_probes
+
+    found = []
+    mesh = init_device_mesh("cpu", (dist.get_world_size(),))
+    for model in (Tied(), fsdp2(Tied(), mesh=mesh)):
+        probes = live_probes()
+        probes[-1].every = 1  # type: ignore[attr-defined]
+        optimizer = build_optimizer(model, rule="muon", lr=0.01, telemetry_every=1)
+        read_probes(model, optimizer, probes)
+        go_on(model, optimizer, slice(None), range(3))
+        found.append(read_probes(model, optimizer, probes).numbers)
+    torch.testing.assert_close(found[1], found[0], rtol=1e-4, atol=1e-6)
+    assert "alignment/mean" in found[0]
+
+
+@check
 def heads_on_columns_stay_where_they_are_if_the_user_cuts_columns(folder: Path) -> None:
     from torch.distributed.tensor import Shard
 
@@ -564,6 +582,19 @@ def bad_input_is_refused_by_name(folder: Path) -> None:
             ).state_dict()
             | {"state": {0: {"step": torch.tensor(1.0), "momentum_buffer": torch.zeros(5, 4)}}}
         )
+
+
+@check
+def models_that_cannot_be_cut_are_refused_by_name(folder: Path) -> None:
+    from rlspec.runtime.sharding import shard_model
+
+    mixed = nn.Sequential(nn.Linear(4, 4, bias=False), nn.Linear(4, 4, bias=False).bfloat16())
+    with refused("0.weight is torch.float32 and 1.weight is torch.bfloat16, and FSDP2 cuts trained"):
+        shard_model(mixed, None, "cpu")
+    mixed[1].requires_grad_(False)
+    mixed.register_parameter("scale", nn.Parameter(torch.tensor(1.0)))
+    with refused("scale is a scalar, which has no axis to cut; set sharding=ddp"):
+        shard_model(mixed, None, "cpu")
 
 
 def a_checkpoint_of_others_is_read(folder: Path) -> None:

@@ -7,7 +7,7 @@ import torch
 from torch import nn
 
 from rlspec.errors import CheckpointError
-from rlspec.vla.training.ema import Ema
+from rlspec.vla.training.ema import Ema, replaced
 
 
 def test_averages_equal_a_plain_loop_over_the_same_weights() -> None:
@@ -33,7 +33,7 @@ def test_bf16_weights_are_averaged_in_float32() -> None:
     for _ in range(100):
         ema.update()
     assert float(ema.averages["weight"]) == pytest.approx(2 - 0.999**100, rel=1e-4)
-    with ema.applied():
+    with replaced({"weight": parameter}, ema.averages):
         assert parameter.dtype == torch.bfloat16
         assert parameter.item() == pytest.approx(2 - 0.999**100, rel=1e-2)
 
@@ -42,7 +42,7 @@ def test_weights_come_back_after_the_averages_even_after_an_error() -> None:
     parameter = nn.Parameter(torch.tensor([5.0]))
     ema = Ema({"weight": parameter}, 0.5)
     ema.averages["weight"].fill_(1.0)
-    with pytest.raises(ZeroDivisionError), ema.applied():
+    with pytest.raises(ZeroDivisionError), replaced({"weight": parameter}, ema.averages):
         assert parameter.item() == 1.0
         raise ZeroDivisionError
     assert parameter.item() == 5.0

@@ -5,8 +5,10 @@ from __future__ import annotations
 from collections import Counter
 
 import numpy as np
+import pytest
 import torch
 
+from rlspec.errors import ConfigError
 from rlspec.vla.training.order import BatchShape, SampleOrder, derive_seed, seed_all
 
 
@@ -36,6 +38,18 @@ def test_passes_and_processes_share_a_step_out_without_overlap() -> None:
     parts = [list(range(12))[shape.part(number)] for number in range(3) for shape in shapes]
     assert [sample for part in parts for sample in part] == list(range(12))
     assert shapes[0].samples == 12
+    assert [shape.place(number) for number in range(3) for shape in shapes] == list(range(6))
+
+
+def test_other_processes_make_the_samples_of_a_step_in_other_passes() -> None:
+    two = BatchShape(2, passes=3, processes=2)
+    one = BatchShape(2, passes=3).with_samples(two.samples)
+    assert (one.passes, one.samples) == (6, 12)
+    assert [one.part(number) for number in range(6)] == [
+        BatchShape(2, passes=3, processes=2, process=process).part(number) for number in range(3) for process in (0, 1)
+    ]
+    with pytest.raises(ConfigError, match=r"12 samples, which 4 processes with training.batch_size=2 cannot make; "):
+        BatchShape(2, processes=4).with_samples(12)
 
 
 def test_seeds_differ_along_a_path_and_start_every_generator() -> None:
