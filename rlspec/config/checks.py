@@ -275,7 +275,7 @@ def upload(recipe: HasOptim) -> Lines:
 
 def devices(recipe: Recipe) -> Lines:
     """Only a GPU can serve vLLM, which reads the model by itself."""
-    if recipe.rollout.engine != "vllm":
+    if recipe.rollout.engine != "vllm" or recipe.algorithm == "sft":
         return
     if recipe.device == "cpu":
         yield "rollout.engine=vllm: needs a GPU; use rollout.engine=transformers with device=cpu"

@@ -225,14 +225,14 @@ def test_a_finite_step_forgives_those_before_it() -> None:
 
 
 def test_a_full_disk_is_one_line_and_the_last_checkpoint_stays(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    save = checkpoints.TrainingState.save
+    save = checkpoints.TrainingState.save_policy
 
     def full(self: checkpoints.TrainingState, folder: Path) -> None:
         if self.step == 2:
             raise OSError(28, "No space left on device")
         save(self, folder)
 
-    monkeypatch.setattr(checkpoints.TrainingState, "save", full)
+    monkeypatch.setattr(checkpoints.TrainingState, "save_policy", full)
     with pytest.raises(UserError, match=r"the disk is full.*the previous checkpoint is whole: .*checkpoint-1"):
         train(tmp_path, "checkpoints.every=1")
 
