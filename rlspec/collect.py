@@ -1,14 +1,18 @@
-"""Generate demonstrations: `python -m rlspec.collect env=NAME episodes=N out=DIR`, as a LeRobotDataset v3.
+"""Demonstrations: generated, `python -m rlspec.collect env=NAME`, or recorded, `python -m rlspec.collect robot=NAME`.
 
-Or with format=droid_raw as raw DROID recordings, folder by folder, as a DROID workstation leaves them.
+As a LeRobotDataset v3, or with format=droid_raw as raw DROID recordings, as a DROID workstation leaves them.
 """
 
 from __future__ import annotations
 
+import json
+import os
+import shutil
 import sys
 from collections.abc import Sequence
+from datetime import timedelta
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from pydantic import Field, model_validator
 
@@ -18,6 +22,10 @@ from rlspec.config.schema import SEEDS, Key
 from rlspec.config.vla_schema import Demonstrations, Env, Recordings
 from rlspec.entry import command
 from rlspec.errors import ConfigError, nearest
+
+if TYPE_CHECKING:
+    from rlspec.deploy.log.reader import RunLog
+    from rlspec.deploy.recording.session import RecordCommand
 
 _OWN = {"lerobot": ("video",), "droid_raw": ("failures", "lab", "idle_steps")}  # keys of one format
 
@@ -30,7 +38,11 @@ class CollectCommand(CommandLine):
     """  # noqa: D205
 
     command = "collect"
-    synopsis = ("env=NAME [task=NAME[,NAME]] [key=value ...]", "format=droid_raw [env=franka_droid] [key=value ...]")
+    synopsis = (
+        "env=NAME [task=NAME[,NAME]] [key=value ...]",
+        "format=droid_raw [env=franka_droid] [key=value ...]",
+        "robot=NAME teleop=NAME [server=URL | checkpoint=DIR] [key=value ...]",
+    )
     example = "episodes=200"
     below = {"env": "env_options"}
 
@@ -107,7 +119,40 @@ class CollectCommand(CommandLine):
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Entry point; returns the exit code: 0, 2 for a mistake of the user, 130 after Ctrl-C."""
-    return command(CollectCommand, _collect, argv)
+    arguments = list(sys.argv[1:] if argv is None else argv)
+    if any(argument.startswith("robot=") for argument in arguments):
+        from rlspec.deploy.recording.session import RecordCommand
+
+        return command(RecordCommand, _record, arguments)
+    return command(CollectCommand, _collect, arguments)
+
+
+def _record(line: RecordCommand) -> int:
+    from rlspec.deploy.recording.session import RecordingSession
+    from rlspec.display import Display
+
+    return RecordingSession(line, Display(), _keep_raw).run()
+
+
+def _keep_raw(log: RunLog, out: Path, lab: str, success: bool) -> None:
+    """A robot's run as a raw DROID episode, unless it is there already."""
+    from rlspec.deploy.recording.droid import droid_episode
+    from rlspec.vla.droid.raw_writer import RecordedName, write_raw
+    from rlspec.vla.droid.schema import OURS
+
+    episode = droid_episode(log, success=success)
+    began, own = episode.began.astimezone().replace(tzinfo=None), log.folder.name
+    while (target := out / lab / (name := RecordedName(lab, 0, success, began)).folder).exists():
+        told = json.loads((target / f"metadata_{name.uuid}.json").read_text(encoding="utf-8"))
+        if told[OURS]["run"] == own:
+            return
+        began += timedelta(seconds=1)  # names are by the second
+    staging = target.with_name(f".incomplete-{target.name}")
+    shutil.rmtree(staging, ignore_errors=True)
+    staging.mkdir(parents=True)
+    about = {"run": own, "policy": log.header.get("metadata"), "teleop": log.header.get("teleop")}
+    write_raw(staging, name, episode, about)
+    os.replace(staging, target)
 
 
 def _collect(line: CollectCommand) -> int:

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Annotated
 
 from pydantic import model_validator
 
-from rlspec.config.command import CommandLine, one_of
+from rlspec.config.command import CommandLine
 from rlspec.config.paths import list_robots
 from rlspec.config.schema import Key
 from rlspec.entry import command
@@ -21,7 +21,6 @@ if TYPE_CHECKING:
     from rlspec.runtime.machine import Finding
 
 _MARKS = {"ok": "ok  ", "warn": "WARN", "fail": "FAIL"}
-_WITH_ADDRESS = ("franka_fr3", "franka_panda")
 
 
 class DoctorCommand(CommandLine):
@@ -34,7 +33,7 @@ class DoctorCommand(CommandLine):
     example = "robot=franka_fr3, or --json"
     short = {"json": "as_json"}
 
-    robot: Annotated[str | None, one_of(list_robots), Key("what this robot needs instead", "NAME")] = None
+    robot: Annotated[str | None, Key("what this robot (or FILE.yaml) needs instead", "NAME")] = None
     host: Annotated[str | None, Key("of the robot; nothing moves", "ADDRESS")] = None
     cameras: Annotated[
         list[str], Key("such as opencv:/dev/video0@640x480x30,realsense:0123456,zed:30785375", "A,B")
@@ -45,9 +44,14 @@ class DoctorCommand(CommandLine):
 
     @model_validator(mode="after")
     def _an_address(self) -> DoctorCommand:
-        if self.host is not None and self.robot not in _WITH_ADDRESS:
-            has = f"robot={self.robot or 'dry_run'} has no address"
-            raise ValueError(f"host={self.host}: {has}; use robot={' or robot='.join(_WITH_ADDRESS)}")
+        from rlspec.deploy.settings import described_robot
+
+        robot = described_robot(self.robot or "dry_run")
+        if self.host is not None and not robot.found.needs_host:
+            addressed = [name for name in list_robots() if described_robot(name).found.needs_host]
+            raise ValueError(
+                f"host={self.host}: robot={robot.name} has no address; use robot={' or robot='.join(addressed)}"
+            )
         return self
 
 
@@ -87,28 +91,33 @@ def robot_checks(
     """The checks for a robot, in order.
 
     Args:
-        robot: An option of recipes/robot.
+        robot: An option of recipes/robot, or a robot's own file.
         host: Of the robot.
         cameras: Descriptions, see `rlspec.deploy.robots.cameras.opener`.
         server: URL of a policy server.
         token: What that server wants.
     """
     from rlspec.deploy import probes
+    from rlspec.deploy.settings import described_robot
     from rlspec.runtime.machine import Finding, check_python, probe_apart
 
-    is_real = robot in ("franka_fr3", "franka_panda")
-    listed: dict[str, Callable[[], ProbeResult]] = {}
-    if is_real or robot == "franka_sim":
-        listed["driver"] = probes.driver
-    if is_real:
-        listed |= {"kernel": probes.realtime_kernel, "priority": probes.realtime_priority, "governor": probes.governor}
-        if host:
-            listed["network"] = lambda: probes.network(host)
-            listed["robot"] = lambda: probes.robot_server(host, "fer" if robot == "franka_panda" else "fr3")
-        else:
-            listed["robot"] = lambda: probes.ProbeResult("warn", "not asked", "say where it is: host=ADDRESS")
-    if robot == "franka_sim":
-        listed["simulator"] = probes.simulator
+    described = described_robot(robot)
+    host = host or described.host
+    alone: dict[str, Callable[[], ProbeResult]] = {
+        "driver": probes.driver,
+        "kernel": probes.realtime_kernel,
+        "priority": probes.realtime_priority,
+        "governor": probes.governor,
+        "simulator": probes.simulator,
+    }
+    needs = described.found.needs
+    listed = {name: alone[name] for name in needs if name in alone}
+    if host and "network" in needs:
+        listed["network"] = lambda: probes.network(host)
+    if "robot" in needs:
+        model = "fer" if described.model == "fer" else "fr3"
+        unasked = probes.ProbeResult("warn", "not asked", "say where it is: host=ADDRESS")
+        listed["robot"] = lambda: probes.robot_server(host, model) if host else unasked
     if cameras:
         listed["cameras"] = lambda: probes.cameras(cameras)
     if server:
@@ -119,7 +128,7 @@ def robot_checks(
 
     checks: dict[str, Callable[[], Finding]] = {"python": check_python}
     checks |= {name: found(name, probe) for name, probe in listed.items()}
-    if robot == "mujoco":
+    if "renderer" in needs:
         checks["renderer"] = lambda: probe_apart("renderer")
     if not server:
         checks["torch"] = lambda: probe_apart("torch")  # a policy that runs on the robot's computer

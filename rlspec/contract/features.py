@@ -15,6 +15,8 @@ STATE = "observation.state"
 ACTION = "action"
 EXECUTED = "executed_action"
 """What was done where a demonstration's step was disturbed; `action` is what should have been done."""
+INTERVENTION = "intervention"
+"""Whether a human moved the arm in the policy's place, bool (1,); LeRobot's rollout calls it so."""
 TASK = "task"
 """The instruction, in words."""
 

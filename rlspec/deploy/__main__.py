@@ -6,7 +6,8 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from rlspec.deploy.calibrate import CalibrateCommand, calibrate
+from rlspec.deploy.calibration.camera import CalibrateCameraCommand, calibrate_camera
+from rlspec.deploy.calibration.workspace import CalibrateCommand, calibrate
 from rlspec.deploy.log.review import ReviewCommand, review
 from rlspec.deploy.settings import Settings
 from rlspec.display import Display
@@ -18,9 +19,11 @@ def main(argv: Sequence[str] | None = None) -> int:
     arguments = list(sys.argv[1:] if argv is None else argv)
     if ReviewCommand.is_meant(arguments):
         return command(ReviewCommand, lambda line: review(line, Display()), arguments)
-    if CalibrateCommand.is_meant(arguments):
+    if any(argument.startswith("calibrate=") for argument in arguments):
         given = [argument.removeprefix("robot=") for argument in arguments if argument.startswith("robot=")]
         file = Path(given[-1]) if given and given[-1].endswith((".yaml", ".yml")) else None
+        if "calibrate=camera" in arguments:
+            return command(CalibrateCameraCommand, lambda line: calibrate_camera(line, Display(), file=file), arguments)
         return command(CalibrateCommand, lambda line: calibrate(line, Display(), file=file), arguments)
     return command(Settings, _deploy, arguments)
 

@@ -30,6 +30,8 @@ from rlspec.deploy.safety.watchdog import (
     WatchdogSettings,
     stalled_camera,
 )
+from rlspec.deploy.teleop.operator import Operator
+from rlspec.deploy.teleop.readings import AGAIN, FAILURE, SUCCESS
 from rlspec.deploy.workers import Job, Worker
 from rlspec.errors import RobotError
 
@@ -60,6 +62,7 @@ class Parts:
         wall: The wall clock, which only dates the log.
         supervisor: Told of each tick.
         frames: Given the pictures of each tick.
+        operator: A human who may take over.
     """
 
     robot: Robot
@@ -81,6 +84,7 @@ class Parts:
     wall: Callable[[], float] = time.time
     supervisor: Supervisor | None = None
     frames: FrameSink | None = None
+    operator: Operator | None = None
 
 
 class Loop:
@@ -105,6 +109,7 @@ class Loop:
         self._ended_at: float | None = None
         self._events: list[str] = []
         self._number = 0
+        self._taken = False  # a human moves the arm
         self._state: RobotState | None = None
 
     def run(self) -> DeploymentOutcome:
@@ -194,7 +199,7 @@ class Loop:
             self._end("user", f"the robot's user stop: {state.error}")
         elif state.mode == "disconnected":
             self._end("fault", f"the robot disconnected: {state.error}")
-        elif problem := parts.gripper.problem(now):
+        elif (problem := parts.gripper.problem(now)) or (problem := self._said_by_the_operator(now)):
             self._end("fault", problem)
         elif parts.done():
             self._end("success", "the task is done")
@@ -204,6 +209,17 @@ class Loop:
             self._interrupt(f"a tick came {1e3 * late:.0f} ms late")
         elif state.mode == "stopped" and self._moving:
             self._end("fault", f"somebody stopped the robot {state.error}".rstrip())
+
+    def _said_by_the_operator(self, now: float) -> str:
+        """Hear them; returns why nobody drives, and ends the run where they say so."""
+        operator = self.parts.operator
+        if operator is None:
+            return ""
+        operator.listen(now)
+        keeper = self.parts.frames
+        if operator.verdict in _VERDICTS:
+            self._end(*_VERDICTS[operator.verdict])
+        return operator.problem(now) or ("" if keeper is None else keeper.error)
 
     def _act_or_end(self, state: RobotState, late: float, now: float) -> dict[str, Any]:
         try:
@@ -223,27 +239,57 @@ class Loop:
         stalled = stalled_camera(frames, self.parts.cameras, now, self.parts.watchdog.camera)
         if stalled and self._moving:
             self._interrupt(stalled)
+        able = not stalled and (self._moving or self._stands(state))
+        human = self._human(state, now) if able else None
         waiting = self.parts.asker.waiting
-        trouble = self.parts.asker.policy.trouble(waiting=waiting)
+        trouble = "" if human else self.parts.asker.policy.trouble(waiting=waiting)
         if trouble and self._moving:
             self._interrupt(trouble, forget=not waiting)
-        self._events += self.parts.asker.exchange(state, None if stalled else frames, now)
-        ready = not stalled and not trouble and (self._moving or self._stands(state))
-        line = self._move(state, self.parts.scheduler.next(now) if ready else None, late, now)
+        self._events += self.parts.asker.exchange(state, None if stalled or human else frames, now)
+        ready = able and not trouble and human is None
+        step = self.parts.scheduler.next(now) if ready else None
+        line = self._move(state, step, human, late, now)
+        line["intervention"] = self._taken
         times = [state.time, *(frames[camera].time for camera in self.parts.cameras.values() if camera in frames)]
         line["observation_age_ms"] = 1e3 * (now - min(times))
         line["inference_ms"] = self.parts.asker.inference_ms
         return line
 
-    def _move(self, state: RobotState, step: ScheduledStep | None, late: float, now: float) -> dict[str, Any]:
-        """Carry out a step, or hold, or stop; returns what to log."""
-        target, verdict = self._filtered(state, step, late, now)
+    def _human(self, state: RobotState, now: float) -> Target | None:
+        """What a human wants of this tick; None: nobody has taken over."""
+        operator = self.parts.operator
+        if operator is None:
+            return None
+        if not operator.in_charge(now):
+            operator.let_go()
+            if self._taken:
+                self._taken = False
+                self._events.append("the human hands back")
+            return None
+        if not operator.holds:
+            self.parts.scheduler.clear()  # what the policy had planned begins where the arm will no longer be
+        if not operator.alone and not self._taken:
+            self._taken = True
+            self.outcome.takeovers += 1
+            self._events.append("a human takes over")
+        self.outcome.taken += self._taken
+        if not self._moving:
+            operator.let_go()
+        held = state.joints if self._held is None or not self._moving else self._held
+        commanded = self.parts.gripper.lane.closure
+        return operator.target(state, held, state.closure if commanded is None else commanded)
+
+    def _move(
+        self, state: RobotState, step: ScheduledStep | None, human: Target | None, late: float, now: float
+    ) -> dict[str, Any]:
+        """Carry out a step or what a human wants, or hold, or stop; returns what to log."""
+        target, verdict = self._filtered(state, step, human, late, now)
         fresh = verdict is not None and verdict.phase == "run"
         judgement = self._watchdog.judge(now, fresh=fresh, stopped=not self._moving)
         line = _asked(step, target)
-        if verdict is not None and step is not None:
+        if verdict is not None and target is not None:
             self.outcome.asked += 1
-            line["reasons"] = list(dict.fromkeys([*(target.reasons if target else ()), *verdict.reasons]))
+            line["reasons"] = list(dict.fromkeys([*target.reasons, *verdict.reasons]))
             self.outcome.changed.update(line["reasons"])
             self.trouble = "" if fresh else ", ".join(line["reasons"])
         if judgement == "run" and verdict is not None and target is not None:
@@ -259,18 +305,18 @@ class Loop:
         return line
 
     def _filtered(
-        self, state: RobotState, step: ScheduledStep | None, late: float, now: float
+        self, state: RobotState, step: ScheduledStep | None, human: Target | None, late: float, now: float
     ) -> tuple[Target | None, FilterVerdict | None]:
-        """What the step asks for, and what the safety filter makes of it; without a step it brakes."""
+        """What is asked for, and what the safety filter makes of it; where nothing is, it brakes."""
         if not self._moving or self.parts.muted:
-            if step is None:
+            if step is None and human is None:
                 return None, None
             # The arm stands, or is moved by others: limits of velocity and acceleration count from where it is, not
             # from where it was sent last.
             self.parts.safety.reset(state)
             self.parts.targets.reset()
             self._held = state.joints
-        target = None if step is None else self.parts.targets(step.action, state)
+        target = human if step is None else self.parts.targets(step.action, state)
         wanted = None if target is None else target.joints
         if wanted is not None and self._held is not None:
             wanted = self._slowed(wanted, self._held, self._share(now))
@@ -385,7 +431,12 @@ class Loop:
 _EMPTY: Mapping[str, Any] = {
     **dict.fromkeys(("tick", "time", "wall", "state", "observation_age_ms", "inference_ms", "action_age_ms")),
     **dict.fromkeys(("chunk", "index", "requested", "target", "sent", "closure_sent")),
-    **{"reasons": [], "phase": "", "event": "", "late_ms": 0.0},
+    **{"reasons": [], "phase": "", "event": "", "late_ms": 0.0, "intervention": False},
+}
+_VERDICTS: Mapping[str, tuple[End, str]] = {
+    SUCCESS: ("success", "whoever drives says that it is done"),
+    FAILURE: ("failure", "whoever drives gives it up"),
+    AGAIN: ("rerecord", "whoever drives wants it again"),
 }
 
 
@@ -397,10 +448,9 @@ def _described(state: RobotState) -> dict[str, Any]:
 
 
 def _asked(step: ScheduledStep | None, target: Target | None) -> dict[str, Any]:
-    if step is None:
-        return {}
-    line: dict[str, Any] = {"chunk": step.chunk, "index": step.index, "requested": step.action}
-    line["action_age_ms"] = 1e3 * step.age
+    line: dict[str, Any] = {}
+    if step is not None:
+        line = {"chunk": step.chunk, "index": step.index, "requested": step.action, "action_age_ms": 1e3 * step.age}
     if target is not None:
         line["target"] = target.joints
         line["reasons"] = list(target.reasons)

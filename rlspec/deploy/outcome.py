@@ -11,8 +11,8 @@ import numpy as np
 from rlspec.errors import INTERRUPTED
 
 PACE_TOLERANCE = 0.05  # of real time; a controller's own clock keeps it to a thousandth
-End = Literal["time", "success", "fault", "user"]
-_CODES: dict[End, int] = {"time": 0, "success": 0, "fault": 1, "user": INTERRUPTED}
+End = Literal["time", "success", "failure", "rerecord", "fault", "user"]
+_CODES: dict[End, int] = {"time": 0, "success": 0, "failure": 0, "rerecord": 0, "fault": 1, "user": INTERRUPTED}
 
 
 @dataclass
@@ -20,13 +20,15 @@ class DeploymentOutcome:
     """Counts of a run.
 
     Attributes:
-        end: Why it ended: its time was over, its task was done, a fault, or the user.
+        end: Why it ended: its time was over, its task was done, whoever drives called it a failure or wants it again, a
+            fault, or the user.
         reason: In words.
         ticks: Of the loop; `missed` ticks were too late to happen.
         asked: Ticks for which there was an action of the policy; the filter may have refused it.
         fresh: Ticks that carried out an action of the policy.
         holds, stops: Ticks that held the last target; how often the robot was stopped for want of actions or pictures.
         resumed: How often it moved again after a stop or a reflex.
+        takeovers, taken: How often a human took over from the policy, and for how many ticks.
         recoveries: Reflexes that were acknowledged.
         changed: Reason -> ticks in which the safety filter changed or refused the action.
         late: Seconds of lateness of each tick.
@@ -45,6 +47,8 @@ class DeploymentOutcome:
     holds: int = 0
     stops: int = 0
     resumed: int = 0
+    takeovers: int = 0
+    taken: int = 0
     recoveries: int = 0
     changed: Counter[str] = field(default_factory=Counter)
     late: list[float] = field(default_factory=list)
@@ -71,6 +75,8 @@ class DeploymentOutcome:
             "holds": self.holds,
             "stops": self.stops,
             "resumed": self.resumed,
+            "takeovers": self.takeovers,
+            "taken": self.taken,
             "recoveries": self.recoveries,
             "changed": dict(self.changed),
             "late_ms": _percentiles([1e3 * value for value in self.late]),
@@ -93,6 +99,8 @@ class DeploymentOutcome:
             f"inference  p50 {asked['p50']:.1f} ms, p99 {asked['p99']:.1f} ms, {len(self.inference_ms)} answers",
             f"changed by the safety filter: {changed or 'nothing'}",
         ]
+        if self.takeovers:
+            lines.append(f"{_times(self.takeovers, 'taken over by a human')}, for {self.taken} ticks")
         if self.pace is not None and abs(self.pace - 1) > PACE_TOLERANCE:
             lines.append(slow_words(self.pace))
         return lines + ([f"the log's last lines did not fit on its disk: {self.rescued}"] if self.rescued else [])

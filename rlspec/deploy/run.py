@@ -35,7 +35,7 @@ from rlspec.deploy.loop import Log, Loop, Parts
 from rlspec.deploy.outcome import DeploymentOutcome
 from rlspec.deploy.policy.asker import Asker
 from rlspec.deploy.policy.observe import observation
-from rlspec.deploy.policy.sources import RobotPolicy, check_width
+from rlspec.deploy.policy.sources import Contract, RobotPolicy, check_width
 from rlspec.deploy.priority import real_time_priority
 from rlspec.deploy.safety.estop import EStop
 from rlspec.deploy.safety.filter import SafetyFilter
@@ -43,6 +43,7 @@ from rlspec.deploy.safety.gate import Gate
 from rlspec.deploy.safety.watchdog import Supervisor
 from rlspec.deploy.settings import Settings
 from rlspec.deploy.status import StatusLine
+from rlspec.deploy.teleop.operator import HandDevice, Operator
 from rlspec.deploy.view.tees import Watched, WatchedFrames, WatchedLog
 from rlspec.deploy.workers import Worker
 from rlspec.display import Display
@@ -94,13 +95,14 @@ def _run(
     estop = EStop(gate, Path(settings.estop_file or folder / "ESTOP"), keyboard=True, signals=True)
     stack.callback(estop.close)
     view = _open_view(settings, robot, agreement, limits, estop, display, stack)
+    device = _open_device(settings, robot, stack)
     keeper = FrameKeeper(folder / "frames") if settings.frames else None
     log = TickLog(folder / "ticks.jsonl", header(settings, robot, policy, agreement, limits))
     outcome = DeploymentOutcome("fault", "it did not begin")
     try:
         told: Log = log if view is None else WatchedLog(log, view)
         frames = keeper if view is None else WatchedFrames(keeper, view)
-        loop = assemble(settings, robot, policy, agreement, limits, gate, told, frames=frames)
+        loop = assemble(settings, robot, policy, agreement, limits, gate, told, frames=frames, device=device)
         outcome = loop.outcome
         _warm_up(loop, settings, agreement, policy, display)
         estop.start()  # until here Ctrl-C just ends the process: nothing has moved
@@ -127,6 +129,8 @@ def _run(
             keeper.close()
             if keeper.error or keeper.dropped:
                 display.warn(f"pictures of {keeper.dropped} ticks are missing; {keeper.error}".rstrip("; "))
+            if keeper.rescued:
+                display.warn(f"the last pictures are in {keeper.rescued}: move them into {folder / 'frames'}")
     for line in outcome.lines():
         display.line(line)
     return outcome, folder
@@ -172,6 +176,7 @@ def assemble(
     log: Log,
     *,
     frames: FrameSink | None = None,
+    device: HandDevice | None = None,
     new_worker: Callable[[str], Worker] | None = None,
 ) -> Loop:
     """A loop from what is connected; `new_worker` makes the threads."""
@@ -199,9 +204,30 @@ def assemble(
         share=slow_start(settings),
         done=lambda: robot.success,
         frames=frames,
+        operator=None if device is None else _operator(settings, device, limits, contract, new_worker("teleop")),
         supervisor=None if lockstep else Supervisor(robot.clock, patience, gate.halt),
     )
     return Loop(parts)
+
+
+def _operator(
+    settings: Settings, device: HandDevice, limits: RobotLimits, contract: Contract, worker: Worker
+) -> Operator:
+    alone = settings.driven_by_hand
+    return Operator(device, worker, limits, contract.control_hz, settings.takeover, alone=alone)
+
+
+def _open_device(settings: Settings, robot: Robot, stack: ExitStack) -> HandDevice | None:
+    """teleop=NAME: the device, connected; it is let go of when the run ends."""
+    if settings.teleop is None:
+        return None
+    try:
+        from rlspec.deploy.lerobot.devices import open_device
+    except ImportError as error:
+        raise RobotError(f"teleop={settings.teleop}: {error.name} is missing; pip install 'rlspec[vla]'") from None
+    device = open_device(settings.teleop, settings.teleop_options, robot)
+    stack.callback(device.close)
+    return device
 
 
 def slow_start(settings: Settings) -> Any:
@@ -221,7 +247,7 @@ def _warm_up(loop: Loop, settings: Settings, agreement: Agreement, policy: Robot
         if clock.now() > end:
             raise RobotError(f"camera {min(missing)} delivers nothing; check its cable and `robot.cameras`")
         clock.sleep_until(clock.now() + 0.05)
-    for number in range(settings.inference.warmup if settings.policy is None else 0):
+    for number in range(settings.inference.warmup if settings.server or settings.checkpoint else 0):
         state, frames = parts.robot.read(), parts.robot.frames()
         seen = observation(state, frames, agreement.cameras, contract.cameras, str(loop.parts.asker.prompt))
         reply = policy.infer(seen)
@@ -281,6 +307,7 @@ def header(
         "control_hz": contract.control_hz,
         "horizon": contract.horizon,
         "prompt": settings.prompt or robot.instruction,
+        "teleop": settings.teleop,
         "limits": vars(limits),
         "metadata": policy.metadata,
         "versions": versions(),

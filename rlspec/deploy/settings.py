@@ -3,21 +3,23 @@
 from __future__ import annotations
 
 import ipaddress
+import json
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self
 
-from pydantic import Field, model_validator
+from pydantic import Field, ValidationError, model_validator
 
 from rlspec.config.command import CommandLine
+from rlspec.config.messages import explain, join_lines
 from rlspec.config.paths import list_robots, recipes_folder
 from rlspec.config.schema import Key, Section
 from rlspec.contract.actions import EXECUTION_LAWS, ActionSpaceName, ExecutionLaw
 from rlspec.deploy.arm.gripper import GripperSettings
-from rlspec.deploy.arm.kinematics import HAND_LENGTH
 from rlspec.deploy.robots.drivers import RobotSettings
-from rlspec.deploy.safety.tick_bounds import ROBOTIQ_LENGTH, SafetySettings
+from rlspec.deploy.safety.tick_bounds import SafetySettings
 from rlspec.deploy.safety.watchdog import WatchdogSettings
+from rlspec.deploy.teleop.operator import TakeoverSettings
 from rlspec.errors import ConfigError, nearest
 
 RobotMode = Literal["dry_run", "shadow", "sim", "real"]
@@ -89,11 +91,6 @@ class RobotCommand(CommandLine):
         others = [argument for argument in arguments if not argument.startswith("robot=")]
         return cls._read(others, {"robot": load_robot(names[-1] if names else None)})
 
-    @property
-    def hand_length(self) -> float:
-        """Metres from the flange to the tip of the robot's hand."""
-        return ROBOTIQ_LENGTH if self.robot.options.get("gripper") == "robotiq" else HAND_LENGTH
-
 
 class Settings(RobotCommand):
     """Observe, ask the policy, schedule its chunks, filter, send, log: at the rate that the policy was trained at.
@@ -104,8 +101,9 @@ class Settings(RobotCommand):
 
     command = "deploy"
     synopsis = (
-        "robot=NAME (server=ws://HOST:PORT | checkpoint=DIR | policy=expert|hold) [key=value ...]",
+        "robot=NAME (server=ws://HOST:PORT | checkpoint=DIR | policy=expert|hold) [teleop=NAME] [key=value ...]",
         "calibrate=workspace robot=NAME [out=FILE]",
+        "calibrate=camera robot=NAME camera=NAME [out=FILE]",
         "summary=RUN [out=DIR] | replay=RUN [law=NAME] | export=RUN[,RUN] out=DIR [video=true]",
     )
     example = "seconds=30"
@@ -116,6 +114,7 @@ class Settings(RobotCommand):
         "scheduler": "schedule.name",
         "n_action_steps": "schedule.n_action_steps",
     }
+    below = {"teleop": "teleop_options"}
 
     server: Annotated[
         str | None,
@@ -135,6 +134,14 @@ class Settings(RobotCommand):
         ),
     ] = None
     seconds: Annotated[float, Key("of the run", "S")] = Field(30.0, gt=0)
+    teleop: Annotated[
+        str | None,
+        Key(
+            "a human who takes over by moving it, or drives alone: gamepad, keyboard_ee, phone, a plugin of LeRobot",
+            "NAME",
+        ),
+    ] = None
+    teleop_options: Annotated[dict[str, Any], Key("options of that device", "KEY=VALUE")] = {}
     rate: Annotated[float | None, Key("where the policy does not say", "HZ")] = Field(None, gt=0, le=200)
     law: Annotated[ExecutionLaw | None, Key(f"{', '.join(EXECUTION_LAWS)} (default: the robot's)", "NAME")] = None
     action_space: Annotated[ActionSpaceName | None, Key("where the policy does not say", "NAME")] = None
@@ -155,6 +162,7 @@ class Settings(RobotCommand):
     safety: SafetySettings = SafetySettings()
     watchdog: WatchdogSettings = WatchdogSettings()
     gripper: GripperSettings = GripperSettings()
+    takeover: TakeoverSettings = TakeoverSettings()
     slow_start: SlowStart = SlowStart()
     inference: Inference = Inference()
 
@@ -170,10 +178,19 @@ afterwards, with the folder of a run:
     @model_validator(mode="after")
     def _one_policy(self) -> Settings:
         given = [source for source in _SOURCES if getattr(self, source) is not None]
-        if len(given) != 1:
+        if len(given) > 1 or not (given or self.teleop):
             what = f"{' and '.join(given)} exclude each other" if given else "no policy"
             raise ValueError(f"{what}: give one of server=ws://HOST:PORT, checkpoint=DIR, policy=expert|hold")
+        if self.teleop_options and self.teleop is None:
+            raise ValueError(f"teleop.{min(self.teleop_options)}: no device; add teleop=NAME")
+        if self.teleop is not None and self.effective_mode == "shadow":
+            raise ValueError(f"teleop={self.teleop}: nothing is sent with mode=shadow; leave it out")
         return self
+
+    @property
+    def driven_by_hand(self) -> bool:
+        """Whether a human drives and no policy is there."""
+        return all(getattr(self, source) is None for source in _SOURCES)
 
     @model_validator(mode="after")
     def _share_of_the_law(self) -> Settings:
@@ -184,7 +201,7 @@ afterwards, with the folder of a run:
     def _room_of_the_robot(self) -> Settings:
         """What the command line does not say of box and hand, the robot's file does."""
         given, box = self.safety.model_fields_set, self.robot.box
-        room: dict[str, Any] = {} if "hand_length" in given else {"hand_length": self.hand_length}
+        room: dict[str, Any] = {} if "hand_length" in given else {"hand_length": self.robot.hand_length}
         if box is not None and not {"workspace_low", "workspace_high"} & given:
             room |= {"workspace_low": box.low, "workspace_high": box.high}
         self.safety = SafetySettings.model_validate(self.safety.model_dump(exclude_unset=True) | room)
@@ -234,6 +251,18 @@ def _is_loopback(host: str | None) -> bool:
         return ipaddress.ip_address(host).is_loopback
     except ValueError:
         return False
+
+
+def described_robot(name: str) -> RobotSettings:
+    """One robot as it is described, by itself.
+
+    Raises:
+        ConfigError: There is none of that name, or its file is wrong.
+    """
+    try:
+        return RobotSettings.model_validate_json(json.dumps(load_robot(name)))
+    except ValidationError as error:
+        raise ConfigError(join_lines([f"robot={name}: {line}" for line in explain(error, RobotSettings)])) from None
 
 
 def load_robot(name: str | None) -> dict[str, Any]:

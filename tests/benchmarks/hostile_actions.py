@@ -30,7 +30,7 @@ from hostile_requests import TICKS, Hostile, begin
 from rlspec.deploy.arm.gripper import GripperLane, GripperSettings
 from rlspec.deploy.arm.interfaces import RobotState
 from rlspec.deploy.arm.kinematics import HOME, forward, solve
-from rlspec.deploy.calibrate import enclosing_box
+from rlspec.deploy.calibration.workspace import enclosing_box
 from rlspec.deploy.robots.robotiq import RobotiqGripperLane
 from rlspec.deploy.safety.filter import FilterVerdict, SafetySettings
 from rlspec.deploy.safety.tick_bounds import ROBOTIQ_LENGTH

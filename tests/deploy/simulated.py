@@ -169,7 +169,9 @@ class TroubledRobot(DryRunRobot):
         return {name: Frame(min(frame.time, stalled), frame.image) for name, frame in frames.items()}
 
 
-def simulation(*arguments: str, camera: bool = False, speed: float = 0.4, horizon: int = 16) -> Simulation:
+def simulation(
+    *arguments: str, camera: bool = False, speed: float = 0.4, horizon: int = 16, device: Any = None
+) -> Simulation:
     """Build a deployment of robot=dry_run in simulated time; `arguments` as on the command line."""
     settings = Settings.read(["robot=dry_run", "server=ws://robot", *arguments])
     clock = SimClock()
@@ -182,9 +184,13 @@ def simulation(*arguments: str, camera: bool = False, speed: float = 0.4, horizo
     gate, log = Gate(robot, muted=muted), ListLog()
     grip, recover = [0.01], [0.01]
     seconds = {"inference": lambda: policy.latency, "gripper": lambda: grip[0], "recovery": lambda: recover[0]}
-    loop = assemble(
-        settings, robot, policy, agreement, limits, gate, log, new_worker=lambda name: SimWorker(clock, seconds[name])
-    )
+    if device is not None:
+        device.clock = clock
+
+    def worker(name: str) -> SimWorker:
+        return SimWorker(clock, seconds.get(name, lambda: 0.0))
+
+    loop = assemble(settings, robot, policy, agreement, limits, gate, log, device=device, new_worker=worker)
     object.__setattr__(loop.parts, "wall", clock.wall)
     object.__setattr__(loop.parts, "supervisor", None)
     return Simulation(clock, robot, policy, gate, loop, log, grip, recover)

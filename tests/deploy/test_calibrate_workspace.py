@@ -10,10 +10,10 @@ import pytest
 import yaml
 from filter_oracle import places
 
-from rlspec.deploy import calibrate as calibration
 from rlspec.deploy.__main__ import main
 from rlspec.deploy.arm.interfaces import RobotState
 from rlspec.deploy.arm.kinematics import HOME, forward, solve
+from rlspec.deploy.calibration import workspace as calibration
 from rlspec.deploy.robots.dry_run import DryRunRobot
 from rlspec.deploy.robots.mujoco import MujocoRobot
 from rlspec.deploy.settings import Settings

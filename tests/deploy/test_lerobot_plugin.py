@@ -15,6 +15,7 @@ from lerobot.rollout.strategies import core
 from lerobot.teleoperators import TeleoperatorConfig, make_teleoperator_from_config
 from lerobot.utils.errors import DeviceAlreadyConnectedError, DeviceNotConnectedError
 
+from rlspec.deploy.arm.kinematics import forward
 from rlspec.deploy.lerobot import FrankaRlspec, FrankaRlspecConfig, FrankaRlspecExpertConfig
 from rlspec.deploy.lerobot.features import ACTION_KEYS, POSITIONS
 from rlspec.errors import ConfigError, RobotError
@@ -208,7 +209,7 @@ def test_a_reflex_and_a_stalled_camera_end_the_session(make: Make) -> None:
 
 
 def test_mistakes_are_named(make: Make) -> None:
-    with pytest.raises(ConfigError, match="robot.backend=ros: choose one of dry_run"):
+    with pytest.raises(ConfigError, match="robot.backend=ros: unknown; .*dry_run.*; or my_module:MyRobot"):
         FrankaRlspecConfig(backend="ros")
     with pytest.raises(ConfigError, match="--robot.host=IP"):
         FrankaRlspecConfig(backend="franky")
@@ -238,3 +239,37 @@ def test_without_a_robot_the_wave_swings(make: Make, tmp_path: Path) -> None:
     moved = joints_of(robot.get_observation()) - start
     assert moved.min() > 0.0 and moved.max() < 0.25
     wave.disconnect()
+
+
+def test_the_sticks_of_lerobots_gamepad_push_the_hand_through_the_filter(make: Make) -> None:
+    robot = make()
+    robot.connect()
+    begin = forward(joints_of(robot.get_observation()))[0]
+    for _ in range(20):
+        sent = robot.send_action({"delta_x": 0.0, "delta_y": np.float32(1.0), "delta_z": 0.0, "gripper": 0})
+    assert set(sent) == set(robot.action_features) and sent["gripper.pos"] == 1.0
+    way = forward(joints_of(sent))[0] - begin
+    assert way[1] == pytest.approx(20 * 0.15 / 15, abs=0.02) and np.abs(way[[0, 2]]).max() < 0.01
+    still = robot.send_action({"delta_x": 0.0, "delta_y": 0.0, "delta_z": 0.0, "gripper": 1})
+    assert np.abs(joints_of(still) - joints_of(sent)).max() < 0.1 and still["gripper.pos"] == 1.0
+
+
+def test_the_hand_and_every_driver_of_the_table_are_there_for_lerobot_too() -> None:
+    box = {"workspace_low": [-0.2, -0.5, 0.0], "workspace_high": [0.7, 0.5, 0.9]}
+    options = {"gripper": "robotiq", "gripper_port": "/dev/ttyUSB7"}
+    config = FrankaRlspecConfig(backend="franky", host="1.2.3.4", options=options, **box)
+    robot = config.driver.make(config.described({}))
+    assert (robot.settings.gripper, robot.settings.gripper_port) == ("robotiq", "/dev/ttyUSB7")
+    assert config.safety.hand_length == pytest.approx(0.177), "the box is kept for the longer hand"
+    with pytest.raises(ConfigError, match="robot.gripperr=robotiq: robot=franka_fr3 has no such option; did you mean"):
+        FrankaRlspecConfig(backend="franky", host="1.2.3.4", options={"gripperr": "robotiq"}, **box)
+
+
+def test_a_hand_that_is_wrong_ends_lerobots_session(make: Make, monkeypatch: pytest.MonkeyPatch) -> None:
+    robot = make(backend="mujoco")
+    robot.connect()
+    still = {key: robot.get_observation()[key] for key in POSITIONS}
+    monkeypatch.setattr(type(robot.backend), "grip_problem", "gripper: the cable is out")
+    with pytest.raises(RobotError, match="gripper: the cable is out"):
+        for _ in range(60):
+            robot.send_action(still)

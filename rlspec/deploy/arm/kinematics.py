@@ -177,6 +177,7 @@ def solve(
     low: Array | None = None,
     high: Array | None = None,
     iterations: int = 2,
+    homing: float = _HOMING,
 ) -> Array:
     """Joints near `q` that bring the tool centre point to a pose, by damped least squares.
 
@@ -189,6 +190,7 @@ def solve(
         low: Joint range, (7,) radians; None: unbounded.
         high: Like `low`.
         iterations: More for poses that are further away.
+        homing: Share of the way to `HOME` that the redundant direction goes.
 
     Returns:
         (7,) radians; the best effort where the pose cannot be reached.
@@ -201,7 +203,7 @@ def solve(
         inverse = np.linalg.solve(moving @ moving.T + _DAMPING**2 * np.eye(6), moving).T
         step = inverse @ error
         if iteration == 0:
-            homeward = _HOMING * (HOME - solution)
+            homeward = homing * (HOME - solution)
             step = step + homeward - inverse @ (moving @ homeward)
         solution = solution + step
         if low is not None and high is not None:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field
+from typing import Any
 
 from lerobot.cameras import CameraConfig
 from lerobot.robots import RobotConfig
@@ -10,10 +12,10 @@ from lerobot.robots import RobotConfig
 from rlspec.contract.actions import DROID_HYBRID, JOINT_POSITION, STIFF_POSITION
 from rlspec.contract.pictures import DROID_SIZE
 from rlspec.deploy.lerobot.features import ACTION_KEYS
+from rlspec.deploy.robots.drivers import Driver, RobotSettings, find_driver
 from rlspec.deploy.safety.tick_bounds import SafetySettings
 from rlspec.errors import ConfigError
 
-BACKENDS = ("dry_run", "mujoco", "franky_sim", "franky")
 _LAWS = {"mujoco": STIFF_POSITION}
 
 
@@ -23,8 +25,10 @@ class FrankaRlspecConfig(RobotConfig):
     """A Franka arm behind rlspec's safety filter.
 
     Attributes:
-        backend: dry_run: no robot; mujoco: rlspec's table-top; franky_sim: franky's simulator behind the real driver;
-            franky: an arm at `host`.
+        backend: Who speaks to it, of `rlspec.deploy.robots.drivers.DRIVERS` (dry_run: no robot; mujoco: rlspec's
+            table-top; franky_sim: franky's simulator behind the real driver; franky: an arm at `host`), or your own as
+            my_module:MyRobot.
+        options: Of that driver, for example {gripper: robotiq, gripper_port: /dev/ttyUSB0}.
         host: Address of the arm's control unit.
         robot_model: fr3, fr3_pre_5_9 or fer: whose limits hold.
         action_space: joint_position (radians), joint_velocity (DROID's, unitless) or delta_eef (LIBERO's, unitless).
@@ -43,6 +47,7 @@ class FrankaRlspecConfig(RobotConfig):
     """
 
     backend: str = "dry_run"
+    options: dict[str, Any] = field(default_factory=dict)
     host: str = ""
     robot_model: str = "fr3"
     action_space: str = JOINT_POSITION
@@ -67,18 +72,58 @@ class FrankaRlspecConfig(RobotConfig):
             ConfigError: A value is not among those allowed.
         """
         super().__post_init__()
-        for name, allowed in (("backend", BACKENDS), ("action_space", tuple(ACTION_KEYS))):
-            if getattr(self, name) not in allowed:
-                raise ConfigError(f"robot.{name}={getattr(self, name)}: choose one of {', '.join(allowed)}")
-        if self.backend == "franky" and not self.host:
-            raise ConfigError("robot.backend=franky: no address; add --robot.host=IP of the arm's control unit")
-        if self.backend == "franky" and (self.workspace_low is None or self.workspace_high is None):
+        if self.action_space not in ACTION_KEYS:
+            raise ConfigError(f"robot.action_space={self.action_space}: choose one of {', '.join(ACTION_KEYS)}")
+        if self.driver.needs_host and not self.host:
+            raise ConfigError(
+                f"robot.backend={self.backend}: no address; add --robot.host=IP of the arm's control unit"
+            )
+        if self.driver.real and (self.workspace_low is None or self.workspace_high is None):
             keys = "--robot.workspace_low=[x,y,z] --robot.workspace_high=[x,y,z]"
-            raise ConfigError(f"robot.backend=franky: no box of the room; add {keys} in metres")
+            raise ConfigError(f"robot.backend={self.backend}: no box of the room; add {keys} in metres")
+        self.described({})  # an option that the driver does not have is told before anything connects
         self.law = self.law or _LAWS.get(self.backend, DROID_HYBRID)
 
     @property
+    def driver(self) -> Driver:
+        """Of the backend."""
+        try:
+            return find_driver(self.backend)
+        except ConfigError as error:
+            raise ConfigError(str(error).replace("robot.driver=", "robot.backend=", 1)) from None
+
+    @property
+    def has_simulated_cameras(self) -> bool:
+        """Whether the driver draws pictures of its own."""
+        return "images" in self.driver.options.model_fields or not self.driver.connects
+
+    def described(self, cameras: Mapping[str, Any]) -> RobotSettings:
+        """The arm as every other command is told of it, with these simulated cameras.
+
+        Raises:
+            ConfigError: The driver has no such option.
+        """
+        known = self.driver.options.model_fields
+        told: dict[str, Any] = {
+            "image_size": [self.image_height, self.image_width],
+            **{key: getattr(self, key) for key in ("task", "seed", "real_time", "realtime")},
+        }
+        if "images" in known:
+            drawn = bool(cameras)
+            told["images"] = drawn if known["images"].annotation is bool else "synthetic" if drawn else "none"
+        size = f"synthetic@{self.image_width}x{self.image_height}x30"
+        return RobotSettings(
+            name=f"franka_{self.robot_model}" if self.driver.real else self.backend,
+            driver=self.backend,
+            model=self.robot_model,  # type: ignore[arg-type] # pydantic looks
+            host=self.host or None,
+            cameras={} if self.driver.connects else dict.fromkeys(cameras, size),
+            options={key: value for key, value in told.items() if key in known} | self.options,
+        )
+
+    @property
     def safety(self) -> SafetySettings:
-        """The filter's settings, with the box where there is one."""
+        """The filter's settings, with the box where there is one, for the hand that the arm has."""
         box = {"workspace_low": self.workspace_low, "workspace_high": self.workspace_high}
-        return SafetySettings.model_validate({key: value for key, value in box.items() if value is not None})
+        room: dict[str, Any] = {key: value for key, value in box.items() if value is not None}
+        return SafetySettings.model_validate(room | {"hand_length": self.described({}).hand_length})

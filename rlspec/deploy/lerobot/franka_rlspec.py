@@ -21,6 +21,9 @@ from rlspec.deploy.arm.targets import Target, Targets
 from rlspec.deploy.lerobot.config_franka_rlspec import FrankaRlspecConfig
 from rlspec.deploy.lerobot.features import ACTION_KEYS, POSITIONS, describe, understand
 from rlspec.deploy.safety.filter import SafetyFilter
+from rlspec.deploy.teleop.operator import Operator, TakeoverSettings
+from rlspec.deploy.teleop.readings import PUSH, DeviceReading
+from rlspec.deploy.teleop.readings import understand as understand_device
 from rlspec.deploy.workers import LockstepWorker, ThreadWorker
 from rlspec.errors import RobotError
 
@@ -29,8 +32,8 @@ _WATCHFUL = 50  # sends after which a rate that is too high is worth a warning
 
 logger = logging.getLogger(__name__)
 
-connected: weakref.WeakSet[FrankaRlspec] = weakref.WeakSet()
-"""Robots of this process that are connected: where the scripted teleoperator finds the world it knows."""
+connected: weakref.WeakSet[Backend] = weakref.WeakSet()
+"""Arms of this process that are connected: where the scripted teleoperator finds the world it knows."""
 
 
 class FrankaRlspec(Robot):
@@ -51,7 +54,7 @@ class FrankaRlspec(Robot):
     @cached_property
     def _simulated_cameras(self) -> dict[str, tuple[int, int, int]]:
         config = self.config
-        if config.cameras or not config.images or config.backend == "franky":
+        if config.cameras or not config.images or not config.has_simulated_cameras:
             return {}
         shape = (config.image_height, config.image_width, 3)
         return {EXTERIOR_1: shape, WRIST: shape}
@@ -113,40 +116,18 @@ class FrankaRlspec(Robot):
             backend.close()
             raise
         self.backend = backend
-        self._lockstep = self.config.backend == "mujoco" and not self.config.real_time
+        self._lockstep = not backend.real_time
         worker = LockstepWorker(backend.clock) if self._lockstep else ThreadWorker("gripper")
-        self._hand = GripperDrive(GripperLane(GripperSettings()), backend.grip, worker)
+        self._hand = GripperDrive(GripperLane(GripperSettings()), backend.grip, worker, lambda: backend.grip_problem)
+        device = LockstepWorker(backend.clock)  # LeRobot reads the teleoperator
+        self._operator = Operator(None, device, limits, self.control_hz, TakeoverSettings(), alone=True)
         self._last: float | None = None
+        self._held = state.joints
         self._sends, self._waited, self._told = 0, 0.0, set[str]()
-        connected.add(self)
+        connected.add(backend)
 
     def _make_backend(self) -> Backend:
-        config, shapes = self.config, self._simulated_cameras
-        size = (config.image_height, config.image_width)
-        if config.backend == "mujoco":
-            from rlspec.deploy.robots.mujoco import MujocoRobot
-
-            return MujocoRobot(
-                config.task,
-                config.seed,
-                config.robot_model,
-                images=bool(shapes),
-                image_size=size,
-                real_time=config.real_time,
-            )
-        if config.backend == "dry_run":
-            from rlspec.deploy.arm.robot_limits import LIMITS
-            from rlspec.deploy.robots.dry_run import DryRunRobot
-
-            return DryRunRobot(LIMITS[config.robot_model], {name: (*size, 30.0) for name in shapes})
-        if config.backend == "franky_sim":
-            from rlspec.deploy.robots.franky_sim import FrankySimRobot
-
-            return FrankySimRobot(images="synthetic" if shapes else "none", image_size=size)
-        from rlspec.deploy.robots.franky import FrankyRobot, FrankySettings
-
-        model = "fer" if config.robot_model == "fer" else "fr3"
-        return FrankyRobot(config.host, model, settings=FrankySettings(realtime=config.realtime))
+        return self.config.driver.make(self.config.described(self._simulated_cameras))
 
     def _await_cameras(self, backend: Backend) -> None:
         clock = backend.clock
@@ -161,7 +142,7 @@ class FrankaRlspec(Robot):
         """Stop the arm and let go of it."""
         backend, self.backend = self.backend, None
         assert backend is not None
-        connected.discard(self)
+        connected.discard(backend)
         try:
             backend.stop()
         finally:
@@ -204,11 +185,14 @@ class FrankaRlspec(Robot):
     def send_action(self, action: dict[str, Any]) -> dict[str, float]:
         """Send an action through the safety filter; returns what was sent, in the action's own keys.
 
+        What LeRobot's keyboard_ee and gamepad say (delta_x, delta_y, delta_z, gripper) is understood as well.
+
         Raises:
             RobotError: Keys are wrong, or the robot has stopped.
         """
         assert self.backend is not None
-        space, values = understand(self.config.action_space, action)
+        pushed = understand_device(action) if set(PUSH) <= set(action) else None
+        space, values = (JOINT_POSITION, None) if pushed else understand(self.config.action_space, action)
         backend, clock = self.backend, self.backend.clock
         self._pace(backend)
         state, now = self._read(backend), clock.now()
@@ -216,9 +200,12 @@ class FrankaRlspec(Robot):
             self._filter.reset(state)  # the last command has expired: the arm stands
             self._targets[space].reset()
             self._hand.lane.restart()
+            self._operator.let_go()
+            self._held = state.joints
         self._last = now
-        target = self._targets[space](values, state)
+        target = self._targets[space](values, state) if pushed is None else self._pushed(pushed, state, now)
         verdict = self._filter.filter(target.joints, state)
+        self._held = verdict.joints
         if verdict.command is None:
             backend.stop()
         else:
@@ -229,6 +216,12 @@ class FrankaRlspec(Robot):
             clock.sleep_until(now + 1.0 / self.control_hz)
         closure = self._hand.lane.closure
         return describe(space, state, verdict.joints, state.closure if closure is None else closure)
+
+    def _pushed(self, reading: DeviceReading, state: RobotState, now: float) -> Target:
+        """What the keys or sticks of LeRobot's teleoperators mean."""
+        self._operator.hear(reading, now)
+        closure = self._hand.lane.closure
+        return self._operator.target(state, self._held, state.closure if closure is None else closure)
 
     def _pace(self, backend: Backend) -> None:
         """Keep a control period between two commands: the filter's limits hold for that rate."""
@@ -259,8 +252,8 @@ def only_simulated() -> Any:
         RobotError: There is none.
     """
     for robot in connected:
-        if robot.config.backend == "mujoco":
-            return robot.backend
+        if hasattr(robot, "imagined") and robot.read().mode != "disconnected":
+            return robot
     raise RobotError("no robot with backend=mujoco is connected in this process; the expert needs its world")
 
 
@@ -271,7 +264,7 @@ def measured() -> tuple[float, np.ndarray]:
         RobotError: There is none.
     """
     for robot in connected:
-        if robot.backend is not None:
-            state = robot.backend.read()
-            return robot.backend.clock.now(), state.joints
+        state = robot.read()
+        if state.mode != "disconnected":
+            return robot.clock.now(), state.joints
     raise RobotError("no franka_rlspec robot is connected in this process")

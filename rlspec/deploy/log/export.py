@@ -13,9 +13,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from rlspec.contract.actions import ACTION_SPACES, JOINT_POSITION
-from rlspec.contract.features import ACTION, IMAGE_AXES, JOINT_STATE, STATE, TASK, image_key
+from rlspec.contract.features import ACTION, IMAGE_AXES, INTERVENTION, JOINT_STATE, STATE, TASK, image_key
 from rlspec.contract.records import DATA_RECORD
 from rlspec.deploy.log.reader import RunLog, read_log
+from rlspec.deploy.log.steps import pictures_of, read_picture, recorded_steps
 from rlspec.errors import DataError
 
 ACTION_SPACE = JOINT_POSITION  # what is sent are joint targets, whatever the policy's action space
@@ -39,18 +40,27 @@ class Export:
     problems: tuple[str, ...]
 
 
-def export_logs(runs: Sequence[Path], out: Path, *, repo_id: str = "local/deployment", video: bool = False) -> Export:
+def export_logs(
+    runs: Sequence[Path],
+    out: Path,
+    *,
+    repo_id: str = "local/deployment",
+    video: bool = False,
+    successes: Sequence[bool] | None = None,
+) -> Export:
     """Write logs as episodes of one data set.
 
     `action` is what was sent: seven joint targets in radians and the gripper's closure. `requested` is the policy's
-    action in its own space, zeros where `has_request` is false (the loop held the last target). Frames from before
-    anything was sent are left out.
+    action in its own space, zeros where `has_request` is false (the loop held the last target, or a human drove).
+    `intervention`, which LeRobot's rollout writes as well, marks what a human did in the policy's place. Frames from
+    before anything was sent are left out.
 
     Args:
         runs: Folders of deployments; all of one rate, action space and set of cameras.
         out: Folder of the data set; must not exist.
         repo_id: Its name.
         video: MP4 instead of images.
+        successes: Of each run, where somebody has judged; else as the run ended.
 
     Raises:
         DataError: A log is unusable, nothing was ever sent, or the logs do not fit together.
@@ -60,7 +70,7 @@ def export_logs(runs: Sequence[Path], out: Path, *, repo_id: str = "local/deploy
     logs = [read_log(run) for run in runs]
     if not logs:
         raise DataError("no logs to export; give the folder of a deployment")
-    cameras = [_cameras(log) for log in logs]
+    cameras = [pictures_of(log) for log in logs]
     _check_alike(logs, cameras)
     problems: list[str] = []
     try:
@@ -70,12 +80,13 @@ def export_logs(runs: Sequence[Path], out: Path, *, repo_id: str = "local/deploy
     except DataError:
         shutil.rmtree(out, ignore_errors=True)  # half a data set would be taken for a whole one
         raise
-    record = describe(logs, counts)
+    judged = successes or [log.footer.get("outcome") == "success" for log in logs]
+    record = describe(logs, counts, judged)
     (out / DATA_RECORD).write_text(json.dumps(record, indent=2) + "\n", encoding="utf-8")
     return Export(len(logs), sum(counts), tuple(problems))
 
 
-def describe(logs: Sequence[RunLog], frames: Sequence[int]) -> dict[str, Any]:
+def describe(logs: Sequence[RunLog], frames: Sequence[int], successes: Sequence[bool]) -> dict[str, Any]:
     """What the data set says about itself in meta/rlspec.json."""
     first = logs[0]
     return {
@@ -91,27 +102,16 @@ def describe(logs: Sequence[RunLog], frames: Sequence[int]) -> dict[str, Any]:
             {
                 "source": log.folder.name,
                 "task": _task(log),
-                "success": log.footer.get("outcome") == "success",
+                "success": success,
                 "frames": count,
             }
-            for log, count in zip(logs, frames, strict=True)
+            for log, count, success in zip(logs, frames, successes, strict=True)
         ],
     }
 
 
 def _task(log: RunLog) -> str:
     return str(log.header.get("prompt") or "no instruction")
-
-
-def _cameras(log: RunLog) -> dict[str, dict[int, Path]]:
-    """Camera -> tick -> picture."""
-    folder = log.folder / "frames"
-    found = sorted(folder.iterdir()) if folder.is_dir() else []
-    return {
-        camera.name: {int(path.stem): path for path in camera.glob("*.jpg") if path.stem.isdecimal()}
-        for camera in found
-        if camera.is_dir()
-    }
 
 
 def _check_alike(logs: Sequence[RunLog], cameras: Sequence[dict[str, dict[int, Path]]]) -> None:
@@ -138,11 +138,12 @@ def _create(log: RunLog, cameras: dict[str, dict[int, Path]], out: Path, repo_id
         ACTION: {"dtype": "float32", "shape": (space.size,), "names": list(space.names)},
         "requested": {"dtype": "float32", "shape": (len(log.action_names),), "names": log.action_names},
         "has_request": {"dtype": "bool", "shape": (1,), "names": None},
+        INTERVENTION: {"dtype": "bool", "shape": (1,), "names": None},
     }
     for camera, pictures in sorted(cameras.items()):
         if not pictures:
             raise DataError(f"{log.folder / 'frames' / camera}: no pictures; remove the folder or run again")
-        shape = _picture(next(iter(pictures.values()))).shape
+        shape = read_picture(next(iter(pictures.values()))).shape
         kind = "video" if video else "image"
         features[image_key(camera)] = {
             "dtype": kind,
@@ -158,16 +159,6 @@ def _create(log: RunLog, cameras: dict[str, dict[int, Path]], out: Path, repo_id
         use_videos=video,
         video_backend="pyav",
     )
-
-
-def _picture(path: Path) -> NDArray[np.uint8]:
-    from PIL import Image, UnidentifiedImageError
-
-    try:
-        with Image.open(path) as image:
-            return np.asarray(image.convert("RGB"))
-    except (OSError, UnidentifiedImageError) as error:
-        raise DataError(f"{path}: unreadable picture ({error}); remove it, the one before stands in") from None
 
 
 def _add_episode(dataset: Any, log: RunLog, cameras: Sequence[str], problems: list[str]) -> int:
@@ -189,25 +180,14 @@ def _add_episode(dataset: Any, log: RunLog, cameras: Sequence[str], problems: li
 
 
 def _frames(log: RunLog, cameras: Sequence[str]) -> Iterator[Frame]:
-    """Frames from the first command on; a hold carries on what was sent last, a slow camera its last picture."""
-    pictures = _cameras(log)
-    size = len(log.action_names)
-    sent: list[float] | None = None
-    closure: float | None = None
-    seen: dict[str, Path] = {}
-    for tick in log.ticks:
-        seen |= {camera: pictures[camera][tick["tick"]] for camera in cameras if tick["tick"] in pictures[camera]}
-        sent = tick.get("sent") or sent
-        state = tick.get("state")
-        if sent is None or not state or len(seen) < len(cameras):
-            continue
-        closure = tick["closure_sent"] if tick.get("closure_sent") is not None else closure
-        requested = np.array(tick.get("requested") or [np.nan], dtype=np.float64)
-        complete = requested.shape == (size,) and bool(np.isfinite(requested).all())
+    """Frames as LeRobot takes them."""
+    for step in recorded_steps(log, cameras):
+        asked = np.zeros(len(log.action_names)) if step.requested is None else step.requested
         yield {
-            STATE: np.array([*state["joints"], state["closure"]], np.float32),
-            ACTION: np.array([*sent, state["closure"] if closure is None else closure], np.float32),
-            "requested": requested.astype(np.float32) if complete else np.zeros(size, np.float32),
-            "has_request": np.array([complete]),
-            **{image_key(camera): _picture(seen[camera]) for camera in cameras},
+            STATE: np.array([*step.joints, step.closure], np.float32),
+            ACTION: np.array([*step.sent, step.sent_closure], np.float32),
+            "requested": asked.astype(np.float32),
+            "has_request": np.array([step.requested is not None]),
+            INTERVENTION: np.array([step.intervention]),
+            **{image_key(camera): read_picture(step.pictures[camera]) for camera in cameras},
         }

@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 
 from rlspec.deploy.arm.interfaces import Command
 from rlspec.deploy.log.reader import RunLog, read_log
+from rlspec.deploy.robots.drivers import RobotSettings
 from rlspec.deploy.robots.mujoco import MujocoRobot
 from rlspec.errors import DataError
 
@@ -98,7 +99,10 @@ def _robot_of(log: RunLog) -> MujocoRobot:
     settings = log.header.get("settings") or {}
     told = settings.get("robot") or {}
     options: dict[str, Any] = dict(told.get("options") or {}) if log.robot == "mujoco" else {}
-    return MujocoRobot(**{**options, "model": told.get("model", "fr3"), "images": False, "real_time": False})
+    options |= {"images": False, "real_time": False}
+    described = RobotSettings(name="mujoco", driver="mujoco", model=told.get("model", "fr3"), options=options)
+    robot: MujocoRobot = described.found.make(described)  # type: ignore[assignment] # the table says so
+    return robot
 
 
 def _run(log: RunLog, robot: MujocoRobot, start: int, replayed: Array) -> str:

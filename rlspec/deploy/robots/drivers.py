@@ -40,6 +40,7 @@ class Driver:
         connects: To something; else it stands for any robot.
         needs_host: It has an address.
         on_this_machine: It takes none but this machine's.
+        needs: What it needs of this machine: names of checks of `rlspec.doctor`.
         expert: module:function of (robot, action space or None, horizon or None, rate or None, law) that returns the
             policy of policy=expert; empty: there is none.
     """
@@ -50,6 +51,7 @@ class Driver:
     connects: bool = True
     needs_host: bool = False
     on_this_machine: bool = False
+    needs: tuple[str, ...] = ()
     expert: str = ""
 
     def check(self, given: Mapping[str, Any], robot: str) -> Section:
@@ -90,9 +92,19 @@ class Driver:
 
 _ROBOTS = "rlspec.deploy.robots"
 DRIVERS: dict[str, Driver] = {
-    "franky": Driver(f"{_ROBOTS}.franky:make", FrankyOptions, real=True, needs_host=True),
-    "franky_sim": Driver(f"{_ROBOTS}.franky_sim:make", FrankySimOptions, on_this_machine=True),
-    "mujoco": Driver(f"{_ROBOTS}.mujoco:make", MujocoOptions, expert=f"{_ROBOTS}.mujoco_expert:make"),
+    "franky": Driver(
+        f"{_ROBOTS}.franky:make",
+        FrankyOptions,
+        real=True,
+        needs_host=True,
+        needs=("driver", "kernel", "priority", "governor", "network", "robot"),
+    ),
+    "franky_sim": Driver(
+        f"{_ROBOTS}.franky_sim:make", FrankySimOptions, on_this_machine=True, needs=("driver", "simulator")
+    ),
+    "mujoco": Driver(
+        f"{_ROBOTS}.mujoco:make", MujocoOptions, needs=("renderer",), expert=f"{_ROBOTS}.mujoco_expert:make"
+    ),
     "dry_run": Driver(f"{_ROBOTS}.dry_run:make", DryRunOptions, connects=False, expert=f"{_ROBOTS}.dry_run:waves"),
 }
 

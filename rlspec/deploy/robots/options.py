@@ -9,7 +9,9 @@ from pydantic import Field, model_validator
 from rlspec.config.schema import Section
 from rlspec.contract.actions import DROID_HYBRID, DROID_HZ, ExecutionLaw
 from rlspec.contract.pictures import DROID_SIZE
+from rlspec.deploy.arm.kinematics import HAND_LENGTH
 from rlspec.deploy.robots.robotiq import DROID_FORCE, DROID_SPEED, DROID_STROKE
+from rlspec.deploy.safety.tick_bounds import ROBOTIQ_LENGTH
 
 _Byte = Annotated[int, Field(ge=0, le=255)]
 
@@ -34,6 +36,8 @@ class RobotDescription(Section):
             @WIDTHxHEIGHTxFPS; kinds: opencv, realsense, zed, synthetic.
         camera_keys: The policy's key -> camera, where the names do not tell.
         box: Of the room that it stands in, by `python -m rlspec.deploy calibrate=workspace`.
+        extrinsics: Camera -> x, y, z, roll, pitch, yaw in the base frame (at the hand: in the flange's), as DROID has
+            them, by `python -m rlspec.deploy calibrate=camera`.
         options: Of the driver.
     """
 
@@ -45,7 +49,13 @@ class RobotDescription(Section):
     cameras: dict[str, str] = {}
     camera_keys: dict[str, str] = {}
     box: WorkspaceBox | None = None
+    extrinsics: dict[str, Annotated[list[float], Field(min_length=6, max_length=6)]] = {}
     options: dict[str, bool | int | float | str | list[int] | list[float] | list[str] | None] = {}
+
+    @property
+    def hand_length(self) -> float:
+        """Metres from the flange to the tip of the hand."""
+        return ROBOTIQ_LENGTH if self.options.get("gripper") == "robotiq" else HAND_LENGTH
 
 
 class DryRunOptions(Section):

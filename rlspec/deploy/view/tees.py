@@ -41,9 +41,11 @@ class WatchedFrames:
 
     def __init__(self, keeper: FrameKeeper | None, view: Watched) -> None:
         self._keeper, self._view = keeper, view
+        self.error = ""
 
     def put(self, tick: int, frames: Mapping[str, Frame]) -> None:
         """Take the pictures of a tick."""
         if self._keeper is not None:
             self._keeper.put(tick, frames)
+            self.error = self._keeper.error
         self._view.put_frames(frames)

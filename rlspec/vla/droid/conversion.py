@@ -20,7 +20,7 @@ from typing import Any
 
 from rlspec.checkpoint import write_json_atomically
 from rlspec.contract.actions import ACTION_SPACES, DROID_HZ
-from rlspec.contract.features import ACTION, IMAGE_AXES, JOINT_STATE, STATE, image_key
+from rlspec.contract.features import ACTION, IMAGE_AXES, INTERVENTION, JOINT_STATE, STATE, image_key
 from rlspec.contract.records import DATA_RECORD
 from rlspec.display import Display
 from rlspec.errors import DataError
@@ -172,6 +172,7 @@ class _Conversion:
                 return
             if self._builder is None:
                 self._builder, self._first = self._open(root, rate, episode), dict(episode.about)
+                self._first[INTERVENTION] = episode.interventions is not None
             for instruction in episode.instructions:
                 self._builder.add(episode, instruction)
                 self.episodes.append({**episode.about, "task": instruction, "frames": len(episode)})
@@ -186,6 +187,9 @@ class _Conversion:
             first, given = self._first.get(key, episode.about[key]), episode.about[key]
             if first != given:
                 return kind, f"its {name} is {given}, that of the recordings before is {first}; convert them apart"
+        marks = episode.interventions
+        if not self._first.get(INTERVENTION, True) and marks is not None and marks.any():
+            return "other_marks", "it marks interventions, the recordings before do not; convert them apart"
         return None
 
     def _open(self, root: Path, rate: int, episode: ConvertedEpisode) -> Any:
@@ -194,7 +198,7 @@ class _Conversion:
         return DatasetBuilder(
             root,
             fps=rate,
-            features=features_of(self.settings),
+            features=features_of(self.settings, marked=episode.interventions is not None),
             robot_type=episode.about["robot"],
             video=self.settings.video,
         )
@@ -260,8 +264,8 @@ class _Conversion:
             self.display.line(f"  all are in {self.settings.out / REFUSED}")
 
 
-def features_of(settings: ConvertSettings) -> dict[str, dict[str, Any]]:
-    """The features of the data set, as LeRobot declares them."""
+def features_of(settings: ConvertSettings, *, marked: bool = False) -> dict[str, dict[str, Any]]:
+    """The features of the data set, as LeRobot declares them; `marked`: with a mark at what a human did."""
     names = ACTION_SPACES[settings.action_space].names
     features: dict[str, dict[str, Any]] = {
         image_key(camera): {
@@ -273,6 +277,8 @@ def features_of(settings: ConvertSettings) -> dict[str, dict[str, Any]]:
     }
     features[STATE] = {"dtype": "float32", "shape": (len(JOINT_STATE),), "names": list(JOINT_STATE)}
     features[ACTION] = {"dtype": "float32", "shape": (len(names),), "names": list(names)}
+    if marked:
+        features[INTERVENTION] = {"dtype": "bool", "shape": (1,), "names": None}
     return features
 
 

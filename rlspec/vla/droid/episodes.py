@@ -64,6 +64,7 @@ KINDS = (
     "not_successful",
     "other_law",
     "other_robot",
+    "other_marks",
 )
 
 
@@ -81,6 +82,7 @@ class Recording:
         frames: Camera -> its T frames, in order; raises `Refused`.
         times: (T,) seconds by the recording's own clock, where it has one.
         enabled: (T,) whether the operator's commands reached the robot, where it says so.
+        interventions: (T,) whether a human moved the arm in a policy's place, where the recording says so.
         robot: Of what kind.
         law: Execution law, where the recording names it.
         pose_frame: Whose pose `cartesian_position` is, in the robot's base frame: DROID's are the flange's.
@@ -98,6 +100,7 @@ class Recording:
     frames: Callable[[str], Iterator[Frame]]
     times: Numbers | None = None
     enabled: NDArray[np.bool_] | None = None
+    interventions: NDArray[np.bool_] | None = None
     robot: str = "franka"
     law: str | None = None
     pose_frame: str = "flange"
@@ -179,7 +182,8 @@ def _check_numbers(recording: Recording, action_space: str) -> None:
             bad = np.flatnonzero(~np.isfinite(numbers).all(axis=1))
             if len(bad):
                 raise Refused("not_finite", f"{kind} {name} is not finite in {len(bad)} frames, first in {bad[0]}")
-    for name, marks in (("timestamps", recording.times), ("movement_enabled", recording.enabled)):
+    marked = {"timestamps": recording.times, "movement_enabled": recording.enabled}
+    for name, marks in (marked | {"marks of interventions": recording.interventions}).items():
         if marks is not None and len(marks) != length:
             raise Refused("length_mismatch", f"there are {len(marks)} {name} of {length} frames")
     if not length:

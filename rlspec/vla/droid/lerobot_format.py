@@ -13,7 +13,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from rlspec.contract.actions import ACTION_SPACES, DELTA_EEF, DROID_SPACES, JOINT_POSITION, JOINT_VELOCITY
-from rlspec.contract.features import ACTION, JOINT_STATE, STATE, image_key
+from rlspec.contract.features import ACTION, INTERVENTION, JOINT_STATE, STATE, image_key
 from rlspec.contract.records import DATA_RECORD
 from rlspec.errors import DataError
 from rlspec.vla.data.files import INFO, column_array, first_line, read_json
@@ -27,6 +27,7 @@ _STATE_PREFIXES = (f"{STATE}.", "observation.", "")
 _ACTION_PREFIXES = ("action.", "action_dict.")
 _INSTRUCTIONS = ("language_instruction", "language_instruction_2", "language_instruction_3")
 _SUCCESS = ("is_episode_successful", "success")
+_MARKS = ("timestamp", "task_index", INTERVENTION)
 _AGAIN = "restore the file, or download the data set again"
 
 
@@ -70,6 +71,7 @@ class LeRobotSource:
             raise Refused("length_mismatch", f"{rows.num_rows} frames in the table, {place['length']} in the metadata")
         state, actions = self._numbers(rows, "state"), self._numbers(rows, "action")
         times = _array(rows, "timestamp").reshape(-1) if "timestamp" in rows.column_names else None
+        taken = _array(rows, INTERVENTION).reshape(-1) > 0 if INTERVENTION in rows.column_names else None
         return Recording(
             identity=item.identity,
             state=state,
@@ -79,6 +81,7 @@ class LeRobotSource:
             rate=self._rate,
             frames=partial(read_frames, self._root, self.info, place, self._cameras),
             times=times,
+            interventions=taken,
             robot=str(self._record.get("robot") or self.info.get("robot_type") or "franka").lower(),
             law=self._record.get("execution_law"),
             pose_frame=str(self._record.get("pose_frame", "flange")),
@@ -89,7 +92,7 @@ class LeRobotSource:
         """Everything of an episode but its images."""
         names = [name for name, _, _ in self._columns["state"].values()]
         names += [name for name, _, _ in self._columns["action"].values()]
-        names += [name for name in (*_INSTRUCTIONS, *_SUCCESS, "timestamp", "task_index") if name in self.features]
+        names += [name for name in (*_INSTRUCTIONS, *_SUCCESS, *_MARKS) if name in self.features]
         path = self._root / place["data"]
         try:
             return pq.read_table(path, columns=list(dict.fromkeys(names)), filters=[("episode_index", "=", number)])

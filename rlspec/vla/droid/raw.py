@@ -15,6 +15,7 @@ from typing import Any
 import numpy as np
 
 from rlspec.contract.actions import DROID_HZ, JOINT_POSITION
+from rlspec.contract.features import INTERVENTION
 from rlspec.errors import DataError
 from rlspec.vla.data.files import first_line, read_json
 from rlspec.vla.data.pixels import read_film, read_film_head
@@ -79,7 +80,8 @@ class RawSource:
         length = _common_length(films.values(), len(state[JOINT_POSITION]), notes)
         cut = partial(_cut, length=length, whole=len(state[JOINT_POSITION]))
         own: dict[str, Any] = metadata.get(OURS) or {}  # of recordings that rlspec has generated
-        enabled = content.get("observation/controller_info/movement_enabled")
+        info = "observation/controller_info"
+        enabled, taken = (content.get(f"{info}/{name}") for name in ("movement_enabled", INTERVENTION))
         return Recording(
             identity=item.identity,
             state=cut(state),
@@ -90,6 +92,7 @@ class RawSource:
             frames=lambda camera: _frames(films[camera], length),
             times=cut({"": _times(content)})[""],
             enabled=cut({"": None if enabled is None else enabled.astype(bool).reshape(-1)})[""],
+            interventions=cut({"": None if taken is None else taken.astype(bool).reshape(-1)})[""],
             robot=_robot(metadata),
             law=own.get("execution_law"),
             pose_frame=str(own.get("pose_frame", "flange")),

@@ -2,24 +2,26 @@
 
 Names, shapes and units are those of the DROID release (droid-dataset/droid): pose = position and extrinsic xyz Euler
 angles, milliseconds since 1970 in `timestamp`, paths in the metadata relative to the laboratory's folder. The only
-additions are the metadata's key `rlspec` (seed, simulator, execution law) and that poses are those of the tool centre
-point between the fingers, where DROID has the robot's flange.
+additions are the metadata's key `rlspec` (seed, simulator, execution law), `controller_info/intervention` of a robot's
+recordings, and that simulated poses are those of the tool centre point between the fingers, where DROID has the flange.
 """
 
 from __future__ import annotations
 
 import hashlib
 import json
+from collections.abc import Iterator
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 
 from rlspec.contract.actions import DROID_HZ, STIFF_POSITION
 from rlspec.contract.features import CAMERAS, EXTERIOR_1, EXTERIOR_2, WRIST
+from rlspec.vla.data.recording import Pixels
 from rlspec.vla.droid.schema import OURS, RAW_CAMERAS
 from rlspec.vla.droid.simulated import SimulatedRecording
 
@@ -27,6 +29,48 @@ SERIALS = {EXTERIOR_1: "31000001", EXTERIOR_2: "31000002", WRIST: "31000003"}
 _VERSION = "1.3"  # of the recording software whose files these are like
 _EPOCH = datetime(2025, 1, 6, 9, 0, 0)
 _BETWEEN = timedelta(minutes=2)
+
+
+class RawEpisode(Protocol):
+    """What the files of an episode are made of.
+
+    Attributes:
+        arrays: Path in trajectory.h5 -> (T, ...) numbers.
+        films: Camera of `schema.RAW_CAMERAS` -> its T pictures, (H, W, 3) uint8 RGB, of even sides.
+        serials: Camera -> serial number.
+        extrinsics: Camera -> pose (6,) in the base frame at the first step, as far as they are known.
+        instruction, robot, law, pose_frame, building, user: In words.
+        rate: Steps per second.
+    """
+
+    arrays: dict[str, NDArray[Any]]
+    films: dict[str, Iterator[Pixels]]
+    serials: dict[str, str]
+    extrinsics: dict[str, list[float]]
+    instruction: str
+    robot: str
+    law: str
+    pose_frame: str
+    building: str
+    user: str
+    rate: float
+
+
+@dataclass
+class _Simulated:
+    """See `RawEpisode`."""
+
+    arrays: dict[str, NDArray[Any]]
+    films: dict[str, Iterator[Pixels]]
+    extrinsics: dict[str, list[float]]
+    instruction: str
+    robot: str
+    serials: dict[str, str]
+    law: str = STIFF_POSITION
+    pose_frame: str = "tcp"
+    building: str = "simulation"
+    user: str = "scripted expert"
+    rate: float = DROID_HZ
 
 
 @dataclass(frozen=True)
@@ -70,8 +114,20 @@ class EpisodeName:
         return f"{'success' if self.success else 'failure'}/{day}/{self.time.ctime().replace(' ', '_')}"
 
 
+@dataclass(frozen=True)
+class RecordedName(EpisodeName):
+    """Of an episode that was recorded at a time of this world."""
+
+    began: datetime = _EPOCH
+
+    @property
+    def time(self) -> datetime:
+        """When it began, by the clock of the place."""
+        return self.began
+
+
 def write_episode(folder: Path, name: EpisodeName, recording: SimulatedRecording, about: dict[str, Any]) -> None:
-    """Write all files of an episode; the metadata last.
+    """Write all files of a simulated episode; the metadata last.
 
     Args:
         folder: exists and is empty.
@@ -79,69 +135,89 @@ def write_episode(folder: Path, name: EpisodeName, recording: SimulatedRecording
         recording: what was recorded.
         about: goes into the metadata's key `rlspec`.
     """
-    from rlspec.vla.data.recording import encode_mp4
+    arrays = recording.arrays | _times(name, recording) | _controller(name, recording) | _cameras(recording)
+    episode = _Simulated(
+        arrays=arrays,
+        films={camera: iter(pictures) for camera, pictures in recording.pictures.items()},
+        extrinsics={camera: recording.extrinsics[camera][0].tolist() for camera in CAMERAS},
+        instruction=recording.plan.instruction,
+        robot=f"{recording.environment['robot']}-simulated",  # for a serial number, which begins with the arm's model
+        serials=SERIALS,
+    )
+    write_raw(folder, name, episode, about)
+
+
+def write_raw(folder: Path, name: EpisodeName, episode: RawEpisode, about: dict[str, Any]) -> None:
+    """Write all files of an episode; the metadata last.
+
+    Args:
+        folder: exists and is empty.
+        name: decides the paths in the metadata.
+        episode: what was recorded.
+        about: goes into the metadata's key `rlspec`.
+    """
+    from rlspec.vla.data.recording import FilmEncoder
 
     films = folder / "recordings" / "MP4"
     films.mkdir(parents=True)
-    for camera, pictures in recording.pictures.items():
-        (films / f"{SERIALS[camera]}.mp4").write_bytes(encode_mp4(pictures, round(DROID_HZ)))
-    _write_trajectory(folder / "trajectory.h5", name, recording)
-    metadata = _metadata(name, recording) | {OURS: {**about, "execution_law": STIFF_POSITION, "pose_frame": "tcp"}}
-    text = json.dumps(metadata, indent=2, ensure_ascii=False)
+    for camera, pictures in episode.films.items():
+        film = FilmEncoder(round(episode.rate))
+        for picture in pictures:
+            film.add(picture)
+        (films / f"{episode.serials[camera]}.mp4").write_bytes(film.finish())
+    _write_trajectory(folder / "trajectory.h5", name, episode)
+    ours = {**about, "execution_law": episode.law, "pose_frame": episode.pose_frame}
+    text = json.dumps(_metadata(name, episode) | {OURS: ours}, indent=2, ensure_ascii=False)
     (folder / f"metadata_{name.uuid}.json").write_text(text + "\n", encoding="utf-8")
 
 
-def _metadata(name: EpisodeName, recording: SimulatedRecording) -> dict[str, Any]:
-    raw = {RAW_CAMERAS[camera]: camera for camera in CAMERAS}
-    paths = {short: f"{name.folder}/recordings/MP4/{SERIALS[camera]}.mp4" for short, camera in raw.items()}
-    extrinsics = {short: recording.extrinsics[camera][0].tolist() for short, camera in raw.items()}
-    left, right = ("ext1", "ext2") if extrinsics["ext1"][1] > extrinsics["ext2"][1] else ("ext2", "ext1")
+def _metadata(name: EpisodeName, episode: RawEpisode) -> dict[str, Any]:
+    raw = {RAW_CAMERAS[camera]: camera for camera in CAMERAS if camera in episode.films}
+    paths = {short: f"{name.folder}/recordings/MP4/{episode.serials[camera]}.mp4" for short, camera in raw.items()}
+    extrinsics = {short: episode.extrinsics[camera] for short, camera in raw.items() if camera in episode.extrinsics}
+    sides: dict[str, str] = {}
+    if {"ext1", "ext2"} <= extrinsics.keys():
+        ordered = sorted(("ext1", "ext2"), key=lambda short: -extrinsics[short][1])
+        sides = {f"{side}_mp4_path": paths[short] for side, short in zip(("left", "right"), ordered, strict=True)}
     return {
         "uuid": name.uuid,
         "lab": name.lab,
-        "user": "scripted expert",
+        "user": episode.user,
         "user_id": name.user_id,
         "date": name.time.strftime("%Y-%m-%d"),
         "timestamp": name.timestamp,
         "hdf5_path": f"{name.folder}/trajectory.h5",
-        "building": "simulation",
+        "building": episode.building,
         "scene_id": 0,
         "success": name.success,
-        "robot_serial": _robot(recording),
+        "robot_serial": episode.robot,
         "r2d2_version": _VERSION,
-        "current_task": recording.plan.instruction,
-        "trajectory_length": len(recording.plan.labels),
-        **{f"{short}_cam_serial": SERIALS[camera] for short, camera in raw.items()},
+        "current_task": episode.instruction,
+        "trajectory_length": len(next(iter(episode.arrays.values()))),
+        **{f"{short}_cam_serial": episode.serials[camera] for short, camera in raw.items()},
         **{f"{short}_cam_extrinsics": pose for short, pose in extrinsics.items()},
         **{f"{short}_mp4_path": path for short, path in paths.items()},
-        "left_mp4_path": paths[left],
-        "right_mp4_path": paths[right],
+        **sides,
     }
 
 
-def _robot(recording: SimulatedRecording) -> str:
-    """In place of a serial number, which in DROID begins with the arm's model."""
-    return f"{recording.environment['robot']}-simulated"
-
-
-def _write_trajectory(path: Path, name: EpisodeName, recording: SimulatedRecording) -> None:
+def _write_trajectory(path: Path, name: EpisodeName, episode: RawEpisode) -> None:
     import h5py
 
-    arrays = recording.arrays | _times(name, recording) | _controller(name, recording) | _cameras(recording)
     attributes = {
-        "building": "simulation",
+        "building": episode.building,
         "scene_id": 0,
-        "user": "scripted expert",
-        "current_task": recording.plan.instruction,
+        "user": episode.user,
+        "current_task": episode.instruction,
         "failure": not name.success,
         "success": name.success,
-        "robot_serial_number": _robot(recording),
+        "robot_serial_number": episode.robot,
         "time": name.time.ctime().replace(" ", "_"),
         "version_number": float(_VERSION),
     }
     with h5py.File(path, "w", track_order=False) as file:
-        for key in sorted(arrays):
-            file.create_dataset(key, data=arrays[key])
+        for key in sorted(episode.arrays):
+            file.create_dataset(key, data=episode.arrays[key])
         file.attrs.update(attributes)
 
 

@@ -44,6 +44,7 @@ class Segment:
         images: (n,) frame of the recording whose images each frame shows.
         state: (n, 8) joint angles in radians and closure.
         action: (n, a).
+        interventions: (n,) whether a human moved the arm while the frame's action was in force; None: unknown.
         rescaled: Frames whose action was beyond the largest step and was shortened, keeping its direction.
     """
 
@@ -52,6 +53,7 @@ class Segment:
     state: NDArray[np.float32]
     action: NDArray[np.float32]
     rescaled: int
+    interventions: NDArray[np.bool_] | None = None
 
     def __len__(self) -> int:
         return len(self.images)
@@ -77,6 +79,7 @@ def cut_segment(recording: Recording, chosen: Range, action_space: str, rate: fl
         state=np.concatenate(state, axis=1).astype(np.float32),
         action=np.concatenate([arm, gripper], axis=1).astype(np.float32),
         rescaled=rescaled,
+        interventions=None if recording.interventions is None else recording.interventions[clock.in_force],
     )
 
 

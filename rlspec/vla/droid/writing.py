@@ -18,7 +18,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from rlspec.contract.actions import DROID_HYBRID, JOINT_VELOCITY
-from rlspec.contract.features import ACTION, STATE
+from rlspec.contract.features import ACTION, INTERVENTION, STATE
 from rlspec.contract.pictures import resize_with_pad
 from rlspec.vla.data.files import first_line
 from rlspec.vla.data.recording import FilmEncoder, Floats, Pixels, count_values, encode_png
@@ -39,6 +39,7 @@ class ConvertedEpisode:
         instructions: It is written once with each.
         state: (T, 8).
         action: (T, a).
+        interventions: (T,) whether a human moved the arm in a policy's place; None: the recording does not say.
         pictures: Camera -> T PNG files, or one MP4 file.
         histograms: Camera -> (3, 256) how often each channel has each value.
         about: What the data set's record says of it.
@@ -47,6 +48,7 @@ class ConvertedEpisode:
     instructions: list[str]
     state: Floats
     action: Floats
+    interventions: NDArray[np.bool_] | None = None
     pictures: dict[str, list[bytes]] = field(default_factory=dict)
     histograms: dict[str, _Histogram] = field(default_factory=dict)
     about: dict[str, Any] = field(default_factory=dict)
@@ -59,9 +61,10 @@ class ConvertedEpisode:
         """The first one, which is what a data set with one text per episode shows."""
         return self.instructions[0]
 
-    def columns(self) -> dict[str, Floats]:
+    def columns(self) -> dict[str, NDArray[Any]]:
         """Feature -> (T, d) numbers."""
-        return {STATE: self.state, ACTION: self.action}
+        taken = np.zeros(len(self), bool) if self.interventions is None else self.interventions
+        return {STATE: self.state, ACTION: self.action, INTERVENTION: taken}
 
 
 @dataclass(frozen=True)
@@ -100,7 +103,9 @@ class StagedEpisodes:
         """Keep what a recording became."""
         for part, episode in enumerate(episodes):
             about = {"instructions": episode.instructions, "about": episode.about}
-            arrays = {"state": episode.state, "action": episode.action}
+            arrays: dict[str, NDArray[Any]] = {"state": episode.state, "action": episode.action}
+            if episode.interventions is not None:
+                arrays[INTERVENTION] = episode.interventions
             write_archive(self._path(item, f"-{part}.npz"), about, arrays, episode.pictures, episode.histograms)
         write_whole(self._path(item, ".json"), json.dumps({"parts": len(episodes)}).encode())
         return ConversionOutcome(len(episodes))
@@ -109,7 +114,13 @@ class StagedEpisodes:
         """Read one of a recording's episodes."""
         about, arrays, pictures, histograms = read_archive(self._path(item, f"-{part}.npz"))
         return ConvertedEpisode(
-            about["instructions"], arrays["state"], arrays["action"], pictures, histograms, about["about"]
+            about["instructions"],
+            arrays["state"],
+            arrays["action"],
+            arrays.get(INTERVENTION),
+            pictures,
+            histograms,
+            about["about"],
         )
 
 
@@ -191,6 +202,7 @@ def convert_recording(recording: Recording, settings: ConvertSettings, rate: int
             instructions,
             segment.state,
             segment.action,
+            segment.interventions,
             about={
                 "source": recording.identity,
                 "place": recording.place,

@@ -22,6 +22,9 @@ def lines_of(folder: Path) -> list[dict]:
 def test_two_runs_become_two_episodes_with_pictures_and_requests(tmp_path: Path) -> None:
     first = record(tmp_path / "first", ticks=30, images=True)
     second = record(tmp_path / "second", ticks=8, seed=1, images=True)
+    marked = lines_of(tmp_path / "first")
+    marked[5]["intervention"] = True  # tick 4
+    write(tmp_path / "first", marked)
     lines = lines_of(tmp_path / "second")
     for path in sorted((tmp_path / "second/frames/wrist_left").iterdir())[4:6]:
         path.unlink()  # a camera slower than the loop
@@ -47,6 +50,7 @@ def test_two_runs_become_two_episodes_with_pictures_and_requests(tmp_path: Path)
         assert bool(frame["has_request"]) == (tick["requested"] is not None)
         np.testing.assert_allclose(frame["requested"], tick["requested"] or np.zeros(8), atol=1e-6)
         assert frame["observation.images.wrist_left"].shape == (3, 24, 32)
+    assert [index for index in range(35) if bool(data[index]["intervention"])] == [3]
     assert frame["task"] == lines_of(tmp_path / "first")[0]["header"]["prompt"]
     assert float(data[28]["action"][1]) != float(data[28]["observation.state"][1])
     assert not bool(data[20]["has_request"]), "tick 21 was held: what had been sent before stands in"

@@ -17,6 +17,7 @@ from pydantic import Field
 from rlspec.config.schema import Key
 from rlspec.deploy.arm.interfaces import Robot
 from rlspec.deploy.arm.kinematics import HOME, POINTS, hand_points, points
+from rlspec.deploy.robots.drivers import RobotSettings
 from rlspec.deploy.robots.options import WorkspaceBox
 from rlspec.deploy.settings import RobotCommand
 from rlspec.display import Display
@@ -36,7 +37,7 @@ STEPS = (
 """Where the arm is guided to, in this order."""
 
 _LEAST = 0.1  # metres that a box must be wide to be meant
-_HAND_HELD = 0.02  # rad/s below which the arm is held still
+HAND_HELD = 0.02  # rad/s below which the arm is held still
 
 
 class CalibrateCommand(RobotCommand):
@@ -54,11 +55,6 @@ class CalibrateCommand(RobotCommand):
     out: Annotated[Path | None, Key("the robot's file (default NAME.yaml, or the one given as robot=)", "FILE")] = None
     clearance: Annotated[float, Key("metres that the hand's tip keeps from the table")] = Field(0.005, ge=0, le=0.2)
 
-    @staticmethod
-    def is_meant(arguments: Sequence[str]) -> bool:
-        """Whether the command line asks for it."""
-        return any(argument.startswith("calibrate=") for argument in arguments)
-
 
 def calibrate(line: CalibrateCommand, display: Display, *, file: Path | None = None) -> int:
     """Guide, compute, write; returns the exit code.
@@ -72,20 +68,18 @@ def calibrate(line: CalibrateCommand, display: Display, *, file: Path | None = N
         ConfigError: Nobody is there to guide, or the poses make no box.
         RobotError: The robot cannot be read.
     """
-    out = line.out or file or Path(f"{line.robot.name}.yaml")
-    if out.exists() and out != file:
-        raise ConfigError(f"out={out}: exists; take another file, or robot={out} to calibrate it anew")
+    out = check_file(line.out, file, line.robot.name)
     robot = line.robot.found.make(line.robot)
     try:
         robot.connect(line.robot.law, 15.0, read_only=True)
         display.heading(f"{robot.name}: {len(STEPS)} poses; hold the arm still, then press Enter (q: give up)")
-        poses = guide(robot, lambda step, text: _ask(display, step, text))
+        poses = guide(robot, lambda step, text: ask(display, "workspace", step, len(STEPS), text))
     finally:
         robot.close()
-    box = enclosing_box(poses, line.hand_length, line.clearance)
-    write_robot(out, line, box)
+    box = enclosing_box(poses, line.robot.hand_length, line.clearance)
+    write_robot(out, line.robot, box=box.model_dump())
     display.line(f"box from {_show(box.low)} to {_show(box.high)} m; python -m rlspec.deploy robot={out} ...")
-    if outside := outside_at_home(box, line.hand_length):
+    if outside := outside_at_home(box, line.robot.hand_length):
         display.warn(f"DROID's reset pose is not in this box: its {outside} is outside; a run cannot begin there")
     return 0
 
@@ -108,7 +102,7 @@ def guide(robot: Robot, ask: Callable[[int, str], None]) -> list[Array]:
             state = robot.read()
             if state.mode == "disconnected":
                 raise RobotError(f"{robot.name} disconnected: {state.error}; connect it and begin anew")
-            if float(np.abs(state.velocities).max()) <= _HAND_HELD:
+            if float(np.abs(state.velocities).max()) <= HAND_HELD:
                 break
             text = f"{step}; it still moves: hold it"
         poses.append(np.array(state.joints))
@@ -140,24 +134,41 @@ def outside_at_home(box: WorkspaceBox, hand_length: float) -> str:
     return POINTS[int(np.argmax(out))] if out.any() else ""
 
 
-def write_robot(path: Path, line: CalibrateCommand, box: WorkspaceBox) -> None:
-    """The robot as it was described, with the box."""
+def check_file(given: Path | None, file: Path | None, name: str) -> Path:
+    """Where the robot's description goes: what was given, the file that it came from, or one of its name.
+
+    Raises:
+        ConfigError: It would overwrite another one.
+    """
+    out = given or file or Path(f"{name}.yaml")
+    if out.exists() and out != file:
+        raise ConfigError(f"out={out}: exists; take another file, or robot={out} to calibrate it anew")
+    return out
+
+
+def write_robot(path: Path, robot: RobotSettings, **found: Any) -> None:
+    """The robot as it was described, with what was found."""
     import yaml
 
-    described: dict[str, Any] = line.robot.model_dump(exclude_defaults=True) | {"box": box.model_dump()}
-    head = "# A robot and its room, by python -m rlspec.deploy calibrate=workspace; use it as robot=THIS_FILE.yaml\n"
+    described: dict[str, Any] = robot.model_dump(exclude_defaults=True) | found
+    head = "# A robot and its room, by python -m rlspec.deploy calibrate=...; use it as robot=THIS_FILE.yaml\n"
     try:
         path.write_text(head + yaml.safe_dump(described, sort_keys=False), encoding="utf-8")
     except OSError as error:
         raise ConfigError(f"out={path}: cannot be written ({error.strerror}); take another file") from None
 
 
-def _ask(display: Display, number: int, text: str) -> None:
+def ask(display: Display, what: str, number: int, count: int, text: str) -> None:
+    """Show what is wanted and wait for Enter.
+
+    Raises:
+        ConfigError: Nobody is there, or they give up.
+    """
     if not sys.stdin.isatty():
-        raise ConfigError("calibrate=workspace: nobody can guide the arm from here; run it on a terminal")
-    display.line(f"  {number}/{len(STEPS)}  {text}, Enter:")
+        raise ConfigError(f"calibrate={what}: nobody can guide the arm from here; run it on a terminal")
+    display.line(f"  {number}/{count}  {text}, Enter:")
     if (typed := sys.stdin.readline()) == "" or typed.strip().lower() == "q":
-        raise ConfigError("calibrate=workspace: given up; nothing was written")
+        raise ConfigError(f"calibrate={what}: given up; nothing was written")
 
 
 def _show(values: Sequence[float]) -> str:
