@@ -30,8 +30,8 @@ from rlspec.deploy.safety.watchdog import (
     WatchdogSettings,
     stalled_camera,
 )
-from rlspec.deploy.teleop.operator import Operator
 from rlspec.deploy.teleop.readings import AGAIN, FAILURE, SUCCESS
+from rlspec.deploy.teleop.takeover import Operator
 from rlspec.deploy.workers import Job, Worker
 from rlspec.errors import RobotError
 

@@ -43,7 +43,7 @@ from rlspec.deploy.safety.gate import Gate
 from rlspec.deploy.safety.watchdog import Supervisor
 from rlspec.deploy.settings import Settings
 from rlspec.deploy.status import StatusLine
-from rlspec.deploy.teleop.operator import HandDevice, Operator
+from rlspec.deploy.teleop.takeover import HandDevice, Operator
 from rlspec.deploy.view.tees import Watched, WatchedFrames, WatchedLog
 from rlspec.deploy.workers import Worker
 from rlspec.display import Display

@@ -19,7 +19,7 @@ from rlspec.deploy.arm.gripper import GripperSettings
 from rlspec.deploy.robots.drivers import RobotSettings
 from rlspec.deploy.safety.tick_bounds import SafetySettings
 from rlspec.deploy.safety.watchdog import WatchdogSettings
-from rlspec.deploy.teleop.operator import TakeoverSettings
+from rlspec.deploy.teleop.takeover import TakeoverSettings
 from rlspec.errors import ConfigError, nearest
 
 RobotMode = Literal["dry_run", "shadow", "sim", "real"]

@@ -30,7 +30,7 @@ class LeRobotDevice:
         self._teleoperator = teleoperator
 
     def read(self) -> DeviceReading:
-        """See `rlspec.deploy.teleop.operator.HandDevice`."""
+        """See `rlspec.deploy.teleop.takeover.HandDevice`."""
         try:
             action = self._teleoperator.get_action()
             ask = getattr(self._teleoperator, "get_teleop_events", None)

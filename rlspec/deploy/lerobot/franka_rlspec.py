@@ -21,9 +21,9 @@ from rlspec.deploy.arm.targets import Target, Targets
 from rlspec.deploy.lerobot.config_franka_rlspec import FrankaRlspecConfig
 from rlspec.deploy.lerobot.features import ACTION_KEYS, POSITIONS, describe, understand
 from rlspec.deploy.safety.filter import SafetyFilter
-from rlspec.deploy.teleop.operator import Operator, TakeoverSettings
 from rlspec.deploy.teleop.readings import PUSH, DeviceReading
 from rlspec.deploy.teleop.readings import understand as understand_device
+from rlspec.deploy.teleop.takeover import Operator, TakeoverSettings
 from rlspec.deploy.workers import LockstepWorker, ThreadWorker
 from rlspec.errors import RobotError
 
