@@ -243,6 +243,13 @@ def check_install(words: list[str]) -> None:
             assert not names or set(names.rstrip("]").split(",")) <= set(extras), word
 
 
+def check_sync(words: list[str]) -> None:
+    """uv sync with extras."""
+    extras = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]["optional-dependencies"]
+    named = [after for before, after in zip(words, words[1:], strict=False) if before == "--extra"]
+    assert words[:2] == ["uv", "sync"] and named and set(named) <= set(extras), words
+
+
 def check_tool(words: list[str]) -> None:
     """A command of a package that pyproject.toml asks for."""
     project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))
@@ -254,6 +261,7 @@ CHECKS = {
     "pytest": check_files,
     "python": check_python,
     "pip": check_install,
+    "uv": check_sync,
     **dict.fromkeys(("ruff", "mypy", "lerobot-train", "lerobot-eval"), check_tool),
 }
 

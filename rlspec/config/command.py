@@ -177,7 +177,7 @@ def _value(text: str, kinds: set[type], *, is_list: bool) -> Any:
         words = bool(kinds & {str, Path})
         if text.startswith("[") or not (words or "," in text):
             value = read_value(text)
-            return [value] if type(value) in kinds & {int, float} else value
+            return [value] if list in kinds and type(value) in kinds & {int, float} else value
         return [item if words else read_value(item) for item in text.split(",")]
     if kinds <= {str, Path, type(None)} and not (text == "null" and type(None) in kinds):
         return text  # whatever it looks like

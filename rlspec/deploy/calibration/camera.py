@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from pydantic import Field
 
 from rlspec.config.schema import Key
-from rlspec.contract.features import WRIST
+from rlspec.contract.features import EXTERIOR_1, WRIST
 from rlspec.deploy.arm.interfaces import Robot
 from rlspec.deploy.arm.kinematics import euler_angles, flange
 from rlspec.deploy.calibration.board import Board, BoardView, Lens
@@ -44,7 +44,7 @@ class CalibrateCameraCommand(RobotCommand):
     example = "poses=15"
 
     calibrate: Annotated[Literal["camera"], Key("what is calibrated")]
-    camera: Annotated[str, Key("of the robot, for example exterior_1_left", "NAME")]
+    camera: Annotated[str, Key(f"of the robot, for example {EXTERIOR_1}", "NAME")]
     poses: Annotated[int, Key("that the arm is guided to")] = Field(12, ge=LEAST_VIEWS, le=100)
     squares: Annotated[tuple[int, int], Key("of the board, along its long and its short side", "[A,B]")] = (14, 9)
     square: Annotated[float, Key("side of a square, metres")] = Field(0.02, gt=0)
