@@ -68,6 +68,8 @@ class RunTrainer:
                     code = self.launcher.run(command_of(job, folder), log_path, log)
                     if code in (INTERRUPTED, -signal.SIGINT):  # Ctrl-C reaches a run before it reaches us
                         self.stopped.set()
+                    elif code:  # it may have ended a run that was just beginning, by any code
+                        self.stopped.wait(1.0)
                     summary = read_summary(folder)
         return summary
 

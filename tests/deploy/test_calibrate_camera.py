@@ -124,7 +124,7 @@ def test_the_pose_is_found_and_written_as_droid_has_it(
     file = tmp_path / "ours.yaml"
     assert calibrated(file, camera, f"poses={count}", *([lens] if lens else [])) == 0
     found = yaml.safe_load(file.read_text())["extrinsics"][camera]
-    within = 0.003 if lens else 0.012  # metres; a lens that is fitted to twelve views is a little off along its axis
+    within = 0.006 if lens else 0.012  # metres; a lens that is fitted to twelve views is a little off along its axis
     np.testing.assert_allclose(found[:3], truth[:3, 3], atol=within)
     turn = Rotation.from_euler("xyz", found[3:]).inv() * Rotation.from_matrix(truth[:3, :3])
     assert turn.magnitude() < 0.01

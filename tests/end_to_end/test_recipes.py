@@ -327,7 +327,8 @@ def test_a_collapsing_run_is_stopped_and_says_so(tmp_path: Path, capsys: pytest.
     [
         (["recipe=grpo_math", "data.path=missing.jsonl"], "missing.jsonl"),
         (["recipe=grpo_math", "batch.micro_batch=7"], "batch.micro_batch=7"),
-        (["recipe=grpo_math", "model=Qwen/No-Such", "data=Some/Set"], "Qwen/No-Such"),  # before the data set
+        (["recipe=grpo_math", "model=Qwen/No-Such", "data=arithmetic", "evaluation.data=[]"], "Qwen/No-Such"),
+        (["recipe=grpo_math", "model=Qwen/No-Such", "data=Some/Set"], "Some/Set"),  # before torch is loaded
         (["recipe=grpo_math", "model=Qwen/Qwen3-0.6B", "data=arithmetic", "evaluation.data=[]"], "local copy"),
         (["recipe=grpo_math", "device=cuda"], "device=cuda"),
         (["recipe=grpo_math", "data=math500"], "data=math500"),

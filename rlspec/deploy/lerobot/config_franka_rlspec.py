@@ -8,7 +8,9 @@ from typing import Any
 
 from lerobot.cameras import CameraConfig
 from lerobot.robots import RobotConfig
+from pydantic import ValidationError
 
+from rlspec.config.messages import explain, join_lines
 from rlspec.contract.actions import DROID_HYBRID, JOINT_POSITION, STIFF_POSITION
 from rlspec.contract.pictures import DROID_SIZE
 from rlspec.deploy.lerobot.features import ACTION_KEYS
@@ -112,14 +114,17 @@ class FrankaRlspecConfig(RobotConfig):
             drawn = bool(cameras)
             told["images"] = drawn if known["images"].annotation is bool else "synthetic" if drawn else "none"
         size = f"synthetic@{self.image_width}x{self.image_height}x30"
-        return RobotSettings(
-            name=f"franka_{self.robot_model}" if self.driver.real else self.backend,
-            driver=self.backend,
-            model=self.robot_model,  # type: ignore[arg-type] # pydantic looks
-            host=self.host or None,
-            cameras={} if self.driver.connects else dict.fromkeys(cameras, size),
-            options={key: value for key, value in told.items() if key in known} | self.options,
-        )
+        try:
+            return RobotSettings(
+                name=f"franka_{self.robot_model}" if self.driver.real else self.backend,
+                driver=self.backend,
+                model=self.robot_model,  # type: ignore[arg-type] # pydantic looks
+                host=self.host or None,
+                cameras={} if self.driver.connects else dict.fromkeys(cameras, size),
+                options={key: value for key, value in told.items() if key in known} | self.options,
+            )
+        except ValidationError as error:
+            raise ConfigError(join_lines(explain(error, RobotSettings))) from None
 
     @property
     def safety(self) -> SafetySettings:
