@@ -15,7 +15,7 @@ import pytest
 REPOSITORY = Path(__file__).resolve().parents[1]
 IMPORT_NAMES = {"rlspec": "rlspec", "envs": "rlspec_envs", "recipes": "rlspec_recipes"}
 FOR_READERS = (".md", ".png", ".gif", ".svg")  # what a folder shows on a code host
-WARM_START = "checkpoints/tiny-arithmetic"
+WARM_STARTS = ("checkpoints/tiny-arithmetic", "checkpoints/tiny-calculator")
 BUILD = "import setuptools.build_meta as build; print(build.build_wheel('dist'))"
 # The installed package stands before the checkout, which the environment of the tests knows too.
 RUN = "import sys, rlspec.cli; print(rlspec.__file__, file=sys.stderr); sys.exit(rlspec.cli.main(sys.argv[1:]))"
@@ -77,13 +77,13 @@ def test_the_wheel_holds_the_files_of_the_checkout_and_none_of_its_runs(wheel: P
         top, _, rest = name.partition("/")
         if top in IMPORT_NAMES and not name.endswith(FOR_READERS):
             expected.add(f"{IMPORT_NAMES[top]}/{rest}")
-        elif name.startswith(f"{WARM_START}/"):
+        elif name.startswith(tuple(f"{start}/" for start in WARM_STARTS)):
             expected.add(f"rlspec_{name}")
     with zipfile.ZipFile(wheel) as archive:
         found = {name for name in archive.namelist() if ".dist-info/" not in name}
     assert sorted(found - expected) == []
     assert sorted(expected - found) == []
-    assert f"rlspec_{WARM_START}/model.safetensors" in found
+    assert {f"rlspec_{start}/model.safetensors" for start in WARM_STARTS} <= found
 
 
 def test_the_main_command_trains_from_the_wheel(rlspec: Command, tmp_path: Path) -> None:

@@ -105,7 +105,8 @@ def check_libraries() -> Finding:
     if wrong or missing:
         detail = ", ".join([*wrong, *(f"{name} is missing" for name in missing)])
         return Finding("libraries", "fail", detail, "install what pyproject.toml names: `uv sync`")
-    optional = sorted({each.name for each in absent} - {"rlspec"})
+    beside = '"smollm"'  # a model's weights and no library: not in the extra `all`
+    optional = sorted({each.name for each in absent if beside not in str(each.marker)} - {"rlspec"})
     if optional:
         remedy = "needed by some commands: `uv sync --extra all`"
         return Finding("libraries", "warn", f"not installed: {', '.join(optional)}", remedy)

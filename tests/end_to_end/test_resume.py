@@ -85,9 +85,12 @@ CASES = {
     "before and after the batch doubles": (["recipe=grpo_math", *GROWING], 8, 13),
     "where the batch doubles": (["recipe=grpo_math", *GROWING], 6, 8),
 }
+SLOW = {"with several micro batches per step, Muon", "with calls of a tool", "where the batch doubles"}
 
 
-@pytest.mark.parametrize("case", CASES)
+@pytest.mark.parametrize(
+    "case", [pytest.param(case, marks=pytest.mark.slow) if case in SLOW else case for case in CASES]
+)
 def test_a_resumed_run_equals_the_run_that_never_stopped(case: str, tmp_path: Path) -> None:
     overrides, cut, steps = CASES[case]
     whole = train(tmp_path / "whole", *overrides, f"trainer.max_steps={steps}")

@@ -5,9 +5,11 @@ from __future__ import annotations
 import base64
 import json
 import threading
+import time
 from collections.abc import Iterator
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -171,8 +173,9 @@ def test_an_upload_holds_what_loads_and_explains_the_weights_and_not_what_a_resu
     ],
 )
 def test_a_refusal_of_the_hub_is_one_line_that_says_where_the_run_is_and_how_to_try_again(
-    kind: str, status: int, reason: str, hub: type[Hub], run: Run
+    kind: str, status: int, reason: str, hub: type[Hub], run: Run, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.setattr("huggingface_hub.utils._http.time", SimpleNamespace(sleep=lambda _: None, time=time.time))
     hub.status[kind] = status
     folder = run.directory.checkpoints / "checkpoint-3"
     with pytest.raises(UserError, match=reason) as caught:
