@@ -15,7 +15,7 @@ from transformers import PreTrainedTokenizerBase
 from rlspec.intervals import Interval, mean_interval, pass_at_k, wilson_interval
 from rlspec.rlvr.conversation import converse
 from rlspec.rlvr.data import Problem
-from rlspec.rlvr.generation import Completion, Policy, Sampler, Sampling, generate
+from rlspec.rlvr.generation import Completion, Policy, Sampler, Sampling, generate, generate_tokens
 from rlspec.rlvr.prompts import PromptStyle
 from rlspec.rlvr.verifiers.verifier import Attempt, Judgement, Summary, Verifier
 
@@ -98,7 +98,7 @@ def evaluate_policy(
     protocol: SamplingProtocol,
     verifier: Verifier,
     others: Sequence[Verifier] = (),
-    sampler: Sampler = generate,
+    sampler: Sampler = generate_tokens,
 ) -> list[ProblemAnswers]:
     """Answer every problem once greedily and `protocol.samples` times at random, and judge the answers.
 
@@ -141,7 +141,7 @@ def _ask(
     if style.toolbox:
         return converse(model, tokenizer, problems, style, sampling, batch_size=size, seed=seed)
     texts = [style.text(problem, tokenizer) for problem in problems]
-    completions = sampler(model, tokenizer, texts, sampling, batch_size=size, seed=seed)
+    completions = generate(model, tokenizer, texts, sampling, batch_size=size, seed=seed, sampler=sampler)
     return [
         (completion, Attempt(problem, completion.text, completion.tokens, style.messages(problem)))
         for problem, completion in zip(problems, completions, strict=True)

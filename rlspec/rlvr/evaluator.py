@@ -24,7 +24,7 @@ from rlspec.rlvr.evaluation import (
     summarize,
     write_outcomes,
 )
-from rlspec.rlvr.generation import Policy, Sampler, generate
+from rlspec.rlvr.generation import Policy, Sampler, generate_tokens
 from rlspec.rlvr.prompts import PromptStyle
 from rlspec.rlvr.verifiers.verifier import Verifier
 from rlspec.runtime.outcome import Scores, keep_best
@@ -57,7 +57,7 @@ class ProblemEvaluator:
     verifier: Verifier  # which says what is right
     folder: Path
     others: Sequence[Verifier] = ()  # whose scores are measured beside
-    sampler: Sampler = generate
+    sampler: Sampler = generate_tokens
 
     def __call__(self, model: Policy, tokenizer: PreTrainedTokenizerBase, label: str) -> dict[str, AccuracyMetrics]:
         """Metrics by data set; `<label>-<data set>.jsonl` holds the completions, the `.json` beside it the metrics.

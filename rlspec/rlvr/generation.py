@@ -1,8 +1,8 @@
-"""Sampling completions for an evaluation with transformers' `generate`, whatever state the training is in."""
+"""Sampling completions for an evaluation, by transformers' `generate` or another engine, in any state of training."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any
@@ -10,8 +10,8 @@ from typing import Any
 import torch
 from transformers import GenerationConfig, PreTrainedTokenizerBase
 
-Sampler = Callable[..., list["Completion"]]
-"""Takes what `generate` takes."""
+Sampler = Callable[..., Iterable[tuple[int, list[int]]]]
+"""Takes what `generate_tokens` takes, and gives what it gives."""
 
 Policy = Any
 """A causal language model of transformers, or a PEFT model around one, which forwards to it what it has not itself."""
@@ -58,26 +58,6 @@ def inference_mode_of(model: Policy, seed: int, *, bf16: bool) -> Iterator[None]
             model.train(training)
 
 
-def generate(
-    model: Policy,
-    tokenizer: PreTrainedTokenizerBase,
-    prompts: Sequence[str],
-    sampling: Sampling,
-    *,
-    batch_size: int,
-    seed: int,
-) -> list[Completion]:
-    """Complete templated prompts, in the order given.
-
-    Prompts of similar length share a batch, so that little is spent on padding. The result depends on `batch_size`
-    where numbers do (sampling draws per batch), and on nothing else outside the arguments.
-    """
-    ends = set(end_token_ids(model, tokenizer))
-    found = generate_tokens(model, tokenizer, prompts, sampling, batch_size=batch_size, seed=seed)
-    completions = {index: to_completion(tokenizer, row, ends) for index, row in found}
-    return [completions[index] for index in range(len(prompts))]
-
-
 def generate_tokens(
     model: Policy,
     tokenizer: PreTrainedTokenizerBase,
@@ -95,6 +75,27 @@ def generate_tokens(
             yield from zip(
                 chosen, _generate_batch(model, tokenizer, [prompts[i] for i in chosen], sampling), strict=True
             )
+
+
+def generate(
+    model: Policy,
+    tokenizer: PreTrainedTokenizerBase,
+    prompts: Sequence[str],
+    sampling: Sampling,
+    *,
+    batch_size: int,
+    seed: int,
+    sampler: Sampler = generate_tokens,
+) -> list[Completion]:
+    """Complete templated prompts, in the order given.
+
+    By `generate_tokens` prompts of similar length share a batch, so that little is spent on padding. The result depends
+    on `batch_size` where numbers do (sampling draws per batch), and on nothing else outside the arguments.
+    """
+    ends = set(end_token_ids(model, tokenizer))
+    found = sampler(model, tokenizer, prompts, sampling, batch_size=batch_size, seed=seed)
+    completions = {index: to_completion(tokenizer, row, ends) for index, row in found}
+    return [completions[index] for index in range(len(prompts))]
 
 
 def _generate_batch(

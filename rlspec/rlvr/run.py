@@ -15,7 +15,7 @@ from rlspec.display import Display
 from rlspec.rlvr.arguments import stretched_schedule
 from rlspec.rlvr.callbacks import CollapseGuard, EvaluationCallback, InterruptCallback, MetricsCallback
 from rlspec.rlvr.data import Problem
-from rlspec.rlvr.generation import Sampler, generate
+from rlspec.rlvr.generation import Sampler, generate_tokens
 from rlspec.rlvr.models import snapshot
 from rlspec.rlvr.outcome import describe_ending
 from rlspec.rlvr.preflight import check_same_problems
@@ -108,7 +108,7 @@ class LanguageModelSession:
 
     def _sampler(self) -> Sampler:
         if self.parts.recipe.rollout.engine != "vllm":
-            return generate
+            return generate_tokens
         from rlspec.rlvr.vllm import sampler_of
 
         return sampler_of(lambda: self.trainer)

@@ -39,7 +39,7 @@ from rlspec.rlvr.arguments import (
 from rlspec.rlvr.batching import BatchPlan, plan_batches
 from rlspec.rlvr.data import Problem, read_for_training, read_problems
 from rlspec.rlvr.evaluator import HeldOutEvaluations, ProblemEvaluator, build_protocol
-from rlspec.rlvr.generation import Policy, Sampler, generate
+from rlspec.rlvr.generation import Policy, Sampler, generate_tokens
 from rlspec.rlvr.growth import BatchGrowth
 from rlspec.rlvr.memory import LanguageModelMemory, estimate_memory
 from rlspec.rlvr.models import apply_lora, build_config, build_model, load_tokenizer
@@ -296,7 +296,7 @@ def _growth(recipe: Recipe, run: Run, plan: BatchPlan, test: NormTest) -> BatchG
 
 
 def build_evaluations(
-    parts: TrainerParts, measured: Mapping[str, list[Problem]], sampler: Sampler = generate
+    parts: TrainerParts, measured: Mapping[str, list[Problem]], sampler: Sampler = generate_tokens
 ) -> HeldOutEvaluations:
     """The evaluations of a run, on `measured` problems by data set."""
     recipe, settings = parts.recipe, parts.recipe.evaluation

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from itertools import groupby
 from typing import Any
@@ -14,7 +14,8 @@ from requests import RequestException
 from transformers import PreTrainedTokenizerBase
 
 from rlspec.errors import ConfigError, ServerError
-from rlspec.rlvr.generation import Completion, Policy, Sampling, end_token_ids, to_completion
+from rlspec.hub import one_line
+from rlspec.rlvr.generation import Policy, Sampler, Sampling
 
 START = (
     'start it with VLLM_SERVER_DEV_MODE=1 vllm serve MODEL --weight-transfer-config \'{"backend": "nccl"}\' '
@@ -43,19 +44,15 @@ def explained(args: Any) -> Iterator[None]:
             f"{server} does not answer ({reason}); {START}; resume=auto goes on from the last complete checkpoint"
         ) from error
     except NotImplementedError as error:
-        raise ConfigError(f"rollout.engine=vllm: {_one_line(error)}") from error
+        raise ConfigError(f"rollout.engine=vllm: {one_line(error, 300)}") from error
     except Exception as error:
         if not str(error).startswith((_FAILED, "The vLLM server")):
             raise
-        raise ServerError(f"{server} refuses ({_one_line(error).removeprefix(_FAILED)}); {START}") from error
+        raise ServerError(f"{server} refuses ({one_line(error, 300).removeprefix(_FAILED)}); {START}") from error
 
 
 def _address(args: Any) -> str:
     return f"http://{args.vllm_server_host}:{args.vllm_server_port}"
-
-
-def _one_line(error: Exception) -> str:
-    return " ".join(str(error).split())[:300]
 
 
 def check_engine(trainer: Any) -> None:
@@ -75,24 +72,22 @@ def check_engine(trainer: Any) -> None:
         )
 
 
-def sampler_of(trainer_of: Callable[[], Any]) -> Callable[..., list[Completion]]:
-    """`generate` of `rlspec.rlvr.generation`, by the engine of a trainer; every process calls it."""
+def sampler_of(trainer_of: Callable[[], Any]) -> Sampler:
+    """In place of `generate_tokens`, by the engine of a trainer; every process calls it."""
 
     def sample(
-        model: Policy,
+        _: Policy,
         tokenizer: PreTrainedTokenizerBase,
         prompts: Sequence[str],
         sampling: Sampling,
         *,
-        batch_size: int,
         seed: int,
-    ) -> list[Completion]:
+        **__: Any,
+    ) -> Iterable[tuple[int, list[int]]]:
         trainer = trainer_of()
         ids = [tokenizer(text, add_special_tokens=False)["input_ids"] for text in prompts]
         with explained(trainer.args):
-            rows = _generate(trainer, ids, sampling, seed)
-        ends = set(end_token_ids(model, tokenizer))
-        return [to_completion(tokenizer, row, ends) for row in rows]
+            return enumerate(_generate(trainer, ids, sampling, seed))
 
     return sample
 

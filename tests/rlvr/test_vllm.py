@@ -6,6 +6,7 @@ import json
 import sys
 from collections.abc import Iterator
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -15,10 +16,12 @@ from vllm_stand_in import StandIn, connect
 
 from rlspec.config.load import load_recipe
 from rlspec.errors import ConfigError, ServerError
+from rlspec.rlvr.generation import Sampling
 from rlspec.rlvr.models import build_model
 from rlspec.rlvr.run import run_recipe
 from rlspec.rlvr.tokenizer import build_byte_tokenizer
 from rlspec.rlvr.trainers import SpectralGMPOTrainer
+from rlspec.rlvr.vllm import explained, sampler_of
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "end_to_end"))
 
@@ -172,3 +175,93 @@ def test_a_server_whose_probabilities_are_not_those_it_draws_by_is_refused(
     with pytest.raises(ConfigError, match=r"--logprobs-mode raw_logprobs, .*trainer.temperature=0.7, which biases"):
         run_recipe(recipe_of(tmp_path, "debug_grpo", server.url, "trainer.temperature=0.7"))
     server.stop()
+
+
+class Engine:
+    """What `trainer.vllm_generation` is asked: it answers a prompt by its own first token, and notes the rest."""
+
+    mode = "server"
+    temperature = top_p = top_k = min_p = repetition_penalty = max_completion_length = structured_outputs_regex = 0.0
+    generation_kwargs: dict[str, Any] = {}
+
+    def __init__(self) -> None:
+        self.syncs, self.asked = 0, list[tuple[list[list[int]], int, float]]()
+
+    def sync_weights(self) -> None:
+        self.syncs += 1
+
+    def generate(self, *, prompts: list[list[int]], images: None, num_generations: int) -> Any:
+        self.asked.append((prompts, num_generations, self.temperature))
+        return prompts, [prompt[:1] for prompt in prompts], None, None
+
+
+def ask(
+    patch: pytest.MonkeyPatch, texts: list[str], others: list[tuple[int, int]], temperature: float | None = 0.5
+) -> tuple[list[tuple[int, list[int]]], Engine]:
+    """As one of several processes, of which the others have as many prompts, and as many copies of each."""
+    patch.setattr("rlspec.rlvr.vllm.gather_object", lambda mine: [*mine, *others])
+    trainer = SimpleNamespace(
+        vllm_generation=Engine(),
+        _last_loaded_step=-1,
+        state=SimpleNamespace(global_step=3),
+        processing_class=build_byte_tokenizer(),
+        args=SimpleNamespace(vllm_server_base_url="http://x"),
+    )
+    sample = sampler_of(lambda: trainer)
+    for _ in range(2):
+        found = list(sample(None, build_byte_tokenizer(), texts, Sampling(4, temperature), batch_size=8, seed=0))
+    return found, trainer.vllm_generation
+
+
+def test_processes_with_fewer_prompts_ask_for_as_many_as_the_others_and_keep_their_own(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    found, engine = ask(monkeypatch, ["a", "b"], [(3, 1)])
+    assert found == [(0, [ord("a")]), (1, [ord("b")])]
+    assert [len(prompts) for prompts, *_ in engine.asked] == [3, 3]
+    assert engine.syncs == 1  # the weights of a step are sent once
+    found, engine = ask(monkeypatch, [], [(2, 2)])
+    assert (found, len(engine.asked[0][0])) == ([], 2)
+    assert ask(monkeypatch, [], [(0, 0)])[1].asked == []
+
+
+@pytest.mark.parametrize(
+    ("texts", "others", "temperature", "copies"),
+    [
+        (list("aaaabb"), [], 0.5, 2),
+        (list("aaaabbbb"), [(4, 2)], 0.5, 2),
+        (list("aaa"), [(4, 2)], 0.5, 1),
+        (list("aaaa"), [(0, 0)], 0.5, 4),
+        (list("aabb"), [], None, 1),
+    ],
+)
+def test_neighbours_that_are_the_same_prompt_are_asked_for_at_once_where_all_processes_can(
+    texts: list[str],
+    others: list[tuple[int, int]],
+    temperature: float | None,
+    copies: int,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    found, engine = ask(monkeypatch, texts, others, temperature)
+    assert engine.asked[0][1:] == (copies, temperature or 0.0)
+    assert [row for _, row in found] == [[ord(text)] for text in texts]
+
+
+@pytest.mark.parametrize(
+    ("error", "kind", "message"),
+    [
+        (
+            RuntimeError("The vLLM server at x has no\nweight-transfer engine."),
+            ServerError,
+            r"refuses \(The vLLM .* no w",
+        ),
+        (Exception("Request failed: 500, no"), ServerError, r"refuses \(500, no\); start it with"),
+        (NotImplementedError("no such\ndevice"), ConfigError, "^rollout.engine=vllm: no such device$"),
+        (RuntimeError("something else"), RuntimeError, "^something else$"),
+    ],
+)
+def test_what_trls_client_complains_of_is_one_line_and_other_faults_stay(
+    error: Exception, kind: type[Exception], message: str
+) -> None:
+    with pytest.raises(kind, match=message), explained(SimpleNamespace(vllm_server_base_url="http://x")):
+        raise error
