@@ -116,6 +116,10 @@ def check_jobs(jobs: Sequence[PlannedRun], out: Path) -> None:
         stored = out / job.folder / RECIPE
         if stored.is_file() or (job.arm, job.kind) not in valid:
             recipe = load_any_recipe(job.arguments)
+            if recipe.push is not None:
+                raise ConfigError(
+                    f"push={recipe.push}: every run of the comparison would be uploaded there; leave it out"
+                )
             valid.add((job.arm, job.kind))
         if stored.is_file():
             earlier = load_any_recipe([f"recipe={stored}"])

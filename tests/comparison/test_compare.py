@@ -69,6 +69,14 @@ def test_a_finished_comparison_is_read_and_its_table_is_arithmetic(
     assert "| adamw | 40.0 | 50.0, 50.0, 50.0 | 50.0 [50.0, 50.0] | [50.0, 50.0] |" in table
 
 
+def test_a_comparison_whose_runs_would_all_be_uploaded_to_one_place_is_refused(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert compare.main(["recipe=debug_grpo", "optim=pion,adamw", "push=me/model", f"out={tmp_path}"]) == 2
+    assert capsys.readouterr().err.strip().endswith("every run of the comparison would be uploaded there; leave it out")
+    assert not list(tmp_path.rglob("*.log"))
+
+
 def test_of_one_seed_no_interval_is_claimed(tmp_path: Path) -> None:
     store(tmp_path / "all" / "claim-seed_0", 0.8)
     assert compare.main(["recipe=debug_grpo", "seed=0", f"out={tmp_path}"]) == 0
