@@ -60,14 +60,10 @@ def upload_folder(folder: Path, repo: str, *, leave_out: Sequence[str]) -> str:
     """
     hub = HfApi(library_name="rlspec")
     try:
-        if hub.token is None and token_of_the_hub() is None:
-            raise ConnectionError("no token of the hub; set HF_TOKEN, or run `hf auth login`")
         hub.create_repo(repo, private=True, exist_ok=True)
         hub.upload_folder(
             repo_id=repo, folder_path=folder, ignore_patterns=list(leave_out), commit_message="Upload by rlspec"
         )
-    except ConnectionError:
-        raise
     except (errors.HfHubHTTPError, errors.HFValidationError, httpx.HTTPError, OSError, ValueError) as error:
         raise ConnectionError(_write_refusal(error) or refusal(error, repo) or one_line(error)) from error
     return f"{hub.endpoint}/{repo}"

@@ -107,7 +107,7 @@ def card(run: Run, origin: Origin, measured: Sequence[CardRow], licence: str | N
             "",
             *_numbers(measured),
             *_section("Use", f"```python\n{origin.load}\n```" if origin.load else ""),
-            *_section("Make it again", f"`{RECIPE}` in this folder is the whole recipe:\n\n```\n{_command()}\n```"),
+            *_section("Make it again", f"`{RECIPE}` in this folder is the whole recipe:\n\n```\n{_command(run)}\n```"),
             *_section("Which rule updated which parameter", _symmetry(run)),
             *_section("Licence", _licence(origin, licence)),
         ]
@@ -118,8 +118,9 @@ def _start(origin: Origin) -> str:
     return "Weights that began at random" if origin.base is None else f"Weights that began as `{origin.name}`"
 
 
-def _command() -> str:
-    return f"python -m rlspec.train recipe={RECIPE} run=again output_dir=checkpoints"
+def _command(run: Run) -> str:
+    elsewhere = "" if run.recipe.push is None else " push=null"
+    return f"python -m rlspec.train recipe={RECIPE} run=again output_dir=checkpoints{elsewhere}"
 
 
 def _section(title: str, text: str) -> list[str]:

@@ -7,6 +7,7 @@ import json
 import threading
 import time
 from collections.abc import Iterator
+from dataclasses import replace
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from types import SimpleNamespace
@@ -105,7 +106,14 @@ def run(tmp_path: Path) -> Run:
     with staged_folder(directory.checkpoints / "checkpoint-3", metadata={"step": 3}) as folder:
         for name in ("model.safetensors", "config.json", "recipe.yaml", "optimizer.pt", "rng_state.pth", CARD):
             (folder / name).write_text(name)
-        for name in ("training_args.bin", "scheduler.pt", "trainer_state.json", "rollouts_0.pt", "training_state.pt"):
+        for name in (
+            "training_args.bin",
+            "scheduler.pt",
+            "trainer_state.json",
+            "rollouts_0.pt",
+            "training_state.pt",
+            "scaler.pt",
+        ):
             (folder / name).write_text(name)
     return Run(recipe, directory, None, None, Display("plain"))  # type: ignore[arg-type]
 
@@ -138,6 +146,21 @@ def test_a_card_says_what_made_the_weights_what_they_reach_and_whose_licence_hol
     # The card comes after the checkpoint, which stays whole, also where the library's own card was listed.
     checkpoint = run.directory.checkpoints / "checkpoint-3"
     assert CARD not in verify_checkpoint(checkpoint)["files"]
+
+
+def test_the_best_weights_have_a_card_without_numbers_that_are_of_others(run: Run) -> None:
+    with staged_folder(run.directory.best, metadata={"step": 2}):
+        pass
+    write(run)
+    text = (run.directory.best / CARD).read_text()
+    assert "the best weights of the run by its evaluations: those of step 2." in text
+    assert "None were measured." in text and "50.0%" not in text
+
+
+def test_who_makes_the_weights_again_does_not_upload_them_to_where_these_are(run: Run) -> None:
+    assert "push" not in write(run)[0]
+    pushed = replace(run, recipe=run.recipe.model_copy(update={"push": "me/model"}))
+    assert " push=null\n" in write(pushed)[0]
 
 
 def test_a_local_base_is_named_without_its_place_and_its_licence_is_read_off_its_card(run: Run, tmp_path: Path) -> None:
