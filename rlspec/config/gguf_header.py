@@ -150,6 +150,8 @@ def _parse(cursor: _Cursor) -> GgufHeader:
         shape = cursor.take("Q", cursor.take("I")[0])
         directory.append(GgufTensor(name, shape, *cursor.take("I"), *cursor.take("Q")))
     alignment = metadata.get("general.alignment", 32)
+    if not isinstance(alignment, int) or alignment < 1:
+        raise ValueError(f"general.alignment={alignment}")
     return GgufHeader(metadata, directory, -(-cursor.place // alignment) * alignment)
 
 

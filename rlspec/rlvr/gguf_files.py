@@ -12,8 +12,9 @@ from typing import Any
 from tokenizers import AddedToken, Regex, Tokenizer, decoders, models, normalizers, pre_tokenizers
 from transformers import PretrainedConfig, PreTrainedModel, PreTrainedTokenizerBase, PreTrainedTokenizerFast
 
-from rlspec.config.gguf_header import GgufHeader, gguf_fault, is_gguf, read_gguf_header
+from rlspec.config.gguf_header import gguf_fault, read_gguf_header
 from rlspec.errors import CheckpointError
+from rlspec.hub import one_line
 
 CONTROL, USER_DEFINED, UNUSED = 3, 4, 5  # tokenizer.ggml.token_type
 IDS = {"bos_token": "bos_token_id", "eos_token": "eos_token_id", "pad_token": "padding_token_id"}
@@ -72,7 +73,7 @@ def gguf_tokenizer(file: Path) -> PreTrainedTokenizerBase:
     try:
         backend = Tokenizer(models.BPE(vocab=vocabulary, merges=pairs, ignore_merges=cut == "llama-bpe"))
     except Exception as error:  # tokenizers raises nothing more specific
-        raise CheckpointError(f"the tokenizer of {file} is corrupt: {' '.join(str(error).split())}") from error
+        raise CheckpointError(f"the tokenizer of {file} is corrupt: {one_line(error)}") from error
     if cut == "qwen2":
         backend.normalizer = normalizers.NFC()
     backend.pre_tokenizer = pre_tokenizers.Sequence(CUTS[cut])
@@ -101,12 +102,12 @@ def complete_config(config: PretrainedConfig, file: Path) -> None:
 
 
 def check_all_taken(model: PreTrainedModel, file: Path) -> None:
-    """transformers passes over tensors whose names it does not know; the numbers must be as many as the model's.
+    """Compare how many numbers a file and its model hold: transformers passes over tensors that it does not know.
 
     Raises:
-        CheckpointError: They are not.
-    """  # noqa: D403
-    header: GgufHeader = read_gguf_header(file)
+        CheckpointError: They differ.
+    """
+    header = read_gguf_header(file)
     stored = sum(tensor.numbers for tensor in header.tensors)
     loaded = sum(parameter.numel() for parameter in model.parameters())
     if stored != loaded:
@@ -114,6 +115,3 @@ def check_all_taken(model: PreTrainedModel, file: Path) -> None:
             f"{file} holds {stored:,} numbers, and the {header.architecture} that transformers builds from it "
             f"{loaded:,}: some would be lost; take the model's own folder or hub id"
         )
-
-
-__all__ = ["check_all_taken", "complete_config", "gguf_tokenizer", "is_gguf", "open_gguf"]

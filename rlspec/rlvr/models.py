@@ -25,11 +25,12 @@ from transformers import (
 )
 
 from rlspec.checkpoint import list_checkpoints
+from rlspec.config.gguf_header import is_gguf
 from rlspec.config.passthrough import check_architecture
-from rlspec.config.paths import resolve_path
+from rlspec.config.paths import list_recipes, resolve_path
 from rlspec.errors import CheckpointError, ConfigError
 from rlspec.hub import fetch_snapshot, is_local, one_line
-from rlspec.rlvr.gguf_files import check_all_taken, complete_config, gguf_tokenizer, is_gguf, open_gguf
+from rlspec.rlvr.gguf_files import check_all_taken, complete_config, gguf_tokenizer, open_gguf
 from rlspec.rlvr.tokenizer import build_byte_tokenizer
 from rlspec.run_directory import RunDirectory
 from rlspec.runtime.adapters import adapter_config
@@ -252,8 +253,8 @@ def initial_weights(init: str) -> Path:
     """
     folder = resolve_path(init)
     if not folder.is_dir():
-        made_by = "sft_format" if folder.name.startswith("sft_format") else "sft_arithmetic"
-        remedy = f"name one, or make the warm start with: python -m rlspec.train recipe={made_by}"
+        made_by = [name for name in list_recipes() if folder.name.startswith(f"{name}-")]  # as runs are named
+        remedy = f"make it first: python -m rlspec.train recipe={made_by[0]}" if made_by else "name a run, or a folder"
         raise CheckpointError(f"model.init: no folder {init}; {remedy}")
     stored = list_checkpoints(RunDirectory(folder).checkpoints)
     return snapshot(str((stored[-1] if stored else folder).resolve()))

@@ -70,6 +70,7 @@ def test_a_file_cut_anywhere_is_truncated_and_never_a_traceback(tmp_path: Path) 
         (b"GGUF" + struct.pack("<IQQQ1sIIQ", 3, 0, 1, 1, b"k", 9, 0, 2**62), "truncated"),
         (b"GGUF" + struct.pack("<IQQQ1sIQ", 3, 0, 1, 1, b"k", 99, 0), "corrupt: a field of unknown type 99"),
         (b"GGUF" + struct.pack("<IQQQ1sIIQ", 3, 0, 1, 1, b"k", 9, 9, 1), "corrupt: a field of unknown type 9"),
+        (b"GGUF" + struct.pack("<IQQQ17sII", 3, 0, 1, 17, b"general.alignment", 4, 0), "general.alignment=0"),
     ],
 )
 def test_what_is_no_gguf_is_said(content: bytes, words: str, tmp_path: Path) -> None:

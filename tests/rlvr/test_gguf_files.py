@@ -140,6 +140,26 @@ def test_unused_tokens_fill_the_embeddings_and_are_no_words(tmp_path: Path) -> N
     assert load(path).config.vocab_size == SIZE + 2
 
 
+@pytest.mark.parametrize(
+    ("pre", "kind", "text", "whole"),
+    [
+        ("llama-bpe", 1, "qqq", True),  # Llama 3 takes a word that it has, whatever merges say
+        ("smollm", 1, "qqq", False),
+        ("smollm", 4, "aqqqb", True),  # defined by the user: never cut, and yet text
+    ],
+)
+def test_a_word_that_no_merge_makes_is_taken_whole_as_its_family_does(
+    pre: str, kind: int, text: str, whole: bool, tmp_path: Path
+) -> None:
+    wider = trained_tokenizer()
+    wider.add_tokens(["qqq"])
+    model = build("llama", vocab_size=SIZE + 1)
+    tokenizer = load_tokenizer(str(write_gguf(tmp_path / "m.gguf", model, wider, pre=pre, kinds={SIZE: kind})))
+    ids = tokenizer(text, add_special_tokens=False)["input_ids"]
+    assert (SIZE in ids) is whole
+    assert tokenizer.decode(ids, skip_special_tokens=True) == text
+
+
 # --- faults, each one line
 
 

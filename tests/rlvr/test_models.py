@@ -174,8 +174,12 @@ def test_initial_weights_of_another_shape_or_none_at_all_are_refused(small_folde
         build(architecture={**TINY, "hidden_size": 64}, init=str(small_folder))
     with pytest.raises(CheckpointError, match=r"do not fit model\.architecture: model\.layers\.3"):
         build(architecture={**TINY, "num_hidden_layers": 3}, init=str(small_folder))
-    with pytest.raises(CheckpointError, match="no folder nowhere/at-all.*recipe=sft_arithmetic"):
+    with pytest.raises(CheckpointError, match="no folder nowhere/at-all; name a run, or a folder"):
         build(architecture=TINY, init="nowhere/at-all")
+    with pytest.raises(
+        CheckpointError, match="no folder x/sft_calculator-tiny; make it first: .*recipe=sft_calculator$"
+    ):
+        build(architecture=TINY, init="x/sft_calculator-tiny")
 
 
 # --- loaded as a hub snapshot would be
