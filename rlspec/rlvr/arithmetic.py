@@ -17,7 +17,7 @@ from __future__ import annotations
 
 import random
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 
 PER_LEVEL = 10_000  # larger levels are sampled down to this many problems
@@ -63,6 +63,11 @@ def generate(levels: Iterable[int], seed: int) -> list[tuple[str, int]]:
         chosen += [(f"{left[row]}{operator}{right[column]}=?", level) for row, column in pairs]
     random.Random(seed).shuffle(chosen)
     return chosen
+
+
+def solved(levels: Iterable[int], seed: int) -> Iterator[tuple[str, str, str, int]]:
+    """Text, answer, worked solution and level of what `generate` gives."""
+    return ((text, answer(text), worked_solution(text), level) for text, level in generate(levels, seed))
 
 
 def operands(problem: str) -> tuple[int, str, int]:

@@ -9,7 +9,7 @@ from __future__ import annotations
 import hashlib
 import logging
 import re
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cache, partial
 from typing import Any
@@ -22,6 +22,12 @@ from rlspec.rlvr.grading.extract import extract_answer
 from rlspec.rlvr.tables import SUFFIXES, Row, cell_text, read_rows
 
 log = logging.getLogger(__name__)
+
+# Levels by name of a data set, and what gives text, answer, worked solution and level of its problems.
+_GENERATORS: Mapping[str, tuple[Iterable[int], Callable[..., Iterable[tuple[str, str, str, int]]]]] = {
+    "arithmetic": (arithmetic.LEVELS, arithmetic.solved),
+    "words": (words.LEVELS, words.generate),
+}
 
 
 @dataclass(frozen=True)
@@ -135,19 +141,11 @@ def is_single_file(path: str) -> bool:
 
 
 def _generated(name: str, levels: Sequence[int] | None, seed: int) -> list[Problem]:
-    known = (arithmetic if name == "arithmetic" else words).LEVELS
+    known, generate = _GENERATORS[name]
     unknown = sorted(set(levels or ()) - set(known))
     if unknown or (levels is not None and not levels):
         raise ConfigError(f"data.levels: {name} has levels {list(known)}, not {unknown or levels}")
-    if name == "words":
-        return [
-            Problem(each.text, each.answer, each.solution, each.level, content_id(each.text))
-            for each in words.generate(levels or known, seed)
-        ]
-    return [
-        Problem(text, arithmetic.answer(text), arithmetic.worked_solution(text), level, content_id(text))
-        for text, level in arithmetic.generate(levels or known, seed)
-    ]
+    return [Problem(*fields, id=content_id(fields[0])) for fields in generate(levels or known, seed)]
 
 
 def hold_out(problems: list[Problem], test_fraction: float, seed: int) -> tuple[list[Problem], list[Problem]]:

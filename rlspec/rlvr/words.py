@@ -14,7 +14,7 @@ from __future__ import annotations
 
 import random
 from collections.abc import Iterable
-from dataclasses import dataclass
+from typing import NamedTuple
 
 PER_LEVEL = 4_000  # distinct problems
 NAMES = (
@@ -79,8 +79,7 @@ STORIES: dict[int, dict[str, tuple[str, ...]]] = {
 LEVELS = tuple(STORIES)
 
 
-@dataclass(frozen=True)
-class WordProblem:
+class WordProblem(NamedTuple):
     """A problem's text, its answer, a worked solution and its level."""
 
     text: str

@@ -31,6 +31,12 @@ def test_the_text_holds_the_numbers_of_the_solution_and_no_others() -> None:
         assert "{" not in problem.text
 
 
+def test_who_is_compared_with_somebody_is_somebody_else() -> None:
+    pairs = [re.match(r"(\w+) has \d+ \w+\. (\w+) has \d+ fewer", problem.text) for problem in PROBLEMS]
+    found = [pair.groups() for pair in pairs if pair]
+    assert len(found) > 100 and all(name != other for name, other in found)
+
+
 @pytest.mark.parametrize("level", LEVELS)
 def test_every_story_is_told(level: int) -> None:
     chosen = [problem for problem in PROBLEMS if problem.level == level]
