@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +12,7 @@ import torch
 from datasets import Dataset
 from transformers import PreTrainedTokenizerBase, Qwen3Config, Qwen3ForCausalLM
 from trl import GRPOConfig
-from trl.chat_template_utils import qwen3_chat_template
+from trl.chat_template_utils import add_response_schema, parse_response, qwen3_chat_template
 
 from rlspec.config.load import load_recipe
 from rlspec.errors import ConfigError, DataError
@@ -74,6 +75,7 @@ class Seen(Verifier):
 
 PROBLEMS = [Problem("12+34=?", "46", None, 1, f"id{n}", columns={"secret": n}) for n in range(4)]
 CALL = call_text("calculator", expression="12+34")
+QWEN_SAID = "\n<|im_start|>user\n<tool_response>\n46\n</tool_response><|im_end|>\n<|im_start|>assistant\n"
 QWEN = '<tool_call>\n{"name": "calculator", "arguments": {"expression": "12+34"}}\n</tool_call>'
 
 
@@ -105,16 +107,23 @@ def script(tokenizer: PreTrainedTokenizerBase, turns: Sequence[Sequence[str]]) -
 
 
 def train_batch(
-    policy: Any, tokenizer: Any, style: PromptStyle, turns: Any, verifier: Verifier, folder: Path, **knobs: Any
+    policy: Any,
+    tokenizer: Any,
+    style: PromptStyle,
+    turns: Any,
+    verifier: Verifier,
+    folder: Path,
+    problems: Sequence[Problem] = PROBLEMS,
 ) -> Any:
     """One block of rollouts, as the trainer makes it."""
     arguments = {"per_device_train_batch_size": 4, "num_generations": 2, "max_steps": 1, "max_completion_length": 400}
-    config = GRPOConfig(output_dir=str(folder), use_cpu=True, bf16=False, report_to=[], **{**arguments, **knobs})
+    arguments["chat_template_kwargs"] = style.template_kwargs
+    config = GRPOConfig(output_dir=str(folder), use_cpu=True, bf16=False, report_to=[], **arguments)
     trainer = SpectralGRPOTrainer(
         model=policy,
-        reward_funcs=[VerifierReward(verifier, PROBLEMS)],
+        reward_funcs=[VerifierReward(verifier, problems)],
         args=config,
-        train_dataset=Dataset.from_list([style.row(problem) for problem in PROBLEMS]),
+        train_dataset=Dataset.from_list([style.row(problem) for problem in problems]),
         processing_class=tokenizer,
         optimizer_factory=build_optimizer,
         checkpoint_extras=lambda _: {},
@@ -124,35 +133,46 @@ def train_batch(
     )
     answers = script(tokenizer, turns)
     trainer._generate_single_turn = lambda *_, **__: (answers(), None)
-    return trainer._generate_and_score_completions([style.row(problem) for problem in PROBLEMS])
+    return trainer._generate_and_score_completions([style.row(problem) for problem in problems])
 
 
 def evaluate(
-    policy: Any, tokenizer: Any, style: PromptStyle, turns: Any, monkeypatch: pytest.MonkeyPatch, limit: int = 400
+    policy: Any,
+    tokenizer: Any,
+    style: PromptStyle,
+    turns: Any,
+    monkeypatch: pytest.MonkeyPatch,
+    limit: int = 400,
+    problems: Sequence[Problem] = PROBLEMS,
 ) -> list[Any]:
     monkeypatch.setattr(conversation, "continue_ids", script(tokenizer, turns))
-    return conversation.converse(policy, tokenizer, PROBLEMS, style, Sampling(limit), batch_size=8, seed=0)
+    return conversation.converse(policy, tokenizer, problems, style, Sampling(limit), batch_size=8, seed=0)
 
 
 @pytest.mark.parametrize(
-    ("kind", "call", "said"),
+    ("kind", "thinking", "call", "said"),
     [
         (
             "tiny",
+            None,
             call_text("calculator", expression="12+34"),
             "\n<|im_start|>tool\n46<|im_end|>\n<|im_start|>assistant\n",
         ),
-        (
-            "qwen3",
-            QWEN,
-            "\n<|im_start|>user\n<tool_response>\n46\n</tool_response><|im_end|>\n<|im_start|>assistant\n",
-        ),
+        ("qwen3", None, QWEN, QWEN_SAID),
+        ("qwen3", False, QWEN, f"{QWEN_SAID}<think>\n\n</think>\n\n"),
     ],
 )
 def test_results_of_calls_are_masked_and_training_and_evaluation_see_the_same(
-    kind: str, call: str, said: str, policy: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    kind: str,
+    thinking: bool | None,
+    call: str,
+    said: str,
+    policy: Any,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    tokenizer, style, seen = tokenizer_of(kind), PromptStyle(toolbox=Toolbox([calculator])), Seen()
+    style = PromptStyle(enable_thinking=thinking, toolbox=Toolbox([calculator]))
+    tokenizer, seen = tokenizer_of(kind), Seen()
     turns = [[call, "45", call, call.replace("12+34", "1/0")], ["46", "46", "47"]]
     batch = train_batch(policy, tokenizer, style, turns, seen, tmp_path)
     tools = [said, "", said, said.replace("46", "{'error': 'division by zero'}")]
@@ -188,6 +208,17 @@ def test_a_result_that_does_not_fit_is_not_given_and_the_answer_ends_with_its_ca
         assert completion.length == len(completion.tokens)
 
 
+def test_an_answer_without_an_end_token_is_truncated(policy: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    tokenizer, style = tokenizer_of("tiny"), PromptStyle(toolbox=Toolbox([calculator]))
+    rows = [
+        tokenizer("4", add_special_tokens=False)["input_ids"],
+        [*tokenizer("46")["input_ids"], tokenizer.eos_token_id],
+    ]
+    monkeypatch.setattr(conversation, "continue_ids", lambda *_: rows)
+    found = conversation.converse(policy, tokenizer, PROBLEMS[:2], style, Sampling(9), batch_size=2, seed=0)
+    assert [(each.text, each.truncated) for each, _ in found] == [("4", True), ("46", False)]
+
+
 def test_the_number_of_turns_with_calls_is_bounded_by_trls_knob(policy: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     tokenizer, style = tokenizer_of("tiny"), PromptStyle(toolbox=Toolbox([calculator], most_calls=1))
     call = call_text("calculator", expression="1")
@@ -214,17 +245,49 @@ def test_an_environment_is_told_its_row_answers_calls_and_judges_alike_in_both(
     assert "guess(number)" in style.text(PROBLEMS[0], tokenizer)
 
 
-def test_each_row_may_name_its_environment_and_one_that_names_none_is_refused() -> None:
-    class Other(Guess):
-        def look(self) -> str:
-            """Look around."""
-            return ""
+class Other(Guess):
+    """Another environment."""
 
+    def look(self) -> str:
+        """Look around."""
+        return ""
+
+
+def test_the_environment_that_a_row_names_is_told_the_same_of_it_in_both(
+    policy: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    style = PromptStyle(toolbox=Toolbox((), {"guess": Guess, "other": Other}))
+    names = ("guess", "other", "other", "guess")
+    problems = [
+        replace(problem, columns={"secret": 2, "environment": name})
+        for problem, name in zip(PROBLEMS, names, strict=True)
+    ]
+    tokenizer, seen = tokenizer_of("tiny"), Seen()
+    train_batch(policy, tokenizer, style, [["no call"] * 4], seen, tmp_path, problems)
+    trained = [attempt.environment for attempt in seen.attempts]
+    found = evaluate(policy, tokenizer, style, [["no call"] * 4], monkeypatch, problems=problems)
+    measured = [attempt.environment for _, attempt in found]
+    assert [type(each) for each in measured] == [type(each) for each in trained] == [Guess, Other, Other, Guess]
+    assert [each.row for each in measured] == [each.row for each in trained]
+
+
+def test_each_row_may_name_its_environment_and_one_that_names_none_is_refused() -> None:
     box = Toolbox((), {"guess": Guess, "other": Other})
     rows = [Problem("?", "", None, None, "x", columns={"environment": name}) for name in ("guess", "other", "third")]
     assert [[tool.__name__ for tool in box.offered(row)] for row in rows[:2]] == [["guess"], ["guess", "look"]]
     with pytest.raises(DataError, match="holds 'third'; the recipe's are guess, other"):
         box.offered(rows[2])
+
+
+def test_a_thought_is_looked_for_only_where_it_ends() -> None:
+    """Without that TRL's pattern takes the square of the length of an answer that is all thought."""
+    tokenizer = tokenizer_of("qwen3")
+    assert r"(?:(?=[\s\S]*</think>)<think>" in tokenizer.response_schema["x-regex"]
+    for text in (f"<think>\nhm\n</think>\n\n{QWEN}", "<think>\n\n</think>\n\n46<|im_end|>", QWEN):
+        own = build_byte_tokenizer(calls=True)
+        own.chat_template, own.response_schema = qwen3_chat_template, None
+        add_response_schema(own)
+        assert parse_response(tokenizer, tokenizer(text)["input_ids"]) == parse_response(own, own(text)["input_ids"])
 
 
 def test_a_template_that_knows_no_calls_is_refused_in_one_line() -> None:
@@ -279,6 +342,7 @@ class Silent:
         (["tools=[calculator,{0}:calculator]"], "two of them are called calculator"),
         (["environment={0}:NoReset"], "has no method reset"),
         (["environment={0}:Judge"], "add reward=environment"),
+        (["environment={{a: '{0}:Judge', b: '{0}:Silent'}}"], "add reward=environment"),
         (["environment={0}:Silent", "reward=environment"], "no environment of the recipe has a method get_reward"),
     ],
 )
