@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from pathlib import Path
 
 from rlspec.display import Display
@@ -41,9 +42,9 @@ def push(folder: Path, repo: str, display: Display) -> None:
     try:
         place = upload_folder(folder, repo, leave_out=LEFT_OUT)
     except ConnectionError as error:
-        left_out = " ".join(f"'{pattern}'" for pattern in LEFT_OUT)
+        excluded = [word for pattern in LEFT_OUT for word in ("--exclude", pattern)]
+        again = shlex.join(["hf", "upload", repo, str(folder), ".", "--private", *excluded])
         raise UserError(
-            f"push={repo}: not uploaded: {error}; the run is whole in {folder}; "
-            f"try again with: hf upload {repo} {folder} . --exclude {left_out}"
+            f"push={repo}: not uploaded: {error}; the run is whole in {folder}; try again with: {again}"
         ) from error
     display.line(f"uploaded  {place} (private where it was made now; its settings change that)")

@@ -15,6 +15,7 @@ from trl import GRPOConfig
 from trl.chat_template_utils import add_response_schema, parse_response, qwen3_chat_template
 
 from rlspec.config.load import load_recipe
+from rlspec.config.tools import TOOLS
 from rlspec.errors import ConfigError, DataError
 from rlspec.optim import build_optimizer
 from rlspec.rlvr import conversation
@@ -23,6 +24,7 @@ from rlspec.rlvr.generation import Sampling
 from rlspec.rlvr.prompts import PromptStyle
 from rlspec.rlvr.rewards import VerifierReward
 from rlspec.rlvr.tokenizer import build_byte_tokenizer, call_text
+from rlspec.rlvr.tools import toolbox
 from rlspec.rlvr.tools.calculator import calculator
 from rlspec.rlvr.tools.toolbox import Toolbox, build_toolbox, teach_calls
 from rlspec.rlvr.trainers import SpectralGRPOTrainer
@@ -288,6 +290,10 @@ def test_a_thought_is_looked_for_only_where_it_ends() -> None:
         own.chat_template, own.response_schema = qwen3_chat_template, None
         add_response_schema(own)
         assert parse_response(tokenizer, tokenizer(text)["input_ids"]) == parse_response(own, own(text)["input_ids"])
+
+
+def test_every_built_in_tool_may_be_named_in_a_recipe() -> None:
+    assert set(toolbox._BUILT_IN) == set(TOOLS)
 
 
 def test_a_template_that_knows_no_calls_is_refused_in_one_line() -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import json
+import shlex
 import threading
 import time
 from collections.abc import Iterator
@@ -16,6 +17,7 @@ from typing import Any
 import pytest
 import yaml
 from huggingface_hub import constants
+from huggingface_hub.cli import hf
 
 from rlspec import train
 from rlspec.checkpoint import CARD, staged_folder, verify_checkpoint
@@ -204,7 +206,14 @@ def test_a_refusal_of_the_hub_is_one_line_that_says_where_the_run_is_and_how_to_
     with pytest.raises(UserError, match=reason) as caught:
         push(folder, "me/model", run.display)
     said = str(caught.value)
-    assert "\n" not in said and f"hf upload me/model {folder} . --exclude" in said
+    assert "\n" not in said
+    assert f"the run is whole in {folder}" in said
+    # The command that it names uploads the same.
+    hub.status.clear()
+    _, *arguments = shlex.split(said.partition("try again with: ")[2])
+    hf.app(arguments, standalone_mode=False)
+    assert set(hub.files) == {"model.safetensors", "config.json", "recipe.yaml", CARD}
+    assert hub.made["visibility"] == "private"
 
 
 def test_without_a_network_it_is_said_in_one_line(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
