@@ -36,7 +36,7 @@ class MetricsCallback(TrainerCallback):
             return
         row = {"step": state.global_step, **logs}
         self.run.append_metrics(row)
-        panel = "  ".join(filter(None, [reward_panel(logs), engine_panel(logs), self.trainer.panel]))
+        panel = "  ".join(filter(None, [reward_panel(logs), tool_panel(logs), engine_panel(logs), self.trainer.panel]))
         self.display.step(row, state.max_steps, panel)
 
 
@@ -46,6 +46,12 @@ def reward_panel(logs: Mapping[str, Any]) -> str:
     if len(names) < 2:
         return ""
     return "  ".join(f"{name} {logs[f'rewards/{name}/mean']:.2f}±{logs[f'rewards/{name}/std']:.2f}" for name in names)
+
+
+def tool_panel(logs: Mapping[str, Any]) -> str:
+    """Calls per answer, and the share of them that a tool answered with an error."""
+    calls, failures = logs.get("tools/call_frequency"), logs.get("tools/failure_frequency", 0.0)
+    return "" if calls is None else f"calls {calls:.2f} per answer, {failures:.0%} failed"
 
 
 def engine_panel(logs: Mapping[str, Any]) -> str:

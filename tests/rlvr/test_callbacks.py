@@ -7,7 +7,7 @@ from collections.abc import Sequence
 
 from rlspec.config.schema import Guard
 from rlspec.display import Display, format_step
-from rlspec.rlvr.callbacks import CollapseGuard, reward_panel
+from rlspec.rlvr.callbacks import CollapseGuard, reward_panel, tool_panel
 
 
 def guard(rewards: Sequence[float] = ()) -> CollapseGuard:
@@ -49,3 +49,9 @@ def test_several_rewards_are_shown_each_with_mean_and_spread() -> None:
     assert reward_panel({**one, "rewards/format/mean": 1.0, "rewards/format/std": 0.0}) == (
         "math 0.50±0.25  format 1.00±0.00"
     )
+
+
+def test_calls_are_shown_with_the_share_that_failed_and_nothing_where_there_are_no_tools() -> None:
+    assert tool_panel({"loss": 0.1}) == ""
+    logs = {"tools/call_frequency": 0.625, "tools/failure_frequency": 0.25}
+    assert tool_panel(logs) == "calls 0.62 per answer, 25% failed"
