@@ -10,7 +10,7 @@ import os
 import shutil
 import sys
 from collections.abc import Sequence
-from datetime import timedelta
+from datetime import datetime, timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
@@ -136,13 +136,14 @@ def _record(line: RecordCommand) -> int:
 
 def _keep_raw(log: RunLog, out: Path, lab: str, success: bool) -> None:
     """A robot's run as a raw DROID episode, unless it is there already."""
-    from rlspec.deploy.recording.droid import droid_episode
-    from rlspec.vla.droid.raw_writer import RecordedName, write_raw
+    from rlspec.deploy.recording.droid import STEP_START, droid_episode
+    from rlspec.vla.droid.raw_writer import EpisodeName, write_raw
     from rlspec.vla.droid.schema import OURS
 
     episode = droid_episode(log, success=success)
-    began, own = episode.began.astimezone().replace(tzinfo=None), log.folder.name
-    while (target := out / lab / (name := RecordedName(lab, 0, success, began)).folder).exists():
+    milliseconds = float(episode.arrays[STEP_START][0])
+    began, own = datetime.fromtimestamp(milliseconds / 1000), log.folder.name
+    while (target := out / lab / (name := EpisodeName(lab, began, success)).folder).exists():
         told = json.loads((target / f"metadata_{name.uuid}.json").read_text(encoding="utf-8"))
         if told[OURS]["run"] == own:
             return

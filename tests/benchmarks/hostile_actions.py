@@ -15,9 +15,11 @@ import os
 
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 
+import platform
 import sys
 import time
 from collections import Counter
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -37,6 +39,7 @@ from rlspec.deploy.safety.tick_bounds import ROBOTIQ_LENGTH
 
 SHARD = 100  # episodes
 FIRST = 20_000  # seed; those of pytest's fuzz are below
+SHOWN = 20  # seeds of episodes with a violation
 HOSTILE = (np.nan, np.inf, -np.inf, -1e300, 1e300, -0.5, 1.5, 0.4, 0.6, 0.5)  # closures
 Random = np.random.Generator
 
@@ -153,10 +156,14 @@ def main() -> None:
             print(f"{number + 1}/{shards}", flush=True)
     done = [json.loads((work / f"{number:04d}.json").read_text()) for number in range(shards)]
     total = lambda key: dict(sum((Counter(each[key]) for each in done), Counter[str]()))  # noqa: E731
+    actions = shards * SHARD * TICKS
     result = {
-        "actions": shards * SHARD * TICKS,
+        "command": f"python tests/benchmarks/hostile_actions.py actions={actions}",
+        "date": f"{datetime.now(UTC):%Y-%m-%d}",
+        "machine": f"{os.cpu_count()} cores, {platform.machine()}",
+        "actions": actions,
         "violations": total("violations"),
-        "seeds": [seed for each in done for seed in each["seeds"]],
+        "seeds": [seed for each in done for seed in each["seeds"]][:SHOWN],
         "counts": dict(sorted(total("counts").items())),
         "filter": {
             "process time": quantiles([value for each in done for value in each["own"]]),

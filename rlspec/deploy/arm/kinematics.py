@@ -150,25 +150,6 @@ def rotation_vector(matrix: Array) -> Array:
     return quaternion[1:] * (2.0 * math.atan2(sine, quaternion[0]) / sine)
 
 
-def euler_matrix(angles: Array) -> Array:
-    """Rotation (3, 3) of roll, pitch, yaw in radians about the fixed x, then y, then z axis (DROID's convention)."""
-    (cr, cp, cy), (sr, sp, sy) = np.cos(angles), np.sin(angles)
-    return np.array(
-        [
-            [cy * cp, cy * sp * sr - sy * cr, cy * sp * cr + sy * sr],
-            [sy * cp, sy * sp * sr + cy * cr, sy * sp * cr - cy * sr],
-            [-sp, cp * sr, cp * cr],
-        ]
-    )
-
-
-def euler_angles(matrix: Array) -> Array:
-    """Extrinsic xyz Euler angles (3,) of a rotation (3, 3), as DROID records them; the inverse of `euler_matrix`."""
-    roll = np.arctan2(matrix[2, 1], matrix[2, 2])
-    pitch = np.arctan2(-matrix[2, 0], np.hypot(matrix[0, 0], matrix[1, 0]))
-    return np.array([roll, pitch, np.arctan2(matrix[1, 0], matrix[0, 0])])
-
-
 def solve(
     q: Array,
     position: Array,

@@ -16,9 +16,10 @@ from numpy.typing import NDArray
 from pydantic import Field
 
 from rlspec.config.schema import Key
+from rlspec.contract.droid import pose_of
 from rlspec.contract.features import EXTERIOR_1, WRIST
 from rlspec.deploy.arm.interfaces import Robot
-from rlspec.deploy.arm.kinematics import euler_angles, flange
+from rlspec.deploy.arm.kinematics import flange
 from rlspec.deploy.calibration.board import Board, BoardView, Lens
 from rlspec.deploy.calibration.hand_eye import LEAST_VIEWS, CameraPose, camera_pose
 from rlspec.deploy.calibration.workspace import HAND_HELD, ask, check_file, write_robot
@@ -84,7 +85,7 @@ def calibrate_camera(line: CalibrateCameraCommand, display: Display, *, file: Pa
     finally:
         robot.close()
     found, lens = solve_views(board, flanges, views, size, line)
-    pose = [round(float(value), 5) for value in (*found.pose[:3, 3], *euler_angles(found.pose[:3, :3]))]
+    pose = [round(float(value), 5) for value in pose_of(found.pose[:3, 3], found.pose[:3, :3])]
     write_robot(out, line.robot, extrinsics={**line.robot.extrinsics, line.camera: pose})
     focal = f"focal lengths {lens.matrix[0, 0]:.0f}, {lens.matrix[1, 1]:.0f} pixels, error {lens.error:.2f} pixels"
     display.line(f"{line.camera} at {pose} ({'flange' if line.camera == WRIST else 'base'} frame); {focal}")

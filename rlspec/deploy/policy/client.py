@@ -25,6 +25,7 @@ from websockets.sync.client import ClientConnection, connect
 
 from rlspec import __version__
 from rlspec.contract.actions import ACTION_SPACES
+from rlspec.contract.droid import pose_of
 from rlspec.contract.messages import (
     ACTIONS,
     DEADLINE,
@@ -49,7 +50,7 @@ from rlspec.contract.messages import (
 )
 from rlspec.contract.wire import WireError, WireLimits, pack, unpack
 from rlspec.deploy.arm.interfaces import Reply
-from rlspec.deploy.arm.kinematics import euler_angles, flange
+from rlspec.deploy.arm.kinematics import flange
 from rlspec.errors import ConfigError, ServerError
 
 REPLY_LIMITS = WireLimits(max_bytes=4 * 2**20, max_elements=2**20)
@@ -209,8 +210,7 @@ class PolicyClient:
         if arena["needs_session_id"]:
             keys[SESSION_ID] = self._session_id
         if POSE not in observation and JOINTS in observation:
-            position, rotation = flange(np.asarray(observation[JOINTS], np.float64))
-            keys[POSE] = np.concatenate([position, euler_angles(rotation)])
+            keys[POSE] = pose_of(*flange(np.asarray(observation[JOINTS], np.float64)))
         return keys
 
     def _open(self) -> ClientConnection:

@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from collections.abc import Mapping
 from datetime import datetime
 from functools import partial
 from typing import Any
@@ -12,57 +11,23 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from rlspec.contract.actions import (
-    CARTESIAN_POSITION,
-    CARTESIAN_VELOCITY,
-    JOINT_POSITION,
-    JOINT_VELOCITY,
-    MAX_CARTESIAN_STEP,
-    MAX_JOINT_STEP,
-)
+from rlspec.contract.actions import CARTESIAN_POSITION, MAX_JOINT_STEP
+from rlspec.contract.droid import DroidEpisode, Placement, commanded, euler_matrix, pose_of
 from rlspec.contract.features import INTERVENTION, WRIST
-from rlspec.deploy.arm.kinematics import euler_angles, euler_matrix, flange
+from rlspec.deploy.arm.kinematics import flange
 from rlspec.deploy.log.reader import RunLog
 from rlspec.deploy.log.steps import RecordedStep, pictures_of, read_picture, recorded_steps
 from rlspec.errors import DataError
 
 Array = NDArray[np.float64]
 
-_MAX_GRIPPER_STEP = 0.25  # share of the gripper's way for one unit of its velocity (droid, RobotIKSolver)
+STEP_START = "observation/timestamp/control/step_start"
+"""Milliseconds since 1970 at which each step began."""
+
 _SERIAL = re.compile(r"[A-Za-z0-9_-]+")
 
 
-@dataclass
-class RobotEpisode:
-    """One run; `rlspec.vla.droid.raw_writer.RawEpisode`.
-
-    Attributes:
-        began: When its first step was.
-        arrays: Path in trajectory.h5 -> (T, ...) numbers.
-        films: Camera -> its T pictures, read when they are wanted, (H, W, 3) uint8.
-        serials: Camera -> serial number, or what stands for it.
-        extrinsics: Camera -> pose (6,) at the first step, of those that were calibrated.
-        instruction, robot, law: In words.
-        pose_frame: Whose pose `cartesian_position` is.
-        building, user: Of DROID's metadata.
-        rate: Steps per second.
-    """
-
-    began: datetime
-    arrays: dict[str, NDArray[Any]]
-    films: dict[str, Iterator[NDArray[np.uint8]]]
-    serials: dict[str, str]
-    extrinsics: dict[str, list[float]]
-    instruction: str
-    robot: str
-    law: str
-    rate: float
-    pose_frame: str = "flange"
-    building: str = "robot"
-    user: str = "operator"
-
-
-def droid_episode(log: RunLog, *, success: bool) -> RobotEpisode:
+def droid_episode(log: RunLog, *, success: bool) -> DroidEpisode:
     """A run as an episode of DROID.
 
     Raises:
@@ -75,17 +40,20 @@ def droid_episode(log: RunLog, *, success: bool) -> RobotEpisode:
     settings: Mapping[str, Any] = (log.header.get("settings") or {}).get("robot") or {}
     described: Mapping[str, str] = settings.get("cameras") or {}
     serials = {camera: _serial(described.get(camera, ""), camera) for camera in cameras}
-    poses = np.array([_pose(*flange(step.joints)) for step in steps])
+    joints = np.stack([step.joints for step in steps])
+    hand = flange(joints)
     known: Mapping[str, list[float]] = settings.get("extrinsics") or {}
-    extrinsics = {camera: _camera_poses(camera, known[camera], poses) for camera in cameras if camera in known}
-    arrays: dict[str, NDArray[Any]] = _stacked([_measured(step) | _commanded(step) for step in steps])
-    arrays |= _times(steps) | _controller(steps, success=success)
+    extrinsics = {
+        camera: _camera_poses(camera, np.array(known[camera], np.float64), hand)
+        for camera in cameras
+        if camera in known
+    }
+    arrays = _numbers(steps, joints, hand) | _times(steps) | _controller(steps, success=success)
     for camera, serial in serials.items():
         arrays[f"observation/camera_type/{serial}"] = np.full(len(steps), int(camera != WRIST), np.int64)
         if camera in extrinsics:
             arrays[f"observation/camera_extrinsics/{serial}_left"] = extrinsics[camera]
-    return RobotEpisode(
-        began=datetime.fromisoformat(steps[0].tick["wall"]),
+    return DroidEpisode(
         arrays=arrays,
         films={camera: map(partial(_picture, camera), steps) for camera in cameras},
         serials=serials,
@@ -93,6 +61,9 @@ def droid_episode(log: RunLog, *, success: bool) -> RobotEpisode:
         instruction=str(log.header.get("prompt") or ""),
         robot=f"{'panda' if settings.get('model') == 'fer' else 'fr3'}-{log.robot}",
         law=str(log.header.get("law")),
+        pose_frame="flange",
+        building="robot",
+        user="operator",
         rate=log.control_hz,
     )
 
@@ -110,48 +81,26 @@ def _serial(description: str, camera: str) -> str:
     return found[-1] if kind != "synthetic" and found else camera
 
 
-def _pose(position: Array, rotation: Array) -> Array:
-    return np.concatenate([position, euler_angles(rotation)])
-
-
-def _camera_poses(camera: str, known: list[float], poses: Array) -> Array:
+def _camera_poses(camera: str, known: Array, hand: Placement) -> Array:
     """(T, 6) in the base frame; a camera at the hand is known by its pose in the flange's frame."""
+    position, rotation = hand
     if camera != WRIST:
-        return np.tile(np.array(known, np.float64), (len(poses), 1))
-    place, turn = np.array(known[:3]), euler_matrix(np.array(known[3:]))
-    hands = [(pose[:3], euler_matrix(pose[3:])) for pose in poses]
-    return np.array([_pose(position + rotation @ place, rotation @ turn) for position, rotation in hands])
+        return np.tile(known, (len(position), 1))
+    return pose_of(position + rotation @ known[:3], rotation @ euler_matrix(known[3:]))
 
 
-def _measured(step: RecordedStep) -> dict[str, Any]:
-    group = "observation/robot_state/"
+def _numbers(steps: list[RecordedStep], joints: Array, hand: Placement) -> dict[str, NDArray[Any]]:
+    """What was measured, and the target that was sent, whose velocity is cut to one unit as DROID cuts it."""
+    group, sent = "observation/robot_state/", np.stack([step.sent for step in steps])
+    closures = [np.array([getattr(step, name) for step in steps]) for name in ("closure", "sent_closure")]
+    velocity = (sent - joints) / MAX_JOINT_STEP
+    velocity /= np.maximum(1.0, np.abs(velocity).max(axis=1, keepdims=True))
     return {
-        f"{group}{CARTESIAN_POSITION}": _pose(*flange(step.joints)),
-        f"{group}gripper_position": np.float64(step.closure),
-        f"{group}joint_positions": step.joints,
-        f"{group}joint_velocities": step.velocities,
-    }
-
-
-def _commanded(step: RecordedStep) -> dict[str, Any]:
-    """The target that was sent, in all of DROID's spaces; velocities are cut to one unit as DROID cuts them."""
-    here, there = flange(step.joints), flange(step.sent)
-    pose = _pose(*there)
-    way = (there[0] - here[0]) / MAX_CARTESIAN_STEP[0]
-    turn = euler_angles(there[1] @ here[1].T) / MAX_CARTESIAN_STEP[1]
-    joints = (step.sent - step.joints) / MAX_JOINT_STEP
-    grip = (step.sent_closure - step.closure) / _MAX_GRIPPER_STEP
-    return {
-        f"action/{JOINT_POSITION}": step.sent,
-        f"action/{JOINT_VELOCITY}": joints / max(1.0, float(np.abs(joints).max())),
-        f"action/{CARTESIAN_POSITION}": pose,
-        f"action/{CARTESIAN_VELOCITY}": np.concatenate(
-            [part / max(1.0, float(np.linalg.norm(part))) for part in (way, turn)]
-        ),
-        "action/gripper_position": np.float64(step.sent_closure),
-        "action/gripper_velocity": np.float64(np.clip(grip, -1.0, 1.0)),
-        "action/target_cartesian_position": pose,
-        "action/target_gripper_position": np.float64(step.sent_closure),
+        f"{group}{CARTESIAN_POSITION}": pose_of(*hand),
+        f"{group}gripper_position": closures[0],
+        f"{group}joint_positions": joints,
+        f"{group}joint_velocities": np.stack([step.velocities for step in steps]),
+        **commanded(hand, flange(sent), sent, velocity, (closures[0], closures[1])),
     }
 
 
@@ -160,8 +109,7 @@ def _times(steps: list[RecordedStep]) -> dict[str, NDArray[Any]]:
     began = datetime.fromisoformat(steps[0].tick["wall"]).timestamp()
     passed = np.array([float(step.tick["time"]) for step in steps])
     times = np.rint(1000 * (began + passed - passed[0])).astype(np.int64)
-    group = "observation/timestamp/"
-    return {f"{group}control/step_start": times, f"{group}robot_state/read_start": times}
+    return {STEP_START: times, "observation/timestamp/robot_state/read_start": times}
 
 
 def _controller(steps: list[RecordedStep], *, success: bool) -> dict[str, NDArray[Any]]:
@@ -174,7 +122,3 @@ def _controller(steps: list[RecordedStep], *, success: bool) -> dict[str, NDArra
         f"{group}failure": last & (not success),
         f"{group}{INTERVENTION}": np.array([step.intervention for step in steps]),
     }
-
-
-def _stacked(rows: list[dict[str, Any]]) -> dict[str, NDArray[Any]]:
-    return {key: np.stack([row[key] for row in rows]) for key in rows[0]}

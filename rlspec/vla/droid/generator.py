@@ -35,7 +35,7 @@ from rlspec.vla.data.output import first_difference, locked, read_settings, writ
 from rlspec.vla.data.recording import Disturbance
 from rlspec.vla.data.workers import Pool, make_demonstrator, make_environment, process_pool
 from rlspec.vla.droid import simulated
-from rlspec.vla.droid.raw_writer import EpisodeName, write_episode
+from rlspec.vla.droid.raw_writer import EpisodeName, simulated_time, write_episode
 from rlspec.vla.droid.schema import OURS
 
 ANNOTATIONS = "aggregated-annotations-030724.json"  # the release's name, which readers look for
@@ -78,7 +78,7 @@ class RawJob:
 
     def name(self, slot: Slot) -> EpisodeName:
         """Where and when the episode is said to have been recorded."""
-        return EpisodeName(self.lab, slot.number, success=not slot.fails)
+        return EpisodeName(self.lab, simulated_time(slot.number), success=not slot.fails)
 
     def folder(self, slot: Slot) -> Path:
         """The episode's folder."""

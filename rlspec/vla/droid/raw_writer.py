@@ -10,18 +10,17 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Iterator
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from rlspec.contract.actions import DROID_HZ, STIFF_POSITION
+from rlspec.contract.droid import DroidEpisode
 from rlspec.contract.features import CAMERAS, EXTERIOR_1, EXTERIOR_2, WRIST
-from rlspec.vla.data.recording import Pixels
 from rlspec.vla.droid.schema import OURS, RAW_CAMERAS
 from rlspec.vla.droid.simulated import SimulatedRecording
 
@@ -31,66 +30,19 @@ _EPOCH = datetime(2025, 1, 6, 9, 0, 0)
 _BETWEEN = timedelta(minutes=2)
 
 
-class RawEpisode(Protocol):
-    """What the files of an episode are made of.
-
-    Attributes:
-        arrays: Path in trajectory.h5 -> (T, ...) numbers.
-        films: Camera of `schema.RAW_CAMERAS` -> its T pictures, (H, W, 3) uint8 RGB, of even sides.
-        serials: Camera -> serial number.
-        extrinsics: Camera -> pose (6,) in the base frame at the first step, as far as they are known.
-        instruction, robot, law, pose_frame, building, user: In words.
-        rate: Steps per second.
-    """
-
-    arrays: dict[str, NDArray[Any]]
-    films: dict[str, Iterator[Pixels]]
-    serials: dict[str, str]
-    extrinsics: dict[str, list[float]]
-    instruction: str
-    robot: str
-    law: str
-    pose_frame: str
-    building: str
-    user: str
-    rate: float
-
-
-@dataclass
-class _Simulated:
-    """See `RawEpisode`."""
-
-    arrays: dict[str, NDArray[Any]]
-    films: dict[str, Iterator[Pixels]]
-    extrinsics: dict[str, list[float]]
-    instruction: str
-    robot: str
-    serials: dict[str, str]
-    law: str = STIFF_POSITION
-    pose_frame: str = "tcp"
-    building: str = "simulation"
-    user: str = "scripted expert"
-    rate: float = DROID_HZ
-
-
 @dataclass(frozen=True)
 class EpisodeName:
     """Where and when an episode was recorded.
 
     Attributes:
         lab: of the laboratory.
-        number: among all episodes of the recordings; decides the time.
+        time: when it began, by the clock of the place.
         success: whether its operator was content.
     """
 
     lab: str
-    number: int
+    time: datetime
     success: bool
-
-    @property
-    def time(self) -> datetime:
-        """When it began, in a calendar of its own."""
-        return _EPOCH + self.number * _BETWEEN
 
     @property
     def timestamp(self) -> str:
@@ -114,16 +66,9 @@ class EpisodeName:
         return f"{'success' if self.success else 'failure'}/{day}/{self.time.ctime().replace(' ', '_')}"
 
 
-@dataclass(frozen=True)
-class RecordedName(EpisodeName):
-    """Of an episode that was recorded at a time of this world."""
-
-    began: datetime = _EPOCH
-
-    @property
-    def time(self) -> datetime:
-        """When it began, by the clock of the place."""
-        return self.began
+def simulated_time(number: int) -> datetime:
+    """When the episode of that number began, in a calendar of the generator's own."""
+    return _EPOCH + number * _BETWEEN
 
 
 def write_episode(folder: Path, name: EpisodeName, recording: SimulatedRecording, about: dict[str, Any]) -> None:
@@ -136,18 +81,23 @@ def write_episode(folder: Path, name: EpisodeName, recording: SimulatedRecording
         about: goes into the metadata's key `rlspec`.
     """
     arrays = recording.arrays | _times(name, recording) | _controller(name, recording) | _cameras(recording)
-    episode = _Simulated(
+    episode = DroidEpisode(
         arrays=arrays,
         films={camera: iter(pictures) for camera, pictures in recording.pictures.items()},
         extrinsics={camera: recording.extrinsics[camera][0].tolist() for camera in CAMERAS},
         instruction=recording.plan.instruction,
         robot=f"{recording.environment['robot']}-simulated",  # for a serial number, which begins with the arm's model
         serials=SERIALS,
+        law=STIFF_POSITION,
+        pose_frame="tcp",
+        building="simulation",
+        user="scripted expert",
+        rate=DROID_HZ,
     )
     write_raw(folder, name, episode, about)
 
 
-def write_raw(folder: Path, name: EpisodeName, episode: RawEpisode, about: dict[str, Any]) -> None:
+def write_raw(folder: Path, name: EpisodeName, episode: DroidEpisode, about: dict[str, Any]) -> None:
     """Write all files of an episode; the metadata last.
 
     Args:
@@ -171,7 +121,7 @@ def write_raw(folder: Path, name: EpisodeName, episode: RawEpisode, about: dict[
     (folder / f"metadata_{name.uuid}.json").write_text(text + "\n", encoding="utf-8")
 
 
-def _metadata(name: EpisodeName, episode: RawEpisode) -> dict[str, Any]:
+def _metadata(name: EpisodeName, episode: DroidEpisode) -> dict[str, Any]:
     raw = {RAW_CAMERAS[camera]: camera for camera in CAMERAS if camera in episode.films}
     paths = {short: f"{name.folder}/recordings/MP4/{episode.serials[camera]}.mp4" for short, camera in raw.items()}
     extrinsics = {short: episode.extrinsics[camera] for short, camera in raw.items() if camera in episode.extrinsics}
@@ -201,7 +151,7 @@ def _metadata(name: EpisodeName, episode: RawEpisode) -> dict[str, Any]:
     }
 
 
-def _write_trajectory(path: Path, name: EpisodeName, episode: RawEpisode) -> None:
+def _write_trajectory(path: Path, name: EpisodeName, episode: DroidEpisode) -> None:
     import h5py
 
     attributes = {

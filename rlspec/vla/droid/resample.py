@@ -27,9 +27,10 @@ from rlspec.contract.actions import (
     MAX_JOINT_STEP,
     RELATIVE_SPACES,
 )
+from rlspec.contract.droid import euler_angles, euler_matrix
 from rlspec.vla.droid.episodes import Numbers, Recording
 from rlspec.vla.droid.filters import Range
-from rlspec.vla.droid.rotations import from_euler, from_vector, to_euler, to_vector
+from rlspec.vla.droid.rotations import from_vector, to_vector
 from rlspec.vla.droid.schema import GRIPPER_POSITION
 
 _EPSILON = 1e-6  # of a frame: times that are equal but for rounding are equal
@@ -136,7 +137,7 @@ class _Clock:
         """(n, 3) positions and (n, 3, 3) rotations of (T, 6) recorded poses at (n,) times."""
         low, share = self.neighbours(times)
         high = np.minimum(low + 1, self.length - 1)
-        before, after = from_euler(poses[low, 3:]), from_euler(poses[high, 3:])
+        before, after = euler_matrix(poses[low, 3:]), euler_matrix(poses[high, 3:])
         turn = to_vector(after @ _inverse(before))
         return self.at(poses[:, :3], times), from_vector(share[:, None] * turn) @ before
 
@@ -168,9 +169,9 @@ def _pose_offsets(recording: Recording, recorded: Numbers, clock: _Clock) -> Num
     poses, (metres, radians) = recording.state[CARTESIAN_POSITION], MAX_CARTESIAN_STEP
     last = clock.in_force
     position = poses[last, :3] + metres * recorded[last, :3]
-    rotation = from_euler(radians * recorded[last, 3:]) @ from_euler(poses[last, 3:])
+    rotation = euler_matrix(radians * recorded[last, 3:]) @ euler_matrix(poses[last, 3:])
     from_position, from_rotation = clock.pose_at(poses, clock.starts)
-    turn = to_euler(rotation @ _inverse(from_rotation))
+    turn = euler_angles(rotation @ _inverse(from_rotation))
     return np.concatenate([(position - from_position) / metres, turn / radians], axis=1)
 
 

@@ -1,4 +1,4 @@
-"""Rotations of poses in batches: extrinsic xyz Euler angles (DROID's), matrices, rotation vectors."""
+"""Rotations of poses in batches: matrices and rotation vectors; Euler angles are in `rlspec.contract.droid`."""
 
 from __future__ import annotations
 
@@ -7,31 +7,6 @@ import numpy as np
 from rlspec.vla.droid.episodes import Numbers
 
 _SMALL = 1e-12
-
-
-def from_euler(angles: Numbers) -> Numbers:
-    """(N, 3, 3) matrices of (N, 3) roll, pitch, yaw about the fixed axes x, then y, then z."""
-    (cx, cy, cz), (sx, sy, sz) = np.cos(angles).T, np.sin(angles).T
-    rows = [
-        [cy * cz, sx * sy * cz - cx * sz, cx * sy * cz + sx * sz],
-        [cy * sz, sx * sy * sz + cx * cz, cx * sy * sz - sx * cz],
-        [-sy, sx * cy, cx * cy],
-    ]
-    return np.moveaxis(np.array(rows), -1, 0)
-
-
-def to_euler(matrices: Numbers) -> Numbers:
-    """The inverse of `from_euler`; with the pitch at a right angle, yaw is 0."""
-    pitch = np.arcsin(np.clip(-matrices[:, 2, 0], -1, 1))
-    locked = np.abs(matrices[:, 2, 0]) > 1 - 1e-12
-    sign = np.where(matrices[:, 2, 0] < 0, 1.0, -1.0)
-    roll = np.where(
-        locked,
-        np.arctan2(sign * matrices[:, 0, 1], matrices[:, 1, 1]),
-        np.arctan2(matrices[:, 2, 1], matrices[:, 2, 2]),
-    )
-    yaw = np.where(locked, 0.0, np.arctan2(matrices[:, 1, 0], matrices[:, 0, 0]))
-    return np.stack([roll, pitch, yaw], axis=1)
 
 
 def to_vector(matrices: Numbers) -> Numbers:

@@ -13,14 +13,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from rlspec.contract.actions import (
-    CARTESIAN_POSITION,
-    CARTESIAN_VELOCITY,
-    JOINT_POSITION,
-    JOINT_VELOCITY,
-    MAX_CARTESIAN_STEP,
-    MAX_JOINT_STEP,
-)
+from rlspec.contract.actions import CARTESIAN_POSITION, JOINT_VELOCITY, MAX_JOINT_STEP
+from rlspec.contract.droid import commanded, pose_of
 from rlspec.contract.features import AGENT_POS, CAMERAS, PIXELS
 from rlspec.errors import ConfigError, DataError
 from rlspec.vla.data.recording import Disturbance, ScriptedExpert, disturb
@@ -28,7 +22,6 @@ from rlspec.vla.droid.schema import GRIPPER_POSITION
 
 SPACE = JOINT_VELOCITY
 KEPT_OF_FAILURE = (0.3, 0.7)  # share of a path after which an operator gives up
-MAX_GRIPPER_STEP = 0.25  # share of the gripper's way for one unit of its velocity (droid, RobotIKSolver)
 _STREAM = 0xD201D  # keeps these draws apart from other generators with the same seed
 
 Array = NDArray[np.float64]
@@ -206,31 +199,14 @@ def closure_of(world: Any) -> float:
 def _commanded(simulator: Any, action: Array) -> dict[str, Any]:
     """A `joint_velocity` action in all of DROID's spaces.
 
-    The Cartesian target is where the hand would be with the target joints; DROID cuts velocities to one unit.
+    The Cartesian target is where the hand would be with the target joints.
     """
     world = simulator.world
     here = world.kinematics.pose(world.joints)
     target = world.joints + MAX_JOINT_STEP * action[:7]
     there = world.kinematics.pose(target)
-    closure = float(np.clip(action[7], 0.0, 1.0))
-    pose = pose_of(*there)
-    return {
-        f"action/{JOINT_VELOCITY}": action[:7],
-        f"action/{JOINT_POSITION}": target,
-        f"action/{CARTESIAN_POSITION}": pose,
-        f"action/{CARTESIAN_VELOCITY}": _cartesian_velocity(here, there),
-        f"action/{GRIPPER_POSITION}": np.float64(closure),
-        "action/gripper_velocity": np.float64(np.clip((closure - closure_of(world)) / MAX_GRIPPER_STEP, -1.0, 1.0)),
-        "action/target_cartesian_position": pose,
-        "action/target_gripper_position": np.float64(closure),
-    }
-
-
-def _cartesian_velocity(here: tuple[Array, Array], there: tuple[Array, Array]) -> Array:
-    """DROID's unitless velocity (6,) from one pose to another: each part at most one unit long."""
-    way = (there[0] - here[0]) / MAX_CARTESIAN_STEP[0]
-    turn = euler_of(there[1] @ here[1].T) / MAX_CARTESIAN_STEP[1]
-    return np.concatenate([part / max(1.0, float(np.linalg.norm(part))) for part in (way, turn)])
+    measured, closure = closure_of(world), float(np.clip(action[7], 0.0, 1.0))
+    return commanded(here, there, target, action[:7], (measured, closure))
 
 
 def camera_pose(simulator: Any, name: str) -> Array:
@@ -240,22 +216,6 @@ def camera_pose(simulator: Any, name: str) -> Array:
     world = simulator.world
     camera = world.data.camera(NAMES[name])
     return pose_of(np.array(camera.xpos), camera.xmat.reshape(3, 3) * (1.0, -1.0, -1.0))
-
-
-def pose_of(position: Array, rotation: Array) -> Array:
-    """DROID's pose (6,): metres and extrinsic xyz Euler angles of a (3, 3) rotation."""
-    return np.concatenate([position, euler_of(rotation)])
-
-
-def euler_of(rotation: Array) -> Array:
-    """Extrinsic xyz Euler angles (3,) of a rotation: R = Rz(c) Ry(b) Rx(a); scipy's `as_euler("xyz")`."""
-    low = np.hypot(rotation[0, 0], rotation[1, 0])
-    pitch = np.arctan2(-rotation[2, 0], low)
-    if low > 1e-9:
-        roll, yaw = np.arctan2(rotation[2, 1], rotation[2, 2]), np.arctan2(rotation[1, 0], rotation[0, 0])
-    else:  # the other two turn about the same axis
-        roll, yaw = np.arctan2(-rotation[1, 2], rotation[1, 1]), 0.0
-    return np.array([roll, pitch, yaw])
 
 
 def instructions(task: str, instruction: str) -> tuple[str, str, str]:

@@ -15,10 +15,10 @@ from rlspec_envs.franka.rotations import rotation_matrix as mujoco_matrix
 from rlspec_envs.franka.rotations import rotation_vector as mujoco_vector
 from rlspec_envs.franka.scene import build_model
 
+from rlspec.contract.droid import euler_matrix
 from rlspec.deploy.arm.kinematics import (
     HOME,
     POINTS,
-    euler_matrix,
     forward,
     hand_points,
     jacobian,

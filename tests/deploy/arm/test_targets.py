@@ -12,9 +12,10 @@ from rlspec_envs.franka.robots import ROBOTS
 from rlspec_envs.franka.scene import build_model
 
 from rlspec.contract.actions import ACTION_SPACES
+from rlspec.contract.droid import euler_angles, euler_matrix
 from rlspec.deploy.arm import targets
 from rlspec.deploy.arm.interfaces import RobotState
-from rlspec.deploy.arm.kinematics import HOME, euler_angles, euler_matrix, flange, rotation_vector
+from rlspec.deploy.arm.kinematics import HOME, flange, rotation_vector
 from rlspec.deploy.arm.robot_limits import LIMITS
 from rlspec.deploy.arm.targets import Targets
 from rlspec.errors import ConfigError

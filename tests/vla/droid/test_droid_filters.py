@@ -11,10 +11,11 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 from scipy.spatial.transform import Rotation
 
+from rlspec.contract.droid import euler_angles, euler_matrix
 from rlspec.vla.droid.episodes import Frame, Recording, Refused
 from rlspec.vla.droid.filters import choose_instructions, chosen_ranges, idle_frames, kept_ranges
 from rlspec.vla.droid.resample import cut_segment
-from rlspec.vla.droid.rotations import from_euler, from_vector, to_euler, to_vector
+from rlspec.vla.droid.rotations import from_vector, to_vector
 
 
 def no_images(camera: str) -> Iterator[Frame]:
@@ -128,14 +129,14 @@ def test_rotations_are_scipys() -> None:
     vectors = np.concatenate([rng.normal(0, 1, (300, 3)), rng.normal(0, 1e-9, (50, 3)), np.zeros((1, 3))])
     half_turns = np.eye(3) * np.pi
     matrices = Rotation.from_euler("xyz", angles).as_matrix()
-    assert np.allclose(from_euler(angles), matrices, atol=1e-12)
-    assert np.allclose(to_euler(matrices), angles, atol=1e-9)
+    assert np.allclose(euler_matrix(angles), matrices, atol=1e-12)
+    assert np.allclose(euler_angles(matrices), angles, atol=1e-9)
     assert np.allclose(from_vector(vectors), Rotation.from_rotvec(vectors).as_matrix(), atol=1e-12)
     assert np.allclose(to_vector(matrices), Rotation.from_matrix(matrices).as_rotvec(), atol=1e-9)
     back = to_vector(Rotation.from_rotvec(half_turns).as_matrix())
     assert np.allclose(np.abs(back), half_turns, atol=1e-7)
     locked = np.array([[0.3, np.pi / 2, 0.0], [-0.4, -np.pi / 2, 0.0]])
-    assert np.allclose(from_euler(to_euler(from_euler(locked))), from_euler(locked), atol=1e-7)
+    assert np.allclose(euler_matrix(euler_angles(euler_matrix(locked))), euler_matrix(locked), atol=1e-7)
 
 
 @pytest.mark.parametrize("space", ["joint_velocity", "joint_position", "cartesian_velocity", "cartesian_position"])

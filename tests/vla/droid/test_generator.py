@@ -170,19 +170,6 @@ def test_poses_are_forward_kinematics_as_extrinsic_xyz_euler_angles(raw: Path) -
     env.close()
 
 
-@pytest.mark.parametrize("seed", range(3))
-def test_euler_angles_are_scipys(seed: int) -> None:
-    for rotation in Rotation.random(200, rng=seed):
-        np.testing.assert_allclose(simulated.euler_of(rotation.as_matrix()), rotation.as_euler("xyz"), atol=1e-12)
-
-
-@pytest.mark.parametrize("pitch", [np.pi / 2, -np.pi / 2])
-def test_euler_angles_in_gimbal_lock_are_the_same_rotation(pitch: float) -> None:
-    rotation = Rotation.from_euler("xyz", [0.4, pitch, -0.9]).as_matrix()
-    again = Rotation.from_euler("xyz", simulated.euler_of(rotation)).as_matrix()
-    np.testing.assert_allclose(again, rotation, atol=1e-9)
-
-
 def test_actions_in_all_spaces_mean_the_same(raw: Path) -> None:
     for _, folder in episodes(raw):
         arrays = columns(folder)
