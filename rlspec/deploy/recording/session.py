@@ -10,23 +10,20 @@ that is full loses nothing; data sets are made of the runs, and made again when 
 
 from __future__ import annotations
 
-import hashlib
-import json
-import os
 import shutil
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Any, Literal, Self
+from typing import Annotated, Any, Literal
 
 from pydantic import Field
 
-from rlspec.config.command import CommandLine
 from rlspec.config.schema import SEEDS, Key
 from rlspec.deploy.log.reader import RunLog, read_log
 from rlspec.deploy.outcome import DeploymentOutcome
 from rlspec.deploy.run import deploy
+from rlspec.deploy.series import SeriesCommand, SeriesJournal, settings_of_run
 from rlspec.deploy.settings import Settings
 from rlspec.display import Display
 from rlspec.errors import INTERRUPTED, DataError
@@ -35,7 +32,7 @@ RUNS, LIST = "runs", "episodes.jsonl"
 _ANSWERS = {"y": "success", "n": "failure", "r": "rerecord"}
 
 
-class RecordCommand(CommandLine):
+class RecordCommand(SeriesCommand):
     """A human drives a robot with a LeRobot teleoperator, through the safety filter, and every run is kept, as a raw
     DROID recording or in a LeRobotDataset v3. With a policy (server=, checkpoint=) it acts, and whoever moves the
     device takes over; those steps are marked as interventions. Other keys are those of python -m rlspec.deploy. The
@@ -45,10 +42,8 @@ class RecordCommand(CommandLine):
     command = "collect"
     synopsis = ("robot=NAME teleop=NAME [server=URL | checkpoint=DIR] [episodes=N] [key=value ...]",)
     example = "episodes=20"
-    recipe = True
     below = {"teleop": "teleop_options"}
 
-    robot: Annotated[str, Key("as in python -m rlspec.deploy", "NAME")]
     teleop: Annotated[str, Key("gamepad, keyboard_ee, phone, or a plugin of LeRobot", "NAME")]
     teleop_options: Annotated[dict[str, Any], Key("options of that device", "KEY=VALUE")] = {}
     format: Annotated[Literal["lerobot", "droid_raw"], Key("of what is made of the runs")] = "droid_raw"
@@ -56,17 +51,6 @@ class RecordCommand(CommandLine):
     seed: Annotated[int, Key("of a simulation's scenes")] = Field(0, ge=0, lt=SEEDS)
     lab: Annotated[str, Key("the laboratory's name in folders and ids")] = Field("LAB", pattern=r"^[A-Za-z0-9_-]+$")
     out: Annotated[Path | None, Key("(default checkpoints/recordings/<robot>-<hash of the settings>)", "DIR")] = None
-    overrides: list[str] = []
-
-    @classmethod
-    def read(cls, arguments: Sequence[str]) -> Self:
-        """The command; what is below robot is the deployment's.
-
-        Raises:
-            ConfigError: One line per mistake.
-        """
-        below = [argument for argument in arguments if argument.startswith("robot.")]
-        return cls._read([each for each in arguments if each not in below], {"overrides": below} if below else {})
 
 
 @dataclass(frozen=True)
@@ -101,6 +85,7 @@ class RecordingSession:
         self.line, self._display, self._keep_raw = line, display, keep_raw
         self._run_one = run or (lambda settings, display: deploy(settings, display, summary=False))
         self.out = (line.out or self._usual_folder()).expanduser()
+        self.journal = SeriesJournal(self.out / LIST)
         checked = self.settings(1)  # a mistake is told before anything is made
         has_judge = "task" in checked.robot.found.options.model_fields
         self._asks = sys.stdin is not None and sys.stdin.isatty() and not has_judge
@@ -108,8 +93,7 @@ class RecordingSession:
     def _usual_folder(self) -> Path:
         """The same for the same command, and another for every other."""
         told = self.line.model_dump(mode="json", exclude={"episodes", "format", "out"})
-        digest = hashlib.sha256(json.dumps(told, sort_keys=True).encode()).hexdigest()[:8]
-        return Path("checkpoints/recordings") / f"{Path(self.line.robot).stem}-{digest}"
+        return Path("checkpoints/recordings") / self.line.usual_folder(dict(sorted(told.items())))
 
     def settings(self, number: int) -> Settings:
         """Of one run.
@@ -124,9 +108,7 @@ class RecordingSession:
             f"teleop={line.teleop}",
             f"out={self.out / RUNS / f'{number:04d}'}",
         ]
-        settings = Settings.read(given)
-        if "seed" in settings.robot.found.options.model_fields:
-            settings = Settings.read([*given, f"seed={(line.seed + number - 1) % SEEDS}"])
+        settings = settings_of_run(given, line.seed + number - 1)
         yes = settings.yes or number > 1  # whoever has confirmed once is there
         return settings.model_copy(update={"teleop_options": line.teleop_options, "frames": True, "yes": yes})
 
@@ -162,17 +144,11 @@ class RecordingSession:
         self._finish()
         return code
 
-    def lines(self) -> list[dict[str, Any]]:
-        """Of the list, those that were written whole."""
-        path = self.out / LIST
-        texts = path.read_text(encoding="utf-8").split("\n") if path.exists() else [""]
-        return [json.loads(text) for text in texts[:-1]]  # what follows the last line break was cut off
-
     def kept(self) -> list[Kept]:
         """The episodes, in order."""
         return [
             Kept(self.out / RUNS / line["run"], line["verdict"] == "success")
-            for line in self.lines()
+            for line in self.journal.lines()
             if line["verdict"] in ("success", "failure")
         ]
 
@@ -182,7 +158,7 @@ class RecordingSession:
 
     def _take_in_what_was_left(self) -> None:
         """Runs that nobody came to judge: their process was killed, or the disk was full."""
-        known = {line["run"] for line in self.lines()}
+        known = {line["run"] for line in self.journal.lines()}
         for folder in sorted((self.out / RUNS).iterdir()):
             if folder.name in known or not folder.name.isdecimal():
                 continue
@@ -199,13 +175,7 @@ class RecordingSession:
         verdict = end if end in ("success", "failure", "rerecord") else "nothing" if not self._was_sent(run) else ""
         if not verdict:
             verdict = self._ask(run, reason) if self._asks else "failure"
-        path = self.out / LIST
-        if path.exists() and not (whole := path.read_text(encoding="utf-8")).endswith("\n"):
-            path.write_text(whole[: whole.rfind("\n") + 1], encoding="utf-8")  # a line that a power cut left
-        with path.open("a", encoding="utf-8") as file:
-            file.write(json.dumps({"run": run, "verdict": verdict, "end": end, "reason": reason}) + "\n")
-            file.flush()
-            os.fsync(file.fileno())
+        self.journal.add({"run": run, "verdict": verdict, "end": end, "reason": reason})
         self._display.line(f"{run}: {verdict} ({reason})")
         if self.line.format == "droid_raw" and verdict in ("success", "failure"):
             self._keep_raw(read_log(self.out / RUNS / run), self.out / "droid_raw", self.line.lab, verdict == "success")

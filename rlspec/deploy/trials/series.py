@@ -5,21 +5,20 @@ A series that was interrupted goes on: what was judged is in trials.jsonl, what 
 
 from __future__ import annotations
 
-import hashlib
 import json
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import asdict
 from pathlib import Path
-from typing import Annotated, Any, Literal, Self
+from typing import Annotated, Any, Literal
 
 from pydantic import Field, model_validator
 
 from rlspec.checkpoint import write_json_atomically
-from rlspec.config.command import CommandLine
 from rlspec.config.schema import SEEDS, Key
 from rlspec.deploy.outcome import DeploymentOutcome
 from rlspec.deploy.robots.drivers import Driver
 from rlspec.deploy.run import deploy
+from rlspec.deploy.series import SeriesCommand, SeriesJournal, settings_of_run
 from rlspec.deploy.settings import Settings
 from rlspec.deploy.trials.judge import Judge, OperatorJudge, Paused, SimulationJudge
 from rlspec.deploy.trials.plan import Trial, difference, make_plan, read_policies, read_tasks, settings_of
@@ -30,7 +29,7 @@ from rlspec.errors import INTERRUPTED, ConfigError
 PLAN, LOG, REPORT = "plan.json", "trials.jsonl", "report.md"
 
 
-class TrialsCommand(CommandLine):
+class TrialsCommand(SeriesCommand):
     """Policies on a robot, in random order, judged blindly: the same scenes for all of them, resets and the question of
     success on the terminal, one key each. Ends with a table; the same command goes on with a series that was paused.
     Other keys are those of python -m rlspec.deploy.
@@ -39,7 +38,6 @@ class TrialsCommand(CommandLine):
     command = "trials"
     synopsis = ("policies=A,B[,C] tasks=NAME[,NAME] robot=NAME [trials=N] [key=value ...]",)
     example = "trials=30"
-    recipe = True
 
     policies: Annotated[
         list[str],
@@ -48,7 +46,6 @@ class TrialsCommand(CommandLine):
     tasks: Annotated[
         list[str], Key("tabletop (the paper's three), FILE.yaml, or tasks of the simulation", "NAME[,NAME]")
     ] = Field(min_length=1)
-    robot: Annotated[str, Key("as in python -m rlspec.deploy", "NAME")]
     trials: Annotated[int, Key("of each policy on each task")] = Field(30, ge=1)
     seed: Annotated[int, Key("of the order and the scenes")] = Field(0, ge=0, lt=SEEDS)
     stop: Annotated[
@@ -62,17 +59,6 @@ class TrialsCommand(CommandLine):
         Path | None,
         Key("plan, runs, judgements, report (default checkpoints/trials/<robot>-<hash of the plan>)", "DIR"),
     ] = None
-    overrides: list[str] = []
-
-    @classmethod
-    def read(cls, arguments: Sequence[str]) -> Self:
-        """The command; what is below robot is the deployment's.
-
-        Raises:
-            ConfigError: One line per mistake.
-        """
-        below = [argument for argument in arguments if argument.startswith("robot.")]
-        return cls._read([each for each in arguments if each not in below], {"overrides": below} if below else {})
 
     @model_validator(mode="after")
     def _keys_that_a_series_sets(self) -> TrialsCommand:
@@ -106,6 +92,7 @@ class Series:
         self.tasks = {task.name: task for task in read_tasks(line.tasks)}
         self.plan = make_plan(list(self.policies), list(self.tasks), line.trials, line.seed)
         self.out = (line.out or self._usual_folder()).expanduser()
+        self.journal = SeriesJournal(self.out / LOG)
         self._confirmed = False
         checked = [self.settings(trial) for trial in self.plan[: len(self.policies) * len(self.tasks)]]
         self.judge = judge or self._usual_judge(checked[0].robot.found)
@@ -120,8 +107,7 @@ class Series:
 
     def _usual_folder(self) -> Path:
         """The same for the same command, and another for every other."""
-        digest = hashlib.sha256(json.dumps(self.stated()).encode()).hexdigest()[:8]
-        return Path("checkpoints/trials") / f"{Path(self.line.robot).stem}-{digest}"
+        return Path("checkpoints/trials") / self.line.usual_folder(self.stated())
 
     def settings(self, trial: Trial) -> Settings:
         """Of one trial's run.
@@ -132,9 +118,7 @@ class Series:
         task = self.tasks[trial.task]
         given = [f"robot={self.line.robot}", *self.line.overrides, *settings_of(task), *self.policies[trial.policy]]
         given.append(f"out={self.out / 'runs' / f'{trial.number:04d}'}")
-        settings = Settings.read(given)
-        if "seed" in settings.robot.found.options.model_fields:
-            settings = Settings.read([*given, f"seed={(self.line.seed + 7919 * trial.scene) % SEEDS}"])
+        settings = settings_of_run(given, self.line.seed + 7919 * trial.scene)
         keep = bool(settings.robot.cameras)  # simulated cameras are drawn for nobody
         return settings.model_copy(update={"frames": keep, "yes": settings.yes or self._confirmed})
 
@@ -160,7 +144,7 @@ class Series:
             UserError: A run cannot begin.
         """
         self._state()
-        done = {line["number"] for line in self.lines() if line["credit"] is not None}
+        done = {line["number"] for line in self.journal.lines() if line["credit"] is not None}
         self._display.line(f"{len(self.plan)} trials; {self.stated()['rule']}")
         if done:
             self._display.line(f"{len(done)} of them are judged; it goes on")
@@ -179,14 +163,6 @@ class Series:
         self._report()
         return 0
 
-    def lines(self) -> list[dict[str, Any]]:
-        """Of the log, those that were written whole."""
-        path = self.out / LOG
-        if not path.exists():
-            return []
-        texts = path.read_text(encoding="utf-8").split("\n")
-        return [json.loads(text) for text in texts[:-1]]  # what follows the last line break was cut off
-
     def _state(self) -> None:
         path = self.out / PLAN
         stated = json.loads(json.dumps(self.stated()))
@@ -200,7 +176,7 @@ class Series:
     def _is_over(self, trial: Trial) -> bool:
         """Only between scenes: within one the policies are not tried equally often."""
         begins = all(other.scene < trial.scene for other in self.plan[: trial.number - 1])
-        results = counted(self.lines())
+        results = counted(self.journal.lines())
         return self.line.stop == "sequential" and begins and is_decided(results, list(self.policies))
 
     def _try(self, trial: Trial) -> None:
@@ -229,15 +205,10 @@ class Series:
     def _write(self, trial: Trial, attempt: int, credit: float | None, outcome: DeploymentOutcome) -> None:
         about = {"end": outcome.end, "reason": outcome.reason, "ticks": outcome.ticks, "stops": outcome.stops}
         about |= {"recoveries": outcome.recoveries, "intervened": outcome.end == "user"}
-        line = {**asdict(trial), "attempt": attempt, "credit": credit, **about}
-        path = self.out / LOG
-        if path.exists() and not (whole := path.read_text(encoding="utf-8")).endswith("\n"):
-            path.write_text(whole[: whole.rfind("\n") + 1], encoding="utf-8")  # a line that a power cut left
-        with path.open("a", encoding="utf-8") as file:
-            file.write(json.dumps(line) + "\n")
+        self.journal.add({**asdict(trial), "attempt": attempt, "credit": credit, **about})
 
     def _report(self) -> None:
-        lines = table_lines(counted(self.lines()), list(self.policies), list(self.tasks))
+        lines = table_lines(counted(self.journal.lines()), list(self.policies), list(self.tasks))
         judged = "by the simulation" if isinstance(self.judge, SimulationJudge) else "by an operator who was not told"
         rule = self.stated()["rule"]
         head = ["# Trials", "", f"Robot: {self.line.robot}; judged {judged}.", f"Stated beforehand: {rule}."]
