@@ -94,6 +94,8 @@ class EvaluateCommand(CommandLine):
             raise ValueError(f"dataset={self.dataset}: no such folder")
         if self.policy == "replay" and self.dataset is None:
             raise ValueError("policy=replay: needs dataset=DIR, a data set of python -m rlspec.collect")
+        if self.strength is not None and not self.perturb:
+            raise ValueError("strength: does nothing without perturb=; add perturb=all, or factors of it")
         return self
 
     def simulation_overrides(self) -> Iterator[str]:

@@ -21,6 +21,7 @@ CASES = [
     (["env=frankq", "policy=expert"], "env=frankq: unknown; did you mean franka?"),
     (["policy=expert"], "env: required; add env=NAME; allowed: franka"),
     (["env=franka", "policy=replay"], "policy=replay: needs dataset=DIR"),
+    (["env=franka", "policy=expert", "strength=2"], "strength: does nothing without perturb="),
     (["env=franka", "policy=expert", "dataset=/no/such"], "dataset=/no/such: no such folder"),
     (["env=franka", "policy=expert", "task=fly"], "env.tasks=fly: franka has no such task"),
     (["env=franka", "policy=expert", "episodes=0"], "episodes=0: must be"),

@@ -173,7 +173,9 @@ def run_attempts(
             yield from _ready(waiting)
             if not pending:
                 return
-            for future in wait(pending, return_when=FIRST_COMPLETED).done:
+            done = wait(pending, return_when=FIRST_COMPLETED).done
+            # In the order of their start, so that one worker meets the same failure first each time.
+            for future in [started for started in pending if started in done]:
                 progress, number = pending.pop(future)
                 progress.outcomes[number] = _result(future, job.tasks[progress.index])
                 _check_hope(progress, job.tasks[progress.index])

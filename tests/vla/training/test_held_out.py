@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
 import pytest
+import torch
 from training_cases import MadeUpSamples, changed, course, make_recipe, resume, train, weights_equal
 
 from rlspec.config.load import check_recipe
 from rlspec.errors import ConfigError
-from rlspec.vla.training.held_out import BATCHES, hold_out
+from rlspec.vla.training.held_out import BATCHES, HeldOutLoss, SomeSamples, hold_out
 
 HELD = ["training.held_out=0.25", "training.held_out_every=2"]
 
@@ -50,6 +53,24 @@ def test_a_run_goes_on_bit_for_bit_with_its_held_out_loss(tmp_path: Path) -> Non
     resume(cut)
     assert weights_equal(whole, cut, 4)
     assert losses(cut) == losses(whole) and sorted(losses(cut)) == [2, 4]
+
+
+def test_the_mean_is_over_frames_and_every_part_has_its_own_noise_that_comes_back() -> None:
+    passes: list[int] = []
+
+    def forward(policy: Any, batch: Any, *, step: int, number: int) -> tuple[torch.Tensor, None]:
+        passes.append(number)
+        return torch.tensor(float(len(batch["action"]))), None
+
+    samples = MadeUpSamples(length=50)
+    held = SomeSamples(samples, np.arange(10))
+    state: Any = SimpleNamespace(loaded=SimpleNamespace(policy=None), averaged=contextlib.nullcontext)
+    runner: Any = SimpleNamespace(forward=forward, shape=SimpleNamespace(size=4))
+    loss = HeldOutLoss(held, runner, every=1)
+    assert loss.measure(state) == pytest.approx((4 * 4 + 4 * 4 + 2 * 2) / 10)
+    assert loss.measure(state) == loss.measure(state)
+    first, second, third = passes[:3], passes[3:6], passes[6:9]
+    assert first == second == third and len({*first}) == 3, "parts share their noise, or it changes"
 
 
 def test_one_episode_cannot_be_split() -> None:
