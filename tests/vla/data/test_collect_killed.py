@@ -12,6 +12,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import rlspec_envs
+from process_groups import wait_until_gone
 from rlspec_envs.errors import EnvironmentUnavailable
 from rlspec_envs.rendering import choose_gl
 
@@ -28,17 +29,6 @@ def command(out: Path, *more: str) -> list[str]:
 
 def content(root: Path) -> dict[str, bytes]:
     return {str(path.relative_to(root)): path.read_bytes() for path in root.rglob("*") if path.is_file()}
-
-
-def wait_until_gone(group: int, seconds: float) -> None:
-    end = time.monotonic() + seconds
-    while time.monotonic() < end:
-        try:
-            os.killpg(group, 0)
-        except ProcessLookupError:
-            return
-        time.sleep(0.2)
-    raise AssertionError("a worker outlives its parent")
 
 
 @pytest.mark.slow

@@ -31,6 +31,7 @@ from droid_fixtures import (
     threads,
     write_raw,
 )
+from process_groups import wait_until_gone
 
 from rlspec import convert as command
 from rlspec.display import Display
@@ -312,15 +313,7 @@ def test_killed_with_its_processes_and_continued(recordings: Path, whole: Path, 
     assert not (tmp_path / "out").exists()
     subprocess.run(arguments, check=True)
     assert content(tmp_path / "out") == content(whole)
-    end = time.monotonic() + 60
-    while time.monotonic() < end:
-        try:
-            os.killpg(killed.pid, 0)
-        except ProcessLookupError:
-            break
-        time.sleep(0.2)
-    else:
-        raise AssertionError("a worker outlives its parent")
+    wait_until_gone(killed.pid, 60)
     assert json.loads((tmp_path / "out/meta/rlspec.json").read_text())["suite"] == "droid"
 
 

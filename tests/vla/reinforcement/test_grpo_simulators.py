@@ -12,6 +12,7 @@ from pathlib import Path
 
 import pytest
 from lane_cases import SMALL, rows
+from process_groups import wait_until_gone
 from rlspec_envs.errors import EnvironmentUnavailable
 from rlspec_envs.rendering import choose_gl
 from safetensors.numpy import load_file
@@ -62,17 +63,6 @@ def renderer(monkeypatch: pytest.MonkeyPatch) -> None:
         pytest.skip(str(error))
     shared = Path(os.environ.get("RLSPEC_SHARED", Path(__file__).resolve().parents[4] / "shared"))
     monkeypatch.setenv("LIBERO_ASSETS", os.environ.get("LIBERO_ASSETS", str(shared / "libero-assets")))
-
-
-def wait_until_gone(group: int, seconds: float) -> None:
-    end = time.monotonic() + seconds
-    while time.monotonic() < end:
-        try:
-            os.killpg(group, 0)
-        except ProcessLookupError:
-            return
-        time.sleep(0.2)
-    raise AssertionError("a worker outlives its parent")
 
 
 def test_vla_grpo_franka_killed_among_episodes_goes_on_bit_for_bit(tmp_path: Path) -> None:
