@@ -2,15 +2,20 @@
 
 from __future__ import annotations
 
+import ast
 import os
 import shutil
 import subprocess
 import sys
+import tomllib
 import zipfile
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from importlib import metadata
 from pathlib import Path
 
 import pytest
+from packaging.requirements import Requirement
+from packaging.utils import canonicalize_name
 
 REPOSITORY = Path(__file__).resolve().parents[1]
 IMPORT_NAMES = {"rlspec": "rlspec", "envs": "rlspec_envs", "recipes": "rlspec_recipes"}
@@ -19,6 +24,8 @@ WARM_STARTS = ("checkpoints/tiny-arithmetic", "checkpoints/tiny-calculator")
 BUILD = "import setuptools.build_meta as build; print(build.build_wheel('dist'))"
 # The installed package stands before the checkout, which the environment of the tests knows too.
 RUN = "import sys, rlspec.cli; print(rlspec.__file__, file=sys.stderr); sys.exit(rlspec.cli.main(sys.argv[1:]))"
+
+OFFERED = {"cv2", "pyrealsense2", "pyzed", "wandb"}  # no extra has them: what needs them says what to install
 
 Command = Callable[..., subprocess.CompletedProcess[str]]
 
@@ -84,6 +91,33 @@ def test_the_wheel_holds_the_files_of_the_checkout_and_none_of_its_runs(wheel: P
     assert sorted(found - expected) == []
     assert sorted(expected - found) == []
     assert {f"rlspec_{start}/model.safetensors" for start in WARM_STARTS} <= found
+
+
+def imported(tree: ast.AST) -> Iterator[str]:
+    """Top-level packages that run time asks for; what only a type checker reads is left out."""
+    for node in ast.iter_child_nodes(tree):
+        if isinstance(node, ast.If) and ast.unparse(node.test) == "TYPE_CHECKING":
+            continue
+        if isinstance(node, ast.Import):
+            yield from (alias.name.partition(".")[0] for alias in node.names)
+        elif isinstance(node, ast.ImportFrom) and node.module:
+            yield node.module.partition(".")[0]
+        yield from imported(node)
+
+
+def test_what_is_imported_is_asked_for_and_not_left_to_other_packages() -> None:
+    project = tomllib.loads((REPOSITORY / "pyproject.toml").read_text())["project"]
+    lines = [*project["dependencies"], *(line for extra in project["optional-dependencies"].values() for line in extra)]
+    declared = {canonicalize_name(Requirement(line).name) for line in lines}
+    known, undeclared = metadata.packages_distributions(), {}
+    for name in project_files():
+        if name.startswith(("rlspec/", "envs/")) and name.endswith(".py"):
+            for package in imported(ast.parse((REPOSITORY / name).read_text(encoding="utf-8"))):
+                owners = {canonicalize_name(owner) for owner in known.get(package, [])}
+                here = package in known and package not in OFFERED and not package.startswith("rlspec")
+                if here and not owners & declared:
+                    undeclared.setdefault(package, name)
+    assert undeclared == {}
 
 
 def test_the_main_command_trains_from_the_wheel(rlspec: Command, tmp_path: Path) -> None:
