@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import os
+import shutil
 from collections.abc import Iterator
 from contextlib import suppress
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -33,3 +35,16 @@ def shared() -> Path:
     if not (folder / "data").is_dir():
         pytest.skip(f"no data folder in {folder}: set RLSPEC_SHARED")
     return folder
+
+
+@pytest.fixture(scope="session")
+def browser() -> Iterator[Any]:
+    """Headless Chromium; the test is skipped where there is none."""
+    sync_api = pytest.importorskip("playwright.sync_api", reason="playwright is not installed")
+    found = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome", "chrome"))), None)
+    with sync_api.sync_playwright() as playwright:
+        if found is None and not Path(playwright.chromium.executable_path).is_file():
+            pytest.skip("no Chromium here: install one, or run `playwright install chromium`")
+        opened = playwright.chromium.launch(executable_path=found, args=["--no-sandbox"])  # root has no sandbox
+        yield opened
+        opened.close()

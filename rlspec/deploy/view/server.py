@@ -6,6 +6,8 @@ and skip what they are too slow for. The only message that is listened to is "st
 
 from __future__ import annotations
 
+import base64
+import hashlib
 import hmac
 import io
 import ipaddress
@@ -13,8 +15,11 @@ import json
 import logging
 import secrets
 import threading
+from collections import Counter
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from functools import cache
+from itertools import chain
 from pathlib import Path
 from typing import Any
 from urllib.parse import parse_qs, urlsplit
@@ -31,12 +36,8 @@ _PICTURES = 2  # looks between two pictures of a camera
 _QUALITY = 70
 _MOST_VIEWERS = 8
 _PAGE = Path(__file__).with_name("page.html")
-_HEADERS = {
-    "Connection": "close",
-    "Content-Type": "text/html; charset=utf-8",
-    "Content-Security-Policy": "default-src 'none'; style-src 'unsafe-inline'; script-src 'unsafe-inline'; "
-    "img-src blob:; connect-src 'self'; frame-ancestors 'none'",
-}
+_MOST_EVENTS = 30
+_LOOKS_BACK = 5.0  # seconds of which the page tells what the filter changed
 _LOGGER = logging.getLogger("rlspec.deploy.view")  # who comes and goes is no news of the robot
 _LOGGER.setLevel(logging.CRITICAL)
 
@@ -75,6 +76,8 @@ class View:
 
         self._facts, self._stop = facts, stop
         self._line: Mapping[str, Any] = {}
+        self._events: tuple[tuple[float, str], ...] = ()
+        self._reasons: tuple[tuple[str, ...], ...] = ()
         self._frames: Mapping[str, Frame] = {}
         self._jpegs: dict[str, tuple[float, bytes]] = {}
         self._ended = threading.Event()
@@ -101,7 +104,11 @@ class View:
         self._thread.start()
 
     def put(self, line: Mapping[str, Any]) -> None:
-        """Take the line of a tick; the newest counts."""
+        """Take the line of a tick; the newest counts, but no event is lost on who looks more seldom."""
+        hz = self._facts.control_hz
+        self._reasons = (*self._reasons[1 - max(1, round(_LOOKS_BACK * hz)) :], tuple(line.get("reasons") or ()))
+        if line.get("event"):
+            self._events = (*self._events[1 - _MOST_EVENTS :], (line["tick"] / hz, line["event"]))
         self._line = line
 
     def put_frames(self, frames: Mapping[str, Frame]) -> None:
@@ -120,7 +127,9 @@ class View:
         state = line.get("state") or {}
         index = line.get("index")
         left = None if index is None else max(0, facts.n_action_steps - 1 - int(index)) / facts.control_hz
-        told = ("tick", "time", "phase", "event", "reasons", "late_ms", "inference_ms", "action_age_ms", "chunk")
+        reasons = self._reasons
+        changed = Counter(chain.from_iterable(map(set, reasons)))
+        told = ("tick", "time", "phase", "reasons", "late_ms", "inference_ms", "action_age_ms", "chunk")
         return {
             **{key: line.get(key) for key in (*told, "observation_age_ms")},
             "joints": _numbers(state.get("joints")),
@@ -128,8 +137,11 @@ class View:
             "closure": state.get("closure"),
             "mode": state.get("mode"),
             "target": _numbers(line.get("target")),
-            "sent": _numbers(line.get("sent")),
+            "sent": _numbers(line.get("would_send") if line.get("sent") is None else line["sent"]),
             "left": left,
+            "changed": [(reason, times / len(reasons)) for reason, times in changed.most_common()],
+            "events": self._events,
+            "stopped": self.stopped,
         }
 
     # -- requests -----------------------------------------------------------------------------------------------------
@@ -143,8 +155,8 @@ class View:
         if not self._may(parts.query, request.headers):
             return connection.respond(403, "open the address that the run has printed, token and all\n")
         if parts.path == "/":
-            page = _PAGE.read_bytes()
-            return Response(200, "OK", Headers({**_HEADERS, "Content-Length": str(len(page))}), page)
+            page, headers = _page()
+            return Response(200, "OK", Headers(headers), page)
         if parts.path != "/run":
             return connection.respond(404, "there is only /\n")
         if self._viewers >= _MOST_VIEWERS:
@@ -170,8 +182,9 @@ class View:
         try:
             for message in connection:
                 if message == STOP:
-                    self.stopped += 1
                     self._stop("the page's stop button")
+                    self.stopped += 1
+                    connection.send(json.dumps({"stopped": self.stopped}))  # before the run ends, and with it this
         except ConnectionClosed:
             return
         finally:
@@ -208,6 +221,26 @@ class View:
             made = file.getvalue()
             self._jpegs[camera] = (frame.time, made)
         return made
+
+
+@cache
+def _page() -> tuple[bytes, dict[str, str]]:
+    """The page and its headers: what runs and dresses it is named by its hash, and nothing else does."""
+    page = _PAGE.read_bytes()
+    allowed = {}
+    for tag in ("style", "script"):
+        start, end = page.index(f"<{tag}>".encode()) + len(tag) + 2, page.index(f"</{tag}>".encode())
+        allowed[tag] = f"'sha256-{base64.b64encode(hashlib.sha256(page[start:end]).digest()).decode()}'"
+    policy = {
+        **{"default-src": "'none'", "style-src": allowed["style"], "script-src": allowed["script"]},
+        **{"img-src": "blob: data:", "connect-src": "'self'", "frame-ancestors": "'none'"},
+        **{"base-uri": "'none'", "form-action": "'none'"},
+    }
+    return page, {
+        **{"Connection": "close", "Content-Type": "text/html; charset=utf-8", "Content-Length": str(len(page))},
+        "Content-Security-Policy": "; ".join(f"{key} {value}" for key, value in policy.items()),
+        **{"Referrer-Policy": "no-referrer", "X-Content-Type-Options": "nosniff", "Cache-Control": "no-store"},
+    }
 
 
 def _numbers(values: Any) -> list[float] | None:
