@@ -61,6 +61,13 @@ def test_vla_adapters_profiles_have_its_numbers(head: str) -> None:
     recipe = load_vla_recipe(["recipe=vla_libero", f"policy={head}", "optim=adamw"])
     assert (recipe.policy.options["head"], recipe.optim.lr, recipe.training.batch_size) == (head, 2e-4, 16)
     assert recipe.training.steps == 150_000
+    given = recipe.policy.options
+    assert [given[f"{part}_name"].rpartition("/")[2] for part in ("vision", "fused_vision", "text")] == [
+        "dinov2-with-registers-large", "siglip-so400m-patch14-224", "Qwen2.5-0.5B",
+    ]  # fmt: skip
+    said = given["prompt"].split("<|im_start|>")
+    assert said[2:] == ["user\nWhat action should the robot take to {task}?<|im_end|>\n", "assistant\n"]
+    assert (said[0], given["image_size"], given["image_mean"][0]) == ("", 224, 0.484375)
 
 
 def test_vlanexts_run_has_its_numbers() -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from inspect import signature
 from pathlib import Path
 from typing import Any
 
@@ -63,6 +64,14 @@ def prepare(table: Scenes, stats: dict[str, dict[str, Tensor]]) -> Callable[...,
 
 
 Prepare = Callable[..., dict[str, Any]]
+
+
+@pytest.mark.parametrize("kind", [*KINDS, "smolvla", "pi05"])
+def test_a_policys_constructor_names_its_configs_class(kind: str) -> None:
+    """LeRobot's own tests read it there, and a class in quotes is none."""
+    policy = get_policy_class(f"rlspec_{kind}")
+    assert policy.name == f"rlspec_{kind}"
+    assert issubclass(policy.config_class, signature(policy.__init__).parameters["config"].annotation)
 
 
 @pytest.mark.parametrize("kind", KINDS)

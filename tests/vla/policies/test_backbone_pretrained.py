@@ -77,6 +77,11 @@ SOURCES: dict[str, dict[str, Any]] = {
         }
         for tower in ("siglip_vision_model", "dinov2")
     },
+    "dinov2+siglip+qwen2": {
+        "vision_config": {"model_type": "dinov2_with_registers", **TOWER, "num_register_tokens": 3},
+        "fused_vision_config": {**SIGLIP, "hidden_size": 48, "vision_use_head": False},
+        "text_config": {"model_type": "qwen2", **TEXT},
+    },
 }  # fmt: skip
 UNUSED = r"mask_token|vision_model\.(?:post_layernorm|head)|vision_tower\.(?:vision_model\.)?head"
 
@@ -202,7 +207,7 @@ def test_a_model_that_was_not_compared_with_its_own_forward_is_refused(monkeypat
         build("paligemma", bidirectional=True)
 
 
-@pytest.mark.parametrize("source", ["smolvlm", "dinov2+qwen3"])
+@pytest.mark.parametrize("source", ["smolvlm", "dinov2+qwen3", "dinov2+siglip+qwen2"])
 def test_a_saved_policy_needs_nothing_but_its_folder(source: str, tmp_path: Path) -> None:
     policy = build(source).eval()
     policy.save_pretrained(tmp_path)

@@ -8,6 +8,7 @@ from torch import nn
 from transformers import AutoConfig, AutoModel
 
 from rlspec.vla.policies.backbone.backbone import Backbone, TinyBackbone
+from rlspec.vla.policies.backbone.prismatic import PrismaticBackbone
 from rlspec.vla.policies.backbone.settings import BackbonePolicyConfig
 from rlspec.vla.policies.backbone.text import VOCABULARY
 from rlspec.vla.policies.backbone.towers import TowerBackbone
@@ -20,8 +21,7 @@ def build_backbone(config: BackbonePolicyConfig) -> Backbone:
     if config.size == "tiny":
         backbone: Any = _tiny(config)
     else:
-        whole = config.vlm_name or config.vlm_config
-        backbone = VisionLanguageBackbone(config) if whole else TowerBackbone(config)
+        backbone = _kind(config)(config)
     if config.image_size is None:
         config.image_size = int(getattr(backbone.vision_tower.config, "image_size", 224))
     freeze(backbone.vision_tower, config.train_vision)
@@ -34,6 +34,12 @@ def freeze(module: nn.Module, train: bool) -> None:
     """Stop gradients of a part that is not trained."""
     if not train:
         module.requires_grad_(False)
+
+
+def _kind(config: BackbonePolicyConfig) -> Any:
+    if config.vlm_name or config.vlm_config:
+        return VisionLanguageBackbone
+    return PrismaticBackbone if config.fused_vision_name or config.fused_vision_config else TowerBackbone
 
 
 def _tiny(config: BackbonePolicyConfig) -> Backbone:

@@ -1,6 +1,6 @@
 """What both policies have in common as LeRobot policies: queue, checks and parameters."""
 
-from __future__ import annotations
+# No annotations from __future__: LeRobot reads the class of the config from the constructor.
 
 from collections import deque
 from typing import Any, ClassVar

@@ -13,7 +13,8 @@ from rlspec.errors import ConfigError
 from rlspec.vla.policies.preset import SpectralPreset
 
 SIZES = ("tiny", "pretrained")
-SOURCES = ("vlm", "vision", "text")
+SOURCES = ("vlm", "vision", "fused_vision", "text")
+WHOLE = (["vlm"], ["vision", "text"], ["vision", "fused_vision", "text"])
 
 
 @dataclass
@@ -21,7 +22,8 @@ class BackbonePolicyConfig(SpectralPreset, PreTrainedConfig):
     """A policy on a vision-language backbone.
 
     `size="tiny"` is built in code and reads text as bytes. `size="pretrained"` takes a vision-language model
-    (`vlm_name`), or a vision tower (`vision_name`) and a causal text model (`text_name`), by hub id or folder; their
+    (`vlm_name`), or a vision tower (`vision_name`) and a causal text model (`text_name`), by hub id or folder; with a
+    second tower beside the first (`fused_vision_name`) they are put together as Prismatic's. Their
     `*_config` as a dictionary, with its `model_type`, builds them without network and without weights. A policy that
     was loaded or saved holds these dictionaries, so its folder is enough to load it again.
 
@@ -34,6 +36,8 @@ class BackbonePolicyConfig(SpectralPreset, PreTrainedConfig):
         image_mean: per colour, subtracted from images in [0, 1]; SigLIP, SmolVLM, PaliGemma and Qwen3-VL have 0.5,
             CLIP and DINOv2 their own.
         image_std: per colour, divides.
+        fused_image_mean: as `image_mean`, for the second tower.
+        fused_image_std: as `image_std`, for the second tower.
         width: of the tiny language model.
         text_layers: of the tiny language model.
         vision_channels: of the tiny vision tower's first stage and of its cells.
@@ -49,6 +53,8 @@ class BackbonePolicyConfig(SpectralPreset, PreTrainedConfig):
         head_heads: attention heads of the head.
         gate_init: initial gating factor of what the head reads from images and text; None: 1 for "tiny", which has to
             learn to see through it, 0 for a backbone that already can.
+        prompt: what is said to a pretrained model, with {task} for the instruction in lower case; None: the
+            instruction alone.
         max_text_length: bytes or tokens of the instruction.
         tokenizer_padding_side: "right" or "left".
         train_vision: whether the vision tower is trained.
@@ -63,14 +69,18 @@ class BackbonePolicyConfig(SpectralPreset, PreTrainedConfig):
     size: str = "tiny"
     vlm_name: str | None = None
     vision_name: str | None = None
+    fused_vision_name: str | None = None
     text_name: str | None = None
     vlm_config: dict[str, Any] | None = None
     vision_config: dict[str, Any] | None = None
+    fused_vision_config: dict[str, Any] | None = None
     text_config: dict[str, Any] | None = None
 
     image_size: int | None = None
     image_mean: list[float] = field(default_factory=lambda: [0.5, 0.5, 0.5])
     image_std: list[float] = field(default_factory=lambda: [0.5, 0.5, 0.5])
+    fused_image_mean: list[float] = field(default_factory=lambda: [0.5, 0.5, 0.5])
+    fused_image_std: list[float] = field(default_factory=lambda: [0.5, 0.5, 0.5])
     width: int = 96
     text_layers: int = 2
     vision_slots: int = 16
@@ -82,6 +92,7 @@ class BackbonePolicyConfig(SpectralPreset, PreTrainedConfig):
     head_width: int = 128
     head_heads: int = 4
     gate_init: float | None = None
+    prompt: str | None = None
     max_text_length: int = 96
     tokenizer_padding_side: str = "right"
 
@@ -131,6 +142,9 @@ class BackbonePolicyConfig(SpectralPreset, PreTrainedConfig):
             ),
             f"dtype={self.dtype!r}; allowed: float32, bfloat16": self.dtype in ("float32", "bfloat16"),
             f"vision_norm={self.vision_norm!r}; allowed: layer, instance": self.vision_norm in ("layer", "instance"),
+            f"prompt={self.prompt!r} must have {{task}} in it, once, and needs size=pretrained": (
+                self.prompt is None or (self.size != "tiny" and self.prompt.count("{task}") == 1)
+            ),
             f"tokenizer_padding_side={self.tokenizer_padding_side!r}; allowed: right, left": (
                 self.tokenizer_padding_side in ("right", "left")
             ),
@@ -142,12 +156,13 @@ class BackbonePolicyConfig(SpectralPreset, PreTrainedConfig):
 
     def _check_sources(self) -> None:
         given = [part for part in SOURCES if getattr(self, f"{part}_name") or getattr(self, f"{part}_config")]
-        wanted: tuple[list[str], ...] = ([],) if self.size == "tiny" else (["vlm"], ["vision", "text"])
+        wanted: tuple[list[str], ...] = ([],) if self.size == "tiny" else WHOLE
         if given not in wanted:
             remedy = (
                 "size tiny has its own backbone; for another one use size=pretrained"
                 if self.size == "tiny"
-                else "give vlm_name or vlm_config, or both of vision_name and text_name (or their *_config)"
+                else "give vlm_name or vlm_config, or both of vision_name and text_name (or their *_config), and "
+                "fused_vision_name for a second tower"
             )
             raise ConfigError(f"{self.type}: backbone parts given: {', '.join(given) or 'none'}; {remedy}")
 

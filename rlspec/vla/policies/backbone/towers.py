@@ -19,7 +19,7 @@ def load_part(config: BackbonePolicyConfig, part: str, auto: Any) -> Any:
 
     Args:
         config: of the policy; changed.
-        part: "vlm", "vision" or "text".
+        part: "vlm", "vision", "fused_vision" or "text".
         auto: class of transformers that knows the architecture.
 
     Raises:
@@ -32,7 +32,7 @@ def load_part(config: BackbonePolicyConfig, part: str, auto: Any) -> Any:
             given = dict(settings)
             model = auto.from_config(AutoConfig.for_model(given.pop("model_type"), **given), dtype=dtype)
         else:
-            model = auto.from_pretrained(name, dtype=dtype, **({"config": _sees(name)} if part == "vision" else {}))
+            model = auto.from_pretrained(name, dtype=dtype, **({"config": _sees(name)} if "vision" in part else {}))
     except (OSError, ValueError, KeyError) as error:
         source = f"{part}_config" if settings is not None else f"{part}_name={name!r}"
         reason = str(error).splitlines()[0] if str(error) else type(error).__name__

@@ -1,6 +1,6 @@
 """`rlspec_pi05`: LeRobot's network, with parameters that the optimizer knows by name and none that it cannot train."""
 
-from __future__ import annotations
+# No annotations from __future__: LeRobot reads the class of the config from the constructor.
 
 from pathlib import Path
 from typing import Any
@@ -71,7 +71,7 @@ class RlspecPI05Policy(NamedPolicy, PI05Policy):
     @classmethod
     def from_pretrained(
         cls, pretrained_name_or_path: str | Path, *, config: PreTrainedConfig | None = None, **settings: Any
-    ) -> RlspecPI05Policy:
+    ) -> "RlspecPI05Policy":
         """As LeRobot's, which starts from random weights where it cannot load any: this refuses.
 
         Args:
