@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 
 from rlspec.deploy.arm.interfaces import Frame
 from rlspec.deploy.clocks import Clock
+from rlspec.deploy.robots.driver_threads import leave
 from rlspec.errors import ConfigError, RobotError
 
 Image = NDArray[np.uint8]
@@ -213,7 +214,7 @@ class CameraThreads:
         """Stop reading; a camera that hangs is left behind."""
         self._done = True
         for thread in self._threads:
-            thread.join(patience)
+            leave(thread, patience)
 
     def _run(self, name: str, source: CameraSource) -> None:
         while not self._done:

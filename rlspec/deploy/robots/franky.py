@@ -18,6 +18,7 @@ from rlspec.deploy.arm.jerk_limited import Profile
 from rlspec.deploy.arm.robot_limits import LIMITS, RobotLimits, from_urdf, match
 from rlspec.deploy.clocks import Clock, MonotonicClock
 from rlspec.deploy.robots.cameras import CameraSource, CameraThreads, opener
+from rlspec.deploy.robots.driver_threads import leave
 from rlspec.deploy.robots.fci import check_model, import_franky, server_version
 from rlspec.deploy.robots.franky_gripper import FrankyGripperLane
 from rlspec.deploy.robots.franky_motions import LAWS_HERE, builder, stopper
@@ -165,7 +166,7 @@ class FrankyRobot(Robot):
 
         thread = threading.Thread(target=reach, name="gripper connection", daemon=True)
         thread.start()
-        thread.join(_HAND)
+        leave(thread, _HAND)
         if found and isinstance(found[0], FrankyGripperLane):
             return found[0]
         reason = _line(found[0]) if found else f"no answer within {_HAND:g} s"
@@ -181,7 +182,7 @@ class FrankyRobot(Robot):
             self.stop()
             self._wait_for_rest()
             if self._poller is not None:
-                self._poller.join(2.0)
+                leave(self._poller, 2.0)
         if self._gripper is not None:
             self._gripper.close()
         if self._cameras is not None:
@@ -339,7 +340,7 @@ class FrankyRobot(Robot):
         if self._recovery is None or not self._recovery.is_alive():
             self._recovery = threading.Thread(target=self._recover, name="recovery", daemon=True)
             self._recovery.start()
-        self._recovery.join(self.settings.recovery)
+        leave(self._recovery, self.settings.recovery)
         return not self._recovery.is_alive() and not self._fault
 
     def _recover(self) -> None:

@@ -36,10 +36,12 @@ class FrankyGripperLane(GripperThread):
         """As the parent; an order under way is broken off for a newer one."""
         try:
             self.closure = self._measured()
-            if order is not None and order is not self._sent:
+            if order is not None and order is not self._sent and not self._done:
                 if self._pending is not None and not self._pending.wait(0.0):
                     self._gripper.stop()
                 self._pending, self._sent = self._start(*order), order
+                if self._done:  # while it was given: `close` did not see it
+                    _keep(self._pending)
             self.error = ""
         except Exception as error:  # franky's exceptions have no common base; the arm goes on without its hand
             self.error = f"gripper: {error}"
@@ -49,7 +51,7 @@ class FrankyGripperLane(GripperThread):
     def close(self, patience: float = 0.5) -> None:
         """As the parent; an order under way is given a second to end, and goes on by itself after that."""
         super().close(patience)
-        if self._pending is not None and not self._pending.wait(_LAST):
+        if self._thread.is_alive() or (self._pending is not None and not self._pending.wait(_LAST)):
             _keep(self._gripper)
             _keep(self._pending)
 

@@ -5,6 +5,8 @@ from __future__ import annotations
 import threading
 from abc import ABC, abstractmethod
 
+from rlspec.deploy.robots.driver_threads import leave
+
 PERIOD = 0.05  # seconds between two looks at the hand
 
 
@@ -42,7 +44,7 @@ class GripperThread(ABC):
         """End the thread; one that hangs in a blocked hand is left behind, and the hand keeps what it holds."""
         self._done = True
         self._wanted.set()
-        self._thread.join(patience)
+        leave(self._thread, patience)
 
     @abstractmethod
     def work(self, order: tuple[float] | None) -> None:
