@@ -207,6 +207,48 @@ def test_a_board_that_slipped_is_noticed(
     assert "the board moved by" in refusal(capsys, tmp_path / "ours.yaml")
 
 
+def turned(*angles: tuple[float, float, float]) -> tuple[list[np.ndarray], list[np.ndarray]]:
+    """Flanges turned by angles from the first, and what a camera at the hand then sees, exactly."""
+    flanges = [pose([0.4, 0.0, 0.4], [np.pi, 0, 0]) @ pose([0.01 * i, 0.0, 0.0], a) for i, a in enumerate(angles)]
+    return flanges, [np.linalg.inv(each @ AT_HAND) @ ON_TABLE for each in flanges]
+
+
+def test_turns_about_two_axes_tell_the_pose_exactly() -> None:
+    flanges, boards = turned((0, 0, 0), (0.4, 0, 0), (0, 0.4, 0), (-0.4, 0, 0), (0, -0.4, 0), (0.2, 0.2, 0))
+    found = camera_pose(flanges, boards, at_hand=True)
+    np.testing.assert_allclose(found.pose, AT_HAND, atol=1e-9)
+    assert found.metres < 1e-9 and found.radians < 1e-6
+    boards[3] = boards[3] @ pose([0, 0, 0], [0, 0, 0.06])
+    assert 0.005 < camera_pose(flanges, boards, at_hand=True).radians < 0.06, "the board was turned once"
+
+
+@pytest.mark.parametrize(
+    "angles",
+    [
+        pytest.param([(x, 0, 0) for x in np.linspace(-0.5, 0.5, 6)], id="about one axis"),
+        pytest.param([(0, 0, 0), (0.15, 0, 0), (0, 0.15, 0), (-0.15, 0, 0), (0, -0.15, 0), (0.1, 0.1, 0)], id="little"),
+    ],
+)
+def test_turns_about_one_axis_or_by_little_are_refused(angles: list[tuple[float, float, float]]) -> None:
+    flanges, boards = turned(*angles)
+    with pytest.raises(ConfigError, match="the hand was turned by .* degrees at most, or about one axis only"):
+        camera_pose(flanges, boards, at_hand=True)
+
+
+def test_a_lens_that_is_fitted_has_no_third_radial_term() -> None:
+    """Boards near the middle do not tell it, and it would bend the picture's edges at will."""
+    board = Board(SQUARES, SQUARE, MARKER, "5X5_100")
+    corners = np.asarray(board.board.getChessboardCorners(), np.float64)
+    views = []
+    for joints in tilted(8):
+        seen = in_room(joints)
+        pixels, _ = cv2.projectPoints(corners, cv2.Rodrigues(seen[:3, :3])[0], seen[:3, 3], MATRIX, None)
+        views.append(BoardView(corners, pixels.reshape(-1, 2)))
+    lens = board.lens(views, SIZE)
+    assert lens.distortion[4] == 0.0 and lens.error < 0.01
+    np.testing.assert_allclose(lens.matrix, MATRIX, atol=0.5)
+
+
 def test_too_few_views_are_refused() -> None:
     with pytest.raises(ConfigError, match="5 views are too few, 6 are needed"):
         camera_pose([np.eye(4)] * 5, [np.eye(4)] * 5, at_hand=False)

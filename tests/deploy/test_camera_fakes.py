@@ -28,10 +28,14 @@ class Device:
         self.late = 0.0
         self.frozen = self.unplugged = False
         self.asleep = 0  # pictures that fail after the start
+        self.colourless = False
+        self.broken = False  # the library raises what it never says that it raises
 
     def take(self) -> np.ndarray | None:
         """The next picture as BGR, or None."""
         threading.Event().wait(self.late or 0.002)
+        if self.broken:
+            raise MemoryError("an assertion of the library")
         if self.asleep or self.unplugged:
             self.asleep = max(0, self.asleep - 1)
             return None
@@ -75,8 +79,13 @@ def fake_realsense(device: Device) -> dict[str, Any]:
         def wait_for_frames(self, timeout: int) -> Any:
             if (picture := device.take()) is None:
                 raise RuntimeError(f"Frame didn't arrive within {timeout}")
-            colour = SimpleNamespace(get_data=lambda: picture[:, :, ::-1])
-            return SimpleNamespace(get_color_frame=lambda: colour)
+
+            def get_data() -> np.ndarray:
+                if device.colourless:
+                    raise RuntimeError('null pointer passed for argument "frame_ref"')
+                return picture[:, :, ::-1]
+
+            return SimpleNamespace(get_color_frame=lambda: SimpleNamespace(get_data=get_data))
 
         def stop(self) -> None:
             device.closed += 1
@@ -174,6 +183,29 @@ def test_a_camera_that_is_unplugged_grows_old_says_why_and_comes_back(camera: tu
     until(lambda: not cameras.errors)
     cameras.close()
     assert device.closed == 1
+
+
+def test_whatever_its_library_raises_a_camera_says_it_and_comes_back(camera: tuple[str, Device]) -> None:
+    """A thread that ended would be silent for good, and its device would stay open."""
+    text, device = camera
+    cameras = CameraThreads({"wrist_left": opener(text)}, MonotonicClock())
+    until(lambda: "wrist_left" in cameras.newest())
+    device.broken = True
+    until(lambda: bool(cameras.errors))
+    assert cameras.errors["wrist_left"] == "camera wrist_left: MemoryError: an assertion of the library"
+    device.broken = False
+    until(lambda: not cameras.errors)
+    cameras.close()
+    assert device.closed == 1
+
+
+def test_a_realsenses_set_of_frames_may_come_without_its_colour(monkeypatch: pytest.MonkeyPatch) -> None:
+    device = Device()
+    monkeypatch.setitem(sys.modules, "pyrealsense2", fake_realsense(device)["pyrealsense2"])
+    source = opener("realsense:0123@64x48x30")()
+    device.colourless = True
+    with pytest.raises(RobotError, match="RealSense 0123: null pointer .*; check its cable"):
+        source.read()
 
 
 def test_a_camera_that_is_not_there_at_the_start_is_one_line(camera: tuple[str, Device]) -> None:

@@ -104,7 +104,6 @@ class Board:
     def pose(self, view: BoardView, lens: Lens) -> Array:
         """The board in the camera's frame (x right, y down, z ahead), (4, 4)."""
         _, turn, place = self._cv2.solvePnP(view.corners, view.pixels, lens.matrix, lens.distortion)
-        turn, place = self._cv2.solvePnPRefineLM(view.corners, view.pixels, lens.matrix, lens.distortion, turn, place)
         pose = np.eye(4)
         pose[:3, :3], pose[:3, 3] = self._cv2.Rodrigues(turn)[0], np.asarray(place).reshape(3)
         return pose

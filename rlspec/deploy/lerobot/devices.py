@@ -33,13 +33,26 @@ class LeRobotDevice:
         """See `rlspec.deploy.teleop.takeover.HandDevice`."""
         try:
             action = self._teleoperator.get_action()
-            ask = getattr(self._teleoperator, "get_teleop_events", None)
-            events = ask() if ask is not None else None  # after the action: keyboard_ee forgets its keys in here
+            return understand(action, self._events())
         except RobotError:
             raise
         except Exception as error:  # of whatever library the device speaks through
             raise RobotError(f"teleop={self.name}: {type(error).__name__}: {_line(error)}") from None
-        return understand(action, events)
+
+    def _events(self) -> Mapping[Any, Any] | None:
+        """What was said of the episode.
+
+        LeRobot's keyboard_ee (0.6.1) forgets in there which keys are held; shift and control, which it takes for down
+        and up and for the hand, are not repeated by X11, so that a held key would count for one look. Some systems tell
+        the release of a right one as the left one's: of such a pair none counts as held then.
+        """
+        ask = getattr(self._teleoperator, "get_teleop_events", None)
+        keys = getattr(self._teleoperator, "current_pressed", {})
+        released = {_side_less(key) for key, pressed in keys.items() if not pressed}
+        held = [key for key, pressed in keys.items() if pressed and _side_less(key) not in released]
+        events = ask() if ask is not None else None
+        keys.update((key, True) for key in held if not isinstance(key, str))  # letters end the episode, once
+        return events
 
     def close(self) -> None:
         """Disconnect; a device that has gone by itself is no error."""
@@ -95,6 +108,10 @@ def _configured(name: str, options: Mapping[str, Any]) -> TeleoperatorConfig:
     except DecodingError as error:
         raise ConfigError(f"teleop={name}: {_line(error)}; options are teleop.KEY=VALUE") from None
     return config
+
+
+def _side_less(key: object) -> str:
+    return str(key).removesuffix("_l").removesuffix("_r")
 
 
 def _line(error: Exception) -> str:

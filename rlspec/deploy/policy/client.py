@@ -226,6 +226,7 @@ class PolicyClient:
                 proxy=None,
                 open_timeout=self.timeout_s,
                 close_timeout=_CLOSE_TIMEOUT,
+                ping_interval=None,  # openpi's server answers none while it infers or compiles; answers have deadlines
                 max_size=REPLY_LIMITS.max_bytes,
             ).__enter__()
         except InvalidStatus as error:

@@ -139,9 +139,9 @@ class RealSenseSource:
         """Wait for the next picture."""
         try:
             frame = self._pipeline.wait_for_frames(1000).get_color_frame()
+            return np.array(frame.get_data(), dtype=np.uint8)  # a set may come without its colour
         except RuntimeError as error:
             raise RobotError(f"RealSense {self._name}: {error}; check its cable") from None
-        return np.array(frame.get_data(), dtype=np.uint8)
 
     def close(self) -> None:
         """Free the device."""
@@ -220,8 +220,9 @@ class CameraThreads:
         while not self._done:
             try:
                 image = source.read()
-            except RobotError as error:  # the picture grows old, which the loop notices
-                self.errors[name] = str(error)
+            except Exception as error:  # of whatever library; the picture grows old, which the loop notices
+                what = "" if isinstance(error, RobotError) else f"camera {name}: {type(error).__name__}: "
+                self.errors[name] = f"{what}{error}"
                 threading.Event().wait(_PAUSE)
                 continue
             self._frames[name] = Frame(self._clock.now(), image)

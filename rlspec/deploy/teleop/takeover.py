@@ -202,7 +202,7 @@ class Operator:
 
     def _pulled(self, reading: DeviceReading, clutch: _Clutch, held: Array) -> Array:
         """Where the hand was, and as far as the device has come since."""
-        if clutch.reading.place is None or not clutch.reading.holds:
+        if clutch.reading.place is None:  # it had none yet
             clutch = self._clutch = _Clutch(reading, held, *forward(held))
         assert reading.place is not None and clutch.reading.place is not None
         (came, turned), (began, before) = reading.place, clutch.reading.place

@@ -99,6 +99,12 @@ def test_requests_carry_their_number_and_deadline_beside_the_observation() -> No
     assert seen[0]["prompt"] == "pick it up"
 
 
+def test_a_server_that_compiles_for_a_minute_is_not_taken_for_dead() -> None:
+    """openpi's server infers in its event loop, which answers no ping meanwhile: none may be out of time."""
+    with server(answering(openpi, metadata={})) as url, PolicyClient(url, timeout_s=10) as client:
+        assert client._connection is not None and client._connection.ping_interval is None
+
+
 def test_the_token_goes_into_the_header() -> None:
     headers = []
 

@@ -46,6 +46,10 @@ def test_a_phone_moves_as_lerobots_own_mapping_says() -> None:
     assert understand({**said, "phone.enabled": False}).holds is False
     android = {"reservedButtonA": True, "reservedButtonB": False, "move": True}
     assert understand({**said, "phone.raw_inputs": android, "phone.enabled": True}).grip == 0.0
+    android = {"reservedButtonA": False, "reservedButtonB": True, "move": True}
+    assert understand({**said, "phone.raw_inputs": android, "phone.enabled": True}).grip == 1.0
+    with pytest.raises(RobotError, match="calibrate the phone anew"):
+        understand({**said, "phone.pos": np.array([np.nan, 0.0, 0.0]), "phone.enabled": True})
 
 
 def test_a_phone_without_a_pose_is_let_go_of() -> None:
@@ -58,6 +62,7 @@ def test_a_phone_without_a_pose_is_let_go_of() -> None:
         ({"success": True, "terminate_episode": True}, "success"),
         ({"terminate_episode": True}, "failure"),
         ({"terminate_episode": True, "rerecord_episode": True}, "rerecord"),
+        ({"success": True, "rerecord_episode": True}, "rerecord"),
         ({"success": False, "terminate_episode": False}, ""),
     ],
 )
