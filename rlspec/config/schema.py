@@ -180,6 +180,7 @@ class Optim(_Settings):
     overrides: list[Override] = []
     penalties: list[Penalty] = []
     plugins: list[str] = []  # modules to import, which register rules
+    skip_zero_gradients: bool = True  # see rlspec.optim.settings.Running; false: every step counts, as with torch's
 
     @field_validator("roles", mode="before")
     @classmethod

@@ -13,7 +13,7 @@ from statistics import fmean
 from torch import nn
 
 from rlspec.optim import SpectralOptimizer
-from rlspec.optim.mixin import metric_names
+from rlspec.optim.mixin import optimizer_numbers
 from rlspec.optim.sharding.shards import full
 
 GATE = "gating_factor"
@@ -42,7 +42,9 @@ def updates(model: nn.Module, optimizer: SpectralOptimizer) -> Reading:
     parts = ["update/lr " + " ".join(shown)] if shown else []
     if (gated := _mean_over_roles(telemetry, "", "gated_share")) is not None:
         parts.append(f"gated {gated:.0%}")
-    return Reading(metric_names(telemetry), "  ".join(parts))
+    if zero := optimizer.zero_steps():
+        parts.append(f"{zero} steps skipped: every gradient was 0")
+    return Reading(optimizer_numbers(optimizer), "  ".join(parts))
 
 
 def _mean_over_roles(telemetry: Mapping[str, Mapping[str, float]], kind: str, name: str) -> float | None:

@@ -81,7 +81,7 @@ class SpectralTrainerMixin:
 
     def step_numbers(self) -> dict[str, float]:
         """What is logged of a step besides the trainer's own numbers; a subclass may add to it."""
-        return metric_names(self.spectral_optimizer.telemetry())
+        return optimizer_numbers(self.spectral_optimizer)
 
     def log(self, logs: dict[str, float], *args: Any, **kwargs: Any) -> None:
         """Add the optimizer's numbers to the log of a training step; those of evaluations have no `loss`."""
@@ -93,6 +93,12 @@ class SpectralTrainerMixin:
         if _will_be_logged(self.args, self.state):
             assert isinstance(optimizer, SpectralOptimizer)
             optimizer.collect_telemetry = True
+
+
+def optimizer_numbers(optimizer: SpectralOptimizer) -> dict[str, float]:
+    """The newest telemetry, and how many steps were left out because every gradient was 0, once there are any."""
+    zero = optimizer.zero_steps()
+    return metric_names(optimizer.telemetry()) | ({"optim/zero_steps": float(zero)} if zero else {})
 
 
 def metric_names(telemetry: Mapping[str, Mapping[str, float]]) -> dict[str, float]:

@@ -67,7 +67,7 @@ class OptimizerSettings:
 
 @dataclass(frozen=True, kw_only=True)
 class Running:
-    """How the optimizer runs; nothing of it changes an update.
+    """How the optimizer runs; nothing of it changes an update, only whether there is one.
 
     Attributes:
         workspace_bytes: bound on the float32 values updated in one batch (at least one parameter); on a CPU batches
@@ -78,11 +78,15 @@ class Running:
             `register_telemetry_callback`; 0: only on request (`collect_telemetry = True`).
         check_finite: look for NaN and Inf. It reads every gradient once more, a fifth of an AdamW step on a CPU; turn
             it off where something else has looked already, such as a GradScaler or the norm of all gradients.
+        skip_zero_gradients: leave a step out, with its weight decay, in which every gradient on every process is 0
+            exactly, as GRPO's is where no group's rewards differ. torch's optimizers step on along their momentum; one
+            that normalises it does so at full length, for as long as nothing new comes.
     """
 
     workspace_bytes: int = _number(1 << 28, ge=0)
     telemetry_every: int = _number(0, ge=0)
     check_finite: bool = True
+    skip_zero_gradients: bool = False
 
 
 @dataclass(frozen=True, kw_only=True)

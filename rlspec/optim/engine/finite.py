@@ -1,4 +1,4 @@
-"""Which gradients are finite: asked of the host where that is free, left on the device where waiting would cost."""
+"""Which gradients are finite, and whether any is not 0: asked of the host where that is free, else on the device."""
 
 from __future__ import annotations
 
@@ -23,15 +23,23 @@ def finite_on_host(gradients: Sequence[Tensor]) -> list[bool]:
     return finite
 
 
-def finite_on_device(gradients: Sequence[Tensor]) -> list[Tensor]:
-    """For each a scalar on its device: 1.0 where it is finite, else 0.0. Waits for nothing."""
+def any_nonzero(gradients: Sequence[Tensor]) -> bool:
+    """Whether one of them is not exactly 0 everywhere. Waits for the device; mostly the smallest one answers."""
+    return any(bool(gradient.any()) for gradient in sorted(gradients, key=Tensor.numel))
+
+
+def finite_on_device(gradients: Sequence[Tensor]) -> tuple[list[Tensor], list[Tensor]]:
+    """For each two scalars on its device: 1.0 or 0.0 for finite or not; its largest magnitude. Waits for nothing."""
     flags = [gradient.new_ones((), dtype=torch.float32) for gradient in gradients]
+    peaks = [gradient.new_zeros((), dtype=torch.float32) for gradient in gradients]
     for positions in _by_kind(gradients):
-        # The largest magnitude is finite exactly if all are; a norm could overflow.
-        peaks = torch.stack(torch._foreach_norm([gradients[k] for k in positions], float("inf")))
-        for position, flag in zip(positions, peaks.isfinite().to(torch.float32).unbind(), strict=True):
-            flags[position] = flag
-    return flags
+        # The largest magnitude is finite exactly if all are; a norm could overflow, and vanish.
+        largest = torch.stack(torch._foreach_norm([gradients[k] for k in positions], float("inf"))).to(torch.float32)
+        for position, flag, peak in zip(
+            positions, largest.isfinite().to(torch.float32).unbind(), largest.unbind(), strict=True
+        ):
+            flags[position], peaks[position] = flag, peak
+    return flags, peaks
 
 
 def _by_kind(gradients: Sequence[Tensor]) -> list[list[int]]:

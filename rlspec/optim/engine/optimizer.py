@@ -25,9 +25,10 @@ from rlspec.optim.engine.checks import (
     named_parameters,
     parameter_name,
 )
-from rlspec.optim.engine.finite import Flag, finite_on_device, finite_on_host
+from rlspec.optim.engine.finite import Flag
 from rlspec.optim.engine.telemetry import Recorder
 from rlspec.optim.engine.updates import LAYOUT_KEYS, Entry, apply_updates, layout, run_kernel, updates
+from rlspec.optim.engine.usable import Looks
 from rlspec.optim.kernels.layout import merge_blocks, split_blocks
 from rlspec.optim.rules import get_rule
 from rlspec.optim.settings import OptimizerSettings, Running, limits
@@ -118,6 +119,7 @@ class SpectralOptimizer(torch.optim.Optimizer):
         self.workspace_bytes: int = running["workspace_bytes"]
         self.telemetry_every: int = running["telemetry_every"]
         self.check_finite: bool = running["check_finite"]
+        self.skip_zero_gradients: bool = running["skip_zero_gradients"]
         if isinstance(params, torch.nn.Module):
             raise ConfigError("params is a module; give model.named_parameters(), or the model to build_optimizer")
         for name in limits(Running):
@@ -170,7 +172,7 @@ class SpectralOptimizer(torch.optim.Optimizer):
             collected = self._recorder.end(shared.least, shared.totals)
         for callback in list(self._telemetry_callbacks.values()) if collected else ():
             callback(self._steps, self.telemetry())
-        if self._steps == REPORT_UNUSED_AFTER:
+        if self._steps == REPORT_UNUSED_AFTER and any(self.state.values()):  # none after steps of zeros alone
             self._report_unused()
         return loss
 
@@ -194,6 +196,10 @@ class SpectralOptimizer(torch.optim.Optimizer):
         `gated_share`, the share of blocks with no update. `skipped` counts all updates left out because of NaN or Inf.
         """
         return self._recorder.latest()
+
+    def zero_steps(self) -> int:
+        """How many steps `skip_zero_gradients` left out; in the telemetry of one of them no role has numbers."""
+        return self._recorder.zero_steps()
 
     def inactive_spectral_groups(self, steps: int = 10) -> list[str]:
         """Spectral roles in which no block passed its filter in the last `steps` steps (or that have no parameters).
@@ -292,31 +298,17 @@ class SpectralOptimizer(torch.optim.Optimizer):
     def _alive(self, shared: Distribution | None) -> list[Flag]:
         """Of all parameters, group by group, whether they are updated in this step; alike on all processes."""
         params = [param for group in self.param_groups for param in group["params"]]
-        flags: list[Flag] = [None] * len(params)
         gradients = {k: local(param.grad) for k, param in enumerate(params) if param.grad is not None and param.numel()}
         for position, gradient in gradients.items():
             if gradient.is_sparse:
                 raise ConfigError(f"{self._label(position)[1]}: sparse gradients are not supported; use sparse=False")
-            flags[position] = True
-        waiting = [position for position in gradients if self._defers(params[position])] if self.check_finite else []
-        known = (
-            [k for k in gradients if k not in set(waiting) and not gradients[k].is_meta] if self.check_finite else []
-        )
-        finite = finite_on_host([gradients[position] for position in known])
-        bad = {position for position, good in zip(known, finite, strict=True) if not good}
-        if shared is not None:
-            present, bad = shared.presence(set(gradients), bad, [self._label(k)[1] for k in range(len(params))])
-            flags = [True if position in present else None for position in range(len(params))]
-            waiting = [position for position in waiting if position in present]
-        for position in sorted(bad):
-            flags[position] = None
+        looks = Looks(self.check_finite, self.skip_zero_gradients, self._defers)
+        found = looks.judge(len(params), gradients, shared, lambda: [self._label(k)[1] for k in range(len(params))])
+        for position in sorted(found.bad):
             self._recorder.skip(*self._label(position))
-        masks = finite_on_device([gradients[position] for position in waiting])
-        masks = masks if shared is None else shared.agreement.alive(masks)
-        for position, mask in zip(waiting, masks, strict=True):
-            flags[position] = mask
-        self._recorder.skip_later([self._label(position) for position in waiting], masks)
-        return flags
+        self._recorder.skip_later([self._label(position) for position in found.masked], found.finite)
+        self._recorder.zero(found.zero)
+        return found.flags
 
     def _defers(self, param: Tensor) -> bool:
         """Whether asking for a value would make the host wait, and fused AdamW can be told on the device."""

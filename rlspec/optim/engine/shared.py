@@ -69,13 +69,17 @@ class Distribution:
         self.size, self.rank = self.group.size(), self.group.rank()
         self._warned = False
 
-    def presence(self, present: set[int], bad: set[int], names: Sequence[str]) -> tuple[set[int], set[int]]:
+    def presence(
+        self, present: set[int], bad: set[int], moving: bool, names: Sequence[str]
+    ) -> tuple[set[int], set[int], bool]:
         """Positions of gradients that every rank has, and of those that are not finite on one; collective.
+
+        `moving`, whether a gradient is known not to be 0, becomes whether one is on any rank.
 
         A gradient that only some ranks have is left out by all, with a warning.
         """
         everyone = range(len(names))
-        seen = self.agreement.presence([k not in present for k in everyone], [k in bad for k in everyone])
+        seen = self.agreement.presence([k not in present for k in everyone], [k in bad for k in everyone], moving)
         partly = [names[k] for k in everyone if seen.missing[k] and seen.present[k]]
         if partly and not self._warned:
             self._warned = True
@@ -84,9 +88,8 @@ class Distribution:
                 "unchanged; let every process use them, or none",
                 stacklevel=5,
             )
-        return {k for k in everyone if not seen.missing[k]}, {
-            k for k in everyone if seen.bad[k] and not seen.missing[k]
-        }
+        shared = {k for k in everyone if not seen.missing[k]}
+        return shared, {k for k in shared if seen.bad[k]}, seen.moving
 
     def least(self, counts: dict[str, Tensor]) -> dict[str, Tensor]:
         """The least count of any rank, by role; collective."""

@@ -10,6 +10,7 @@ import warnings
 from collections import defaultdict
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from functools import partial
 from typing import Any
 
 import torch
@@ -51,12 +52,14 @@ class Recorder:
         self._idle_steps: dict[str, Tensor] = {}
         self._passed: dict[str, Tensor] = {}
         self._warned = False
-        self._pending: list[tuple[list[tuple[str, str]], Tensor, torch.cuda.Event | None]] = []
+        self._zero_steps = 0
+        self._still = False
+        self._pending: list[tuple[Callable[[list[float]], None], Tensor, torch.cuda.Event | None]] = []
 
     def begin(self, collect: bool, spectral_roles: set[str]) -> None:
         """Start a step. `spectral_roles` are those whose inactivity is watched."""
         self._count_pending(wait=False)
-        self.collecting = collect
+        self.collecting, self._still = collect, False
         self._sums = defaultdict(lambda: defaultdict(float))
         self._passed = {}
         for role in spectral_roles - self._idle_steps.keys():
@@ -69,7 +72,7 @@ class Recorder:
             least: counts of idle steps -> the least of all processes that share the parameters.
             totals: sums by role -> those of all processes.
         """
-        for role, idle in self._idle_steps.items():
+        for role, idle in () if self._still else self._idle_steps.items():
             passed = self._passed.get(role)
             self._idle_steps[role] = idle + 1 if passed is None else torch.where(passed, 0, idle.to(passed.device) + 1)
         if least is not None:
@@ -107,27 +110,47 @@ class Recorder:
             known: role and name of each parameter.
             alive: scalars on one device, 0.0 where the parameter was left alone.
         """
-        if not alive:
-            return
-        flags = torch.stack([flag.to(alive[0].device) for flag in alive])
+        if alive:
+            self._later(torch.stack([flag.to(alive[0].device) for flag in alive]), partial(self._skip_masked, known))
+
+    def zero(self, zero: Tensor | bool) -> None:
+        """Count a step in which every gradient is 0 (1.0 on a device): no gate was asked, so that no role is idle."""
+        if isinstance(zero, Tensor):
+            self._later(zero.reshape(1), self._count_zero)
+        elif zero:
+            self._still = True
+            self._zero_steps += 1
+
+    def zero_steps(self) -> int:
+        """Steps in which every gradient was 0. Waits for the device."""
+        self._count_pending(wait=True)
+        return self._zero_steps
+
+    def _later(self, flags: Tensor, count: Callable[[list[float]], None]) -> None:
         event = None
         if flags.is_cuda:
             flags = flags.to("cpu", non_blocking=True)
             event = torch.cuda.Event()
             event.record()
-        self._pending.append((known, flags, event))
+        self._pending.append((count, flags, event))
 
     def _count_pending(self, wait: bool) -> None:
         while self._pending:
-            known, flags, event = self._pending[0]
+            count, flags, event = self._pending[0]
             if event is not None and wait:
                 event.synchronize()
             if event is not None and not event.query():
                 return
             self._pending.pop(0)
-            for (role, name), flag in zip(known, flags.tolist(), strict=True):
-                if not flag:
-                    self.skip(role, name)
+            count(flags.tolist())
+
+    def _skip_masked(self, known: list[tuple[str, str]], alive: list[float]) -> None:
+        for (role, name), flag in zip(known, alive, strict=True):
+            if not flag:
+                self.skip(role, name)
+
+    def _count_zero(self, zero: list[float]) -> None:
+        self._zero_steps += int(zero[0])
 
     @contextmanager
     def measure(

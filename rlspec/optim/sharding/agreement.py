@@ -16,11 +16,15 @@ PEAKS = ("rms_to_inf", "spectral")
 
 @dataclass
 class Presence:
-    """Of every parameter, on any rank: whether its gradient is missing, present, or known not to be finite."""
+    """Of every parameter, on any rank: whether its gradient is missing, present, or known not to be finite.
+
+    And whether any of them is known not to be 0.
+    """
 
     missing: list[bool]
     present: list[bool]
     bad: list[bool]
+    moving: bool
 
 
 def host_group(group: dist.ProcessGroup) -> dist.ProcessGroup:
@@ -44,12 +48,14 @@ class RankAgreement:
         self.groups = list(groups)
         self.hosts = [host_group(group) for group in groups]
 
-    def presence(self, missing: Sequence[bool], bad: Sequence[bool]) -> Presence:
-        """Three flags of every parameter, over all ranks."""
-        flags = torch.tensor([missing, [not each for each in missing], bad], dtype=torch.uint8)
+    def presence(self, missing: Sequence[bool], bad: Sequence[bool], moving: bool) -> Presence:
+        """Three flags of every parameter and one of all, over all ranks."""
+        rows = [missing, [not each for each in missing], bad]
+        flags = torch.tensor([flag for row in rows for flag in row] + [moving], dtype=torch.uint8)
         for group in self.hosts:
             dist.all_reduce(flags, dist.ReduceOp.MAX, group)
-        return Presence(*(row.bool().tolist() for row in flags))
+        missing_there, present, bad_there = flags[:-1].view(3, -1).bool().tolist()
+        return Presence(missing_there, present, bad_there, bool(flags[-1]))
 
     def alive(self, masks: Sequence[Tensor]) -> list[Tensor]:
         """Scalars of a device: 0.0 where any rank has 0.0. Waits for nothing."""

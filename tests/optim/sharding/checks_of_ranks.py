@@ -288,6 +288,33 @@ def nan_on_one_rank_masks_the_matrix_on_all_where_nobody_waits_for_the_device(fo
         SpectralOptimizer._defers = defers  # type: ignore[method-assign]
 
 
+def zero(params: list[Any], ranks: set[int]) -> None:
+    for param in params if dist.get_rank() in ranks else []:
+        (param.grad.to_local() if isinstance(param.grad, DTensor) else param.grad).zero_()
+
+
+@check
+def a_step_is_left_out_by_all_where_every_gradient_of_every_rank_is_zero_and_by_none_otherwise(folder: Path) -> None:
+    defers = SpectralOptimizer._defers
+    everyone = set(range(dist.get_world_size()))
+    for kind, on_device in (("fsdp2", False), ("hsdp", True), ("fsdp2", True), ("ddp", False), ("ddp", True)):
+        SpectralOptimizer._defers = (lambda self, param: True) if on_device else defers  # type: ignore[method-assign]
+        for ranks in (everyone, everyone - {0}):
+            params = list(sharded(Bag([(8, 6), (6, 8)]), kind).parameters())
+            group = dist.group.WORLD if kind == "ddp" else None
+            optimizer = SpectralOptimizer(params, process_group=group, skip_zero_gradients=True, **SETTINGS)
+            set_gradients(params, 0)
+            optimizer.step()
+            before = [whole(param).clone() for param in params]
+            set_gradients(params, 1)
+            zero(params, ranks)
+            optimizer.step()
+            moved = [not torch.equal(old, whole(param)) for old, param in zip(before, params, strict=True)]
+            assert any(moved) == (ranks != everyone), (kind, on_device, ranks)
+            assert optimizer.zero_steps() == (ranks == everyone), (kind, on_device, ranks)
+    SpectralOptimizer._defers = defers  # type: ignore[method-assign]
+
+
 @check
 def a_gradient_that_one_rank_lacks_is_left_out_by_all_with_a_warning(folder: Path) -> None:
     for kind in ("fsdp2", "ddp"):
