@@ -63,6 +63,26 @@ def test_a_wrong_version_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
     assert "lerobot 0.5.0 (needs ==0.6.1)" in finding.detail
 
 
+def test_the_optimizers_alone_may_have_a_newer_torch_than_training(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As `pip install rlspec[optim]` leaves it: torch brings some packages that training asks for as well."""
+    here = {"torch": "2.15.0", "jinja2": "3.1.6", "sympy": "1.14.0", "markupsafe": "3.0.3", "mpmath": "1.3.0"}
+    base = ("hydra-core", "msgpack", "numpy", "omegaconf", "packaging", "pillow", "pydantic", "pyyaml", "rich")
+    real = machine.metadata.version
+
+    def version(name: str) -> str:
+        if name in here or name in (*base, "websockets"):
+            return here.get(name) or real(name)
+        raise machine.metadata.PackageNotFoundError(name)
+
+    monkeypatch.setattr(machine.metadata, "version", version)
+    finding = machine.check_libraries()
+    assert (finding.status, "trl" in finding.detail) == ("warn", True), finding
+    here["torch"] = "2.10.0"
+    assert "torch 2.10.0 (needs >=2.11)" in machine.check_libraries().detail
+    base = base[1:]
+    assert "hydra-core is missing" in machine.check_libraries().detail
+
+
 def test_a_full_disk_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(machine.shutil, "disk_usage", lambda path: SimpleNamespace(free=2**29))
     finding = machine.check_disk()

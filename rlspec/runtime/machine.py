@@ -18,6 +18,8 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any, Literal
 
+from packaging.requirements import Requirement
+
 _SECONDS = 60.0  # for one check; a second or two where the machine is idle and its disk warm
 _GIB = 2**30
 _LIBRARIES = ("transformers", "trl", "peft", "accelerate", "datasets", "lerobot", "gymnasium", "mujoco", "hf-libero")
@@ -85,26 +87,52 @@ def check_python() -> Finding:
     return Finding("python", "ok", detail)
 
 
+def _version(name: str) -> str | None:
+    try:
+        return metadata.version(name)
+    except metadata.PackageNotFoundError:
+        return None
+
+
+def _asks(requirement: Requirement, extra: str) -> bool:
+    return requirement.marker is None or requirement.marker.evaluate({"extra": extra})
+
+
+def _wanted_extras() -> list[str]:
+    """The base and those extras of which more than half is there: torch alone may be newer than training allows."""
+    lines = _requirements()
+    own = {extra: [each for each in lines if not _asks(each, "") and _asks(each, extra)] for extra in _extras()}
+    there = {extra: sum(_version(each.name) is not None for each in asked) for extra, asked in own.items()}
+    return ["", *(extra for extra, asked in own.items() if there[extra] > len(asked) / 2)]
+
+
+def _requirements() -> list[Requirement]:
+    return [Requirement(line) for line in metadata.requires("rlspec") or []]
+
+
+def _extras() -> list[str]:
+    return metadata.metadata("rlspec").get_all("Provides-Extra") or []
+
+
 def check_libraries() -> Finding:
     """Installed versions against what pyproject.toml asks for."""
-    from packaging.requirements import Requirement
-
     wrong, found, absent = [], [], []
-    for line in metadata.requires("rlspec") or []:
-        requirement = Requirement(line)
-        try:
-            version = metadata.version(requirement.name)
-        except metadata.PackageNotFoundError:
+    wanted = _wanted_extras()
+    for requirement in _requirements():
+        version = _version(requirement.name)
+        if version is None:
             absent.append(requirement)
-            continue
-        if requirement.specifier and not requirement.specifier.contains(version, prereleases=True):
-            wrong.append(f"{requirement.name} {version} (needs {requirement.specifier})")
+        elif not requirement.specifier.contains(version, prereleases=True):
+            if any(_asks(requirement, extra) for extra in wanted):
+                wrong.append(f"{requirement.name} {version} (needs {requirement.specifier})")
         elif requirement.name in _LIBRARIES:
             found.append(f"{requirement.name} {version}")
     missing = [each.name for each in absent if each.marker is None or "extra" not in str(each.marker)]
     if wrong or missing:
         detail = ", ".join([*wrong, *(f"{name} is missing" for name in missing)])
-        return Finding("libraries", "fail", detail, "install what pyproject.toml names: `uv sync`")
+        return Finding(
+            "libraries", "fail", detail, "install what pyproject.toml names: `uv sync`, or pip with the extra"
+        )
     beside = '"smollm"'  # a model's weights and no library: not in the extra `all`
     optional = sorted({each.name for each in absent if beside not in str(each.marker)} - {"rlspec"})
     if optional:
