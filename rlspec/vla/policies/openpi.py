@@ -109,7 +109,7 @@ def adopt(given: Checkpoint, out: Path, *, cameras: Sequence[str], **settings: A
     import torch
     from lerobot.configs import FeatureType, PolicyFeature
 
-    from rlspec.checkpoint import staged_folder
+    from rlspec.vla.policies.adopted import write_policy
     from rlspec.vla.policies.pi05.configuration_pi05 import RlspecPI05Config
     from rlspec.vla.policies.pi05.modeling_pi05 import RlspecPI05Policy
     from rlspec.vla.policies.pi05.processor_pi05 import make_rlspec_pi05_pre_post_processors
@@ -122,7 +122,4 @@ def adopt(given: Checkpoint, out: Path, *, cameras: Sequence[str], **settings: A
     )
     policy = RlspecPI05Policy.from_pretrained(given.folder, config=config)
     stats = {name: {kind: torch.as_tensor(value) for kind, value in each.items()} for name, each in given.stats.items()}
-    with staged_folder(out, metadata={"step": 0}) as staging:
-        policy.save_pretrained(staging)
-        for pipeline in make_rlspec_pi05_pre_post_processors(config, stats):
-            pipeline.save_pretrained(staging)
+    write_policy(out, policy, make_rlspec_pi05_pre_post_processors(config, stats))

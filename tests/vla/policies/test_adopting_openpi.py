@@ -93,10 +93,12 @@ def test_statistics_are_cut_to_the_robots_numbers(folder: Path) -> None:
     ("arguments", "said"),
     [
         (
-            ["source=vla_adapter", "path=.", "out=x"],
-            "source=vla_adapter: not possible: its backbone sees through DINOv2",
+            ["source=openvla_oft", "path=.", "out=x"],
+            "source=openvla_oft: not possible: its Llama is changed to see both",
         ),
-        (["source=openvla_oft", "path=.", "out=x"], "source=openvla_oft: not possible: its backbone is OpenVLA's"),
+        (["source=vla_adapter", "path=.", "out=x", "state=8"], "state=8: of source=openpi alone; drop it"),
+        (["source=openpi", "path=.", "out=x", "dataset=a"], "dataset=a: of source=vla_adapter alone; drop it"),
+        (["source=vla_adapter", "path=.", "out=x", "cameras=a"], "cameras=a: VLA-Adapter sees two, the scene's"),
         (["source=openpi", "path=nowhere", "out=x"], "path=nowhere: no such folder"),
         (["source=openpi", "path=.", "out=."], "out=.: there is something; choose another folder"),
     ],

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 import torch
 from lerobot.utils.constants import OBS_LANGUAGE_ATTENTION_MASK, OBS_LANGUAGE_TOKENS, OBS_STATE
 from torch import Tensor
@@ -12,8 +14,13 @@ from rlspec.errors import DataError
 from rlspec.vla.policies.backbone.settings import BackbonePolicyConfig
 
 
-def read_images(batch: dict[str, Tensor], config: BackbonePolicyConfig) -> Tensor:
+def read_images(batch: dict[str, Tensor], config: BackbonePolicyConfig, training: bool = False) -> Tensor:
     """Normalised images of all cameras (B, cameras, 3, S, S), from uint8 or from floats in [0, 1].
+
+    Args:
+        batch: of the preprocessor.
+        config: of the policy.
+        training: whether augmentation has cropped already, so that `center_crop` does not.
 
     Raises:
         DataError: if a camera is missing.
@@ -28,15 +35,20 @@ def read_images(batch: dict[str, Tensor], config: BackbonePolicyConfig) -> Tenso
         )
     size = config.image_size
     assert size is not None
-    images = torch.stack([_resize(batch[key], size) for key in expected], 1)
+    crop = 1.0 if training else config.center_crop
+    images = torch.stack([_resize(batch[key], size, crop) for key in expected], 1)
     mean, std = (images.new_tensor(each)[:, None, None] for each in (config.image_mean, config.image_std))
     return (images - mean) / std
 
 
-def _resize(image: Tensor, size: int) -> Tensor:
+def _resize(image: Tensor, size: int, crop: float) -> Tensor:
     if image.ndim == 5:  # LeRobot's axis of observation steps
         image = image[:, -1]
     image = image.float() / 255 if image.dtype == torch.uint8 else image
+    if crop < 1:
+        kept = [round(side * math.sqrt(crop)) for side in image.shape[-2:]]
+        top, left = ((side - each) // 2 for side, each in zip(image.shape[-2:], kept, strict=True))
+        image = image[..., top : top + kept[0], left : left + kept[1]]
     if image.shape[-2:] != (size, size):
         image = F.interpolate(image, (size, size), mode="bilinear", antialias=True, align_corners=False)
     return image

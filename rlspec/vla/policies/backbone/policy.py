@@ -135,8 +135,9 @@ class ChunkPolicy(PreTrainedPolicy):
         state = None
         if self.model.proprio_projector is not None:
             state = read_vector(batch, OBS_STATE, self.model.proprio_projector.fc1.in_features, 2)
+            state = self.clipped(state)
         ids, mask = read_text(batch)
-        return self.model.encode(read_images(batch, self.config), ids, mask, state)
+        return self.model.encode(read_images(batch, self.config, self.training), ids, mask, state)
 
     def read_actions(self, batch: dict[str, Tensor]) -> tuple[Tensor, Tensor]:
         """Actions (B, chunk, A) and which of them are real (B, chunk).
@@ -144,7 +145,7 @@ class ChunkPolicy(PreTrainedPolicy):
         Raises:
             DataError: if they have other shapes.
         """
-        actions = read_vector(batch, ACTION, self.action_dim, 3)
+        actions = self.clipped(read_vector(batch, ACTION, self.action_dim, 3))
         if actions.shape[1] != self.config.chunk_size:
             raise DataError(
                 f"action has {actions.shape[1]} steps, and the policy's chunk_size={self.config.chunk_size}"
@@ -152,6 +153,10 @@ class ChunkPolicy(PreTrainedPolicy):
         padded = batch.get("action_is_pad")
         real = actions.new_ones(actions.shape[:2], dtype=torch.bool) if padded is None else ~padded.bool()
         return actions, real
+
+    def clipped(self, normalised: Tensor) -> Tensor:
+        """Within [-1, 1], where the config says so."""
+        return normalised.clamp(-1, 1) if self.config.clip_normalised else normalised
 
 
 def masked_mean(errors: Tensor, real: Tensor) -> Tensor:

@@ -38,6 +38,9 @@ class BackbonePolicyConfig(SpectralPreset, PreTrainedConfig):
         image_std: per colour, divides.
         fused_image_mean: as `image_mean`, for the second tower.
         fused_image_std: as `image_std`, for the second tower.
+        center_crop: share of a picture's area around its middle that is seen outside of training, where pictures were
+            cropped by augmentation in training; 1: all of it.
+        clip_normalised: whether the state and the actions that are learnt are kept within [-1, 1] once normalised.
         width: of the tiny language model.
         text_layers: of the tiny language model.
         vision_channels: of the tiny vision tower's first stage and of its cells.
@@ -81,6 +84,8 @@ class BackbonePolicyConfig(SpectralPreset, PreTrainedConfig):
     image_std: list[float] = field(default_factory=lambda: [0.5, 0.5, 0.5])
     fused_image_mean: list[float] = field(default_factory=lambda: [0.5, 0.5, 0.5])
     fused_image_std: list[float] = field(default_factory=lambda: [0.5, 0.5, 0.5])
+    center_crop: float = 1.0
+    clip_normalised: bool = False
     width: int = 96
     text_layers: int = 2
     vision_slots: int = 16
@@ -141,6 +146,7 @@ class BackbonePolicyConfig(SpectralPreset, PreTrainedConfig):
                 self.head_width % self.head_heads == 0
             ),
             f"dtype={self.dtype!r}; allowed: float32, bfloat16": self.dtype in ("float32", "bfloat16"),
+            f"center_crop={self.center_crop} must be above 0 and at most 1": 0 < self.center_crop <= 1,
             f"vision_norm={self.vision_norm!r}; allowed: layer, instance": self.vision_norm in ("layer", "instance"),
             f"prompt={self.prompt!r} must have {{task}} in it, once, and needs size=pretrained": (
                 self.prompt is None or (self.size != "tiny" and self.prompt.count("{task}") == 1)

@@ -89,7 +89,8 @@ class RlspecFlowPolicy(ChunkPolicy):
             return super().encode(batch)
         states, real = self._newest_states(batch)
         ids, mask = read_text(batch)
-        return model.encode_history(read_images(batch, self.config), ids, mask, states, real), None
+        images = read_images(batch, self.config, self.training)
+        return model.encode_history(images, ids, mask, self.clipped(states), real), None
 
     def _newest_states(self, batch: dict[str, Tensor]) -> tuple[Tensor, Tensor]:
         """(B, T, state) and which of them there were, (B, T)."""
