@@ -148,6 +148,8 @@ def batch_sizes(recipe: Recipe) -> Lines:
         yield f"batch.micro_batch={batch.micro_batch}: must divide the {per_step} sequences of a step; nearest: {best}"
     if batch.grow and recipe.algorithm == "sft":
         yield "batch.grow=true: only where prompts are sampled (grpo, gmpo); sft prepares its examples beforehand"
+    if batch.skip_zero_advantages:
+        yield from _zero_advantages(recipe)
     if batch.norm_test_eta != 1 and not (batch.norm_test or batch.grow):
         yield f"batch.norm_test_eta={batch.norm_test_eta:g}: has no effect without batch.norm_test or batch.grow"
     if batch.grow_limit is not None and not batch.grow:
@@ -157,6 +159,23 @@ def batch_sizes(recipe: Recipe) -> Lines:
             f"batch.grow_limit={batch.grow_limit}: the batch could never double; must be at least twice "
             f"batch.prompts_per_step={batch.prompts_per_step}"
         )
+
+
+def _zero_advantages(recipe: Recipe) -> Lines:
+    """Where a completion without an advantage has a gradient all the same, or decides how much others count."""
+    trainer, batch = recipe.trainer, recipe.batch
+    against = {
+        "algorithm=sft": recipe.algorithm == "sft",
+        "trainer.beta": trainer.get("beta", 0.0) > 0,
+        "trainer.entropy_coef": bool(trainer.get("entropy_coef")),
+        "trainer.use_adaptive_entropy": bool(trainer.get("use_adaptive_entropy")),
+        "trainer.top_entropy_quantile": trainer.get("top_entropy_quantile", 1.0) < 1,
+        "trainer.loss_type=bnpo": trainer.get("loss_type") == "bnpo",
+        "batch.norm_test": batch.norm_test,
+        "batch.grow": batch.grow,
+    }
+    for key in [key for key, given in against.items() if given]:
+        yield f"batch.skip_zero_advantages=true: not with {key}, for which completions without an advantage count too"
 
 
 def imitation(recipe: Recipe) -> Lines:

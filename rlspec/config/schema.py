@@ -198,6 +198,7 @@ class Batch(Section):
     samples_per_prompt: int = Field(8, ge=2)
     updates_per_generation: int = Field(1, ge=1)  # optimizer steps on disjoint parts of one block of rollouts
     micro_batch: int | None = Field(None, ge=1)  # completions per forward and backward pass on one device
+    skip_zero_advantages: bool = False  # no pass through the model for completions of groups without spread
     norm_test: bool = False  # say when micro-batches differ so much that the step's gradient is mostly noise
     norm_test_eta: float = Field(1.0, gt=0)  # noise may be so many times as large as the gradient
     grow: bool = False  # double prompts_per_step where the norm test fails,

@@ -41,6 +41,8 @@ WEIGHT_FILES = ["*.safetensors", "model.safetensors.index.json"]
 REMEDY = "use a local copy: model.path=/path/to/snapshot, or HF_HOME=/path/to/cache HF_HUB_OFFLINE=1"
 # What transformers raises for a configuration that makes no model.
 IMPOSSIBLE = (ValueError, TypeError, KeyError, AttributeError, ArithmeticError, RuntimeError, StrictDataclassError)
+IN_EXTRAS = {"HuggingFaceTB/SmolLM2-135M-Instruct": "smollm"}
+"""Models of the hub that a package of the registry brings too -> rlspec's extra with it."""
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
 
 
@@ -66,7 +68,8 @@ def snapshot(path: str, *, revision: str | None = None, weights: bool = True) ->
         try:
             folder = fetch_snapshot(path, kind="model", files=files, revision=revision)
         except ConnectionError as error:
-            raise CheckpointError(f"{error}; {REMEDY}") from error
+            extra = f"; or `uv sync --extra {IN_EXTRAS[path]}`, which brings it" if path in IN_EXTRAS else ""
+            raise CheckpointError(f"{error}; {REMEDY}{extra}") from error
     missing = _missing_files(folder, weights)
     if missing:
         raise CheckpointError(f"model {path} is incomplete: {folder} has no {', '.join(missing)}; {REMEDY}")

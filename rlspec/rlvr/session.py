@@ -165,6 +165,10 @@ def batch_plan(batch: Batch, world_size: int, *, supervised: bool) -> BatchPlan:
             f"batch.{key}=true: compares the micro-batches of a step, which has one; set batch.micro_batch to "
             f"{max(1, plan.micro_batch // 2)} or less"
         )
+    if batch.skip_zero_advantages and world_size > 1:
+        raise ConfigError(
+            "batch.skip_zero_advantages=true: for one process; others would wait for the passes that it leaves out"
+        )
     return plan
 
 
@@ -356,6 +360,7 @@ def _build_grpo(parts: TrainerParts) -> RlspecTrainerMixin:
             train_dataset=_prompt_table(parts),
             tools=list(parts.toolbox.tools) or None,
             environment_factory=parts.toolbox.environment_factory,
+            skip_zero_advantages=parts.recipe.batch.skip_zero_advantages,
             **_shared(parts),
         )
         if args.use_vllm:

@@ -29,6 +29,7 @@ from rlspec.policy_gradient import approx_kl
 from rlspec.rlvr.losses import gmpo_loss
 from rlspec.rlvr.sampler import PromptSampler
 from rlspec.rlvr.vllm import explained
+from rlspec.rlvr.zero_advantages import informative_first, nothing_to_learn
 from rlspec.runtime.sharding import giving, plain_weights, shard_model, unsharded
 
 OptimizerFactory = Callable[[nn.Module], SpectralOptimizer]
@@ -190,6 +191,9 @@ class SpectralGRPOTrainer(RlspecTrainerMixin, GRPOTrainer):
     """GRPO with prompts in an order that survives a restart, and rollouts that are saved with the weights.
 
     TRL repeats the order of epoch 0 after a restart and samples a half-used block of rollouts again.
+
+    With `skip_zero_advantages` completions with an advantage of 0 come together, and micro-batches of them alone are
+    passed over: the same gradient in less time. For one process, and a loss that advantages multiply.
     """
 
     args: Any
@@ -202,9 +206,11 @@ class SpectralGRPOTrainer(RlspecTrainerMixin, GRPOTrainer):
     shuffle_dataset: bool
     train_dataset: Any
 
-    def __init__(self, *args: Any, model: Any, **kwargs: Any) -> None:
+    def __init__(self, *args: Any, model: Any, skip_zero_advantages: bool = False, **kwargs: Any) -> None:
         with _reference_copied_from(model):
             super().__init__(*args, model=model, **kwargs)
+        # Experts have a loss of their own, whatever an answer earned.
+        self._skips_zero = skip_zero_advantages and not self.aux_loss_enabled
         self._keep_rewards(len(kwargs["reward_funcs"]) if isinstance(kwargs["reward_funcs"], list) else 1)
 
     def _keep_rewards(self, count: int) -> None:
@@ -237,6 +243,20 @@ class SpectralGRPOTrainer(RlspecTrainerMixin, GRPOTrainer):
         """Sample with whole weights: where they are cut, processes whose answers end earlier would be waited for."""
         with unsharded(self.model):
             return super()._generate_and_score_completions(*args, **kwargs)
+
+    def _prepare_inputs(self, generation_batch: Any) -> Any:
+        before = self._buffered_inputs
+        inputs = super()._prepare_inputs(generation_batch)
+        if not self._skips_zero or self._buffered_inputs is before:
+            return inputs
+        self._buffered_inputs = informative_first(self._buffered_inputs, self.args.gradient_accumulation_steps)
+        return self._buffered_inputs[self._step % self.args.steps_per_generation]
+
+    def compute_loss(self, model: nn.Module, inputs: Any, *args: Any, **kwargs: Any) -> Any:
+        """TRL's, which is 0 with its gradient where every advantage is."""
+        if self._skips_zero and model.training and not inputs["advantages"].any():
+            return nothing_to_learn(model)
+        return super().compute_loss(model, inputs, *args, **kwargs)
 
     def _generate_single_turn(self, *args: Any, **kwargs: Any) -> Any:
         with explained(self.args) if self.use_vllm else nullcontext():

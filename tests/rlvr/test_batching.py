@@ -54,6 +54,21 @@ def test_the_norm_test_needs_micro_batches_to_compare() -> None:
         batch_plan(Batch(**sizes, micro_batch=16), 1, supervised=False)
 
 
+def test_completions_are_passed_over_where_nothing_but_their_advantage_speaks() -> None:
+    from rlspec.config.load import load_recipe
+    from rlspec.config.schema import Batch
+    from rlspec.rlvr.session import batch_plan
+
+    with pytest.raises(ConfigError, match=r"batch.skip_zero_advantages=true: for one process"):
+        batch_plan(Batch(skip_zero_advantages=True), 2, supervised=False)
+    for more in ("trainer.beta=0.1", "trainer.entropy_coef=0.01", "trainer.loss_type=bnpo", "batch.norm_test=true",
+                 "trainer.top_entropy_quantile=0.2", "trainer.use_adaptive_entropy=true"):  # fmt: skip
+        key = more.partition("=")[0]
+        with pytest.raises(ConfigError, match=rf"batch.skip_zero_advantages=true: not with {key}"):
+            load_recipe(["recipe=grpo_math", "batch.skip_zero_advantages=true", more])
+    assert load_recipe(["recipe=gmpo_math", "batch.skip_zero_advantages=true"]).batch.skip_zero_advantages
+
+
 def test_a_batch_that_grows_needs_them_too_and_a_limit_that_can_be_reached() -> None:
     from rlspec.config.load import load_recipe
     from rlspec.config.schema import Batch

@@ -17,6 +17,7 @@ from trl.experimental.gmpo import GMPOConfig, GMPOTrainer
 from rlspec.optim import SpectralOptimizer, build_optimizer
 from rlspec.rlvr.tokenizer import build_byte_tokenizer
 from rlspec.rlvr.trainers import SpectralGMPOTrainer, SpectralGRPOTrainer
+from rlspec.rlvr.zero_advantages import informative_first
 
 EPSILON, EPSILON_HIGH = 0.2, 0.28
 
@@ -27,13 +28,14 @@ def policy() -> Qwen3ForCausalLM:
     return Qwen3ForCausalLM(Qwen3Config(**sizes, head_dim=16, intermediate_size=64, vocab_size=263, pad_token_id=0))
 
 
-def trainer(kind: type, folder: Path, **knobs: Any) -> Any:
+def trainer(kind: type, folder: Path, *, skip_zero_advantages: bool = False, **knobs: Any) -> Any:
     config = GMPOConfig if kind is GMPOTrainer else GRPOConfig
     arguments = {"per_device_train_batch_size": 4, "num_generations": 4, "max_steps": 4, "report_to": []}
     args = config(output_dir=str(folder), use_cpu=True, bf16=False, **{**arguments, **knobs})
     extras = {}
     if kind is not GMPOTrainer:
         extras = {"optimizer_factory": build_optimizer, "checkpoint_extras": lambda _: {}, "keep_last": 1}
+        extras["skip_zero_advantages"] = skip_zero_advantages
     return kind(
         model=policy(),
         reward_funcs=lambda completions, **_: [0.0] * len(completions),
@@ -180,3 +182,39 @@ def test_the_optimizer_is_built_from_the_model_that_is_trained(tmp_path: Path) -
     assert isinstance(grpo.create_optimizer(), SpectralOptimizer)
     claimed = {name for group in grpo.optimizer.param_groups for name in group["param_names"]}
     assert claimed == {name for name, _ in grpo.model.named_parameters()}
+
+
+@pytest.mark.parametrize("kind", [SpectralGRPOTrainer, SpectralGMPOTrainer])
+def test_passing_over_zero_advantages_gives_the_same_gradient_with_fewer_passes(kind: type, tmp_path: Path) -> None:
+    inputs = block() | {"advantages": torch.tensor([0.0, 1.2, 0.0, -1.2])}
+    found: dict[bool, tuple[int, list[Tensor]]] = {}
+    for skips in (False, True):
+        instance = trainer(
+            kind, tmp_path, skip_zero_advantages=skips,
+            per_device_train_batch_size=1, gradient_accumulation_steps=4, loss_type="dapo",
+        )  # fmt: skip
+        passes: list[int] = []
+        instance.model.register_forward_hook(lambda *_, passes=passes: passes.append(1))
+        instance._generate_and_score_completions = lambda _: dict(inputs)
+        instance.current_gradient_accumulation_steps = 4
+        for _ in range(4):
+            loss = instance.compute_loss(instance.model, instance._prepare_inputs({}))
+            loss.backward()
+            instance._step += 1
+        found[skips] = len(passes), [param.grad.clone() for param in instance.model.parameters()]
+    assert (found[False][0], found[True][0]) == (4, 2)
+    for one, other in zip(found[False][1], found[True][1], strict=True):
+        assert one.abs().max() > 0
+        torch.testing.assert_close(one, other, rtol=1e-5, atol=1e-9)
+
+
+def test_rows_with_an_advantage_come_first_within_their_step_and_stay_whole() -> None:
+    advantages = torch.tensor([0.0, 1.0, 0.0, 2.0, 3.0, 0.0, 0.0, 0.0])
+    rows = [{"advantages": part, "ids": 10 * part, "words": [str(v) for v in part.tolist()], "count": torch.tensor(7)}
+            for part in advantages.split(2)]  # fmt: skip
+    arranged = informative_first(rows, per_step=2)
+    assert torch.cat([part["advantages"] for part in arranged]).tolist() == [1, 2, 0, 0, 3, 0, 0, 0]
+    for part in arranged:
+        assert part["ids"].tolist() == [10 * value for value in part["advantages"].tolist()]
+        assert part["words"] == [str(value) for value in part["advantages"].tolist()]
+        assert part["count"] == 7

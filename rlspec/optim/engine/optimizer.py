@@ -308,7 +308,16 @@ class SpectralOptimizer(torch.optim.Optimizer):
             self._recorder.skip(*self._label(position))
         self._recorder.skip_later([self._label(position) for position in found.masked], found.finite)
         self._recorder.zero(found.zero)
+        if found.zero is True:
+            self._start_states()
         return found.flags
+
+    def _start_states(self) -> None:
+        """Of parameters with a gradient: torch.distributed.checkpoint takes a step of zeros for it before it loads."""
+        for group in self.param_groups:
+            for slot, param in enumerate(group["params"]):
+                if param.grad is not None and param.numel() and not self.state[param]:
+                    self.state[param].update(initial_state(param, group, slot))
 
     def _defers(self, param: Tensor) -> bool:
         """Whether asking for a value would make the host wait, and fused AdamW can be told on the device."""

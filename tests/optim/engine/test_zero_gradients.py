@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 import torch
 from torch import Tensor, nn
+from torch.distributed.checkpoint.state_dict import get_optimizer_state_dict, set_optimizer_state_dict
 
 from rlspec.optim import SpectralOptimizer
 
@@ -99,6 +100,22 @@ def test_a_missing_gradient_is_no_zero() -> None:
     optimizer = SpectralOptimizer(parameters(), rule="muon", skip_zero_gradients=True, **SETTINGS)
     optimizer.step()
     assert optimizer.zero_steps() == 0
+
+
+@pytest.mark.parametrize("rule", ["muon", "adamw"])
+def test_torchs_distributed_checkpoint_fills_a_fresh_optimizer(rule: str) -> None:
+    model, other = (nn.Sequential(nn.Linear(4, 3, bias=False)) for _ in "ab")
+    settings = {"rule": rule, "skip_zero_gradients": True, "lr": 0.1}
+    optimizer, fresh = (SpectralOptimizer(each.named_parameters(), **settings) for each in (model, other))
+    step(optimizer, 1.0)
+    stored = get_optimizer_state_dict(model, optimizer)
+    template = get_optimizer_state_dict(other, fresh)  # what a checkpoint on disk is loaded into
+    assert template["state"]["0.weight"].keys() == stored["state"]["0.weight"].keys()
+    set_optimizer_state_dict(other, fresh, stored)
+    assert fresh.param_groups[0]["lr"] == 0.1
+    for (param,), (twin,) in [(optimizer.param_groups[0]["params"], fresh.param_groups[0]["params"])]:
+        assert optimizer.state[param].keys() == fresh.state[twin].keys()
+        assert all(torch.equal(value, fresh.state[twin][name]) for name, value in optimizer.state[param].items())
 
 
 def test_ten_steps_of_zeros_make_no_role_idle_and_no_parameter_unused() -> None:
