@@ -69,7 +69,7 @@ def _train(line: TrainCommand) -> int:
 
         check_push(recipe.push)
     if not isinstance(recipe, VlaRecipe):
-        _read_data(recipe)
+        _look_at_sources(recipe)
     if recipe.launch.by != "here":
         from rlspec.runtime.launching import is_launched, launch
 
@@ -81,10 +81,13 @@ def _train(line: TrainCommand) -> int:
     return _runner(robotic=isinstance(recipe, VlaRecipe))(recipe)
 
 
-def _read_data(recipe: Any) -> None:
-    """Problems that cannot be had or read are said before libraries are loaded; the run takes what was read here."""
+def _look_at_sources(recipe: Any) -> None:
+    """What cannot be had or read is said before libraries are loaded; the run takes the problems read here."""
+    from rlspec.config.paths import initial_folder
     from rlspec.rlvr.data import read_for_training
 
+    if recipe.model.init is not None:
+        initial_folder(recipe.model.init)
     if recipe.data.path is not None:
         read_for_training(recipe.data)
 

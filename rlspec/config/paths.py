@@ -7,7 +7,7 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
-from rlspec.errors import ConfigError, nearest
+from rlspec.errors import CheckpointError, ConfigError, nearest
 
 SHIPPED = ("checkpoints", "recipes")  # folders of the source checkout
 GROUPS = ("data", "dataset", "env", "model", "optim", "policy", "reward")
@@ -26,6 +26,20 @@ def recipes_folder() -> Path:
             "the recipes are not installed (package rlspec_recipes): run through `uv run`, or pip install"
         )
     return Path(spec.origin).parent
+
+
+def initial_folder(init: str) -> Path:
+    """The folder that `model.init` names, a run's or a model's.
+
+    Raises:
+        CheckpointError: There is none.
+    """
+    folder = resolve_path(init)
+    if not folder.is_dir():
+        made_by = [name for name in list_recipes() if folder.name.startswith(f"{name}-")]  # as runs are named
+        remedy = f"make it first: python -m rlspec.train recipe={made_by[0]}" if made_by else "name a run, or a folder"
+        raise CheckpointError(f"model.init: no folder {init}; {remedy}")
+    return folder
 
 
 def resolve_path(path: str | Path) -> Path:

@@ -27,7 +27,7 @@ from transformers import (
 from rlspec.checkpoint import list_checkpoints
 from rlspec.config.gguf_header import is_gguf
 from rlspec.config.passthrough import check_architecture
-from rlspec.config.paths import list_recipes, resolve_path
+from rlspec.config.paths import initial_folder
 from rlspec.errors import CheckpointError, ConfigError
 from rlspec.hub import fetch_snapshot, is_local, one_line
 from rlspec.rlvr.gguf_files import check_all_taken, complete_config, gguf_tokenizer, open_gguf
@@ -254,11 +254,7 @@ def initial_weights(init: str) -> Path:
 
     Of a run it is the newest checkpoint.
     """
-    folder = resolve_path(init)
-    if not folder.is_dir():
-        made_by = [name for name in list_recipes() if folder.name.startswith(f"{name}-")]  # as runs are named
-        remedy = f"make it first: python -m rlspec.train recipe={made_by[0]}" if made_by else "name a run, or a folder"
-        raise CheckpointError(f"model.init: no folder {init}; {remedy}")
+    folder = initial_folder(init)
     stored = list_checkpoints(RunDirectory(folder).checkpoints)
     return snapshot(str((stored[-1] if stored else folder).resolve()))
 

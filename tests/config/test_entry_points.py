@@ -123,3 +123,13 @@ def test_a_door_runs_as_a_file(door: Path, tmp_path: Path) -> None:
     command = [sys.executable, str(door), *more]
     result = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=False, timeout=120)
     assert (result.returncode, result.stderr) == (0, "")
+
+
+def test_a_start_that_is_not_there_is_said_before_libraries_are_loaded_with_the_recipe_that_makes_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr("rlspec.train._runner", lambda **_: pytest.fail("the run began"))
+    monkeypatch.setattr("rlspec.config.paths.SHIPPED", ())
+    assert train.main(["recipe=grpo_words"]) == 2
+    assert "make it first: python -m rlspec.train recipe=sft_format" in capsys.readouterr().err
