@@ -13,6 +13,7 @@ from rlspec.deploy.arm.interfaces import Robot
 from rlspec.deploy.arm.robot_limits import RobotLimits
 from rlspec.deploy.clocks import Clock
 from rlspec.deploy.policy.observe import match_cameras
+from rlspec.deploy.policy.reach import START_PATIENCE
 from rlspec.deploy.policy.schedule import SCHEDULERS, Scheduler, Timing
 from rlspec.deploy.policy.sources import (
     Contract,
@@ -24,8 +25,6 @@ from rlspec.deploy.robots.drivers import find_driver, load
 from rlspec.deploy.settings import Settings
 from rlspec.deploy.workers import LockstepWorker, ThreadWorker, Worker
 from rlspec.errors import ConfigError, RobotError
-
-_START_PATIENCE = 60.0  # seconds for an answer before the start: first ones compile and fill caches
 
 
 def make_robot(settings: Settings) -> Robot:
@@ -70,7 +69,7 @@ def _make_policy(settings: Settings, robot: Robot, law: str, stack: ExitStack) -
     if url is not None:
         from rlspec.deploy.policy.remote import RemotePolicy, WatchedClient
 
-        client = WatchedClient(url, token=token, timeout_s=_START_PATIENCE)
+        client = WatchedClient(url, token=token, timeout_s=START_PATIENCE)
         heartbeat = None if in_lockstep(robot) else settings.watchdog.heartbeat
         return RemotePolicy(client, heartbeat, settings.inference.deadline)
     if settings.policy == "expert":

@@ -22,6 +22,7 @@ import numpy as np
 from rlspec.contract.messages import GRIPPER, JOINTS, OPENPI_CAMERAS, PROMPT, terms_of
 from rlspec.deploy.arm.kinematics import HOME
 from rlspec.deploy.link import ANSWERS, LinkFigures, chunk_verdict, clock_words
+from rlspec.deploy.policy.reach import START_PATIENCE, remedy_of
 from rlspec.deploy.policy.sources import read_contract
 from rlspec.deploy.robots.fci import check_model, driver_versions, import_franky, server_version
 from rlspec.errors import ConfigError, RobotError, ServerError
@@ -31,6 +32,7 @@ _DESK = 443  # port of the robot's web interface; a refusal answers as well
 _ROUND_TRIPS = 100
 _MILLISECOND = 1e-3
 _CAMERA_SECONDS = 1.5
+_ANSWER_SECONDS = 10.0  # for an answer after the first one
 _CPUS = Path("/sys/devices/system/cpu")
 _KERNEL = Path("/sys/kernel/realtime")
 
@@ -182,11 +184,12 @@ def policy_server(url: str, token: str | None = None) -> ProbeResult:
 
     try:
         health, clock = _health(url)
-        client = PolicyClient(url, token, timeout_s=10.0)
+        client = PolicyClient(url, token, timeout_s=START_PATIENCE)
         try:
             client.connect()
             question = _question(client.metadata)
             client.infer(question)  # the first one compiles and fills caches
+            client.timeout_s = _ANSWER_SECONDS
             replies = [client.infer(question) for _ in range(ANSWERS)]
             contract = _contract(client.metadata, url)
         finally:
@@ -224,7 +227,7 @@ def _health(url: str) -> tuple[str, float | None]:
         response = connection.getresponse()
         status, date = response.status, response.getheader("Date")
     except (OSError, http.client.HTTPException) as error:
-        raise ServerError(f"{url} cannot be reached ({error}); start it with `python -m rlspec.serve`") from None
+        raise ServerError(f"{url} cannot be reached ({error}); {remedy_of(url, error)}") from None
     finally:
         connection.close()
     if status != 200:

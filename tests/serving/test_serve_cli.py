@@ -20,6 +20,7 @@ from serving_cases import PATIENCE, state_message
 
 from rlspec.checkpoint import find_weights
 from rlspec.deploy.policy.client import PolicyClient
+from rlspec.deploy.probes import policy_server
 from rlspec.errors import CheckpointError, ConfigError, ServerError
 from rlspec.serve import ServeCommand, main
 from rlspec.serving.choosing import built_in_policy
@@ -103,16 +104,24 @@ def certificate(folder: Path) -> tuple[Path, Path]:
     return cert, key
 
 
-def test_tls_by_files(tmp_path: Path) -> None:
+def test_tls_by_files(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """And what a client and the doctor say where it is not understood: never that nobody serves."""
     cert, key = certificate(tmp_path)
     with process("policy=zeros", f"tls_cert={cert}", f"tls_key={key}") as (_, url, _lines):
         assert url.startswith("wss://")
         with PolicyClient(url, ca_file=cert, timeout_s=PATIENCE) as client:
             assert client.infer(state_message()).actions.shape == (16, 8)
-        with pytest.raises(ServerError, match="(?i)certificate"):
-            PolicyClient(url, timeout_s=PATIENCE).connect()
-        with pytest.raises(ServerError, match="cannot connect"):
-            PolicyClient(url.replace("wss", "ws"), timeout_s=PATIENCE).connect()
+        refused = {
+            url: "let SSL_CERT_FILE name the certificate of the CA that signed its own",
+            url.replace("wss", "ws"): "if it serves by TLS, write wss://",
+        }
+        for address, remedy in refused.items():
+            with pytest.raises(ServerError, match=f"cannot connect.*; {remedy}$"):
+                PolicyClient(address, timeout_s=PATIENCE).connect()
+            assert policy_server(address).remedy == remedy
+        monkeypatch.setenv("SSL_CERT_FILE", str(cert))
+        assert policy_server(url).status == "ok"
+        assert policy_server(url.replace("127.0.0.1", "localhost")).remedy == "write its host as its certificate does"
 
 
 def test_a_certificate_without_its_key_is_refused(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -326,7 +326,7 @@ def test_metrics_want_the_token_and_health_does_not() -> None:
         assert get(f"{server.url}/metrics", TOKEN)[0] == 200
         with client(server.url, token=TOKEN) as robot:
             robot.infer(state_message())
-        with pytest.raises(ServerError, match="401 a token is required; give its token"):
+        with pytest.raises(ServerError, match="401 a token is required; let RLSPEC_TOKEN hold its token"):
             client(server.url).connect()
 
 

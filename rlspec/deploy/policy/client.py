@@ -51,6 +51,7 @@ from rlspec.contract.messages import (
 from rlspec.contract.wire import WireError, WireLimits, pack, unpack
 from rlspec.deploy.arm.interfaces import Reply
 from rlspec.deploy.arm.kinematics import flange
+from rlspec.deploy.policy.reach import remedy_of
 from rlspec.errors import ConfigError, ServerError
 
 REPLY_LIMITS = WireLimits(max_bytes=4 * 2**20, max_elements=2**20)
@@ -232,7 +233,7 @@ class PolicyClient:
         except InvalidStatus as error:
             raise ServerError(f"{self.url}: {_refusal(error)}") from error
         except (WebSocketException, OSError, EOFError) as error:
-            raise ServerError(f"{self.url}: cannot connect: {_line(error)}; is python -m rlspec.serve up?") from error
+            raise ServerError(f"{self.url}: cannot connect: {_line(error)}; {remedy_of(self.url, error)}") from error
 
     def _metadata_of(self, connection: ClientConnection) -> dict[str, Any]:
         message = self._receive(connection, self.timeout_s)
@@ -338,7 +339,7 @@ def _tls(url: str, ca_file: str | Path | None) -> ssl.SSLContext | None:
 def _refusal(error: InvalidStatus) -> str:
     response = error.response
     body = " ".join((response.body or b"").decode("utf-8", "replace").split())[:200]
-    remedy = "; give its token" if response.status_code == 401 else ""
+    remedy = "; let RLSPEC_TOKEN hold its token" if response.status_code == 401 else ""
     return f"refused with HTTP {response.status_code} {body}{remedy}".rstrip()
 
 

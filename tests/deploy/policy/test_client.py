@@ -213,7 +213,7 @@ def test_a_server_that_says_nothing_is_given_up() -> None:
 def test_nobody_listens() -> None:
     with socket.create_server(("127.0.0.1", 0)) as taken:
         port = taken.getsockname()[1]
-    with pytest.raises(ServerError, match=r"cannot connect.*rlspec\.serve up"):
+    with pytest.raises(ServerError, match=r"cannot connect.*rlspec\.serve` up"):
         PolicyClient(f"127.0.0.1:{port}", timeout_s=5).connect()
 
 
@@ -223,7 +223,7 @@ def test_a_refusal_is_shown_with_the_remedy() -> None:
 
     with (
         server(answering(openpi), process_request=refuse) as url,
-        pytest.raises(ServerError, match="HTTP 401 no token; give its token"),
+        pytest.raises(ServerError, match="HTTP 401 no token; let RLSPEC_TOKEN hold its token"),
     ):
         PolicyClient(url, timeout_s=10).connect()
 
