@@ -402,3 +402,20 @@ def test_load_and_tool_are_set_through_the_driver_and_told_as_the_arm_reports_th
     assert contacts == "contacts   a joint from 40 Nm, the hand from 40 N"
     assert load.endswith("payload 1.00 kg at +0.000 +0.000 +0.100 m")
     assert tool == "tool frame +0.000 +0.000 +0.153 m from the flange", "5 cm beyond the Franka hand's 0.1034 m"
+
+
+@pytest.mark.slow
+def test_frankys_own_waypoints_run_on_the_simulated_arm(simulator: SimulatorProcess) -> None:
+    """franky without a line of ours between: what a laboratory has written for its arm runs against the same server."""
+    import franky
+
+    simulator.order("place " + ",".join(str(joint) for joint in HOME))
+    robot = franky.Robot(simulator.host, realtime_config=franky.RealtimeConfig.Ignore)
+    robot.relative_dynamics_factor = 0.2
+    ends = [HOME + joint1(0.1), HOME + joint1(-0.1)]
+    begun = time.monotonic()
+    robot.move(franky.JointWaypointMotion([franky.JointWaypoint(end) for end in ends]))
+    wait(lambda: np.abs(rows_since(simulator, begun)[-1, Q] - ends[-1]).max() < 2e-3)  # the position servo creeps
+    path = rows_since(simulator, begun)[:, Q]
+    assert path[:, 0].max() == pytest.approx(HOME[0] + 0.1, abs=0.03), "it was at the first one before"
+    assert np.abs(path[:, 1:] - HOME[1:]).max() < 5e-3, "no other joint moves"

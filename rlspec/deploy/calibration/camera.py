@@ -8,6 +8,7 @@ base frame, or in the flange's for the camera at the hand.
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -22,7 +23,7 @@ from rlspec.deploy.arm.interfaces import Robot
 from rlspec.deploy.arm.kinematics import flange
 from rlspec.deploy.calibration.board import Board, BoardView, Lens
 from rlspec.deploy.calibration.hand_eye import LEAST_VIEWS, CameraPose, camera_pose
-from rlspec.deploy.calibration.workspace import HAND_HELD, ask, check_file, write_robot
+from rlspec.deploy.calibration.workspace import ask, check_file, held_still, looking, write_robot
 from rlspec.deploy.settings import RobotCommand
 from rlspec.display import Display
 from rlspec.errors import ConfigError, RobotError, nearest
@@ -76,14 +77,11 @@ def calibrate_camera(line: CalibrateCameraCommand, display: Display, *, file: Pa
     known = list(robot.camera_shapes or line.robot.cameras)
     if line.camera not in known:
         raise ConfigError(f"camera={line.camera}: robot={robot.name} has no such camera; {nearest(line.camera, known)}")
-    try:
-        robot.connect(line.robot.law, 15.0, read_only=True)
+    with looking(robot, line.robot.law):
         display.heading(f"{robot.name}, {line.camera}: {line.poses} poses; hold still, then press Enter (q: give up)")
         flanges, views, size = watch(
             robot, line.camera, board, line.poses, lambda number, text: ask(display, "camera", number, line.poses, text)
         )
-    finally:
-        robot.close()
     found, lens = solve_views(board, flanges, views, size, line)
     pose = [round(float(value), 5) for value in pose_of(found.pose[:3, 3], found.pose[:3, :3])]
     write_robot(out, line.robot, extrinsics={**line.robot.extrinsics, line.camera: pose})
@@ -116,13 +114,7 @@ def watch(
     while len(views) < poses:
         text = "the board in the picture, the hand tilted to another side"
         while True:
-            ask_for(len(views) + 1, text)
-            state = robot.read()
-            if state.mode == "disconnected":
-                raise RobotError(f"{robot.name} disconnected: {state.error}; connect it and begin anew")
-            if float(np.abs(state.velocities).max()) > HAND_HELD:
-                text = "it still moves: hold it"
-                continue
+            state = held_still(robot, text, partial(ask_for, len(views) + 1))
             image = _picture_after(robot, camera)
             found = board.find(image)
             if isinstance(found, BoardView):

@@ -6,7 +6,9 @@ Somebody guides the arm to the ends of where it may be; nothing is commanded (th
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -15,7 +17,7 @@ from numpy.typing import NDArray
 from pydantic import Field
 
 from rlspec.config.schema import Key
-from rlspec.deploy.arm.interfaces import Robot
+from rlspec.deploy.arm.interfaces import Robot, RobotState
 from rlspec.deploy.arm.kinematics import HOME, POINTS, hand_points, points
 from rlspec.deploy.robots.drivers import RobotSettings
 from rlspec.deploy.robots.options import WorkspaceBox
@@ -37,7 +39,7 @@ STEPS = (
 """Where the arm is guided to, in this order."""
 
 _LEAST = 0.1  # metres that a box must be wide to be meant
-HAND_HELD = 0.02  # rad/s below which the arm is held still
+_HAND_HELD = 0.02  # rad/s below which the arm is held still
 
 
 class CalibrateCommand(RobotCommand):
@@ -70,18 +72,47 @@ def calibrate(line: CalibrateCommand, display: Display, *, file: Path | None = N
     """
     out = check_file(line.out, file, line.robot.name)
     robot = line.robot.found.make(line.robot)
-    try:
-        robot.connect(line.robot.law, 15.0, read_only=True)
+    with looking(robot, line.robot.law):
         display.heading(f"{robot.name}: {len(STEPS)} poses; hold the arm still, then press Enter (q: give up)")
         poses = guide(robot, lambda step, text: ask(display, "workspace", step, len(STEPS), text))
-    finally:
-        robot.close()
     box = enclosing_box(poses, line.robot.hand_length, line.clearance)
     write_robot(out, line.robot, box=box.model_dump())
     display.line(f"box from {_show(box.low)} to {_show(box.high)} m; python -m rlspec.deploy robot={out} ...")
     if outside := outside_at_home(box, line.robot.hand_length):
         display.warn(f"DROID's reset pose is not in this box: its {outside} is outside; a run cannot begin there")
     return 0
+
+
+@contextmanager
+def looking(robot: Robot, law: str) -> Iterator[None]:
+    """Connected to read only."""
+    try:
+        robot.connect(law, 15.0, read_only=True)
+        yield
+    finally:
+        robot.close()
+
+
+def held_still(robot: Robot, text: str, ask_for: Callable[[str], None]) -> RobotState:
+    """What the robot measured once somebody has guided it and holds it still.
+
+    Args:
+        robot: Connected.
+        text: What is wanted.
+        ask_for: Shows it, and returns when the arm is there.
+
+    Raises:
+        RobotError: The arm cannot be read.
+    """
+    wanted = text
+    while True:
+        ask_for(wanted)
+        state = robot.read()
+        if state.mode == "disconnected":
+            raise RobotError(f"{robot.name} disconnected: {state.error}; connect it and begin anew")
+        if float(np.abs(state.velocities).max()) <= _HAND_HELD:
+            return state
+        wanted = f"{text}; it still moves: hold it"
 
 
 def guide(robot: Robot, ask: Callable[[int, str], None]) -> list[Array]:
@@ -94,19 +125,7 @@ def guide(robot: Robot, ask: Callable[[int, str], None]) -> list[Array]:
     Raises:
         RobotError: The arm cannot be read.
     """
-    poses = []
-    for number, step in enumerate(STEPS, 1):
-        text = step
-        while True:
-            ask(number, text)
-            state = robot.read()
-            if state.mode == "disconnected":
-                raise RobotError(f"{robot.name} disconnected: {state.error}; connect it and begin anew")
-            if float(np.abs(state.velocities).max()) <= HAND_HELD:
-                break
-            text = f"{step}; it still moves: hold it"
-        poses.append(np.array(state.joints))
-    return poses
+    return [np.array(held_still(robot, step, partial(ask, number)).joints) for number, step in enumerate(STEPS, 1)]
 
 
 def enclosing_box(poses: Sequence[Array], hand_length: float, clearance: float) -> WorkspaceBox:
