@@ -13,6 +13,7 @@ from typing import Any, Literal
 from pydantic import Field, model_validator
 
 from rlspec.config.schema import SEEDS, Checkpoints, Launch, Lora, Optim, Report, Section
+from rlspec.contract.policies import REGRESSION
 
 
 class Env(Section):
@@ -135,8 +136,8 @@ class Grpo(Section):
     groups_per_step: int = Field(8, ge=1)
     success: tuple[float, float] = (0.1, 0.9)  # groups outside are dropped
     refills: int = Field(3, ge=0)  # how often dropped groups are replaced by others
-    noise_level: float = Field(0.5, gt=0, le=1.41)  # of flow policies: sigma_t = noise_level sqrt(t / (1 - t));
-    # of a regression head: its Gaussian's first standard deviation, in normalised units
+    noise_level: float | None = Field(None, gt=0, le=1.41)  # of flow policies: sigma_t = noise_level sqrt(t / (1 - t)),
+    # None: 0.5; of a regression head: its Gaussian's first standard deviation, in normalised units, None: 0.1
     clip_low: float = Field(0.2, gt=0, lt=1)
     clip_high: float = Field(0.28, gt=0)
     update_epochs: int = Field(1, ge=1)  # passes over a step's chunks
@@ -190,6 +191,11 @@ class VlaRecipe(Section):
     evaluation: SimEvaluation = SimEvaluation()
     checkpoints: Checkpoints = Checkpoints()
     report: Report = Report()
+
+    @property
+    def noise_level(self) -> float:
+        """`grpo.noise_level`, or what suits the policy."""
+        return self.grpo.noise_level or (0.1 if self.policy.type == REGRESSION else 0.5)
 
     @property
     def run_name(self) -> str:

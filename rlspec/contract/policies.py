@@ -4,7 +4,10 @@ from __future__ import annotations
 
 from typing import Any
 
-WITH_LIKELIHOOD = ("rlspec_flow", "rlspec_smolvla", "rlspec_pi05", "rlspec_adapter")
+REGRESSION = "rlspec_adapter"
+"""The type whose head says one chunk and no distribution, before reinforcement learning gives it a Gaussian."""
+
+WITH_LIKELIHOOD = ("rlspec_flow", "rlspec_smolvla", "rlspec_pi05", REGRESSION)
 """Types of policies whose chunks of actions have a density, which reinforcement learning needs."""
 
 

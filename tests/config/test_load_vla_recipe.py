@@ -113,6 +113,14 @@ def test_a_mistake_is_one_line_with_its_remedy(arguments: list[str], words: list
 
 
 @pytest.mark.parametrize(
+    ("given", "expected"),
+    [([], 0.5), (["policy=adapter_tiny"], 0.1), (["policy=adapter_tiny", "grpo.noise_level=0.3"], 0.3)],
+)
+def test_a_regression_head_is_given_less_noise_than_a_flow(given: list[str], expected: float) -> None:
+    assert load_vla_recipe(["recipe=vla_grpo_franka", *given]).noise_level == expected
+
+
+@pytest.mark.parametrize(
     ("arguments", "words"),
     [
         (["policy.type=act", "policy.options={}"], ["policy.type=act", "no likelihood", "rlspec_flow"]),

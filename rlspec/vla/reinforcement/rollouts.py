@@ -143,7 +143,7 @@ class Rollouts:
             film = FilmSpec(
                 self._run.directory.path / FOLDER / f"step-{step + 1}-group-{number}-{{outcome}}.mp4", "mp4"
             )
-        return GroupJob(spec, tuple(plans), tuple(seeds), grpo.noise_level, grpo.max_episode_steps, film)
+        return GroupJob(spec, tuple(plans), tuple(seeds), recipe.noise_level, grpo.max_episode_steps, film)
 
     def _carry_out(self, jobs: Sequence[GroupJob]) -> list[Sequence[EpisodeRollout]]:
         """In the order of the jobs. Episodes of a group that no worker survives are run one by one."""

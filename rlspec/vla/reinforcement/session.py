@@ -32,7 +32,7 @@ def describe_reinforcement(recipe: VlaRecipe, device: str) -> str:
     parts = " and ".join(grpo.train) if grpo.train else "everything"
     return (
         f"policy {recipe.policy.type} from {recipe.policy.path}: {'bf16 autocast' if training.bf16 else 'float32'} on "
-        f"{device}; trained: {parts}; noise level {grpo.noise_level:g}\n"
+        f"{device}; trained: {parts}; noise level {recipe.noise_level:g}\n"
         f"{training.steps} steps of {grpo.groups_per_step} groups of {grpo.group_size} episodes, {updates} updates "
         f"each (clip {grpo.clip_low:g}, {grpo.clip_high:g}), {describe_rate(recipe.optim)}"
     )
@@ -55,9 +55,9 @@ def reinforcement_parts(recipe: VlaRecipe, run: Run, accelerator: Accelerator) -
         device=accelerator.device.type,
         seed=recipe.seed,
         resume=resume,
-        action_std=grpo.noise_level,
+        action_std=recipe.noise_level,
     )
-    distribution = distribution_of(loaded.policy, grpo.noise_level)
+    distribution = distribution_of(loaded.policy, recipe.noise_level)
     mapping = symmetry_map(loaded.policy, **map_settings(recipe.optim))
     frozen = [*recipe.policy.freeze, *untrained(grpo.train, {spec.name: spec.modality for spec in mapping})]
     episodes = grpo.group_size * grpo.groups_per_step
