@@ -90,8 +90,10 @@ def _adopt(line: AdoptCommand) -> int:
     if line.source == "vla_adapter":
         from rlspec.vla.policies import vla_adapter
 
-        vla_adapter.adopt(vla_adapter.VlaAdapterCheckpoint.read(line.path, line.dataset), line.out, cameras=cameras)
-        said = f"a policy of type rlspec_adapter; train it with policy=vla_adapter policy.path={line.out}"
+        found = vla_adapter.VlaAdapterCheckpoint.read(line.path, line.dataset)
+        vla_adapter.adopt(found, line.out, cameras=cameras)
+        head = vla_adapter.settings(found)["head"]  # and the profile's name
+        said = f"a policy of type rlspec_adapter; train it with policy={head} policy.path={line.out}"
     else:
         from rlspec.vla.policies import openpi
 

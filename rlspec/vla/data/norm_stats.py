@@ -51,6 +51,11 @@ def read_norm_stats(path: Path, sizes: dict[str, int] | None = None) -> dict[str
         }
     except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
         raise DataError(f"{path}: no norm_stats.json of openpi ({type(error).__name__}: {error}); correct it") from None
+    for name, each in found.items():
+        lengths = {kind: len(values) for kind, values in each.items()}
+        if len(set(lengths.values())) > 1:
+            said = ", ".join(f"{kind} {length}" for kind, length in lengths.items())
+            raise DataError(f"{path}: {name} has {said} numbers: statistics of different robots; correct it")
     for name, size in (sizes or {}).items():
         for kind, values in found.get(name, {}).items():
             if len(values) < size:

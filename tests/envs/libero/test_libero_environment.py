@@ -11,7 +11,9 @@ import numpy as np
 import pytest
 from rlspec_envs.libero.environment import LiberoEnv
 from rlspec_envs.libero.experts import make_libero_expert
+from rlspec_envs.libero.perturbed import wrong_instruction
 from rlspec_envs.libero.simulation import axis_angle
+from rlspec_envs.libero.tasks import get_task
 
 REST = np.array([0, 0, 0, 0, 0, 0, -1], dtype=np.float32)
 
@@ -206,6 +208,13 @@ def test_frames_are_those_of_robosuite_rotated_by_half_a_turn(env: LiberoEnv, li
     assert pixels["image"][:40].mean() != pytest.approx(pixels["image"][-40:].mean(), abs=5.0)
     theirs.gl_ctx.make_current()
     env.simulation.env.sim._render_context_offscreen = None
+
+
+@pytest.mark.usefixtures("libero")
+def test_a_wrong_instruction_is_any_other_tasks_and_never_the_own() -> None:
+    task, rng = get_task("libero_object", 4), np.random.default_rng(0)
+    said = {wrong_instruction(task, rng) for _ in range(200)}
+    assert said == {get_task("libero_object", number).instruction for number in range(10) if number != 4}
 
 
 def test_perturbed_scenes_keep_everything_but_one_factor(env: LiberoEnv) -> None:

@@ -10,7 +10,9 @@ import pytest
 from rlspec_envs.errors import EnvironmentUnavailable
 from rlspec_envs.libero.tasks import get_task
 
+from rlspec.checkpoint import write_json_atomically
 from rlspec.config.vla_schema import Dataset, Env
+from rlspec.contract.records import DATA_RECORD
 from rlspec.errors import DataError
 from rlspec.vla.data.opening import open_dataset, read_metadata
 from rlspec.vla.data.selection import with_tasks
@@ -57,6 +59,15 @@ def test_a_suite_stands_for_its_tasks() -> None:
     env = Env(name="libero_object", suite="libero_object", tasks=[], options={})
     assert libero("env", env=env) == [0, 2]
     assert libero("env", env=env.model_copy(update={"tasks": ["7", "9"]})) == [2]
+
+
+def test_what_our_own_record_calls_a_suites_tasks_counts_whatever_the_words(tmp_path: Path) -> None:
+    (tmp_path / DATA_RECORD).parent.mkdir(exist_ok=True)
+    write_json_atomically(tmp_path / DATA_RECORD, {"episodes": [{"task": "0"}, {"task": "3"}, {"task": "0"}]})
+    rows = [{"episode_index": index, "tasks": ["please do it"]} for index in range(3)]
+    env = Env(name="libero_object", suite="libero_object", tasks=["3"], options={})
+    section = Dataset(name="libero", repo_id="lerobot/libero", tasks=["env"])
+    assert with_tasks(section, env, SimpleNamespace(episodes=rows, root=tmp_path)).episodes == [1]
 
 
 def test_what_is_not_there_is_named(images: Path) -> None:

@@ -13,7 +13,7 @@ from safetensors.torch import load_file, save_file
 from test_pi05 import batch, make
 
 from rlspec.adopt import main
-from rlspec.errors import CheckpointError
+from rlspec.errors import CheckpointError, DataError
 from rlspec.vla.evaluation.policy_actor import PolicySource, load_policy
 from rlspec.vla.policies.openpi import Checkpoint, adopt
 
@@ -87,6 +87,26 @@ def test_statistics_are_cut_to_the_robots_numbers(folder: Path) -> None:
     write(folder, load_file(folder / "model.safetensors"), padded)
     given = Checkpoint.read(folder, None, state=8, action=7)
     assert np.allclose(given.stats["action"]["q99"], [2.0] * 7) and len(given.stats["observation.state"]["std"]) == 8
+
+
+def test_a_configs_sizes_and_precision_are_taken_by_either_name_of_its_file(folder: Path) -> None:
+    """And names of weights with `model.` before them, as a policy has them, or without."""
+    prefixed = {f"model.{name}": value for name, value in load_file(folder / "model.safetensors").items()}
+    (write(folder, prefixed) / "config.json").unlink()
+    content = {"action_dim": 32, "action_horizon": 50, "precision": "bfloat16", "paligemma_variant": "gemma_2b"}
+    (folder / "configs.json").write_text(json.dumps(content))
+    assert Checkpoint.read(folder, None, state=None, action=None).settings == {
+        "chunk_size": 50, "n_action_steps": 10, "max_action_dim": 32, "dtype": "bfloat16",
+        "paligemma_variant": "gemma_2b",
+    }  # fmt: skip
+
+
+def test_statistics_of_unequal_lengths_are_one_line(folder: Path) -> None:
+    """Cut and padded by hand, as users do."""
+    for state in ({**STATS["state"], "std": [0.5] * 32}, {**STATS["state"], "q01": [[1.0], [1.0, 2.0]]}):
+        write(folder, load_file(folder / "model.safetensors"), {**STATS, "state": state})
+        with pytest.raises(DataError, match=r"has mean 8, std 32, q01 8, q99 8 numbers|no norm_stats.json of openpi"):
+            Checkpoint.read(folder, None, state=None, action=None)
 
 
 @pytest.mark.parametrize(

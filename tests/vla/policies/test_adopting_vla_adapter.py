@@ -196,9 +196,12 @@ def tokenizer(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.mark.parametrize("pro", [True, False])
-def test_the_adopted_policy_acts_as_the_published_code(pro: bool, tmp_path: Path, tokenizer: None) -> None:
+def test_the_adopted_policy_acts_as_the_published_code(
+    pro: bool, tmp_path: Path, tokenizer: None, capsys: pytest.CaptureFixture[str]
+) -> None:
     out = tmp_path / "ours"
     assert main(["source=vla_adapter", f"path={write(tmp_path / 'theirs', pro)}", f"out={out}", "cameras=a,b"]) == 0
+    assert f"policy={'vla_adapter_pro' if pro else 'vla_adapter'} policy.path=" in capsys.readouterr().out
     actor = load_policy(PolicySource(str(out), device="cpu"))
     policy: Any = actor.policy
     assert (policy.config.head, policy.config.center_crop) == ("vla_adapter_pro" if pro else "vla_adapter", 0.9)

@@ -85,6 +85,25 @@ def test_rules_of_every_part_as_openpis_runs_have_them(tiny_pi05: dict[str, Any]
     assert rules[f"{tower}encoder.layers.0.self_attn.q_proj.weight"] == "muon"
 
 
+@pytest.mark.parametrize("reduction", ["mean", "none"])
+def test_what_follows_an_episodes_end_is_no_target(
+    reduction: str, tiny_pi05: dict[str, Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Nor are numbers that the robot has not."""
+    policy, given = make(tiny_pi05), batch()
+    torch.manual_seed(0)
+    ours = policy(given, reduction=reduction)[0]
+    torch.manual_seed(0)
+    torch.testing.assert_close(ours, PI05Policy.forward(policy, given, reduction=reduction)[0])
+    losses = torch.zeros(2, 8, 32)
+    losses[0, 3:], losses[..., 7:], losses[0, :3, :7], losses[1, :, :7] = 1e3, 1e3, 2.0, 4.0
+    monkeypatch.setattr(policy.model, "forward", lambda *_: losses)
+    given["action_is_pad"] = torch.zeros(2, 8, dtype=torch.bool)
+    given["action_is_pad"][0, 3:] = True
+    expected = torch.tensor([2.0, 4.0]) if reduction == "none" else torch.tensor((3 * 2.0 + 8 * 4.0) / 11)
+    torch.testing.assert_close(policy(given, reduction=reduction)[0], expected)
+
+
 def test_it_reads_lerobots_checkpoints(tiny_pi05: dict[str, Any], tmp_path: Path) -> None:
     torch.manual_seed(3)
     stock = PI05Policy(PI05Config(**tiny_pi05, **FEATURES))

@@ -6,12 +6,13 @@ from typing import Any
 
 import pytest
 import torch
-from test_backbone_pretrained import SIGLIP, SOURCES, TEXT, TOWER, build
+from test_backbone_pretrained import SIGLIP, SOURCES, TEXT, TOWER, batch, build
 from transformers import AutoConfig, AutoModel
 
 from rlspec.config.load import load_vla_recipe
 from rlspec.errors import ConfigError
 from rlspec.vla.policies.backbone.prismatic import PrismaticBackbone
+from rlspec.vla.policies.recompute import enable_checkpointing
 
 COLOURS = {"image_mean": [0.48, 0.45, 0.4], "image_std": [0.23, 0.22, 0.225], "fused_image_std": [0.5, 0.4, 0.5]}
 DINO = {"model_type": "dinov2_with_registers", **TOWER, "num_register_tokens": 3}
@@ -92,6 +93,30 @@ def test_states_are_those_of_the_text_models_own_forward(backbone: PrismaticBack
         for task, asked, own in zip(hidden.task, hidden.queries, expected, strict=True):
             torch.testing.assert_close(task[row], own[0, :32], rtol=1e-5, atol=2e-6)
             torch.testing.assert_close(asked[row], own[0, -5:-1], rtol=1e-5, atol=2e-6)
+
+
+def test_layers_of_both_towers_are_computed_again_and_gradients_stay(monkeypatch: pytest.MonkeyPatch) -> None:
+    policy, given = build("dinov2+siglip+qwen2", gate_init=0.5).train(), batch()
+    policy(given)[0].backward()
+    before = {name: value.grad.clone() for name, value in policy.named_parameters() if value.grad is not None}
+    policy.zero_grad()
+    enable_checkpointing(policy)
+    again: list[str] = []
+    checkpoint = torch.utils.checkpoint.checkpoint
+    for name, module in policy.named_modules():
+        if hasattr(module, "_gradient_checkpointing_func") and module.gradient_checkpointing:
+            monkeypatch.setattr(
+                module,
+                "_gradient_checkpointing_func",
+                lambda *args, name=name: again.append(name) or checkpoint(*args, use_reentrant=False),
+            )
+    policy(given)[0].backward()
+    assert {part for part in ("first.", "second.", "language_model.") if any(part in name for name in again)} == {
+        "first.", "second.", "language_model.",
+    }  # fmt: skip
+    for name, value in policy.named_parameters():
+        if name in before:
+            torch.testing.assert_close(value.grad, before[name])
 
 
 def test_the_published_adapters_take_every_linear_layer(backbone: PrismaticBackbone) -> None:

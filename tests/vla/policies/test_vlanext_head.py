@@ -84,7 +84,8 @@ def plain_block(block: Any, tokens: Tensor, seen: Tensor, condition: Tensor) -> 
 @torch.no_grad()
 def test_the_head_is_its_formulas() -> None:
     built, states = head(), hidden()
-    noisy, time = torch.randn(2, CHUNK, ACTIONS, dtype=torch.float64), torch.tensor([0.3, 0.9], dtype=torch.float64)
+    noisy = torch.randn(2, CHUNK, ACTIONS, dtype=torch.float64)
+    time = torch.tensor([2**-10, 2**-7], dtype=torch.float64)  # of which float32, in which times are, loses little
     velocity = built(noisy, time, built.read(states, None))
     for row, count in enumerate((5, 3)):
         waves = [1000 * float(time[row]) * 10_000 ** (-index / 128) for index in range(128)]
@@ -96,7 +97,10 @@ def test_the_head_is_its_formulas() -> None:
             tokens = plain_block(block, tokens, seen, condition)
         shift, scale = built.ada_ln(nn.functional.silu(condition)).split(WIDTH)
         expected = torch.stack([built.action_out_proj(normed(token) * (1 + scale) + shift) for token in tokens])
-        torch.testing.assert_close(velocity[row], expected, rtol=1e-4, atol=1e-4)  # times are float32 in it
+        torch.testing.assert_close(velocity[row], expected, rtol=1e-5, atol=1e-5)
+    late = torch.tensor([900 * 10_000 ** (-index / 128) for index in range(128)])
+    waves = torch.cat([late.cos(), late.sin()])
+    torch.testing.assert_close(time_features(torch.tensor([0.9]))[0], waves, rtol=1e-4, atol=2e-4)
 
 
 def test_a_new_head_says_nothing_and_its_blocks_change_nothing() -> None:
@@ -106,6 +110,8 @@ def test_a_new_head_says_nothing_and_its_blocks_change_nothing() -> None:
     assert not built(noisy, time, contexts).any()
     tokens, condition = torch.randn(2, CHUNK, WIDTH, dtype=torch.float64), torch.randn(2, WIDTH, dtype=torch.float64)
     assert torch.equal(built.blocks[0](tokens, contexts[0], condition), tokens)
+    largest = float(built.blocks[0].context_proj.weight.detach().abs().max())  # type: ignore[union-attr]
+    assert largest == pytest.approx(math.sqrt(6 / (SEEN + WIDTH)), rel=0.05), "Glorot's, uniform"
 
 
 @pytest.mark.parametrize(("split", "cut"), [(0.125, 1), (0.5, 4), (0.01, 1)])

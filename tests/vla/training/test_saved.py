@@ -15,7 +15,7 @@ from rlspec.errors import ConfigError
 from rlspec.vla import account as accounts
 from rlspec.vla import meta_policy
 from rlspec.vla.policies.recompute import enable_checkpointing
-from rlspec.vla.training.saved import Activations, activation_bytes
+from rlspec.vla.training.saved import Activations, SavedTensors, activation_bytes
 
 TEXT = {
     "model_type": "llama", "hidden_size": 64, "intermediate_size": 96, "num_hidden_layers": 2,
@@ -112,6 +112,43 @@ def test_of_layers_that_are_computed_again_inputs_count_and_the_inside_of_one(wh
     assert activation_bytes(stack, lambda: stack.layers[0](x).sum()) == number + inside
 
 
+@pytest.mark.parametrize("widths", [(5, 2), (2, 5)])
+def test_of_insides_the_largest_counts_wherever_it_stands(widths: tuple[int, ...]) -> None:
+    rows, width = 5, 8
+    layers = nn.ModuleList(
+        nn.Sequential(nn.Linear(width, each * width), nn.ReLU(), nn.Linear(each * width, width)) for each in widths
+    )
+
+    def forward() -> Tensor:
+        x = torch.randn(rows, width, requires_grad=True)
+        for layer in layers:
+            x = torch.utils.checkpoint.checkpoint(layer, x, use_reentrant=False)
+        return x.sum()
+
+    assert activation_bytes(layers, forward) == 4 * rows * width * (len(widths) + max(widths))
+
+
+def test_the_inside_of_a_layer_is_let_go_before_the_next_begins(monkeypatch: pytest.MonkeyPatch) -> None:
+    kept: list[Any] = []
+    note = SavedTensors.note
+
+    def noted(self: SavedTensors, tensor: Tensor) -> Any:
+        kept.append(note(self, tensor))
+        return kept[-1]
+
+    monkeypatch.setattr(SavedTensors, "note", noted)
+    stack = Stack(2, 8)
+    activation_bytes(stack, lambda: stack(torch.randn(5, 8, requires_grad=True), whole=False))
+    assert kept and all(each.tensor is None for each in kept)
+
+
+def test_counting_leaves_buffers_as_they_were() -> None:
+    norm = nn.BatchNorm1d(4)
+    before = {name: value.clone() for name, value in norm.named_buffers()}
+    assert activation_bytes(norm, lambda: norm(torch.randn(8, 4)).sum()) > 0
+    assert all(torch.equal(value, before[name]) for name, value in norm.named_buffers())
+
+
 def test_copies_of_weights_in_another_precision_do_not_grow_with_the_batch() -> None:
     layer = nn.Linear(64, 64)
 
@@ -154,7 +191,9 @@ def test_a_policy_of_which_no_layers_are_known_is_refused() -> None:
 def test_without_storage_the_account_is_that_of_a_real_policy() -> None:
     given = {name: list(value) if isinstance(value, tuple) else value for name, value in SETTINGS.items()}
     values = [f"policy.options.{name}={value}" for name, value in given.items()]
-    recipe = load_vla_recipe(["recipe=vla_libero", "policy=smolvla_24gb", "training.batch_size=3", *values])
+    recipe = load_vla_recipe(
+        ["recipe=vla_libero", "policy=smolvla_24gb", "training.batch_size=3", *values, "training.ema_decay=0.9"]
+    )
     found = accounts.account(recipe)
     policy = smolvla()
     enable_checkpointing(policy)
@@ -165,6 +204,7 @@ def test_without_storage_the_account_is_that_of_a_real_policy() -> None:
 
     assert found.activations == pytest.approx(Activations.measure(policy, forward).of(3), rel=0.01)
     assert found.weights == sum(parameter.nbytes for parameter in policy.parameters())
+    assert found.averages == 4 * sum(value.numel() for value in policy.parameters() if value.requires_grad)
 
 
 @pytest.mark.parametrize("policy", ["smolvla_24gb", pytest.param("pi05_24gb", marks=pytest.mark.slow)])

@@ -6,7 +6,7 @@ import importlib.util
 import json
 import math
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import pytest
 import torch
@@ -103,6 +103,15 @@ def test_lerobot_reads_a_checkpoint_and_acts_with_the_averaged_weights(finished:
     stored = dict(policy.named_parameters())
     assert all(torch.equal(stored[name], average) for name, average in averages.items())
     assert any(not torch.equal(raw[name], average) for name, average in averages.items())
+
+
+def test_a_log_line_has_means_of_the_steps_since_the_last_one() -> None:
+    counted = checkpoints.TrainingState(*[cast("Any", None)] * 4, trained={})
+    for loss in (1.0, 3.0):
+        counted.add({"loss": loss})
+    assert counted.means() == {"loss": 2.0}
+    counted.add({"loss": 5.0})
+    assert counted.means() == {"loss": 5.0}
 
 
 def test_averages_follow_the_weights_of_every_step(tmp_path: Path) -> None:

@@ -9,12 +9,14 @@ import torch
 from huggingface_hub import hf_hub_download
 from lerobot.configs import PreTrainedConfig
 from lerobot.policies.pi05.modeling_pi05 import PI05Policy, make_att_2d_masks, prepare_attention_masks_4d
-from lerobot.utils.constants import OBS_LANGUAGE_ATTENTION_MASK, OBS_LANGUAGE_TOKENS
+from lerobot.utils.constants import ACTION, OBS_LANGUAGE_ATTENTION_MASK, OBS_LANGUAGE_TOKENS
 from lerobot.utils.device_utils import resolve_safetensors_device
 from safetensors import SafetensorError
 from safetensors.torch import load_file
+from torch import Tensor
 
 from rlspec.errors import CheckpointError
+from rlspec.vla.policies.backbone.policy import masked_mean
 from rlspec.vla.policies.flow_sde import Velocity
 from rlspec.vla.policies.inherited import NamedPolicy, check_loaded, denoising, freeze_unused
 from rlspec.vla.policies.pi05.configuration_pi05 import RlspecPI05Config
@@ -67,6 +69,28 @@ class RlspecPI05Policy(NamedPolicy, PI05Policy):
             use_cache=True,
         )
         return denoising(model, pad, cache)
+
+    def forward(self, batch: dict[str, Tensor], reduction: str = "mean") -> tuple[Tensor, dict[str, Any]]:
+        """As LeRobot's, but what follows an episode's end is no target: theirs and openpi's learn to stand still there.
+
+        Args:
+            batch: preprocessed; `action_is_pad` (B, chunk) says what is padding.
+            reduction: "mean", or "none" for a loss of each sample, (B,).
+        """
+        images, seen = self._preprocess_images(batch)
+        actions = self.prepare_action(batch)
+        noise = self.model.sample_noise(actions.shape, actions.device)
+        time = self.model.sample_time(actions.shape[0], actions.device)
+        words = batch[OBS_LANGUAGE_TOKENS], batch[OBS_LANGUAGE_ATTENTION_MASK]
+        losses = self.model.forward(images, seen, *words, actions, noise, time)
+        losses = losses[..., : self.config.output_features[ACTION].shape[0]]
+        padded = batch.get("action_is_pad")
+        real = losses.new_ones(losses.shape[:2], dtype=torch.bool) if padded is None else ~padded.bool()
+        if reduction == "none":
+            loss = torch.stack([masked_mean(*sample) for sample in zip(losses, real, strict=True)])
+        else:
+            loss = losses.mean() if padded is None else masked_mean(losses, real)
+        return loss, {"loss": float(loss.detach().mean()), "loss_per_dim": losses.detach().mean((0, 1)).tolist()}
 
     @classmethod
     def from_pretrained(
