@@ -43,7 +43,7 @@ def updates(model: nn.Module, optimizer: SpectralOptimizer) -> Reading:
     if (gated := _mean_over_roles(telemetry, "", "gated_share")) is not None:
         parts.append(f"gated {gated:.0%}")
     if zero := optimizer.zero_steps():
-        parts.append(f"{zero} steps skipped: every gradient was 0")
+        parts.append(f"steps without gradient skipped: {zero}")
     return Reading(optimizer_numbers(optimizer), "  ".join(parts))
 
 
