@@ -93,7 +93,8 @@ def _adopt(line: AdoptCommand) -> int:
         found = vla_adapter.VlaAdapterCheckpoint.read(line.path, line.dataset)
         vla_adapter.adopt(found, line.out, cameras=cameras)
         head = vla_adapter.settings(found)["head"]  # and the profile's name
-        said = f"a policy of type rlspec_adapter; train it with policy={head} policy.path={line.out}"
+        further = f"policy={head} policy.path={line.out} policy.norm_stats=checkpoint"
+        said = f"a policy of type rlspec_adapter; train it with {further}"
     else:
         from rlspec.vla.policies import openpi
 

@@ -191,7 +191,8 @@ def _outside(name: str, stats: Mapping[str, Any], columns: Columns) -> Iterator[
     """Share of the numbers outside of the checkpoint's q01..q99; 2% would be as expected."""
     if "q01" not in stats or "q99" not in stats:
         return
-    low, high = _vector(stats["q01"]), _vector(stats["q99"])
+    ends = _vector(stats["q01"]), _vector(stats["q99"])
+    low, high = np.minimum(*ends), np.maximum(*ends)  # an adopted policy's gripper may run the other way
     slack = 1e-3 * np.maximum(high - low, 1e-6)
     values = columns(name)
     shares = ((values < low - slack) | (values > high + slack)).mean(axis=0)

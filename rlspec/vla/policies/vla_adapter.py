@@ -227,13 +227,20 @@ def _statistics(given: dict[str, Any], dataset: str) -> dict[str, dict[str, list
     """
     action, state = given["action"], given["proprio"]
     mask = action.get("mask") or [True] * len(action["q01"])
-    plain = (3.0, -1.0) if dataset.startswith("libero") else (-1.0, 1.0)
+    turned = dataset.startswith("libero")
+    plain = (3.0, -1.0) if turned else (-1.0, 1.0)
     bounds = zip(action["q01"], action["q99"], mask, strict=True)
     low, high = zip(*((q01, q99) if kept else plain for q01, q99, kept in bounds), strict=True)
-    return {
+    stats = {
         STATE: {"q01": list(state["q01"]), "q99": list(state["q99"])},
         ACTION: {"q01": list(low), "q99": list(high)},
     }
+    if {"mean", "std"} <= action.keys() & state.keys():  # by which data are compared with it
+        pairs = zip(action["mean"], action["std"], mask, strict=True)
+        moved = [(1 - 2 * mean, 2 * std) if turned and not kept else (mean, std) for mean, std, kept in pairs]
+        stats[ACTION] |= {"mean": [mean for mean, _ in moved], "std": [std for _, std in moved]}
+        stats[STATE] |= {"mean": list(state["mean"]), "std": list(state["std"])}
+    return stats
 
 
 def settings(given: VlaAdapterCheckpoint) -> dict[str, Any]:

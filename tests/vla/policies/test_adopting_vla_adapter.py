@@ -7,6 +7,7 @@ import math
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
@@ -17,6 +18,7 @@ from transformers import Qwen2Config, Qwen2ForCausalLM
 
 from rlspec.adopt import main
 from rlspec.errors import CheckpointError
+from rlspec.vla.data.comparison import compare_statistics
 from rlspec.vla.evaluation.policy_actor import PolicySource, load_policy
 from rlspec.vla.policies.adapter.published_head import ProBlock, SharedBlock
 from rlspec.vla.policies.vla_adapter import VlaAdapterCheckpoint, adopt
@@ -99,7 +101,9 @@ def write(folder: Path, pro: bool = True, dataset: str = "libero_object_no_noops
     (folder / "config.json").write_text(json.dumps(config))
     (folder / "preprocessor_config.json").write_text(json.dumps({"tvf_normalize_params": COLOURS}))
     action = {"q01": [-0.5] * 6 + [0.0], "q99": [1.5] * 6 + [1.0], "mask": [True] * 6 + [False]}
-    stats = {dataset: {"action": action, "proprio": {"q01": [-2.0] * STATE, "q99": [2.0] * STATE}}}
+    action |= {"mean": [0.5] * 6 + [0.6], "std": [0.4] * 6 + [0.49]}
+    proprio = {"q01": [-2.0] * STATE, "q99": [2.0] * STATE, "mean": [0.0] * STATE, "std": [0.8] * STATE}
+    stats = {dataset: {"action": action, "proprio": proprio}}
     (folder / "dataset_statistics.json").write_text(json.dumps(stats))
     return folder
 
@@ -232,6 +236,18 @@ def test_pictures_are_cropped_outside_of_training_alone(tmp_path: Path, tokenize
     assert seen[0].unique(dim=-1).shape[-1] == 1 and seen[1].unique(dim=-1).shape[-1] > 1
     learnt, _ = policy.read_actions({"action": torch.full((1, CHUNK, ACTIONS), 5.0)})
     assert learnt.max() == 1.0
+
+
+def test_its_statistics_are_compared_with_data_as_the_simulator_has_them(tmp_path: Path) -> None:
+    """LIBERO's gripper is -1 or 1 there."""
+    found = VlaAdapterCheckpoint.read(write(tmp_path / "theirs"), None).stats
+    assert (found["action"]["mean"][6], found["action"]["std"][6]) == pytest.approx((1 - 2 * 0.6, 2 * 0.49))
+    generator = np.random.default_rng(0)
+    actions = generator.normal(0.5, 0.4, (500, ACTIONS))
+    actions[:, 6] = generator.choice([-1.0, 1.0], 500, p=[0.6, 0.4])
+    columns = {"action": actions, "observation.state": generator.normal(0.0, 0.8, (500, STATE))}
+    ours = {name: {"mean": values.mean(0), "std": values.std(0)} for name, values in columns.items()}
+    assert not list(compare_statistics(ours, found, columns.__getitem__))
 
 
 def test_what_is_no_checkpoint_of_vla_adapter_is_one_line(tmp_path: Path) -> None:
