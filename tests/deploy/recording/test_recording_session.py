@@ -107,6 +107,7 @@ def test_whoever_sits_at_the_terminal_judges_where_no_button_did(
     assert series.session.run() == 130
     assert series.verdicts() == [("0001", "success"), ("0002", "rerecord"), ("0003", "failure")]
     assert capsys.readouterr().out.count("Success? y, n, or r") == 4
+    monkeypatch.setattr("sys.stdin", Terminal("q\n"))
     simulated = Series(tmp_path / "simulated", "time", robot="mujoco", episodes=1)
     assert simulated.session.run() == 0, "its task is the judge, and nobody has to set the scene up"
     assert simulated.verdicts() == [("0001", "failure")]
