@@ -26,6 +26,7 @@ from rlspec.deploy.robots.dry_run import DryRunRobot
 from rlspec.deploy.safety.estop import EStop
 from rlspec.deploy.safety.gate import Gate
 from rlspec.deploy.view.server import View, ViewFacts
+from rlspec.deploy.view.tees import WatchedFrames, WatchedLog
 from rlspec.errors import ConfigError
 
 FACTS = ViewFacts("arm", "droid_hybrid", "put it away", (-2.0,) * 7, (2.0,) * 7, 15.0, 8)
@@ -204,6 +205,42 @@ def test_beyond_this_machine_a_token_is_wanted_for_the_page_and_for_the_run() ->
         with connect(f"{run}?token={token}") as client:
             client.send("stop")
             until(lambda: bool(stops))
+
+
+def test_eight_may_watch_and_whoever_leaves_makes_room() -> None:
+    with viewing() as view, contextlib.ExitStack() as watching:
+        clients = [watching.enter_context(socket_of(view)) for _ in range(8)]
+        until(lambda: view._viewers == 8)
+        with pytest.raises(InvalidStatus, match="503"):
+            socket_of(view)
+        clients[3].close()
+        until(lambda: view._viewers == 7)
+        with socket_of(view) as late:
+            assert "facts" in json.loads(late.recv(timeout=20))
+
+
+def test_who_watches_takes_nothing_from_the_log_and_the_pictures() -> None:
+    """What is full or broken there must still end the run."""
+
+    class Keeper:
+        error = ""
+
+        def __init__(self) -> None:
+            self.taken: list[Any] = []
+
+        def put(self, *given: Any) -> None:
+            self.taken.append(given)
+            self.error = "the disk is full"
+
+    log, keeper = Keeper(), Keeper()
+    frames = {"wrist_left": Frame(1.0, np.zeros((8, 8, 3), np.uint8))}
+    with viewing() as view:
+        told, kept = WatchedLog(log, view), WatchedFrames(keeper, view)  # type: ignore[arg-type]
+        told.put(LINE)
+        kept.put(3, frames)
+        assert view.described()["tick"] == 3 and set(view._frames) == {"wrist_left"}
+    assert (log.taken, keeper.taken) == ([(LINE,)], [(3, frames)])
+    assert (told.error, kept.error) == ("the disk is full", "the disk is full")
 
 
 @pytest.mark.parametrize("address", ["8090", "here:", "127.0.0.1:99999"])
