@@ -321,13 +321,15 @@ def test_every_usual_way_of_writing_a_gold_is_accepted(name: str, request: pytes
     assert [(v, gold) for v, gold in variants if grade_answer(v.answer, gold).correct is not True] == []
 
 
+@pytest.mark.parametrize("every", [4, pytest.param(1, marks=pytest.mark.slow)])
 @pytest.mark.parametrize("name", ["math500", "gsm8k"])
-def test_no_wrong_answer_is_accepted(name: str, request: pytest.FixtureRequest) -> None:
-    golds = one_of_each(request.getfixturevalue(name))
+def test_no_wrong_answer_is_accepted(name: str, every: int, request: pytest.FixtureRequest) -> None:
+    golds = one_of_each(request.getfixturevalue(name))[::every]
     wrong = [(mutation, gold) for gold in golds for mutation in mutate(gold)]
-    assert len(wrong) > 15_000
+    assert len(wrong) > 15_000 / every
     tried = {mutation.kind.partition(":")[0] for mutation, _ in wrong}
-    assert tried >= {variant.kind for gold in golds for variant in respelled(gold, read_form(gold_text(gold) or ""))}
+    respellings = {variant.kind for gold in golds for variant in respelled(gold, read_form(gold_text(gold) or ""))}
+    assert tried >= respellings or every > 1
     assert all(mutate(gold) for gold in golds)  # no gold goes untested
     assert [(m, gold) for m, gold in wrong if grade_answer(m.answer, gold).correct is not False] == []
 
