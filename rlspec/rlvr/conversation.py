@@ -5,7 +5,6 @@ The loop is TRL's own, so that a policy that is measured speaks as the one that 
 
 from __future__ import annotations
 
-import asyncio
 import inspect
 import sys
 from collections.abc import Sequence
@@ -29,6 +28,7 @@ from rlspec.rlvr.generation import (
 from rlspec.rlvr.prompts import PromptStyle
 from rlspec.rlvr.rewards import last_words
 from rlspec.rlvr.tools.toolbox import Environment, Tool, methods
+from rlspec.rlvr.user_code import finish
 from rlspec.rlvr.verifiers.verifier import Attempt
 
 
@@ -143,4 +143,4 @@ def result_ids(tokenizer: PreTrainedTokenizerBase, name: str, result: str) -> li
 
 
 def _sync(tool: Tool) -> Tool:
-    return (lambda **arguments: asyncio.run(tool(**arguments))) if inspect.iscoroutinefunction(tool) else tool
+    return (lambda **arguments: finish(tool(**arguments))) if inspect.iscoroutinefunction(tool) else tool

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import asyncio
 import importlib
 import importlib.util
 import os
 import sys
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -49,3 +51,17 @@ def _import_file(path: Path) -> Any:
     sys.modules[path.stem] = module  # as an import would, for dataclasses and pickling
     spec.loader.exec_module(module)
     return module
+
+
+def finish(awaitable: Awaitable[Any]) -> Any:
+    """What an asynchronous function gives in the end, in a notebook too, in whose thread a loop is running."""
+
+    async def wait() -> Any:
+        return await awaitable
+
+    try:
+        asyncio.get_running_loop()
+    except RuntimeError:
+        return asyncio.run(wait())
+    with ThreadPoolExecutor(1) as pool:
+        return pool.submit(asyncio.run, wait()).result()

@@ -18,7 +18,8 @@ from rlspec.optim import build_optimizer
 
 def telling(**roles: dict[str, float]) -> Any:
     """Stands in for an optimizer."""
-    return SimpleNamespace(telemetry=lambda: {name.replace("_", "."): numbers for name, numbers in roles.items()})
+    told = {name.replace("_", "."): numbers for name, numbers in roles.items()}
+    return SimpleNamespace(telemetry=lambda: told, zero_steps=lambda: 0)
 
 
 def test_a_panel_has_the_mean_of_each_kind_of_role_and_of_the_gate() -> None:

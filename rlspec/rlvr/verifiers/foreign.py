@@ -2,22 +2,18 @@
 
 from __future__ import annotations
 
-import asyncio
 import inspect
 import math
 from typing import Any
 
 from rlspec.errors import UserError
+from rlspec.rlvr.user_code import finish
 from rlspec.rlvr.verifiers.verifier import Judgement
 
 
 def finished(value: Any) -> Any:
     """What an asynchronous function gives in the end; any other value as it is."""
-    return asyncio.run(_finish(value)) if inspect.isawaitable(value) else value
-
-
-async def _finish(awaitable: Any) -> Any:
-    return await awaitable
+    return finish(value) if inspect.isawaitable(value) else value
 
 
 def judgement_of(score: Any, who: str) -> Judgement:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from pathlib import Path
 from typing import Any
 
@@ -91,6 +92,11 @@ def test_asynchronous_functions_and_none_work_as_in_trl(file: Path) -> None:
     assert [(each.score, each.reason) for each in judged] == [(2.5, "scored"), (None, "not_judged")]
     assert seen == [("seen", 2)]
     assert member.judge([attempt("x", 2)])[0].score == 2.5  # outside of training nobody listens
+
+    async def in_a_notebook() -> float | None:  # its thread has a running loop
+        return member.judge([attempt("x", 2)])[0].score
+
+    assert asyncio.run(in_a_notebook()) == 2.5
 
 
 @pytest.mark.parametrize(
