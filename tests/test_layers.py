@@ -32,6 +32,7 @@ RANKS: dict[str, float] = {
     "display": 1,
     "hub": 1,
     "intervals": 1,
+    "native_threads": 1,
     "versions": 1,
     "entry": 2,
     "run_directory": 2,

@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from rlspec.native_threads import leave
 from rlspec.serving.policy import BatchPolicy, Observation, fault_of_actions
 
 
@@ -150,6 +151,13 @@ class Batcher:
         with self._changed:
             self._stopping = True
             self._changed.notify()
+        leave(self._thread, 0.0)
+
+    def abandon(self) -> None:
+        """Answer nothing that has not been begun, and stop."""
+        with self._changed:
+            self._queue.clear()
+        self.stop()
 
     def _work(self) -> None:
         while True:

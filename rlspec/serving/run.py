@@ -53,6 +53,7 @@ async def _serve(policy: BatchPolicy, settings: ServerSettings, log: Callable[[s
     await asyncio.wait({stopping, hurry}, return_when=asyncio.FIRST_COMPLETED)
     for task in (stopping, hurry):
         task.cancel()
+    server.abandon()
     log("ended")
     return INTERRUPTED if first == signal.SIGINT else 0
 

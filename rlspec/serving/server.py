@@ -141,6 +141,10 @@ class PolicyServer:
         while self._batcher.alive and time.monotonic() < end:  # a policy that hangs is left behind
             await asyncio.sleep(0.01)
 
+    def abandon(self) -> None:
+        """Compute nothing that has not been begun: for an end that waits for no answer."""
+        self._batcher.abandon()
+
     async def _handle(self, connection: Any) -> None:
         self._number += 1
         session = Session(

@@ -73,6 +73,43 @@ def test_a_signal_ends_it(number: signal.Signals, code: int) -> None:
     assert any("1 answers" in line and "the server ends" in line for line in lines)
 
 
+BUSY = """
+import sys, torch
+from rlspec.serving.builtin import HoldBatchPolicy
+from rlspec.serving.choosing import built_in_policy
+from rlspec.serving.run import serve_policy
+from rlspec.serve import ServeCommand
+from rlspec.serving.settings import ServerSettings
+policy, matrix = built_in_policy(ServeCommand.read(["policy=hold"])), torch.randn(400, 400)
+def infer(observations):
+    print("busy", flush=True)
+    for _ in range(400):
+        matrix @ matrix
+    return HoldBatchPolicy.infer(policy, observations)
+policy.infer = infer
+sys.exit(serve_policy(policy, ServerSettings(port=0)))
+"""
+
+
+def test_a_second_signal_ends_it_in_the_middle_of_an_inference() -> None:
+    """Whose thread comes back from torch while the interpreter ends: the process died with SIGABRT."""
+    running = subprocess.Popen([sys.executable, "-c", BUSY], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    assert running.stdout is not None
+    try:
+        address = next(match[0] for line in running.stdout if (match := re.search(r"ws://\S+", line)))
+        client = PolicyClient(address, timeout_s=PATIENCE)
+        client.connect()
+        threading.Thread(target=lambda: pytest.raises(ServerError, client.infer, state_message())).start()
+        assert any("busy" in line for line in running.stdout)
+        running.send_signal(signal.SIGINT)
+        assert any("a second signal ends at once" in line for line in running.stdout)
+        running.send_signal(signal.SIGINT)
+        _, complaints = running.communicate(timeout=PATIENCE)
+    finally:
+        running.kill()
+    assert (running.returncode, complaints) == (130, "")
+
+
 def test_a_token_from_a_file_and_no_torch(tmp_path: Path) -> None:
     (tmp_path / "token").write_text("a long secret\n")
     with process("policy=zeros", f"token_file={tmp_path / 'token'}") as (_, url, lines):

@@ -11,8 +11,8 @@ from numpy.typing import NDArray
 
 from rlspec.deploy.arm.interfaces import Frame
 from rlspec.deploy.clocks import Clock
-from rlspec.deploy.robots.driver_threads import leave
 from rlspec.errors import ConfigError, RobotError
+from rlspec.native_threads import leave
 
 Image = NDArray[np.uint8]
 KINDS = ("opencv", "realsense", "zed")

@@ -18,7 +18,6 @@ from rlspec.deploy.arm.jerk_limited import Profile
 from rlspec.deploy.arm.robot_limits import LIMITS, RobotLimits, from_urdf, match
 from rlspec.deploy.clocks import Clock, MonotonicClock
 from rlspec.deploy.robots.cameras import CameraSource, CameraThreads, opener
-from rlspec.deploy.robots.driver_threads import leave
 from rlspec.deploy.robots.fci import check_model, import_franky, server_version
 from rlspec.deploy.robots.franky_gripper import FrankyGripperLane
 from rlspec.deploy.robots.franky_motions import LAWS_HERE, builder, stopper
@@ -26,6 +25,7 @@ from rlspec.deploy.robots.franky_treatment import FrankySettings, described, tre
 from rlspec.deploy.robots.options import RobotDescription
 from rlspec.deploy.robots.robotiq import RobotiqBus, RobotiqGripperLane
 from rlspec.errors import RobotError
+from rlspec.native_threads import leave
 
 _POLL = 0.004  # seconds between two looks at the state
 _REST = 5e-3  # rad/s

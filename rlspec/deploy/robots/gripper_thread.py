@@ -5,7 +5,7 @@ from __future__ import annotations
 import threading
 from abc import ABC, abstractmethod
 
-from rlspec.deploy.robots.driver_threads import leave
+from rlspec.native_threads import leave
 
 PERIOD = 0.05  # seconds between two looks at the hand
 

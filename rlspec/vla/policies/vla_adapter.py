@@ -106,21 +106,15 @@ def _weights(folder: Path) -> Iterator[tuple[str, Any]]:
 
     files = sorted(folder.glob("*.safetensors"))
     if not files:
-        remedy = (
-            "merge them first by its vla-scripts/merge_lora_weights_and_save.py" if _adapters(folder) else "correct"
-        )
-        raise CheckpointError(
-            f"{folder}: no *.safetensors{', but adapters in lora_adapter' if _adapters(folder) else ''}; {remedy}"
-        )
+        found = "; name the folder of its merged weights"
+        if (folder / "lora_adapter").is_dir():
+            found = ", but adapters in lora_adapter; merge them first by its vla-scripts/merge_lora_weights_and_save.py"
+        raise CheckpointError(f"{folder}: no *.safetensors{found}")
     for file in files:
         try:
             yield from load_file(file).items()
         except (SafetensorError, OSError) as error:
             raise CheckpointError(f"{file}: cannot be read: {error}") from None
-
-
-def _adapters(folder: Path) -> bool:
-    return (folder / "lora_adapter").is_dir()
 
 
 def _component(folder: Path, part: str) -> dict[str, Any]:

@@ -271,7 +271,7 @@ def test_what_is_no_checkpoint_of_vla_adapter_is_one_line(tmp_path: Path) -> Non
     refused("it lacks 'blocks.0.ls3'")
     for file in folder.glob("*.safetensors"):
         file.unlink()
-    refused("no \\*.safetensors; correct")
+    refused("no \\*.safetensors; name the folder of its merged weights")
     (folder / "lora_adapter").mkdir()
     refused("but adapters in lora_adapter; merge them first by its vla-scripts/merge_lora_weights_and_save.py")
     config = json.loads((folder / "config.json").read_text())

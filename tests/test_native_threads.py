@@ -12,15 +12,15 @@ import pytest
 def test_a_thread_in_a_driver_comes_back_before_the_interpreter_ends(busy: str, said: str) -> None:
     code = f"""
 import threading, time
-from rlspec.deploy.robots import driver_threads
+from rlspec import native_threads
 hang = threading.Event()
 def drive():
     {busy}
     print("back", flush=True)
 thread = threading.Thread(target=drive, daemon=True)
 thread.start()
-driver_threads.AT_EXIT = 30.0 if {bool(said)} else 0.1
-driver_threads.leave(thread, 0.0)
+native_threads.AT_EXIT = 30.0 if {bool(said)} else 0.1
+native_threads.leave(thread, 0.0)
 """
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60, check=False)
     assert (done.returncode, done.stdout, done.stderr) == (0, said, "")

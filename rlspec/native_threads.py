@@ -1,4 +1,4 @@
-"""Threads that are in a driver's C++ code while their process wants to end."""
+"""Threads that are in a library's C++ code, a driver's or torch's, while their process wants to end."""
 
 from __future__ import annotations
 
@@ -18,7 +18,8 @@ def leave(thread: threading.Thread, patience: float) -> None:
     Python before 3.14 unwinds a thread that comes back from C++ while the interpreter ends, through frames that may not
     be unwound: the process dies with SIGABRT ("terminate called without an active exception").
     """
-    thread.join(patience)
+    if thread.is_alive():
+        thread.join(patience)
     if thread.is_alive():
         _left.add(thread)
 
