@@ -27,7 +27,11 @@ THRESHOLD = 0.95
 """Share of inputs on one side from which a layer counts as aligned: ours, the paper states none."""
 
 PATIENCE = 3
-"""Measurements in a row above the threshold that make a warning."""
+"""Measurements in a row above the threshold that make a layer aligned."""
+
+SPREAD = 0.5
+"""Share of the layers, of those that began below the threshold, that have to be aligned for a warning. Single layers
+of runs that train well are aligned for good: they read one picture's or one token's strong mean."""
 
 MOST_LAYERS = 64
 _POWER_STEPS = 8  # at first; one more at every measurement
@@ -52,7 +56,7 @@ class SpectralAlignment:
     """A probe: the first reading attaches it, later ones tell of the newest measurement.
 
     It measures in the first training pass of every `every`-th step: a product of the inputs with one vector per layer.
-    A layer that begins above the threshold, as layers behind a strong mean do, is not warned of.
+    Layers that begin above the threshold, as those behind a strong mean do, do not count. It warns once.
     """
 
     every: int = EVERY
@@ -64,7 +68,7 @@ class SpectralAlignment:
     _attached: bool = False
     _fresh: bool = False
     _steps: int = 0
-    _said: set[str] = field(default_factory=set)
+    _said: bool = False
 
     def __call__(self, model: nn.Module, optimizer: SpectralOptimizer) -> Reading:
         """Mean and largest share over layers that began below the threshold, and the RMS of the output."""
@@ -90,18 +94,21 @@ class SpectralAlignment:
         return share
 
     def _warn(self) -> str:
-        aligned = [layer.name for layer in self._layers if layer.checks >= self.patience]
-        new = [name for name in aligned if name not in self._said]
-        if new:
-            self._said.update(new)
+        counted = [layer for layer in self._layers if layer.began is not None and layer.began < self.threshold]
+        aligned = [layer.name for layer in counted if layer.checks >= self.patience]
+        if aligned and len(aligned) >= SPREAD * len(counted) and not self._said:
+            self._said = True
             log.warning(
-                "all inputs of %s lie on one side of the strongest direction of its weights (%.0f%% or more in %d "
-                "measurements): divergence often follows; lower optim.lr, or go back to an earlier checkpoint",
-                ", ".join(new[:3]) + (f" and {len(new) - 3} more layers" if len(new) > 3 else ""),
+                "all inputs of %d of %d layers (%s, ...) lie on one side of the strongest direction of their weights "
+                "(%.0f%% or more in %d measurements): divergence often follows; lower optim.lr, or go back to an "
+                "earlier checkpoint",
+                len(aligned),
+                len(counted),
+                ", ".join(aligned[:3]),
                 100 * self.threshold,
                 self.patience,
             )
-        return f"aligned layers {len(aligned)}" if aligned else ""
+        return f"aligned layers {len(aligned)} of {len(counted)}" if aligned else ""
 
     def _attach(self, model: nn.Module, optimizer: SpectralOptimizer) -> None:
         self._attached = True
@@ -120,13 +127,17 @@ class SpectralAlignment:
         if output is not None:
             output.register_forward_hook(lambda _module, _given, result: self._see_output(result))
         optimizer.register_step_post_hook(lambda *_: self._next())
+        self._expect()  # what a layer begins with, before a large step has aligned it
+
+    def _expect(self) -> None:
+        self._due = {_OUTPUT, *(layer.name for layer in self._layers)}
 
     def _next(self) -> None:
         self._fresh = self._fresh or any(layer.share is not None for layer in self._layers)
         self._due.clear()
         self._steps += 1
         if self._steps % self.every == 0:
-            self._due = {_OUTPUT, *(layer.name for layer in self._layers)}
+            self._expect()
             for layer in self._layers:
                 _iterate(layer)
 
