@@ -63,8 +63,8 @@ def product_dtype(blocks: Tensor) -> torch.dtype:
     return allowed.get(backend.matmul.fp32_precision, torch.float32)
 
 
-def flushed(values: Tensor) -> Tensor:
-    """Entries that are too small for the product of two of them to be a normal number become 0; others stay.
+def flush_(values: Tensor) -> Tensor:
+    """In place: entries too small for the product of two of them to be a normal number become 0; others stay.
 
     For values of size 1 and below, in which 1e-19 is far under rounding. Subnormal numbers take a CPU up to a hundred
     times longer, and Pion's gate makes them of every block. CUDA computes with them at no cost, and matrix units for
@@ -72,4 +72,4 @@ def flushed(values: Tensor) -> Tensor:
     """
     if values.device.type != "cpu" or values.dtype not in (torch.float32, torch.float64):
         return values
-    return torch.nn.functional.hardshrink(values, math.sqrt(torch.finfo(values.dtype).tiny))
+    return torch.hardshrink(values, math.sqrt(torch.finfo(values.dtype).tiny), out=values)

@@ -2,7 +2,7 @@
 
 The square matrices of an iteration `X <- (a I + b R + c R R) X`, `R = X X^T`, are polynomials in the first `R`: they
 are symmetric and commute, so every product of two of them is symmetric too. `symmetric_product` computes the upper
-triangle of such a product in blocks and mirrors it. The Gram iteration follows `R` and the product `Q` of the
+triangle of such a product in strips and mirrors it. The Gram iteration follows `R` and the product `Q` of the
 polynomials, both of the short side, and touches X only at its start and end, which saves work the more rectangular X
 is (the idea of https://github.com/Dao-AILab/gram-newton-schulz; see `multiply_adds` for the counts).
 """
@@ -14,32 +14,34 @@ from collections.abc import Collection, Sequence
 import torch
 from torch import Tensor
 
-from rlspec.optim.kernels.blocks import flushed, like, wide
+from rlspec.optim.kernels.blocks import flush_, like, wide
 
 Coefficient = float | Tensor
 AnyCoefficients = tuple[Coefficient, Coefficient, Coefficient]
 """a, b, c of a step; tensors are (batch, 1, 1), one value for each block."""
 
 _SMALLEST_SYMMETRIC = 256
-"""Short side from which a triangle costs less than the whole product, measured on AVX2 with one and two threads."""
+"""Short side from which a triangle costs less than the whole product, measured on AVX2 and AVX-512."""
+_PADDING = 16
+"""Unused values at the end of each row: with rows a power of two apart, what is mirrored falls on a few cache lines."""
 
 
-def triangle_levels(size: int) -> int:
-    """How often a symmetric product of that size is halved: 0 computes it whole.
+def strip_rows(size: int) -> int:
+    """Rows of a strip of a symmetric product of that size; `size` computes it whole.
 
-    Blocks stay at 64 rows or more (128 below a size of 512), and a size that is not even is not cut.
+    Smaller strips multiply less but slower: these were the fastest on AVX-512, from 256 to 2048.
     """
     if size < _SMALLEST_SYMMETRIC:
-        return 0
-    smallest, levels = 64 if size >= 512 else 128, 0
-    while size % 2 == 0 and size // 2 >= smallest:
-        size, levels = size // 2, levels + 1
-    return levels
+        return size
+    rows = max(min(size // 4, 128), size // 8)
+    return -(-rows // 16) * 16
 
 
 def symmetric_share(size: int) -> float:
-    """Share of the operations of a whole product that a cut one does: 1/2 + 1/2^(levels + 1)."""
-    return 0.5 + 0.5 ** (triangle_levels(size) + 1)
+    """Share of the operations of a whole product that a cut one does: above 1/2 by half of a strip's share."""
+    rows = max(strip_rows(size), 1)
+    strips = [(min(rows, size - start), size - start) for start in range(0, size, rows)]
+    return sum(height * width for height, width in strips) / max(size * size, 1)
 
 
 def cuts(blocks: Tensor) -> bool:
@@ -50,92 +52,28 @@ def cuts(blocks: Tensor) -> bool:
     return blocks.dtype in (torch.float32, torch.float64)
 
 
-def symmetric_product(
-    left: Tensor, right: Tensor, base: Tensor | None = None, beta: Coefficient = 1.0, alpha: Coefficient = 1.0
-) -> Tensor:
-    """`beta base + alpha left right^T`, where that product is known to be symmetric.
+def symmetric_product(left: Tensor, right: Tensor) -> Tensor:
+    """`left right`, where that product is known to be symmetric.
 
     Args:
         left: (batch, rows, inner), of any strides.
-        right: like `left`; the same tensor, or a symmetric one that commutes with it.
-        base: (batch, rows, rows), symmetric.
-        beta: its factor; 0 leaves it out.
-        alpha: the product's factor.
+        right: (batch, inner, rows): the transpose of `left`; or both are symmetric and commute.
 
     Returns:
-        (batch, rows, rows), a new tensor.
+        (batch, rows, rows), a new tensor, whose rows need not lie next to each other.
     """
-    batch, rows, _ = left.shape
-    levels = triangle_levels(rows) if cuts(left) else 0
-    if base is not None and isinstance(beta, float) and beta == 0.0:
-        base = None
-    if levels == 0:
-        return flushed(_product(left, right, base, beta, alpha))
-    out, size = left.new_empty(batch, rows, rows), rows
-    for _ in range(levels):
-        # The blocks above the diagonal that this halving leaves, for all pairs in one batch.
-        size //= 2
-        upper = None if base is None else _as_batch(_off_diagonal(base, size, 0, 1))
-        part = _block_products(left, right, upper, beta, alpha, size, (0, 1, 2))
-        _off_diagonal(out, size, 0, 1).copy_(part)
-        _off_diagonal(out, size, 1, 0).copy_(part.transpose(1, 2))
-    middle = None if base is None else _as_batch(_diagonal(base, size))
-    _diagonal(out, size).copy_(_block_products(left, right, middle, beta, alpha, size, (0, 0, 1)))
-    return flushed(out)
-
-
-def _block_products(
-    left: Tensor,
-    right: Tensor,
-    base: Tensor | None,
-    beta: Coefficient,
-    alpha: Coefficient,
-    size: int,
-    which: tuple[int, int, int],
-) -> Tensor:
-    """Products of row blocks `which` = (first of left, first of right, step): (batch, size, size, blocks)."""
-    first, second, step = which
-    if left.is_contiguous() and right.is_contiguous():
-        rows = [x.view(-1, step, size, x.shape[-1])[:, start] for x, start in ((left, first), (right, second))]
-        part = _product(rows[0], rows[1], base, beta, alpha).view(len(left), -1, size, size)
-        return part.permute(0, 2, 3, 1)
-    # The Gram matrix of a tall block's transpose: a loop over views is cheaper than a transposed copy.
-    assert base is None
-    lefts, rights = left.split(size, 1)[first::step], right.split(size, 1)[second::step]
-    return torch.stack([_product(a, b, None, 1.0, alpha) for a, b in zip(lefts, rights, strict=True)], -1)
-
-
-def _product(left: Tensor, right: Tensor, base: Tensor | None, beta: Coefficient, alpha: Coefficient) -> Tensor:
-    if isinstance(alpha, Tensor) or isinstance(beta, Tensor):
-        product = torch.bmm(left, right.mT) * _per_item(alpha, len(left))
-        return product if base is None else product.add_(base * _per_item(beta, len(left)))
-    if base is not None:
-        return torch.baddbmm(base, left, right.mT, beta=beta, alpha=alpha)
-    product = torch.bmm(left, right.mT)
-    return product if alpha == 1.0 else product.mul_(alpha)
-
-
-def _per_item(coefficient: Coefficient, items: int) -> Coefficient:
-    """A coefficient for each block, for each of the items that every block was cut into."""
-    if not isinstance(coefficient, Tensor):
-        return coefficient
-    return coefficient.repeat_interleave(items // max(len(coefficient), 1), dim=0, output_size=items)
-
-
-def _diagonal(square: Tensor, size: int) -> Tensor:
-    """Blocks on the diagonal: view (batch, size, size, blocks)."""
-    return square.unflatten(2, (-1, size)).unflatten(1, (-1, size)).diagonal(dim1=1, dim2=3)
-
-
-def _off_diagonal(square: Tensor, size: int, row: int, col: int) -> Tensor:
-    """Quarter (row, col) of each diagonal block of two times that size: view (batch, size, size, blocks)."""
-    cut = square.unflatten(2, (-1, 2, size)).unflatten(1, (-1, 2, size))
-    return cut[:, :, row, :, :, col].diagonal(dim1=1, dim2=3)
-
-
-def _as_batch(blocks: Tensor) -> Tensor:
-    """(batch, size, size, blocks) -> (batch blocks, size, size)."""
-    return blocks.permute(0, 3, 1, 2).reshape(-1, *blocks.shape[1:3])
+    batch, size, _ = left.shape
+    rows = strip_rows(size) if cuts(left) else size
+    if rows >= size:
+        return flush_(torch.bmm(left, right))
+    out = left.new_empty(batch, size, size + _PADDING)[:, :, :size]
+    for start in range(0, size, rows):
+        stop = start + rows
+        strip = out[:, start:stop, start:]
+        torch.bmm(left[:, start:stop], right[:, :, start:], out=strip)
+        if stop < size:
+            out[:, stop:, start:stop].copy_(strip[:, :, rows:].mT)
+    return flush_(out)
 
 
 def gram_iteration(
@@ -155,51 +93,51 @@ def gram_iteration(
     gram = short_gram(blocks) if gram is None else gram
     total: Tensor | None = None
     for number, (a, b, c) in enumerate(schedule, start=1):
-        polynomial = symmetric_product(gram, gram, gram, b, c)
-        total = _plus_identity(polynomial, a) if total is None else symmetric_product(total, polynomial, total, a)
+        polynomial = _polynomial(gram, a, b, c)
+        total = polynomial if total is None else symmetric_product(total, polynomial)
         if number == len(schedule):
             break
         if number in restarts:
             blocks = _apply(total, blocks)
             gram, total = short_gram(blocks), None
         else:
-            half = symmetric_product(gram, polynomial, gram, a)
-            gram = symmetric_product(half, polynomial, half, a)
+            gram = symmetric_product(symmetric_product(gram, polynomial), polynomial)
     return blocks if total is None else _apply(total, blocks)
 
 
 def short_gram(blocks: Tensor) -> Tensor:
     """X X^T or X^T X, whichever is smaller: (batch, rows, cols) -> (batch, short, short)."""
     x = wide(blocks)
-    return symmetric_product(x, x)
+    return symmetric_product(x, x.mT)
+
+
+def _polynomial(gram: Tensor, a: Coefficient, b: Coefficient, c: Coefficient) -> Tensor:
+    """`a I + b R + c R R`, as `a I + R (b I + c R)`, for which nothing is copied but R."""
+    return _add_identity(symmetric_product(gram, _add_identity(gram * c, b)), a)
+
+
+def _add_identity(square: Tensor, factor: Coefficient) -> Tensor:
+    """In place."""
+    square.diagonal(dim1=1, dim2=2).add_(factor.squeeze(-1) if isinstance(factor, Tensor) else factor)
+    return square
 
 
 def _apply(square: Tensor, blocks: Tensor) -> Tensor:
     """Multiply by a symmetric matrix on the short side."""
-    return flushed(torch.bmm(blocks, square) if blocks.shape[-2] > blocks.shape[-1] else torch.bmm(square, blocks))
-
-
-def _plus_identity(square: Tensor, a: Coefficient) -> Tensor:
-    if isinstance(a, float) and a == 0.0:
-        return square
-    shifted = square.clone()
-    shifted.diagonal(dim1=1, dim2=2).add_(a.squeeze(-1) if isinstance(a, Tensor) else a)
-    return shifted
+    return flush_(torch.bmm(blocks, square) if blocks.shape[-2] > blocks.shape[-1] else torch.bmm(square, blocks))
 
 
 def standard_iteration(blocks: Tensor, schedule: Sequence[AnyCoefficients], gram: Tensor | None = None) -> Tensor:
     """The same through X in every step; in half precision these are exactly torch.optim.Muon's operations."""
     x = wide(blocks)
     for a, b, c in schedule:
-        gram = symmetric_product(x, x) if gram is None else gram
-        polynomial = symmetric_product(gram, gram, gram, b, c)
-        gram = None
-        if isinstance(a, Tensor):
-            x = torch.bmm(polynomial, x).add_(a * x)
-        elif a == 0.0:
-            x = flushed(torch.bmm(polynomial, x))
+        gram = symmetric_product(x, x.mT) if gram is None else gram
+        if cuts(x) or isinstance(a, Tensor) or isinstance(b, Tensor) or isinstance(c, Tensor):
+            x = torch.bmm(_polynomial(gram, a, b, c), x)
+            x = flush_(x) if isinstance(a, Tensor) or a == 0.0 else x
         else:
-            x = torch.baddbmm(x, polynomial, x, beta=a)
+            x = torch.baddbmm(x, torch.baddbmm(gram, gram, gram, beta=b, alpha=c), x, beta=a)
+        gram = None
     return like(x, blocks)
 
 
@@ -219,13 +157,14 @@ def restart_steps(schedule: Sequence[AnyCoefficients], dtype: torch.dtype) -> tu
     Largest error in spectral norm against a float64 SVD, measured on log-uniform spectra down to 1e-7 (the hardest
     found), 64 x 256, five steps, as standard iteration | Gram iteration:
 
-        float64    Keller 5e-14 | 1e-13    Polar Express 8e-14 | 3e-13    Pion k_p=5 3e-15 | 3e-15
-        float32    Keller 9e-6  | 1e-3     Polar Express 2e-5  | 2e-3     Pion k_p=5 4e-7  | 2e-5
-        float16    Keller .03   | .03      Polar Express .04   | .09      Pion k_p=5 2e-3  | 4e-3
-        bfloat16   Keller .2    | -        Polar Express .3    | -        Pion k_p=3 3e-3  | 6e-3
+        float64    Keller 5e-14 | 5e-14   Polar Express 8e-14 | 8e-14   Pion k_p=5 3e-15 | 3e-15
+        float32    Keller 2e-5  | 4e-5    Polar Express 2e-5  | 6e-5    Pion k_p=5 1e-6  | 3e-6
+        float16    Keller .03   | .03     Polar Express .04   | .04     Pion k_p=5 2e-3  | 2e-3
+        bfloat16   Keller .2    | -       Polar Express .3    | -       Pion k_p=3 2e-3  | 5e-3
 
-    (-: Gram saves nothing and is not chosen.) A 64 x 256 Gaussian matrix has 3e-5 in float32 for Keller and 5e-5
-    for Polar Express.
+    (-: Gram saves nothing and is not chosen.) At 256 x 512 the Gram iteration in float32 has 2e-4 and 3e-4, without its
+    restart 3e-3 and 2e-2. What keeps it so close is that every product is one with `a I + b R + c R R` as a whole: with
+    a times its other factor added afterwards instead, small singular values cancel, and errors are up to 20 times that.
     """
     limit, restarts, product = _LIMITS[dtype], [], 1.0
     for step in range(len(schedule) - 1, 0, -1):

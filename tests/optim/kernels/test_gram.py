@@ -12,9 +12,9 @@ from rlspec.optim.kernels.gram import (
     restart_steps,
     short_gram,
     standard_iteration,
+    strip_rows,
     symmetric_product,
     symmetric_share,
-    triangle_levels,
 )
 from rlspec.optim.kernels.newton_schulz import choose_method, newton_schulz
 from rlspec.optim.kernels.normalisers import frobenius
@@ -48,22 +48,26 @@ def error(result: torch.Tensor, u: torch.Tensor, s: torch.Tensor, v: torch.Tenso
 @pytest.mark.parametrize(("rows", "inner"), SIZES)
 def test_a_symmetric_product_is_the_whole_product_and_exactly_symmetric_off_its_diagonal_blocks(rows, inner) -> None:
     left = random_blocks(3, rows, inner)
-    result = symmetric_product(left, left)
+    result = symmetric_product(left, left.mT)
     assert torch.allclose(result, left @ left.mT, rtol=0, atol=1e-11)
-    half = rows // 2
-    if triangle_levels(rows):
-        assert torch.equal(result[:, :half, half:], result[:, half:, :half].mT)
+    for cut in range(strip_rows(rows), rows, strip_rows(rows)):
+        assert torch.equal(result[:, :cut, cut:], result[:, cut:, :cut].mT)
 
 
-@pytest.mark.parametrize("rows", [256, 384, 100])
-@pytest.mark.parametrize("as_tensor", [False, True])
-def test_a_symmetric_product_adds_a_multiple_of_its_base(rows: int, as_tensor: bool) -> None:
-    gram = short_gram(random_blocks(3, rows, rows + 20) / rows)
-    other = gram @ gram
-    alpha, beta = torch.tensor([0.5, -2.0, 3.0]), torch.tensor([1.5, 0.0, -1.0])
-    alpha, beta = (x.double()[:, None, None] if as_tensor else x[0].item() for x in (alpha, beta))
-    expected = beta * gram + alpha * gram @ other
-    assert torch.allclose(symmetric_product(gram, other, gram, beta, alpha), expected, rtol=0, atol=1e-12)
+@pytest.mark.parametrize("rows", [256, 300, 512])
+def test_only_the_strips_of_the_upper_triangle_are_multiplied(rows: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    counted: list[int] = []
+
+    def counting(left: torch.Tensor, right: torch.Tensor, *, out: torch.Tensor) -> torch.Tensor:
+        counted.append(left.numel() * right.shape[-1])
+        return bmm(left, right, out=out)
+
+    bmm = torch.bmm
+    monkeypatch.setattr(torch, "bmm", counting)
+    left = random_blocks(1, rows, 40)
+    symmetric_product(left, left.mT)
+    assert sum(counted) == symmetric_share(rows) * rows * rows * 40
+    assert symmetric_share(rows) < 0.7
 
 
 @pytest.mark.parametrize("shape", [(2, 300, 512), (2, 512, 300), (2, 700, 256), (1, 256, 256)])
@@ -91,7 +95,7 @@ KELLER, EXPRESS, PION = "keller", "polar_express", "pion k_p=5"
     ("dtype", "tolerances"),
     [
         (torch.float64, {KELLER: 1e-12, EXPRESS: 1e-12, PION: 1e-12}),
-        (torch.float32, {KELLER: 4e-3, EXPRESS: 6e-3, PION: 1e-4}),
+        (torch.float32, {KELLER: 4e-4, EXPRESS: 6e-4, PION: 3e-5}),
         (torch.float16, {KELLER: 0.1, EXPRESS: 0.25, PION: 0.02}),
         (torch.bfloat16, {KELLER: 0.6, EXPRESS: 1.0, PION: 0.05}),
     ],
@@ -110,9 +114,9 @@ def test_on_gaussian_matrices_float32_is_far_more_accurate_than_the_bound() -> N
 
 def test_without_restarts_keller_would_be_wrong_in_float32() -> None:
     """The negative control of `restart_steps`."""
-    block, *svd = with_spectrum("seven decades", 64, 256)
-    assert error(gram_iteration(block.float(), keller()), *svd, keller()) > 2e-2
-    assert error(gram_iteration(block.float(), keller(), (2,)), *svd, keller()) < 4e-3
+    block, *svd = with_spectrum("four directions", 256, 512)
+    assert error(gram_iteration(block.float(), keller()), *svd, keller()) > 3e-3
+    assert error(gram_iteration(block.float(), keller(), (2,)), *svd, keller()) < 4e-4
 
 
 def test_where_the_gram_iteration_restarts() -> None:
@@ -174,8 +178,8 @@ def test_counts_of_multiplications() -> None:
         assert multiply_adds(128 * ratio, 128, 5, "gram") == (2 * ratio + 17) * unit
         assert multiply_adds(128, 128 * ratio, 5, "gram", 1) == (4 * ratio + 14) * unit
     assert symmetric_share(128) == 1.0
-    assert symmetric_share(1024) == 0.53125
-    assert multiply_adds(1024, 1024, 1, "standard") == (2 * 0.53125 + 1) * 1024**3
+    assert symmetric_share(1024) == 0.5625
+    assert multiply_adds(1024, 1024, 1, "standard") == (2 * 0.5625 + 1) * 1024**3
     assert multiply_adds(1024, 1024, 1, "standard", cut=False) == 3 * 1024**3
 
 

@@ -106,6 +106,14 @@ def test_frobenius_gives_unit_norm_at_any_scale_of_float32(scale: float) -> None
     assert torch.allclose(norms, torch.ones(2), rtol=1e-6)
 
 
+def test_a_block_beside_one_of_extreme_size_is_normalised_as_it_is_alone() -> None:
+    blocks = random_blocks(3, 5, 8, dtype=torch.float32) * torch.tensor([1e-14, 1.0, 1e30])[:, None, None]
+    blocks[0, 0] *= 1e-6
+    together = frobenius(blocks, torch.float32)
+    assert torch.equal(together, torch.cat([frobenius(block[None], torch.float32) for block in blocks]))
+    assert together[0, 0].all()
+
+
 def test_an_all_zero_block_stays_zero_beside_others() -> None:
     blocks = random_blocks(2, 5, 8)
     blocks[0] = 0
