@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import os
 import shutil
 import sys
@@ -22,6 +23,13 @@ REPOSITORY = Path(__file__).resolve().parents[1]
 if os.environ.pop("PYTHONDONTWRITEBYTECODE", ""):
     os.environ["PYTHONPYCACHEPREFIX"] = sys.pycache_prefix = str(REPOSITORY / ".pytest_cache" / "bytecode")
     sys.dont_write_bytecode = False
+
+
+def pytest_collection_finish() -> None:
+    """What is imported by now stays: no later collection looks at its millions of objects again, 0.2 s each time."""
+    gc.collect()
+    gc.freeze()
+    gc.unfreeze = lambda: None  # a deployment's loop freezes and unfreezes what is there
 
 
 @pytest.fixture(scope="module", autouse=True)

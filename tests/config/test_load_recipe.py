@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from itertools import cycle
 from pathlib import Path
 from typing import Any
 
@@ -49,8 +50,7 @@ def test_every_recipe_takes_every_model(recipe: str, model: str) -> None:
     assert (loaded.model.path is None) == (model in ("tiny", "debug"))
 
 
-@pytest.mark.parametrize("optim", ["adamw", "muon", "pion"])
-@pytest.mark.parametrize("recipe", LANGUAGE)
+@pytest.mark.parametrize(("recipe", "optim"), zip(LANGUAGE, cycle(["adamw", "muon", "pion"]), strict=False))
 def test_every_recipe_takes_optimizers(recipe: str, optim: str) -> None:
     assert load_recipe([f"recipe={recipe}", f"optim={optim}"]).optim.name == optim
 
@@ -401,14 +401,11 @@ def test_seeds_below_32_bits_and_the_base_of_the_rotation_pass() -> None:
     assert recipe.seed == 2**32 - 1 and recipe.model.architecture["rope_theta"] == 10000.0
 
 
-def test_every_rule_is_an_optimizer_by_its_name_and_every_optimizer_has_a_rule() -> None:
+def test_every_rule_is_an_optimizer_by_its_name() -> None:
+    """That each gives its rule and can be built: tests/rlvr/test_every_optimizer.py."""
     from rlspec.optim import RULES
 
-    adapted = ["recipe=grpo_math", "model.lora.r=4"]  # without adapters a rule of LoRA pairs is refused
-    chosen = {name: load_recipe([*adapted, f"optim={name}"]).optim for name in list_optimizers()}
-    assert all(chosen[name].rule == name for name in RULES)
-    assert {optim.rule for optim in chosen.values()} == set(RULES) == set(built_in_rules())
-    assert all(optim.name == name for name, optim in chosen.items())
+    assert set(RULES) == set(built_in_rules()) <= set(list_optimizers())
 
 
 def test_the_run_is_named_after_what_it_does() -> None:

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from itertools import cycle
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -25,8 +28,15 @@ def line(*arguments: str) -> str:
     return text
 
 
-@pytest.mark.parametrize("policy", NAMED)
-@pytest.mark.parametrize("recipe", RECIPES)
+def pairs() -> Iterator[Any]:
+    """All of them; by default each recipe and each policy once at least."""
+    for i, recipe in enumerate(RECIPES):
+        for j, policy in enumerate(NAMED):
+            often = i % len(NAMED) == j or j % len(RECIPES) == i
+            yield pytest.param(recipe, policy, marks=[] if often else [pytest.mark.slow])
+
+
+@pytest.mark.parametrize(("recipe", "policy"), pairs())
 def test_every_recipe_takes_every_policy(recipe: str, policy: str) -> None:
     start = ["policy.path=someone/run"] if recipe == "vla_grpo_libero" else []  # it starts from what the user names
     loaded = load_vla_recipe([f"recipe={recipe}", f"policy={policy}", *start])
@@ -34,8 +44,7 @@ def test_every_recipe_takes_every_policy(recipe: str, policy: str) -> None:
     assert policy in loaded.run_name
 
 
-@pytest.mark.parametrize("env", list_group("env"))
-@pytest.mark.parametrize("optim", ["adamw", "muon", "vla_pion"])
+@pytest.mark.parametrize(("env", "optim"), zip(list_group("env"), cycle(["adamw", "muon", "vla_pion"]), strict=False))
 def test_every_simulator_takes_every_optimizer(env: str, optim: str) -> None:
     loaded = load_vla_recipe(["recipe=vla_franka", f"env={env}", f"optim={optim}"])
     assert loaded.env is not None and loaded.env.name == env

@@ -1,4 +1,4 @@
-"""Rules of a user's own, by the name of the module that registers them; each case in a process of its own."""
+"""Rules of a user's own, by the name of the module that registers them."""
 
 from __future__ import annotations
 
@@ -8,6 +8,8 @@ import sys
 from pathlib import Path
 
 import pytest
+
+from rlspec import train
 
 REGISTERING = """
 from rlspec.optim.composition import Rule, ema
@@ -49,9 +51,14 @@ def test_a_registered_rule_is_an_optimizer_of_a_recipe_and_the_stored_recipe_bri
         (REGISTERING.replace('"my_signs"', '"muon"'), "there is a rule 'muon' already"),
     ],
 )
-def test_a_plugin_that_cannot_be_used_is_one_line(tmp_path: Path, module: str, words: str) -> None:
+def test_a_plugin_that_cannot_be_used_is_one_line(
+    tmp_path: Path, module: str, words: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
     (tmp_path / "my_rules.py").write_text(module)
-    result = print_recipe(tmp_path, "optim.plugins=[my_rules]")
-    assert result.returncode == 2
-    assert result.stderr.startswith("optim.plugins=my_rules: ") and words in result.stderr
-    assert result.stderr.count("\n") == 1
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(sys, "path", [*sys.path])
+    assert train.main(["recipe=grpo_math", "optim.plugins=[my_rules]", "--print"]) == 2
+    sys.modules.pop("my_rules", None)  # the one that registers nothing can be imported
+    error = capsys.readouterr().err
+    assert error.startswith("optim.plugins=my_rules: ") and words in error
+    assert error.count("\n") == 1

@@ -6,6 +6,7 @@ import math
 import re
 from collections.abc import Callable
 from dataclasses import replace
+from itertools import product
 
 import numpy as np
 import pytest
@@ -70,9 +71,20 @@ def push(run: Simulation) -> None:
     run.clock.at(FAULT, run.robot.reflex)
 
 
-@pytest.mark.parametrize("fault", [stop_server, stop_camera, push])
-@pytest.mark.parametrize("closure", [0.0, 1.0])
-@pytest.mark.parametrize("start", [0.0, 0.49, 0.6])
+FAULTS, CLOSURES, STARTS = [stop_server, stop_camera, push], [0.0, 1.0], [0.0, 0.49, 0.6]
+SPANNING = {
+    (fault, closure, STARTS[(i + j) % 3]) for i, fault in enumerate(FAULTS) for j, closure in enumerate(CLOSURES)
+}
+"""By default every fault meets every closure, and each of those every start."""
+
+
+@pytest.mark.parametrize(
+    ("fault", "closure", "start"),
+    [
+        pytest.param(*case, marks=[] if case in SPANNING else [pytest.mark.slow])
+        for case in product(FAULTS, CLOSURES, STARTS)
+    ],
+)
 def test_the_hand_is_commanded_at_the_start_and_again_when_the_arm_moves_again(
     fault: Callable[[Simulation], None], closure: float, start: float
 ) -> None:

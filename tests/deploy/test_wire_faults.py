@@ -106,7 +106,7 @@ def check(deployment: Deployment, loop: Loop) -> None:
 
 def test_server_killed(server: tuple[subprocess.Popen[str], str]) -> None:
     process, url = server
-    deployment = Deployment(url, "watchdog.give_up=2")
+    deployment = Deployment(url, "watchdog.give_up=1")
     loop = deployment.run(process.kill)
     check(deployment, loop)
     assert url in loop.outcome.reason
@@ -114,7 +114,7 @@ def test_server_killed(server: tuple[subprocess.Popen[str], str]) -> None:
 
 def test_server_hangs(server: tuple[subprocess.Popen[str], str]) -> None:
     process, url = server
-    deployment = Deployment(url, "watchdog.give_up=2")
+    deployment = Deployment(url, "watchdog.give_up=1")
     loop = deployment.run(lambda: process.send_signal(signal.SIGSTOP))
     check(deployment, loop)
 

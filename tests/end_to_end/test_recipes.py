@@ -13,7 +13,7 @@ from transformers import Qwen3Config, Qwen3ForCausalLM
 
 from rlspec import evaluate, train
 from rlspec.config.load import load_recipe
-from rlspec.config.paths import list_recipes
+from rlspec.config.paths import list_recipes, resolve_path
 from rlspec.rlvr.data import _read_once
 from rlspec.rlvr.tokenizer import build_byte_tokenizer
 
@@ -51,9 +51,10 @@ def test_a_debug_recipe_trains_two_steps_resumes_and_trains_two_more(recipe: str
 
 
 def test_the_resolved_recipe_gives_the_same_run_again(tmp_path: Path) -> None:
-    first = run("recipe=debug_sft", "seed=5", folder=tmp_path / "a")
+    quick = ["trainer.max_steps=2", "evaluation.before=false", "evaluation.after=false"]
+    first = run("recipe=debug_sft", "seed=5", *quick, folder=tmp_path / "a")
     again = run(f"recipe={first / 'recipe.yaml'}", folder=tmp_path / "b")
-    weights = [load_file(path / "checkpoints" / "checkpoint-4" / "model.safetensors") for path in (first, again)]
+    weights = [load_file(path / "checkpoints" / "checkpoint-2" / "model.safetensors") for path in (first, again)]
     assert all(torch.equal(tensor, weights[1][name]) for name, tensor in weights[0].items())
 
 
@@ -124,9 +125,13 @@ TINY = [
 def test_the_penalty_is_on_the_distance_from_the_start_whatever_the_model_is(kind: str, tmp_path: Path) -> None:
     changes = ["model.lora.r=4", "optim=adamw"] if kind == "LoRA" else []
     if kind == "a local folder":
-        start = run("recipe=debug_grpo", "trainer.max_steps=1", *QUIET, folder=tmp_path / "start")
-        folder = start / "checkpoints" / "checkpoint-1"
-        changes = [f"model={folder}", "model.enable_thinking=null", "data=arithmetic", "data.limit=8", *TINY]
+        changes = [
+            f"model={resolve_path('checkpoints/tiny-arithmetic')}",
+            "model.enable_thinking=null",
+            "data=arithmetic",
+            "data.limit=8",
+            *TINY,
+        ]
     path = run("recipe=debug_grpo", "trainer.beta=0.04", "trainer.max_steps=3", *QUIET, *changes, folder=tmp_path)
     kls = [json.loads(line)["kl"] for line in (path / "metrics.jsonl").read_text().splitlines() if '"kl"' in line]
     assert kls[0] == pytest.approx(0.0, abs=1e-6) and kls[-1] > 0

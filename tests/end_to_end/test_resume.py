@@ -6,16 +6,25 @@ TRL 1.16 fails this wherever a block of rollouts serves several updates, inside 
 from __future__ import annotations
 
 import json
+import os
+import shutil
 import signal
 import subprocess
 import sys
+from collections.abc import Callable
+from functools import wraps
+from itertools import count
 from pathlib import Path
+from types import ModuleType
+from typing import Any
 
+import child_run
 import pytest
 import torch
 from child_run import shown, wait_for_step
 from safetensors.torch import load_file
 
+from rlspec import checkpoint
 from rlspec.checkpoint import list_checkpoints
 from rlspec.config.load import load_recipe
 from rlspec.errors import CheckpointError
@@ -33,16 +42,30 @@ SMALL = [
 ]
 
 
-def train(folder: Path, *overrides: str) -> Path:
+def train(folder: Path, *overrides: str, code: int = 0) -> Path:
     recipe = load_recipe([*SMALL, f"output_dir={folder}", "run=run", *overrides])
-    assert run_recipe(recipe) == 0
+    assert run_recipe(recipe) == code
     return folder / "run"
 
 
-def resume(run: Path, *overrides: str) -> Path:
+def resume(run: Path, *overrides: str) -> None:
     recipe = load_recipe([f"recipe={run / 'recipe.yaml'}", "run=null", f"resume={run}", *overrides])
     assert run_recipe(recipe) == 0
-    return run
+
+
+def at_call(
+    number: int, module: ModuleType, name: str, act: Callable[[], object], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Let something happen at that call of a function, before it does its work."""
+    calls, original = count(1), getattr(module, name)
+
+    @wraps(original)
+    def counted(*arguments: Any, **keywords: Any) -> Any:
+        if next(calls) == number:
+            act()
+        return original(*arguments, **keywords)
+
+    monkeypatch.setattr(module, name, counted)
 
 
 def weights(run: Path, step: int) -> dict[str, torch.Tensor]:
@@ -91,15 +114,20 @@ SLOW = {"with several micro batches per step, Muon", "with calls of a tool", "wh
 @pytest.mark.parametrize(
     "case", [pytest.param(case, marks=pytest.mark.slow) if case in SLOW else case for case in CASES]
 )
-def test_a_resumed_run_equals_the_run_that_never_stopped(case: str, tmp_path: Path) -> None:
+def test_a_run_that_goes_on_from_an_earlier_step_equals_the_run_that_never_stopped(case: str, tmp_path: Path) -> None:
     overrides, cut, steps = CASES[case]
-    whole = train(tmp_path / "whole", *overrides, f"trainer.max_steps={steps}")
-    parts = train(tmp_path / "parts", *overrides, f"trainer.max_steps={cut}")
-    stopped_at = weights(parts, cut)
-    resume(parts, f"trainer.max_steps={steps}")
+    run = train(
+        tmp_path, *overrides, f"trainer.max_steps={steps}", f"checkpoints.every={cut}", "checkpoints.keep_last=9"
+    )
+    stopped_at, expected, once = weights(run, cut), weights(run, steps), course(run)
+    point = run / "checkpoints" / f"checkpoint-{cut}"
+    resume(point)
 
-    expected, found = weights(whole, steps), weights(parts, steps)
-    assert course(parts) == course(whole)
+    later = {int(path.name.rpartition("-")[2]) for path in point.parent.glob("abandoned-*")}
+    assert steps in later and min(later) > cut
+    assert json.loads((run / "summary.json").read_text())["checkpoint"].endswith(f"checkpoint-{steps}")
+    found = weights(run, steps)
+    assert course(run) == once
     assert expected.keys() == found.keys()
     for name, tensor in expected.items():
         assert torch.equal(tensor, found[name]), name
@@ -120,24 +148,6 @@ def test_a_batch_doubles_where_the_norm_test_fails_up_to_its_limit_and_draws_eve
     assert manifest["batch"]["prompts_per_step"] == 4 and manifest["batch"]["origin"] == [6, 12]
 
 
-RUNNER = """
-import sys
-from rlspec.config.load import load_recipe
-from rlspec.rlvr.run import run_recipe
-sys.path.insert(0, sys.argv[1])
-sys.exit(run_recipe(load_recipe(sys.argv[2:])))
-"""
-
-
-def start(folder: Path, *overrides: str) -> subprocess.Popen[str]:
-    arguments = [*SMALL, f"output_dir={folder}", "run=run", *overrides]
-    command = [sys.executable, "-c", RUNNER, str(Path(__file__).parent), *arguments]
-    return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
-
-
-STEPS = 1000  # more than the process can take before the signal
-
-
 def compare_with_whole_run(run: Path, tmp_path: Path, *overrides: str) -> None:
     """Go on for three steps after the newest checkpoint, and compare with a run that never stopped."""
     step = int(list_checkpoints(run / "checkpoints")[-1].name.split("-")[1])
@@ -149,65 +159,102 @@ def compare_with_whole_run(run: Path, tmp_path: Path, *overrides: str) -> None:
     assert all(torch.equal(tensor, found[name]) for name, tensor in expected.items())
 
 
-@pytest.mark.timeout(900)  # the process may have to share its processor with many
-def test_a_killed_run_goes_on_as_if_nothing_had_happened(tmp_path: Path) -> None:
-    overrides = ["recipe=gmpo_math", "data.limit=6", "checkpoints.every=1"]
-    with start(tmp_path / "killed", *overrides, f"trainer.max_steps={STEPS}") as process:
-        # With a checkpoint after every step the signal arrives while one is being written, more often than not.
-        wait_for_step(process, 6, STEPS)
-        process.send_signal(signal.SIGKILL)
-    compare_with_whole_run(tmp_path / "killed" / "run", tmp_path, *overrides)
+STEPS = 1000  # more than a process can take before its signal
+KILLED = ["recipe=gmpo_math", "data.limit=6", "checkpoints.every=1"]
 
 
-@pytest.mark.timeout(900)
-@pytest.mark.parametrize("number", [signal.SIGINT, pytest.param(signal.SIGTERM, marks=pytest.mark.slow)])
-def test_an_interrupted_run_saves_says_how_to_go_on_and_does(number: signal.Signals, tmp_path: Path) -> None:
-    with start(tmp_path / "stopped", "recipe=grpo_math", f"trainer.max_steps={STEPS}") as process:
-        wait_for_step(process, 1, STEPS)
-        process.send_signal(number)
-        output = shown(process).read()
-    run = tmp_path / "stopped" / "run"
-    assert process.returncode == 130
-    assert f"resume    python -m rlspec.train resume={run}" in output
+class Ended(Exception):
+    """Ends a run whose folder has been copied."""
+
+
+@pytest.mark.parametrize("moment", ["between checkpoints", "within one"])
+def test_what_a_kill_leaves_goes_on_as_if_nothing_had_happened(
+    moment: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The files of that moment, as a kill leaves them; the run itself, which could still tidy up, is not looked at."""
+    left = tmp_path / "killed" / "run"
+
+    def leave() -> None:
+        shutil.copytree(tmp_path / "run", left)
+        raise Ended
+
+    if moment == "within one":
+        at_call(5, checkpoint, "write_manifest", leave, monkeypatch)
+    else:
+        at_call(2, child_run, "digits", leave, monkeypatch)  # a block of rollouts serves four steps
+    with pytest.raises(Ended):
+        train(tmp_path, *KILLED, "trainer.max_steps=9")
+    incomplete = list((left / "checkpoints").glob(".incomplete-*"))
+    assert len(incomplete) == (moment == "within one") and not (left / "summary.json").exists()
+    compare_with_whole_run(left, tmp_path, *KILLED)
+
+
+def test_an_interrupted_run_saves_says_how_to_go_on_and_does(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    at_call(2, child_run, "digits", lambda: os.kill(os.getpid(), signal.SIGINT), monkeypatch)
+    run = train(tmp_path / "stopped", "recipe=grpo_math", f"trainer.max_steps={STEPS}", code=130)
+    assert f"resume    python -m rlspec.train resume={run}" in capfd.readouterr().out
     assert json.loads((run / "summary.json").read_text())["status"] == "interrupted"
     compare_with_whole_run(run, tmp_path, "recipe=grpo_math")
 
 
-def test_a_recipe_that_does_not_match_is_refused_and_nothing_touched(tmp_path: Path) -> None:
-    run = train(tmp_path, "recipe=grpo_math", "trainer.max_steps=1")
-    before = {path: path.read_bytes() for path in run.rglob("*") if path.is_file()}
+RUNNER = """
+import sys
+from rlspec.config.load import load_recipe
+from rlspec.rlvr.run import run_recipe
+sys.path.insert(0, sys.argv[1])
+sys.exit(run_recipe(load_recipe(sys.argv[2:])))
+"""
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(900)  # the process may have to share its processor with many
+@pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGINT, signal.SIGTERM])
+def test_a_process_that_is_signalled_goes_on_as_if_nothing_had_happened(number: signal.Signals, tmp_path: Path) -> None:
+    arguments = [*SMALL, *KILLED, f"output_dir={tmp_path / 'stopped'}", "run=run", f"trainer.max_steps={STEPS}"]
+    command = [sys.executable, "-c", RUNNER, str(Path(__file__).parent), *arguments]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True) as process:
+        # With a checkpoint after every step the signal arrives while one is being written, more often than not.
+        wait_for_step(process, 6, STEPS)
+        process.send_signal(number)
+        output = shown(process).read()
+    run = tmp_path / "stopped" / "run"
+    if number is not signal.SIGKILL:
+        assert process.returncode == 130 and f"resume    python -m rlspec.train resume={run}" in output
+    compare_with_whole_run(run, tmp_path, *KILLED)
+
+
+@pytest.fixture(scope="module")
+def one_step(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A run within its first block of rollouts, to be copied."""
+    return train(tmp_path_factory.mktemp("one_step"), "recipe=gmpo_math", "trainer.max_steps=1")
+
+
+@pytest.fixture
+def short(one_step: Path, tmp_path: Path) -> Path:
+    return Path(shutil.copytree(one_step, tmp_path / "run"))
+
+
+def test_a_recipe_that_does_not_match_is_refused_and_nothing_touched(short: Path) -> None:
+    before = {path: path.read_bytes() for path in short.rglob("*") if path.is_file()}
     with pytest.raises(CheckpointError, match=r"written with optim.lr=0.01, the recipe says 0.5; drop the override"):
-        resume(run, "optim.lr=0.5")
-    assert {path: path.read_bytes() for path in run.rglob("*") if path.is_file()} == before
+        resume(short, "optim.lr=0.5")
+    assert {path: path.read_bytes() for path in short.rglob("*") if path.is_file()} == before
 
 
-def test_a_missing_block_of_rollouts_is_named(tmp_path: Path) -> None:
-    run = train(tmp_path, "recipe=gmpo_math", "trainer.max_steps=2")
-    checkpoint = run / "checkpoints" / "checkpoint-2"
-    (checkpoint / "rollouts_0.pt").unlink()
+def test_a_missing_block_of_rollouts_is_named(short: Path) -> None:
+    point = short / "checkpoints" / "checkpoint-1"
+    (point / "rollouts_0.pt").unlink()
     with pytest.raises(CheckpointError, match="rollouts_0.pt is missing"):
-        resume(checkpoint, "trainer.max_steps=3")
+        resume(point, "trainer.max_steps=3")
 
 
-def test_going_on_from_an_earlier_step_sets_the_later_ones_aside(tmp_path: Path) -> None:
-    run = train(tmp_path, "recipe=grpo_math", "trainer.max_steps=4", "checkpoints.every=1", "checkpoints.keep_last=4")
-    point = run / "checkpoints" / "checkpoint-2"
-    recipe = load_recipe([f"recipe={run / 'recipe.yaml'}", "run=null", f"resume={point}", "trainer.max_steps=3"])
-    assert run_recipe(recipe) == 0
-    assert [path.name for path in list_checkpoints(point.parent)] == ["checkpoint-1", "checkpoint-2", "checkpoint-3"]
-    assert {path.name for path in point.parent.glob("abandoned-*")} == {
-        "abandoned-checkpoint-3",
-        "abandoned-checkpoint-4",
-    }
-    assert json.loads((run / "summary.json").read_text())["checkpoint"].endswith("checkpoint-3")
-    assert [row["step"] for row in course(run)] == [1, 2, 3]
-
-
-def test_a_resumed_run_follows_the_new_intervals_and_its_recipe_says_so(tmp_path: Path) -> None:
-    run = train(tmp_path, "recipe=grpo_math", "trainer.max_steps=1")
-    resume(run, "trainer.max_steps=4", "checkpoints.every=2", "checkpoints.keep_last=9")
-    assert [path.name for path in list_checkpoints(run / "checkpoints")] == [f"checkpoint-{step}" for step in (1, 2, 4)]
-    stored = load_recipe([f"recipe={run / 'recipe.yaml'}"])
+def test_a_resumed_run_follows_the_new_intervals_and_its_recipe_says_so(short: Path) -> None:
+    resume(short, "trainer.max_steps=4", "checkpoints.every=2", "checkpoints.keep_last=9")
+    steps = [path.name for path in list_checkpoints(short / "checkpoints")]
+    assert steps == [f"checkpoint-{step}" for step in (1, 2, 4)]
+    stored = load_recipe([f"recipe={short / 'recipe.yaml'}"])
     assert (stored.trainer["max_steps"], stored.resume) == (4, None)
 
 

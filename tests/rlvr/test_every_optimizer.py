@@ -37,6 +37,7 @@ def test_it_builds_and_learns_one_batch(optim: str) -> None:
     adapters = ["model.lora.r=4"] if "lora" in optim else []
     rate = f"optim.lr={RATES.get(optim, '0.003')}"
     section = load_recipe(["recipe=grpo_math", f"optim={optim}", rate, *adapters]).optim
+    assert section.name == optim and section.rule == (optim if optim in RULES else section.rule)
     pairs = RULES[section.rule].kind == "pair"
     model = tiny(lora=pairs)
     if not pairs:  # only what the rule updates, or AdamW on the rest would do the learning
