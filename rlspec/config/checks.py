@@ -103,6 +103,17 @@ def low_precision(recipe: Recipe) -> Lines:
         )
 
 
+def freezing(recipe: Recipe) -> Lines:
+    """Patterns can be read, and there is something to freeze."""
+    for pattern in recipe.model.freeze:
+        try:
+            re.compile(pattern)
+        except re.error as error:
+            yield f"model.freeze={pattern}: no regular expression: {error}"
+    if recipe.model.freeze and recipe.model.lora:
+        yield "model.freeze: has no effect beside model.lora, which trains its adapters alone; remove one of them"
+
+
 def adapters(recipe: Recipe) -> Lines:
     """Adapters sit somewhere, peft knows their knobs, and a reference model is what training began with."""
     lora = recipe.model.lora
@@ -359,6 +370,7 @@ RULES = (
     names,
     trainer_knobs,
     importance_ratio,
+    freezing,
     whole_gradients,
     whole_matrices,
     installed,

@@ -88,6 +88,7 @@ class Model(Section):
     system_prompt: str | None = None
     instruction: str | None = None  # appended to every problem
     lora: Lora | None = None
+    freeze: list[str] = []  # parameters that are not trained: regular expressions of their names
 
 
 class Columns(Section):

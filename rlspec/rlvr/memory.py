@@ -13,7 +13,7 @@ import torch
 from torch import nn
 from transformers import AutoModelForCausalLM, PretrainedConfig
 
-from rlspec.rlvr.models import apply_lora
+from rlspec.rlvr.models import apply_lora, freeze
 from rlspec.runtime.memory import MemoryAccount, Row
 
 BYTES = {"float32": 4, "bfloat16": 2}
@@ -59,7 +59,7 @@ class LanguageModelMemory(MemoryAccount):
     def remedy(self, available: int) -> str:
         """By what takes most."""
         if self.static > available:
-            return "train LoRA adapters (model.lora), or use more devices"
+            return "train LoRA adapters (model.lora) or fewer weights (model.freeze), or use more devices"
         if self.kv_cache > self.activations + self.logits:
             return "lower batch.prompts_per_step or trainer.max_completion_length, or use rollout.engine=vllm"
         return "lower batch.micro_batch or set trainer.gradient_checkpointing=true"
@@ -77,6 +77,7 @@ def estimate_memory(
     gradient_checkpointing: bool = False,
     lora_r: int | None = None,
     lora_targets: Sequence[str] = (),
+    frozen: Sequence[str] = (),
     optimizer_bytes: OptimizerBytes | None = None,
     reference: bool = False,
 ) -> LanguageModelMemory:
@@ -93,16 +94,17 @@ def estimate_memory(
         gradient_checkpointing: whether activations inside a layer are computed again.
         lora_r: rank of LoRA adapters; None: all parameters are trained.
         lora_targets: names of the modules that get adapters.
+        frozen: patterns of parameters that are not trained, where there are no adapters.
         optimizer_bytes: size of the optimizer's state for a model on the meta device; None: AdamW's, two float32
             numbers per trained parameter.
         reference: whether a KL penalty compares with a second model; with adapters that is the policy without them.
 
     Raises:
-        ConfigError: a name in `lora_targets` matches no linear module.
+        ConfigError: a name in `lora_targets` matches no linear module, or a pattern in `frozen` nothing.
     """
     model = meta_model(config)
     parameters = count_parameters(model)
-    trained = _trained(model, lora_r, lora_targets)
+    trained = _trained(model, lora_r, lora_targets, frozen)
     trainable = sum(parameter.numel() for parameter in trained.parameters() if parameter.requires_grad)
     adapters, trained_bytes = (0, BYTES[weights_dtype]) if lora_r is None else (trainable, 4)
     number = 2 if autocast else BYTES[weights_dtype]
@@ -132,10 +134,10 @@ def count_parameters(model: nn.Module) -> int:
     return sum(parameter.numel() for parameter in model.parameters())
 
 
-def _trained(model: nn.Module, lora_r: int | None, lora_targets: Sequence[str]) -> nn.Module:
+def _trained(model: nn.Module, lora_r: int | None, lora_targets: Sequence[str], frozen: Sequence[str]) -> nn.Module:
     """The model as the optimizer sees it."""
     if lora_r is None:
-        return model
+        return freeze(model, frozen)
     with torch.device("meta"):
         return apply_lora(model, r=lora_r, alpha=1.0, target_modules=lora_targets)  # type: ignore[arg-type]
 

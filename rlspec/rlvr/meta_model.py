@@ -9,7 +9,7 @@ from torch import nn
 
 from rlspec.config.schema import Model
 from rlspec.errors import ConfigError
-from rlspec.rlvr.models import DTYPES, IMPOSSIBLE, apply_lora, build_config, load_tokenizer
+from rlspec.rlvr.models import DTYPES, IMPOSSIBLE, apply_lora, build_config, freeze, load_tokenizer
 from rlspec.runtime.quiet import quiet_libraries
 
 
@@ -32,7 +32,7 @@ def build_meta_model(model: Model) -> nn.Module:
         raise ConfigError(f"model={model.name}: no model: {reason}") from error
     policy.tie_weights()
     if model.lora is None:
-        return policy
+        return freeze(policy, model.freeze)
     with torch.device("meta"):
         return apply_lora(policy, **model.lora.model_dump())
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -300,6 +301,24 @@ def plain_generation_config(model: PreTrainedModel, tokenizer: PreTrainedTokeniz
         pad_token_id=tokenizer.pad_token_id,
         bos_token_id=tokenizer.bos_token_id,
     )
+
+
+def freeze(model: torch.nn.Module, patterns: Sequence[str]) -> torch.nn.Module:
+    """The model itself, whose parameters with a name that some pattern matches (re.search) are not trained.
+
+    Raises:
+        ConfigError: A pattern matches nothing, or nothing is left to train.
+    """
+    names = [name for name, _ in model.named_parameters()]
+    for pattern in patterns:
+        found = [name for name in names if re.search(pattern, name)]
+        if not found:
+            raise ConfigError(f"model.freeze={pattern}: matches no parameter; there are {', '.join(names[:3])}, ...")
+        for name in found:
+            model.get_parameter(name).requires_grad_(False)
+    if not any(parameter.requires_grad for parameter in model.parameters()):
+        raise ConfigError("model.freeze: nothing is left to train; drop a pattern")
+    return model
 
 
 def apply_lora(

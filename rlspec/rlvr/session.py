@@ -42,7 +42,7 @@ from rlspec.rlvr.evaluator import HeldOutEvaluations, ProblemEvaluator, build_pr
 from rlspec.rlvr.generation import Policy, Sampler, generate_tokens
 from rlspec.rlvr.growth import BatchGrowth
 from rlspec.rlvr.memory import LanguageModelMemory, estimate_memory
-from rlspec.rlvr.models import apply_lora, build_config, build_model, load_tokenizer
+from rlspec.rlvr.models import apply_lora, build_config, build_model, freeze, load_tokenizer
 from rlspec.rlvr.preflight import keep_checked
 from rlspec.rlvr.prompts import PromptStyle
 from rlspec.rlvr.rewards import VerifierReward
@@ -125,12 +125,12 @@ def load_policy(model: Model, tokenizer: PreTrainedTokenizerBase, *, seed: int) 
         weights_dtype=model.weights_dtype,
         seed=seed,
     )
-    return apply_lora(policy, **model.lora.model_dump(), seed=seed) if model.lora else policy
+    return apply_lora(policy, **model.lora.model_dump(), seed=seed) if model.lora else freeze(policy, model.freeze)
 
 
-def _adapted(lora: Lora | None) -> str:
+def _adapted(lora: Lora | None, frozen: Sequence[str]) -> str:
     if lora is None:
-        return "all weights trained"
+        return f"trained: all but {', '.join(frozen)}" if frozen else "all weights trained"
     what = f"LoRA of rank {lora.r}" if lora.method == "lora" else lora.method
     return ", ".join([what, *(f"{name}={value}" for name, value in lora.options.items())])
 
@@ -140,7 +140,7 @@ def describe_profile(recipe: Recipe, device: str) -> str:
     model, trainer, evaluation = recipe.model, recipe.trainer, recipe.evaluation
     thinking = {None: "no thinking switch", True: "thinking on", False: "thinking off"}[model.enable_thinking]
     arithmetic = f"bf16 autocast over {model.weights_dtype}" if uses_bf16(trainer, device) else model.weights_dtype
-    adapted = _adapted(model.lora)
+    adapted = _adapted(model.lora, model.freeze)
     measured = ", ".join(evaluation.data) or f"held-out {recipe.data.name}"
     start = model.init or model.path or "from random weights"
     sampling = f"{completion_length(trainer, evaluation)} new tokens at temperature {trainer.get('temperature', 1.0):g}"
@@ -199,6 +199,7 @@ def estimate_run_memory(recipe: Recipe, plan: BatchPlan, config: PretrainedConfi
         # FourierFT trains less than adapters of rank 1 do.
         lora_r=None if model.lora is None else model.lora.r if model.lora.method == "lora" else 1,
         lora_targets=model.lora.target_modules if model.lora else (),
+        frozen=model.freeze,
         optimizer_bytes=lambda meta: sum(spec.state_bytes for spec in symmetry_map(meta, **settings)),
     )
 

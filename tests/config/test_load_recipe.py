@@ -269,6 +269,8 @@ MISTAKES = {
     ("recipe=grpo_math", "model.enable_thinking=true"): ["model.enable_thinking", "must be null"],
     ("recipe=grpo_math", "model.weights_dtype=bfloat16"): ["model.weights_dtype=bfloat16", "model.lora"],
     ("recipe=grpo_math", "model.lora.target_modules=[]"): ["model.lora.target_modules", "at least one"],
+    ("recipe=grpo_math", "model.freeze=['(']"): ["model.freeze=(", "no regular expression"],
+    ("recipe=grpo_math", "model.freeze=[norm]", "model.lora.r=8"): ["model.freeze", "no effect beside model.lora"],
     ("recipe=grpo_math", "data.name=sums"): ["data.path: required"],
     ("recipe=grpo_math", "data.test_path=x.jsonl"): ["data.test_path=x.jsonl", "no effect"],
     ("recipe=grpo_math", "data.levels=[]"): ["data.levels", "at least one"],

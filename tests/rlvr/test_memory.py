@@ -84,6 +84,13 @@ def test_adapters_are_those_that_peft_makes() -> None:
     assert estimate.gradients == sum(parameter.nbytes for parameter in trained)
 
 
+def test_frozen_parameters_need_neither_gradients_nor_state() -> None:
+    whole, part = estimate_memory(SMALL, **BATCH), estimate_memory(SMALL, **BATCH, frozen=["embed_tokens"])
+    embeddings = SMALL.vocab_size * SMALL.hidden_size
+    assert whole.trainable - part.trainable == embeddings and part.weights == whole.weights
+    assert (whole.gradients - part.gradients, whole.optimizer - part.optimizer) == (4 * embeddings, 8 * embeddings)
+
+
 def test_the_state_of_adapters_is_that_of_their_rule() -> None:
     def state(roles: dict[str, str]) -> int:
         lora = {"lora_r": 4, "lora_targets": ["q_proj", "down_proj"]}

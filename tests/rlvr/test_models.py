@@ -17,7 +17,8 @@ from transformers import PreTrainedModel, Qwen3Config, Qwen3ForCausalLM
 
 from rlspec.config.passthrough import check_architecture
 from rlspec.errors import CheckpointError, ConfigError, UserError
-from rlspec.rlvr.models import apply_lora, build_config, build_model, load_tokenizer
+from rlspec.optim import build_optimizer
+from rlspec.rlvr.models import apply_lora, build_config, build_model, freeze, load_tokenizer
 from rlspec.rlvr.tokenizer import build_byte_tokenizer
 
 TOKENIZER = build_byte_tokenizer()
@@ -332,6 +333,28 @@ def test_a_tokenizer_larger_than_the_embeddings_is_refused(small_folder: Path) -
     tokenizer.add_tokens(["one more"])
     with pytest.raises(ConfigError, match="263 embeddings for a tokenizer of 264 tokens"):
         build_model(path=str(small_folder), tokenizer=tokenizer)
+
+
+# --- Freezing
+
+
+def test_what_matches_a_pattern_stands_still_and_the_rest_is_trained() -> None:
+    model = build(architecture=TINY)
+    before = {name: value.detach().clone() for name, value in model.named_parameters()}
+    optimizer = build_optimizer(freeze(model, ["embed_tokens", r"layers\.0\."]), rule="pion", lr=1e-2)
+    tokens = torch.tensor([[5, 6, 7]])
+    model(tokens, labels=tokens).loss.backward()
+    optimizer.step()
+    still = {name for name, value in model.named_parameters() if torch.equal(value, before[name])}
+    assert still == {name for name in before if "embed_tokens" in name or "layers.0." in name}
+    assert 0 < len(still) < len(before)
+
+
+def test_a_pattern_that_matches_nothing_and_patterns_that_leave_nothing_are_refused() -> None:
+    with pytest.raises(ConfigError, match=r"model.freeze=wte: matches no parameter; there are model.embed_tokens"):
+        freeze(build(architecture=TINY), ["layers", "wte"])
+    with pytest.raises(ConfigError, match="nothing is left to train"):
+        freeze(build(architecture=TINY), ["."])
 
 
 # --- LoRA
