@@ -156,12 +156,13 @@ def _simulate(line: EvaluateCommand, weights: str) -> int:
     line.refuse(["data"], "only for language models")
     trained = stored_vla_recipe(weights)
     recipe = simulation_recipe(weights, list(line.simulation_overrides()), env=line.env)
-    if line.policy == "expert" and recipe.env is not None:
+    assert recipe.env is not None
+    if line.policy == "expert":
         from rlspec.config.vla_checks import without_expert
 
         for fault in without_expert(recipe.env.suite, "policy=expert"):
             raise ConfigError(fault)
-    out = line.out or simulation_output(weights, recipe, named=line.env is not None)
+    out = line.out or simulation_output(weights, recipe.env.name, named=line.env is not None)
     sys.stdout.write("loading the simulator\n")
     sys.stdout.flush()
     from rlspec.vla.evaluation.command import measure

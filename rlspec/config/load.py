@@ -22,7 +22,7 @@ from rlspec.errors import ConfigError
 if TYPE_CHECKING:
     from typing_extensions import TypeIs
 
-    from rlspec.config.schema import Recipe
+    from rlspec.config.schema import AnyRecipe, Recipe
     from rlspec.config.vla_schema import VlaRecipe
 
 _TURN = threading.Lock()
@@ -97,7 +97,7 @@ def _is_robots(recipe: Recipe | VlaRecipe) -> TypeIs[VlaRecipe]:
     return isinstance(recipe, VlaRecipe)
 
 
-def dump_recipe(recipe: Recipe | VlaRecipe) -> str:
+def dump_recipe(recipe: AnyRecipe) -> str:
     """A resolved recipe as YAML that `recipe=FILE.yaml` accepts."""
     import yaml
 

@@ -305,22 +305,40 @@ class Corruption(Section):
     call: float = Field(0.0, ge=0, le=1)  # no mistake: the calculator is asked instead, where `tools` has it
 
 
-class Recipe(Section):
-    """A whole run."""
+class AnyRecipe(Section):
+    """A whole run, whatever is trained: what its beginning, its end and its processes go by."""
 
     recipe: str
-    algorithm: Literal["grpo", "gmpo", "sft"]
+    algorithm: str
     seed: int = Field(0, ge=0, lt=SEEDS)
-    run: str | None = None  # name of the run directory; None: <recipe>-<model>-<optim>-seed<seed>
+    run: str | None = None  # name of the run directory; None: <recipe>-<what is trained>-<optim>-seed<seed>
     output_dir: str = "checkpoints"
     resume: str | None = None  # a run directory, a checkpoint in one, or "auto"
     push: str | None = None  # OWNER/NAME on the Hugging Face hub, to which a finished run's weights are uploaded
     device: Literal["auto", "cpu", "cuda"] = "auto"
     launch: Launch = Launch()
     sharding: Literal["ddp", "fsdp2"] = "ddp"  # of several processes: whole weights on each, or parts of all layers
+    optim: Optim
+    checkpoints: Checkpoints = Checkpoints()
+    report: Report = Report()
+
+    @property
+    def trained(self) -> str:
+        """Name of what is trained."""
+        raise NotImplementedError
+
+    @property
+    def run_name(self) -> str:
+        """Name of the run directory below `output_dir`."""
+        return self.run or f"{self.recipe}-{self.trained}-{self.optim.name}-seed{self.seed}"
+
+
+class Recipe(AnyRecipe):
+    """A whole run of a language model."""
+
+    algorithm: Literal["grpo", "gmpo", "sft"]
     model: Model
     data: Data
-    optim: Optim
     batch: Batch = Batch()
     trainer: dict[str, Any] = {}  # TRL's own knobs, by their own names
     rollout: Rollout = Rollout()
@@ -330,9 +348,7 @@ class Recipe(Section):
     reward: Rewards = Reward(name="math")  # of several the first decides what an evaluation calls right
     evaluation: Evaluation = Evaluation()
     guard: Guard = Guard()
-    checkpoints: Checkpoints = Checkpoints()
     grader: Grader = Grader()
-    report: Report = Report()
     corruption: Corruption | None = None  # only for algorithm: sft on data=arithmetic
     box_answers: bool = False  # of algorithm: sft: a solution that boxes nothing ends in the gold's box
 
@@ -348,6 +364,6 @@ class Recipe(Section):
         return self.reward if isinstance(self.reward, list) else [self.reward]
 
     @property
-    def run_name(self) -> str:
-        """Name of the run directory below `output_dir`."""
-        return self.run or f"{self.recipe}-{self.model.name}-{self.optim.name}-seed{self.seed}"
+    def trained(self) -> str:
+        """The model."""
+        return self.model.name

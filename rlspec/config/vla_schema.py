@@ -12,7 +12,7 @@ from typing import Any, Literal
 
 from pydantic import Field, model_validator
 
-from rlspec.config.schema import SEEDS, Checkpoints, Launch, Lora, Optim, Report, Section
+from rlspec.config.schema import SEEDS, AnyRecipe, Lora, Section
 from rlspec.contract.policies import REGRESSION
 
 
@@ -169,28 +169,16 @@ class SimEvaluation(Section):
     video_format: Literal["mp4", "gif"] = "mp4"
 
 
-class VlaRecipe(Section):
-    """A whole run."""
+class VlaRecipe(AnyRecipe):
+    """A whole run of a robot's policy."""
 
-    recipe: str
     algorithm: Literal["bc", "grpo"]
-    seed: int = Field(0, ge=0, lt=SEEDS)
-    run: str | None = None  # name of the run directory; None: <recipe>-<policy>-<optim>-seed<seed>
-    output_dir: str = "checkpoints"
-    resume: str | None = None  # a run directory, a checkpoint in one, or "auto"
-    push: str | None = None  # OWNER/NAME on the Hugging Face hub, to which a finished run's weights are uploaded
-    device: Literal["auto", "cpu", "cuda"] = "auto"
-    launch: Launch = Launch()
-    sharding: Literal["ddp", "fsdp2"] = "ddp"  # of several processes: whole weights on each, or parts of all layers
     env: Env | None = None  # None: the policy is trained and not measured
     dataset: Dataset
     policy: Policy
-    optim: Optim
     training: Training = Training()
     grpo: Grpo = Grpo()
     evaluation: SimEvaluation = SimEvaluation()
-    checkpoints: Checkpoints = Checkpoints()
-    report: Report = Report()
 
     @property
     def noise_level(self) -> float:
@@ -198,6 +186,6 @@ class VlaRecipe(Section):
         return self.grpo.noise_level or (0.1 if self.policy.type == REGRESSION else 0.5)
 
     @property
-    def run_name(self) -> str:
-        """Name of the run directory below `output_dir`."""
-        return self.run or f"{self.recipe}-{self.policy.name}-{self.optim.name}-seed{self.seed}"
+    def trained(self) -> str:
+        """The policy."""
+        return self.policy.name

@@ -188,15 +188,22 @@ def load_weights(model: nn.Module, folder: Path) -> None:
 
 
 def stored_moments(
-    optimizer: SpectralOptimizer, state: Mapping[str, Any]
+    folder: str | None, name: str, model: nn.Module, build: Callable[[nn.Module], SpectralOptimizer]
 ) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
-    """First and second moments by parameter name, out of an optimizer's stored state.
+    """First and second moments by parameter name, out of a checkpoint's optimizer; none where it holds none.
 
     Args:
-        optimizer: of the same model and settings; it takes in the state.
-        state: as its `state_dict` was.
+        folder: of the checkpoint; None: there is none.
+        name: of the file with the optimizer's state, alone or under the key `optimizer`.
+        model: of the checkpoint.
+        build: makes an optimizer of the same settings, which takes in the state.
     """
-    optimizer.load_state_dict(dict(state))
+    file = Path(folder or ".") / name
+    if folder is None or not file.is_file():
+        return {}, {}
+    content = torch.load(file, map_location=next(model.parameters()).device, weights_only=True)
+    optimizer = build(model)
+    optimizer.load_state_dict(content.get("optimizer", content))
     first, second = {}, {}
     for group in optimizer.param_groups:
         for name, param in zip(group["param_names"], group["params"], strict=True):

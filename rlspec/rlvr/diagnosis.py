@@ -6,19 +6,19 @@ over alone: tokens of the batch (`dapo`, `bnpo`, `dr_grpo`) or of each answer (`
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from contextlib import closing
 from functools import partial
 from pathlib import Path
 from typing import Any
 
 import torch
+from datasets import Dataset
 from torch import Tensor
 from torch.nn import functional as F
 from transformers import PreTrainedTokenizerBase
 
 from rlspec.config.optim import map_settings
-from rlspec.config.schema import Recipe
+from rlspec.config.schema import Model, Recipe
 from rlspec.diagnostics.subject import Part, Subject, check_finite, stored_moments
 from rlspec.display import Display
 from rlspec.errors import ConfigError, DataError
@@ -68,7 +68,7 @@ def language_subject(
         raise ConfigError("tools: answers are sampled without calls here; add 'tools=[]' environment=null reward=math")
     quiet_libraries()
     display.line(f"loading {folder or recipe.model.name}")
-    policy, tokenizer = _load(recipe, folder)
+    policy, tokenizer = _load(recipe.model, folder, recipe.seed)
     check_finite(policy, folder or f"model={recipe.model.name}")
     policy.to(choose_device(recipe.device))
     problems = read_problems(recipe.data)[0]
@@ -79,10 +79,16 @@ def language_subject(
     step_parts = max(1, recipe.batch.prompts_per_step // (size if supervised else 1))
     count = parts or min(_MOST_PARTS, 2 * step_parts)
     chosen = [problems[index] for index in epoch_permutation(len(problems), seed=recipe.seed, epoch=0)]
-    make = _supervised_parts if supervised else _rollout_parts
-    found = make(recipe, policy, tokenizer, chosen, count, size, display)
+    if supervised:
+        style, corruption, examples = prompt_style(recipe.model), recipe.corruption, count * size
+        table = sft_dataset(chosen, tokenizer, examples=examples, seed=recipe.seed, corruption=corruption, style=style)
+        found, loss = _supervised_parts(table, size, policy.device, tokenizer), partial(_example_loss, policy)
+    else:
+        found = _rollout_parts(recipe, policy, tokenizer, chosen[:count], size, display)
+        kind = "gmpo" if recipe.algorithm == "gmpo" else recipe.trainer.get("loss_type", "dapo")
+        loss = partial(_rollout_loss, policy, recipe.trainer.get("temperature", 1.0), kind in BY_ANSWER)
     build = optimizer_factory(recipe.optim, recipe.batch.prompts_per_step)
-    moments = _moments(policy, build, folder)
+    momenta, variances = stored_moments(folder, OPTIMIZER_FILE, policy, build)
     return Subject(
         title=f"{Path(folder).name if folder else recipe.model.name}, {recipe.recipe}",
         model=policy,
@@ -90,48 +96,39 @@ def language_subject(
         parts=found,
         unit=f"micro-batches of {size} examples" if supervised else f"groups of {size} completions",
         step_parts=step_parts,
-        loss=partial(_example_loss if supervised else _rollout_loss, policy, recipe),
+        loss=loss,
         represent=partial(_represent, policy),
         optimizer=build,
         display=display,
         remedy=REMEDY,
-        momenta=moments[0],
-        variances=moments[1],
+        momenta=momenta,
+        variances=variances,
     )
 
 
-def _load(recipe: Recipe, folder: str | None) -> tuple[Policy, PreTrainedTokenizerBase]:
+def _load(model: Model, folder: str | None, seed: int) -> tuple[Policy, PreTrainedTokenizerBase]:
     adapters = folder is not None and (Path(folder) / "adapter_config.json").is_file()
-    source = recipe.model.path if folder is None or adapters else folder
-    tokenizer = load_tokenizer(source, revision=recipe.model.revision)
+    source = model.path if folder is None or adapters else folder
+    tokenizer = load_tokenizer(source, revision=model.revision)
     if folder is None:
-        return load_policy(recipe.model, tokenizer, seed=recipe.seed), tokenizer
-    policy = load_trained(recipe.model, folder, tokenizer, adapters=adapters)
+        return load_policy(model, tokenizer, seed=seed), tokenizer
+    policy = load_trained(model, folder, tokenizer, adapters=adapters)
     if adapters:
         for name, value in policy.named_parameters():
             value.requires_grad_("lora_" in name)
     return policy, tokenizer
 
 
-def _moments(policy: Policy, build: Any, folder: str | None) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
-    file = Path(folder or ".") / OPTIMIZER_FILE
-    if folder is None or not file.is_file():
-        return {}, {}
-    state = torch.load(file, map_location=policy.device, weights_only=True)
-    return stored_moments(build(policy), state)
-
-
 def _rollout_parts(
     recipe: Recipe,
     policy: Policy,
     tokenizer: PreTrainedTokenizerBase,
-    problems: Sequence[Problem],
-    count: int,
+    chosen: list[Problem],
     size: int,
     display: Display,
 ) -> list[Part]:
-    """A group of answers to each of the first problems, graded."""
-    style, trainer, chosen = prompt_style(recipe.model), recipe.trainer, list(problems[:count])
+    """A group of answers to each problem, graded."""
+    style, trainer = prompt_style(recipe.model), recipe.trainer
     display.line(f"sampling {size} answers to each of {len(chosen)} problems of {recipe.data.name}")
     sampling = Sampling(
         max_new_tokens=completion_length(trainer, recipe.evaluation),
@@ -149,7 +146,8 @@ def _rollout_parts(
         Attempt(problem, text, row, style.messages(problem))
         for problem, text, row in zip(asked, texts, rows, strict=True)
     ]
-    with closing(ProblemSets(chosen, {}).verifiers(recipe)) as verifiers:
+    judges = ProblemSets(chosen, {}).verifiers(recipe.rewards, recipe.grader, thinking=recipe.model.enable_thinking)
+    with closing(judges) as verifiers:
         rewards = torch.tensor(verifiers.totals(attempts)).view(len(chosen), size)
     scale = _SCALES[trainer.get("scale_rewards", "group")]
     advantages = group_advantages(rewards, scale=scale, epsilon=_SMALLEST_SPREAD)
@@ -176,53 +174,35 @@ def _batch(prompt: list[int], rows: list[list[int]], padding: int, device: torch
     }
 
 
-def _rollout_loss(policy: Policy, recipe: Recipe, batch: dict[str, Any]) -> Tensor:
+def _rollout_loss(policy: Policy, temperature: float, by_answer: bool, batch: dict[str, Any]) -> Tensor:
     """The surrogate `-sum A ratio` of a group, scaled so that the mean over groups is the loss of the batch."""
     start, mask = batch["prompt"], batch["mask"]
     logits = policy(input_ids=batch["input_ids"], logits_to_keep=mask.shape[1] + 1).logits[:, :-1]
-    scores = F.log_softmax(logits.float() / recipe.trainer.get("temperature", 1.0), -1)
+    scores = F.log_softmax(logits.float() / temperature, -1)
     logps = scores.gather(-1, batch["input_ids"][:, start:, None])[..., 0]
     gain = (logps - logps.detach()).exp() * batch["advantages"][:, None] * mask
-    kind = "gmpo" if recipe.algorithm == "gmpo" else recipe.trainer.get("loss_type", "dapo")
-    if kind in BY_ANSWER:
+    if by_answer:
         return -(gain.sum(1) / mask.sum(1)).mean()
     return -gain.sum() * batch["share"]
 
 
 def _supervised_parts(
-    recipe: Recipe,
-    policy: Policy,
-    tokenizer: PreTrainedTokenizerBase,
-    problems: Sequence[Problem],
-    count: int,
-    size: int,
-    display: Display,
+    table: Dataset, size: int, device: torch.device, tokenizer: PreTrainedTokenizerBase
 ) -> list[Part]:
     """Micro-batches of worked solutions."""
-    table = sft_dataset(
-        problems,
-        tokenizer,
-        examples=count * size,
-        seed=recipe.seed,
-        corruption=recipe.corruption,
-        style=prompt_style(recipe.model),
-    )
-    parts = []
-    for number in range(count):
+    parts, padding = [], int(tokenizer.pad_token_id or 0)
+    for number in range(len(table) // size):
         rows = [table[number * size + index] for index in range(size)]
         longest = max(len(row["input_ids"]) for row in rows)
-        padding = int(tokenizer.pad_token_id or 0)
         batch = {
-            name: torch.tensor(
-                [row[name] + [filler] * (longest - len(row[name])) for row in rows], device=policy.device
-            )
+            name: torch.tensor([row[name] + [filler] * (longest - len(row[name])) for row in rows], device=device)
             for name, filler in (("input_ids", padding), ("labels", IGNORED))
         }
         parts.append(Part(batch, f"examples {number * size} to {(number + 1) * size - 1}"))
     return parts
 
 
-def _example_loss(policy: Policy, recipe: Recipe, batch: dict[str, Any]) -> Tensor:
+def _example_loss(policy: Policy, batch: dict[str, Any]) -> Tensor:
     loss: Tensor = policy(input_ids=batch["input_ids"], labels=batch["labels"]).loss
     return loss
 

@@ -12,12 +12,13 @@ from transformers import PreTrainedTokenizerBase
 
 from rlspec.checkpoint import list_checkpoints
 from rlspec.config.load import load_recipe
-from rlspec.config.schema import Recipe
+from rlspec.config.schema import Model
 from rlspec.errors import CheckpointError
 from rlspec.rlvr.data import Problem
 from rlspec.rlvr.generation import Policy
 from rlspec.rlvr.measure import load_trained
 from rlspec.rlvr.models import load_tokenizer
+from rlspec.rlvr.prompts import PromptStyle
 from rlspec.rlvr.session import load_policy, prompt_style
 from rlspec.run_directory import RECIPE, RunDirectory
 from rlspec.runtime.devices import choose_device
@@ -48,9 +49,11 @@ def drift_of_run(folder: Path, *, most: int = ANSWERS) -> Mapping[str, float]:
     answers = _answers(folder, most)
     if not newest or not answers:
         raise CheckpointError(f"{folder}: no checkpoint, or no sampled answers in evaluations/after-*.jsonl")
-    now, start, tokenizer = _policies(recipe, newest[-1])
+    now, start, tokenizer = _policies(recipe.model, recipe.seed, newest[-1])
+    device = torch.device(choose_device(recipe.device))
+    now, start = now.to(device).eval(), start.to(device).eval()
     ratios, tokens = [], 0
-    for ids, answer_mask in _batches(recipe, tokenizer, answers, now.device):
+    for ids, answer_mask in _batches(prompt_style(recipe.model), tokenizer, answers, device):
         difference = (_log_probs(now, ids) - _log_probs(start, ids)).double() * answer_mask[:, 1:]
         ratios += difference.sum(dim=1).tolist()
         tokens += int(answer_mask.sum())
@@ -72,20 +75,18 @@ def _answers(folder: Path, most: int) -> list[tuple[str, str]]:
     return [(row["problem"], row["completion"]) for row in rows[::stride][:most]]
 
 
-def _policies(recipe: Recipe, checkpoint: Path) -> tuple[Policy, Policy, PreTrainedTokenizerBase]:
-    device = choose_device(recipe.device)
+def _policies(model: Model, seed: int, checkpoint: Path) -> tuple[Policy, Policy, PreTrainedTokenizerBase]:
     adapters = (checkpoint / "adapter_config.json").is_file()
-    tokenizer = load_tokenizer(str(checkpoint) if not adapters else recipe.model.path, revision=recipe.model.revision)
-    now = load_trained(recipe.model, str(checkpoint), tokenizer, adapters=adapters)
-    start = load_policy(recipe.model.model_copy(update={"lora": None}), tokenizer, seed=recipe.seed)
-    return now.to(device).eval(), start.to(device).eval(), tokenizer
+    tokenizer = load_tokenizer(str(checkpoint) if not adapters else model.path, revision=model.revision)
+    now = load_trained(model, str(checkpoint), tokenizer, adapters=adapters)
+    start = load_policy(model.model_copy(update={"lora": None}), tokenizer, seed=seed)
+    return now, start, tokenizer
 
 
 def _batches(
-    recipe: Recipe, tokenizer: PreTrainedTokenizerBase, answers: Sequence[tuple[str, str]], device: torch.device
+    style: PromptStyle, tokenizer: PreTrainedTokenizerBase, answers: Sequence[tuple[str, str]], device: torch.device
 ) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
     """Token ids (answers, length), padded behind, and where the answers and their ends are."""
-    style = prompt_style(recipe.model)
     rows = []
     for problem, answer in answers:
         prompt = tokenizer(style.text(Problem(problem, "", None, None, ""), tokenizer), add_special_tokens=False)[

@@ -35,7 +35,8 @@ def measure(recipe: Recipe, *, folder: str, out: Path) -> int:
     held_out = [] if settings.data else read_problems(recipe.data)[1]
     problems = ProblemSets([], evaluation_sets(settings.data, settings.problems, recipe.data, held_out))
     protocol = build_protocol(settings, recipe.trainer, device)
-    with closing(problems.verifiers(recipe)) as verifiers:
+    judges = problems.verifiers(recipe.rewards, recipe.grader, thinking=recipe.model.enable_thinking)
+    with closing(judges) as verifiers:
         style = prompt_style(recipe.model, toolbox)
         main, *others = verifiers.members
         evaluator = ProblemEvaluator(problems.measured, style, protocol, main, out, others)

@@ -6,7 +6,7 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 
 from rlspec.config.paths import resolve_path
-from rlspec.config.schema import Recipe
+from rlspec.config.schema import Data, Model, Recipe
 from rlspec.hub import is_local
 from rlspec.rlvr.data import is_single_file
 from rlspec.run_directory import RunDirectory
@@ -36,13 +36,13 @@ def describe_ending(outcome: RunOutcome, recipe: Recipe, directory: RunDirectory
         lines=lines,
         evaluations="answers",
         further=further,
-        origin=_origin(recipe),
+        origin=_origin(recipe.model, recipe.data),
         measured=list(_measured(outcome)),
     )
 
 
-def _origin(recipe: Recipe) -> Origin:
-    model, path = recipe.model, recipe.data.path
+def _origin(model: Model, data: Data) -> Origin:
+    path = data.path
     start = model.path or (str(resolve_path(model.init)) if model.init else None)
     loader = "AutoModelForCausalLM" if model.lora is None else "AutoPeftModelForCausalLM"
     library = "transformers" if model.lora is None else "peft"
@@ -52,7 +52,7 @@ def _origin(recipe: Recipe) -> Origin:
         task="text-generation",
         base=start,
         revision=model.revision,
-        data=f"`{recipe.data.name}`",
+        data=f"`{data.name}`",
         datasets=[path] if path is not None and not is_local(path) and not is_single_file(path) else [],
         load=f"from {library} import {loader}\n{tokens}\n"
         f"model = {loader}.from_pretrained(FOLDER)\ntokenizer = AutoTokenizer.from_pretrained(FOLDER)",

@@ -85,8 +85,10 @@ class LanguageModelRun:
     def prepare(self, run: Run) -> Iterator[LanguageModelSession]:
         """Check the problems, and load the policy beside the processes of verifiers."""
         check_same_problems(self.problems.train, run)
-        with closing(self.problems.verifiers(self.recipe)) as verifiers:
-            parts = build_parts(self.recipe, run, self.plan, self.problems, verifiers)
+        recipe = self.recipe
+        judges = self.problems.verifiers(recipe.rewards, recipe.grader, thinking=recipe.model.enable_thinking)
+        with closing(judges) as verifiers:
+            parts = build_parts(recipe, run, self.plan, self.problems, verifiers)
             yield LanguageModelSession(parts, self.problems.measured)
 
     def ending(self, outcome: RunOutcome, directory: RunDirectory) -> Ending:

@@ -20,7 +20,7 @@ from rlspec.checkpoint import read_manifest
 from rlspec.config.load import load_group
 from rlspec.config.optim import builder_settings, describe_rate, map_settings
 from rlspec.config.paths import resolve_path
-from rlspec.config.schema import Batch, Data, Evaluation, Lora, Model, Optim, Recipe
+from rlspec.config.schema import Batch, Data, Evaluation, Grader, Lora, Model, Optim, Recipe, Reward
 from rlspec.diagnostics.alignment import live_probes
 from rlspec.diagnostics.norm_test import NormTest
 from rlspec.diagnostics.probes import PROBES, Probe
@@ -95,11 +95,10 @@ class ProblemSets:
     train: list[Problem]
     measured: dict[str, list[Problem]]
 
-    def verifiers(self, recipe: Recipe) -> Verifiers:
-        """What the recipe judges by; the caller closes it."""
+    def verifiers(self, rewards: Sequence[Reward], grader: Grader, *, thinking: bool | None) -> Verifiers:
+        """What judges their answers; the caller closes it."""
         problems = list(chain(self.train, *self.measured.values()))
-        thinking = bool(recipe.model.enable_thinking)
-        return build_verifiers(recipe.rewards, Circumstances(recipe.grader, problems, thinking))
+        return build_verifiers(rewards, Circumstances(grader, problems, bool(thinking)))
 
 
 def read_all_problems(data: Data, evaluation: Evaluation) -> ProblemSets:
@@ -271,7 +270,7 @@ def build_parts(recipe: Recipe, run: Run, plan: BatchPlan, problems: ProblemSets
     )
     device = choose_device(recipe.device)
     test = NormTest(recipe.batch.norm_test_eta)
-    growth = _growth(recipe, run, plan, test) if recipe.batch.grow else None
+    growth = _growth(recipe.batch, recipe.trainer, run, plan, test) if recipe.batch.grow else None
     largest = replace(plan, prompts_per_step=growth.limit) if growth is not None else plan
     show_memory(estimate_run_memory(recipe, largest, config), device, run.display)
     steps = training_steps(
@@ -290,10 +289,10 @@ def build_parts(recipe: Recipe, run: Run, plan: BatchPlan, problems: ProblemSets
     return TrainerParts(recipe, run, plan, device, steps, policy, tokenizer, train, verifiers, probes, growth, toolbox)
 
 
-def _growth(recipe: Recipe, run: Run, plan: BatchPlan, test: NormTest) -> BatchGrowth:
+def _growth(batch: Batch, trainer: Mapping[str, Any], run: Run, plan: BatchPlan, test: NormTest) -> BatchGrowth:
     """The growing batch, as large as the checkpoint says that a resumed run goes on from."""
-    limit = recipe.batch.grow_limit or 8 * plan.prompts_per_step
-    per_block = plan.updates_per_generation * recipe.trainer.get("num_iterations", 1)
+    limit = batch.grow_limit or 8 * plan.prompts_per_step
+    per_block = plan.updates_per_generation * trainer.get("num_iterations", 1)
     growth = BatchGrowth(test, plan, run.display, limit=limit, steps_per_block=per_block)
     if run.point is not None:
         growth.restore(read_manifest(run.point.checkpoint)["batch"])

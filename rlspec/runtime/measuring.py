@@ -49,15 +49,14 @@ def simulation_recipe(weights: str, overrides: Sequence[str], *, env: str | None
     return recipe
 
 
-def simulation_output(weights: str, recipe: VlaRecipe, *, named: bool) -> Path:
+def simulation_output(weights: str, env: str, *, named: bool) -> Path:
     """`evaluations/` of the run that wrote the policy; for others a folder below checkpoints/."""
     from rlspec.config.overrides import safe_name
 
-    assert recipe.env is not None
     folder = default_output(weights)
     if folder.parent.parent != Path("checkpoints"):
-        return folder.with_name(f"{folder.name}-{recipe.env.name}") if named else folder
-    return folder.with_name(f"{recipe.env.name}-{safe_name(folder.name)}")
+        return folder.with_name(f"{folder.name}-{env}") if named else folder
+    return folder.with_name(f"{env}-{safe_name(folder.name)}")
 
 
 def evaluation_recipe(folder: str, overrides: Sequence[str], *, data: Sequence[str] | None) -> Recipe:

@@ -15,14 +15,12 @@ from pydantic import BaseModel
 from rlspec.checkpoint import set_later_aside, write_text_atomically
 from rlspec.config.load import dump_recipe
 from rlspec.config.match import differing_keys
-from rlspec.config.schema import Recipe
-from rlspec.config.vla_schema import VlaRecipe
+from rlspec.config.schema import AnyRecipe
 from rlspec.display import Display
 from rlspec.errors import CheckpointError
 from rlspec.run_directory import RECIPE, ResumePoint, RunDirectory, create_run, find_resume_point, restart_run
 from rlspec.runtime.interrupt import Interrupt
 
-AnyRecipe = Recipe | VlaRecipe
 StretchedSchedule = Callable[[Mapping[str, Any]], str | None]
 """From the stored recipe to the name of a schedule that spans a run whose length has changed."""
 

@@ -16,7 +16,7 @@ import torch
 from accelerate import PartialState
 
 from rlspec.checkpoint import explain_write_failure, what_is_left
-from rlspec.config.schema import Report
+from rlspec.config.schema import AnyRecipe, Report
 from rlspec.display import Display
 from rlspec.errors import INTERRUPTED, ConfigError, UserError
 from rlspec.run_directory import RunDirectory
@@ -25,7 +25,7 @@ from rlspec.runtime.launching import check_processes
 from rlspec.runtime.outcome import Ending, RunOutcome, Scores, Status, earlier_seconds, show_outcome, write_outcome
 from rlspec.runtime.push import check_push, push
 from rlspec.runtime.quiet import quiet_libraries
-from rlspec.runtime.starting import AnyRecipe, Run, start_run
+from rlspec.runtime.starting import Run, start_run
 
 
 class TrainingSession(Protocol):

@@ -14,7 +14,7 @@ from accelerate import Accelerator
 from torch import Tensor, nn
 
 from rlspec.config.optim import builder_settings, map_settings
-from rlspec.config.vla_schema import VlaRecipe
+from rlspec.config.vla_schema import Dataset, Env, VlaRecipe
 from rlspec.diagnostics.subject import Part, Subject, check_finite, stored_moments
 from rlspec.display import Display
 from rlspec.errors import ConfigError, DataError
@@ -23,10 +23,10 @@ from rlspec.optim.map.spec import SymmetryMap
 from rlspec.runtime.devices import choose_device
 from rlspec.runtime.quiet import quiet_libraries
 from rlspec.vla.training.data import OpenSamples, open_samples
-from rlspec.vla.training.freezing import plan_freezing
 from rlspec.vla.training.order import BatchShape, SampleOrder
-from rlspec.vla.training.policy import LoadedPolicy, load_policy
+from rlspec.vla.training.policy import load_policy
 from rlspec.vla.training.samples import Samples
+from rlspec.vla.training.session import freeze_for_good
 from rlspec.vla.training.state import STATE
 from rlspec.vla.training.step import StepRunner
 
@@ -59,7 +59,8 @@ def robot_subject(
         CheckpointError: It cannot be loaded, or has weights that are no numbers.
     """
     quiet_libraries()
-    data = samples(_with_few_demonstrations(recipe, display), display)
+    dataset = _with_few_demonstrations(recipe.dataset, recipe.env, display)
+    data = samples(recipe.policy, dataset, recipe.env, display)
     if not len(data):
         raise DataError(f"dataset={recipe.dataset.name}: it has no frames; choose another data set")
     accelerator = Accelerator(cpu=choose_device(recipe.device) == "cpu")
@@ -73,14 +74,15 @@ def robot_subject(
         dataset=recipe.dataset.name,
     )
     check_finite(loaded.policy, folder or f"policy={recipe.policy.name}")
-    mapping = _frozen(recipe, loaded.policy)
+    freeze_for_good(recipe.policy.freeze, recipe.optim, loaded.policy)
+    mapping = symmetry_map(loaded.policy, **map_settings(recipe.optim))
     training = recipe.training
     step_samples = training.batch_size * training.gradient_accumulation
     size = min(size or _MICRO_BATCH, step_samples)
     count = parts or min(_MOST_PARTS, 2 * step_samples // size)
     runner = StepRunner(accelerator, loaded.preprocessor, BatchShape(size, count), recipe.seed, 0.0)
     build = partial(build_optimizer, **builder_settings(recipe.optim, step_samples))
-    moments = _moments(loaded, build, folder)
+    momenta, variances = stored_moments(folder, STATE, loaded.policy, build)
     return Subject(
         title=f"{Path(folder).name if folder else recipe.policy.name}, {recipe.recipe}",
         model=loaded.policy,
@@ -92,44 +94,20 @@ def robot_subject(
         represent=partial(_represent, runner, loaded.policy, data, _output_layer(loaded.policy, mapping)),
         optimizer=build,
         display=display,
-        momenta=moments[0],
-        variances=moments[1],
+        momenta=momenta,
+        variances=variances,
     )
 
 
-def _with_few_demonstrations(recipe: VlaRecipe, display: Display) -> VlaRecipe:
+def _with_few_demonstrations(dataset: Dataset, env: Env | None, display: Display) -> Dataset:
     """Where the recipe's demonstrations are not generated yet, as many as a diagnosis needs will do."""
     from rlspec.vla.data.demonstrations import demonstrations_root
 
-    wanted = recipe.dataset.demonstrations
-    if wanted is None or recipe.env is None or wanted.episodes <= _EPISODES:
-        return recipe
-    if demonstrations_root(recipe.dataset, recipe.env).is_dir():
-        return recipe
+    wanted = dataset.demonstrations
+    if wanted is None or env is None or wanted.episodes <= _EPISODES or demonstrations_root(dataset, env).is_dir():
+        return dataset
     display.line(f"the recipe's {wanted.episodes} demonstrations are not there: {_EPISODES} stand for them")
-    few = recipe.model_copy(deep=True)
-    assert few.dataset.demonstrations is not None
-    few.dataset.demonstrations.episodes = _EPISODES
-    return few
-
-
-def _frozen(recipe: VlaRecipe, policy: nn.Module) -> SymmetryMap:
-    """Freeze what the recipe never trains; the map of the rest."""
-    settings = map_settings(recipe.optim)
-    if recipe.policy.freeze:
-        never = plan_freezing(recipe.policy.freeze, symmetry_map(policy, **settings)).never
-        for name, parameter in policy.named_parameters():
-            if name in never:
-                parameter.requires_grad_(False)
-    return symmetry_map(policy, **settings)
-
-
-def _moments(loaded: LoadedPolicy, build: Any, folder: str | None) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
-    file = Path(folder or ".") / STATE
-    if folder is None or not file.is_file():
-        return {}, {}
-    content = torch.load(file, map_location=next(loaded.policy.parameters()).device, weights_only=True)
-    return stored_moments(build(loaded.policy), content["optimizer"])
+    return dataset.model_copy(update={"demonstrations": wanted.model_copy(update={"episodes": _EPISODES})})
 
 
 def _parts(data: Samples, count: int, size: int, seed: int) -> list[Part]:

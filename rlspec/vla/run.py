@@ -71,8 +71,9 @@ class RobotPolicyRun:
             display.line(describe_reinforcement(recipe, self._device))
             return
         display.heading(f"{recipe.recipe}: behaviour cloning of {recipe.policy.name} with {recipe.optim.name}")
-        display.line(describe(recipe, self._device, self.process.num_processes))
-        self._samples = self._open(recipe, display)
+        about = describe(recipe.policy, recipe.training, recipe.optim, self._device, self.process.num_processes)
+        display.line(about)
+        self._samples = self._open(recipe.policy, recipe.dataset, recipe.env, display)
 
     def stretched(self, stored: Mapping[str, Any]) -> str | None:
         """The scheduler's type, if it spans the run and the run's length has changed."""

@@ -64,8 +64,10 @@ def tiny_smolvla() -> tuple[ParameterSpec, ...]:
     from lerobot.configs import FeatureType, PolicyFeature
     from lerobot.policies.factory import get_policy_class, make_policy_config
 
+    sys.path.append(str(Path(__file__).parents[1] / "vla"))
+    from tiny_smolvla import tiny_settings, write_tiny_vlm
+
     import rlspec.vla.policies  # noqa: F401  # registers them
-    from rlspec.vla.policies.smolvla.tiny import tiny_settings, write_tiny_vlm
 
     with tempfile.TemporaryDirectory() as folder:
         settings = tiny_settings(write_tiny_vlm(Path(folder) / "vlm"))

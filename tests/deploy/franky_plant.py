@@ -10,8 +10,9 @@ import mujoco
 import numpy as np
 import pinocchio
 from franky_sim.mujoco_simulator import MujocoSimulator
+from law_prediction import Plant
 
-from rlspec.deploy.arm.laws import Impedance, Plant
+from rlspec.deploy.arm.laws import Impedance
 from rlspec.deploy.robots.franky_server import DAMPING, STIFFNESS
 
 HOME = np.array([0.0, 0.0, 0.0, -1.57, 0.0, 1.57, 0.785])

@@ -23,10 +23,11 @@ pytest.importorskip("franky")
 pytest.importorskip("franky_sim")
 
 from franky_plant import HOME, SERVO, arm_gravity, arm_plant  # noqa: E402
+from law_prediction import predict  # noqa: E402
 from simulated import SimClock  # noqa: E402
 
 from rlspec.deploy.arm.interfaces import Command  # noqa: E402
-from rlspec.deploy.arm.laws import LAWS, Impedance, hybrid_torque, predict  # noqa: E402
+from rlspec.deploy.arm.laws import LAWS, Impedance, hybrid_torque  # noqa: E402
 from rlspec.deploy.arm.robot_limits import velocity_bounds  # noqa: E402
 from rlspec.deploy.robots.fci import driver_versions, server_version  # noqa: E402
 from rlspec.deploy.robots.franky import FrankyRobot, FrankySettings  # noqa: E402

@@ -6,12 +6,12 @@ import math
 
 import numpy as np
 import pytest
+from law_prediction import Plant, predict
 from numpy.typing import NDArray
 from rlspec_envs import make_env, make_expert
 from rlspec_envs.franka.robots import FINGER_BASE, FINGER_STROKE, FLANGE_OFFSET, HAND_YAW, HOME, LINKS, ROBOTS
 
 from rlspec.deploy.arm.interfaces import Command
-from rlspec.deploy.arm.laws import Plant, predict
 from rlspec.deploy.robots.mujoco import MujocoRobot
 
 Array = NDArray[np.float64]

@@ -163,7 +163,7 @@ def policy_case(kind: str, folder: Path) -> list[str]:
     """Overrides of a policy whose layers are called, or of one that reaches into them."""
     if kind == "adapter, averaged, with a part that waits":
         return ["policy.freeze=[{part: language, until: 3}]", "evaluation.every=2"]
-    from rlspec.vla.policies.smolvla.tiny import tiny_settings, write_tiny_vlm
+    from tiny_smolvla import tiny_settings, write_tiny_vlm
 
     fields = tiny_settings(write_tiny_vlm(folder / "smolvlm")) | {"chunk_size": CHUNK, "n_action_steps": CHUNK}
     options = {key: value for key, value in fields.items() if key not in ("device", "push_to_hub")}

@@ -80,7 +80,7 @@ def images_dataset(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="session")
 def tiny_vlm(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder with a vision-language model that SmolVLA takes for its own."""
-    from rlspec.vla.policies.smolvla.tiny import write_tiny_vlm
+    from tiny_smolvla import write_tiny_vlm
 
     return write_tiny_vlm(tmp_path_factory.mktemp("smolvlm"))
 

@@ -20,7 +20,7 @@ TINY: dict[str, Any] = {
 
 def settings_of(kind: str, request: pytest.FixtureRequest) -> dict[str, Any]:
     if kind == "rlspec_smolvla":
-        from rlspec.vla.policies.smolvla.tiny import tiny_settings
+        from tiny_smolvla import tiny_settings
 
         return tiny_settings(request.getfixturevalue("tiny_vlm"))
     if kind == "rlspec_pi05":
@@ -149,8 +149,7 @@ def test_lerobots_checkpoints_are_fine_tuned_with_adapters(
     from lerobot.policies.factory import make_pre_post_processors
     from lerobot.policies.smolvla.configuration_smolvla import SmolVLAConfig
     from lerobot.policies.smolvla.modeling_smolvla import SmolVLAPolicy
-
-    from rlspec.vla.policies.smolvla.tiny import tiny_settings
+    from tiny_smolvla import tiny_settings
 
     images = {
         f"observation.images.{name}": PolicyFeature(FeatureType.VISUAL, (3, 64, 64)) for name in ("external", "wrist")

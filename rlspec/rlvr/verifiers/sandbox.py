@@ -92,11 +92,6 @@ class Sandbox:
             self._keepers.put(keeper)
         self._threads = ThreadPoolExecutor(workers, thread_name_prefix="sandbox")
 
-    @property
-    def has_own_network(self) -> bool:
-        """Whether the machine allowed a network namespace, beside the filter."""
-        return self._all[0].ready()
-
     def map[Item, Result](self, work: Callable[[Item], Result], items: Sequence[Item]) -> list[Result]:
         """`work` on every item, on as many threads as there are keepers, in order."""
         return list(self._threads.map(work, items))

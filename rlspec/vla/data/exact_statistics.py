@@ -132,11 +132,6 @@ def statistics_fault(root: Path, exact: Mapping[str, Statistics] | None = None) 
     return None
 
 
-def statistics_are_exact(root: Path) -> bool:
-    """Whether the stored statistics of numbers are those of all frames."""
-    return statistics_fault(root) is None
-
-
 def repair_statistics(root: Path, *, image_frames: int | None = IMAGE_FRAMES) -> str | None:
     """Replace statistics that are not exact; those of pictures are kept where they exist.
 

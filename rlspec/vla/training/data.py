@@ -15,13 +15,13 @@ from torch.utils.data import default_collate
 
 from rlspec.config.paths import resolve_path
 from rlspec.config.vla_checks import without_expert
-from rlspec.config.vla_schema import Dataset, Env, Policy, VlaRecipe
+from rlspec.config.vla_schema import Dataset, Env, Policy
 from rlspec.display import Display
 from rlspec.errors import ConfigError
 from rlspec.vla.training.policy import policy_config
 from rlspec.vla.training.samples import Samples
 
-OpenSamples = Callable[[VlaRecipe, Display], Samples]
+OpenSamples = Callable[[Policy, Dataset, Env | None, Display], Samples]
 
 
 @dataclass(frozen=True)
@@ -56,7 +56,7 @@ def _is_double(value: Any) -> bool:
     return isinstance(value, torch.Tensor) and value.dtype == torch.float64
 
 
-def open_samples(recipe: VlaRecipe, display: Display) -> Samples:
+def open_samples(policy: Policy, dataset: Dataset, env: Env | None, display: Display) -> Samples:
     """Generate the data that is wanted and missing, compare it with policy and simulator, and open it.
 
     Raises:
@@ -66,19 +66,18 @@ def open_samples(recipe: VlaRecipe, display: Display) -> Samples:
     from rlspec.vla.data.frames import FrameStore
     from rlspec.vla.data.opening import open_dataset, policy_delta_indices
 
-    config = policy_config(recipe.policy, device="cpu")
-    root = _generated(recipe.dataset, recipe.env, display)
-    section = _selected(recipe.dataset, root, recipe.env, display)
+    config = policy_config(policy, device="cpu")
+    root = _generated(dataset, env, display)
+    section = _selected(dataset, root, env, display)
     if root is None:
         _check_foreign(section, display)
-    dataset = open_dataset(section, root=root)
-    for note in _preflight(recipe.policy, recipe.env, config, dataset.meta):
+    meta = open_dataset(section, root=root).meta
+    for note in _preflight(policy, env, config, meta):
         display.warn(note)
-    deltas = policy_delta_indices(config, dataset.meta.features)
-    dataset = open_dataset(section, root=root, delta_indices=deltas)
-    if not recipe.dataset.in_memory:
-        return Items(dataset)
-    return FrameStore(dataset, image_size=first_size(config))
+    opened = open_dataset(section, root=root, delta_indices=policy_delta_indices(config, meta.features))
+    if not dataset.in_memory:
+        return Items(opened)
+    return FrameStore(opened, image_size=first_size(config))
 
 
 def _selected(dataset: Dataset, root: Path | None, env: Env | None, display: Display) -> Dataset:

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from rlspec.checkpoint import MANIFEST, undo_half_swaps
-from rlspec.config.vla_schema import SimEvaluation, VlaRecipe
+from rlspec.config.vla_schema import SimEvaluation
 from rlspec.display import Display
 from rlspec.run_directory import RunDirectory
 from rlspec.runtime.outcome import keep_best
@@ -25,13 +25,13 @@ METRICS = "metrics.json"
 
 
 if TYPE_CHECKING:  # training without a simulator does without its modules
-    from rlspec.vla.evaluation.evaluator import SimEvaluator
+    from rlspec.vla.evaluation.evaluator import Measured, SimEvaluator
     from rlspec.vla.evaluation.results import SimResult
 
-EvaluatorFactory = Callable[[VlaRecipe, RunDirectory, Display], "AbstractContextManager[SimEvaluator]"]
+EvaluatorFactory = Callable[["Measured", RunDirectory, Display], "AbstractContextManager[SimEvaluator]"]
 
 
-def simulator(recipe: VlaRecipe, run: RunDirectory, display: Display) -> AbstractContextManager[SimEvaluator]:
+def simulator(recipe: Measured, run: RunDirectory, display: Display) -> AbstractContextManager[SimEvaluator]:
     """The recipe's simulator."""
     from rlspec.vla.evaluation.evaluator import SimEvaluator
 

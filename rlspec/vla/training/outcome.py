@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from typing import Any
 
 from rlspec.checkpoint import list_checkpoints, read_manifest
-from rlspec.config.vla_schema import VlaRecipe
+from rlspec.config.vla_schema import Dataset, Policy, VlaRecipe
 from rlspec.run_directory import RunDirectory
 from rlspec.runtime.card import CardRow, Origin, Proportion
 from rlspec.runtime.outcome import Ending, RunOutcome
@@ -15,6 +15,7 @@ from rlspec.vla.training.evaluations import SCORE
 
 def describe_ending(outcome: RunOutcome, recipe: VlaRecipe, directory: RunDirectory) -> Ending:
     """Success rates, the best and the last weights, and the override that makes a run longer."""
+    env = recipe.env.name if recipe.env else None
     best = read_manifest(directory.best) if directory.best.is_dir() else None
     losses = [row["loss"] for row in directory.read_metrics() if isinstance(row.get("loss"), float)]
     newest = list_checkpoints(directory.checkpoints)
@@ -28,7 +29,7 @@ def describe_ending(outcome: RunOutcome, recipe: VlaRecipe, directory: RunDirect
         entries={
             "policy": recipe.policy.name,
             "data": recipe.dataset.name,
-            "env": recipe.env.name if recipe.env else None,
+            "env": env,
             "loss": losses[-1] if losses else None,
             **measured,
             "best_step": best["step"] if best else None,
@@ -37,31 +38,29 @@ def describe_ending(outcome: RunOutcome, recipe: VlaRecipe, directory: RunDirect
         lines=lines,
         evaluations="episodes",
         further=f"training.steps={2 * outcome.steps}",
-        origin=_origin(recipe),
-        measured=list(_measured(outcome, recipe)),
+        origin=_origin(recipe.policy, recipe.dataset, env),
+        measured=list(_measured(outcome, env or "")),
     )
 
 
-def _origin(recipe: VlaRecipe) -> Origin:
-    data = recipe.dataset
+def _origin(policy: Policy, data: Dataset, env: str | None) -> Origin:
     return Origin(
         library="lerobot",
         task="robotics",
-        base=recipe.policy.path,
+        base=policy.path,
         revision=None,
-        data=f"`{data.name}`" + (f" in `{recipe.env.name}`" if recipe.env else ""),
+        data=f"`{data.name}`" + (f" in `{env}`" if env else ""),
         datasets=[data.repo_id] if data.repo_id is not None else [],
-        load=f"import rlspec.vla.policies  # which knows {recipe.policy.type}\n"
+        load=f"import rlspec.vla.policies  # which knows {policy.type}\n"
         "from lerobot.policies.factory import get_policy_class\n\n"
-        f'policy = get_policy_class("{recipe.policy.type}").from_pretrained(FOLDER)',
+        f'policy = get_policy_class("{policy.type}").from_pretrained(FOLDER)',
     )
 
 
-def _measured(outcome: RunOutcome, recipe: VlaRecipe) -> Iterator[CardRow]:
+def _measured(outcome: RunOutcome, env: str) -> Iterator[CardRow]:
     before, after = _rates(outcome.before), _rates(outcome.after)
     for task in dict.fromkeys([*before, *after]):
-        where = recipe.env.name if recipe.env else ""
-        yield CardRow(f"success, {task}", where, before.get(task), after.get(task))
+        yield CardRow(f"success, {task}", env, before.get(task), after.get(task))
 
 
 def _rates(result: dict[str, Any] | None) -> dict[str, Proportion]:

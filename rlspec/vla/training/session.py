@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from rlspec.checkpoint import read_manifest
 from rlspec.config.optim import builder_settings, describe_rate, map_settings
 from rlspec.config.schema import Optim
-from rlspec.config.vla_schema import Freeze, Training, VlaRecipe
+from rlspec.config.vla_schema import Freeze, Policy, Training, VlaRecipe
 from rlspec.contract.features import camera_of, is_image
 from rlspec.diagnostics.probes import Probe
 from rlspec.optim import SpectralOptimizer, build_optimizer, symmetry_map
@@ -70,9 +70,8 @@ class TrainingParts:
     held_out: HeldOutLoss | None = None
 
 
-def describe(recipe: VlaRecipe, device: str, processes: int) -> str:
+def describe(policy: Policy, training: Training, optim: Optim, device: str, processes: int) -> str:
     """What is easily overlooked and decides a run's numbers, in two lines."""
-    training, policy = recipe.training, recipe.policy
     arithmetic = "bf16 autocast" if training.bf16 else "float32"
     adapted = "all weights that its config trains"
     if policy.lora:
@@ -84,7 +83,7 @@ def describe(recipe: VlaRecipe, device: str, processes: int) -> str:
     return (
         f"policy {policy.type} from {policy.path or 'random weights'}: {arithmetic} on {device}, {adapted}\n"
         f"{training.steps} steps of {shape.samples} samples ({shape.size} x {shape.passes} passes x {shape.processes} "
-        f"processes), {describe_rate(recipe.optim)} ({training.scheduler.get('type')}); {averaged} are kept"
+        f"processes), {describe_rate(optim)} ({training.scheduler.get('type')}); {averaged} are kept"
     )
 
 
@@ -181,13 +180,19 @@ def freeze_and_optimize(
     freeze: Sequence[Freeze], optim: Optim, policy: nn.Module, samples: int
 ) -> tuple[FreezeSchedule, SpectralOptimizer]:
     """Parameters that are frozen for good are none of the optimizer's; those that wait are, and have no gradient."""
-    freezing = FreezeSchedule(frozenset(), {})
-    if freeze:
-        freezing = plan_freezing(freeze, symmetry_map(policy, **map_settings(optim)))
-        for name, parameter in policy.named_parameters():
-            if name in freezing.never:
-                parameter.requires_grad_(False)
+    freezing = freeze_for_good(freeze, optim, policy)
     return freezing, build_optimizer(policy, **builder_settings(optim, samples))
+
+
+def freeze_for_good(freeze: Sequence[Freeze], optim: Optim, policy: nn.Module) -> FreezeSchedule:
+    """Freeze what is never trained; returns the plan of the rest."""
+    if not freeze:
+        return FreezeSchedule(frozenset(), {})
+    freezing = plan_freezing(freeze, symmetry_map(policy, **map_settings(optim)))
+    for name, parameter in policy.named_parameters():
+        if name in freezing.never:
+            parameter.requires_grad_(False)
+    return freezing
 
 
 def _describe_data(name: str, batches: Batches, steps: int) -> str:

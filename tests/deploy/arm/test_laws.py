@@ -6,10 +6,11 @@ import math
 
 import numpy as np
 import pytest
+from law_prediction import Plant, predict
 
 from rlspec.contract.actions import EXECUTION_LAWS
 from rlspec.deploy.arm.jerk_limited import Profile, Reference, stopping_distance
-from rlspec.deploy.arm.laws import LAWS, Impedance, Plant, hybrid_torque, predict
+from rlspec.deploy.arm.laws import LAWS, Impedance, hybrid_torque
 
 PROFILE = Profile(np.full(7, 2.0), np.full(7, 10.0), np.full(7, 1000.0))
 

@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 import pytest
 from safetensors.numpy import load_file
+from tiny_smolvla import tiny_settings, write_tiny_vlm
 
 from rlspec import evaluate, stats, train
 from rlspec.serving.policy import Observation
@@ -16,7 +17,6 @@ from rlspec.serving.settings import ServedPolicy
 from rlspec.vla.data.checking import check_dataset
 from rlspec.vla.data.exact_statistics import numeric_statistics
 from rlspec.vla.data.facts import read_facts, statistics_hash
-from rlspec.vla.policies.smolvla.tiny import tiny_settings, write_tiny_vlm
 from rlspec.vla.served import trained_policy
 
 Output = pytest.CaptureFixture[str]

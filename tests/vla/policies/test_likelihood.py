@@ -11,6 +11,7 @@ import pytest
 import torch
 from grounding import ACTIONS, CHUNK, features, make_scenes
 from lerobot.configs import FeatureType, PolicyFeature
+from tiny_smolvla import tiny_settings
 from torch import Tensor
 from torch.distributions import Normal
 
@@ -26,7 +27,6 @@ from rlspec.vla.policies.flow_sde import chain_log_prob
 from rlspec.vla.policies.likelihood import distribution_of
 from rlspec.vla.policies.pi05.modeling_pi05 import RlspecPI05Policy
 from rlspec.vla.policies.smolvla.modeling_smolvla import RlspecSmolVLAPolicy
-from rlspec.vla.policies.smolvla.tiny import tiny_settings
 
 Case = tuple[Any, dict[str, Any]]  # a policy and a batch
 STD = 0.2

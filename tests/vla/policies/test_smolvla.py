@@ -11,12 +11,12 @@ from lerobot.configs import FeatureType, PolicyFeature, PreTrainedConfig
 from lerobot.policies.factory import get_policy_class, make_pre_post_processors
 from lerobot.policies.smolvla.configuration_smolvla import SmolVLAConfig
 from lerobot.policies.smolvla.modeling_smolvla import SmolVLAPolicy
+from tiny_smolvla import tiny_settings
 from torch import Tensor
 
 from rlspec.errors import CheckpointError
 from rlspec.vla import RlspecSmolVLAConfig, SpectralOptimizerConfig
 from rlspec.vla.policies.smolvla.modeling_smolvla import RlspecSmolVLAPolicy
-from rlspec.vla.policies.smolvla.tiny import tiny_settings
 
 FEATURES: dict[str, Any] = {
     "input_features": {

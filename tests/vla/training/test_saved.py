@@ -8,11 +8,11 @@ from typing import Any
 import pytest
 import torch
 import torch.utils.checkpoint
+from full_size_account import account, losses
 from torch import Tensor, nn
 
 from rlspec.config.load import load_vla_recipe
 from rlspec.errors import ConfigError
-from rlspec.vla import account as accounts
 from rlspec.vla import meta_policy
 from rlspec.vla.policies.recompute import enable_checkpointing
 from rlspec.vla.training.saved import Activations, SavedTensors, activation_bytes
@@ -74,7 +74,7 @@ def test_it_counts_what_autograds_nodes_hold() -> None:
 
     def forward(size: int) -> Tensor:
         torch.manual_seed(int(noise.initial_seed()))
-        return accounts.losses(policy, size).mean()
+        return losses(policy, size).mean()
 
     for size in (1, 3):
         counted = activation_bytes(policy, lambda size=size: forward(size))  # type: ignore[misc]
@@ -169,7 +169,7 @@ def test_gradients_of_smolvla_stay_what_they_are_and_less_is_kept() -> None:
 
         def forward(policy: Any = policy) -> Tensor:
             torch.manual_seed(1)
-            return accounts.losses(policy, 2).square().mean()
+            return losses(policy, 2).square().mean()
 
         kept.append(activation_bytes(policy, forward))
         forward().backward()
@@ -194,13 +194,13 @@ def test_without_storage_the_account_is_that_of_a_real_policy() -> None:
     recipe = load_vla_recipe(
         ["recipe=vla_libero", "policy=smolvla_24gb", "training.batch_size=3", *values, "training.ema_decay=0.9"]
     )
-    found = accounts.account(recipe)
+    found = account(recipe.policy, recipe.training, recipe.optim)
     policy = smolvla()
     enable_checkpointing(policy)
 
     def forward(size: int) -> Tensor:
         with torch.autocast("cpu", torch.bfloat16):
-            return accounts.losses(policy, size).mean()
+            return losses(policy, size).mean()
 
     assert found.activations == pytest.approx(Activations.measure(policy, forward).of(3), rel=0.01)
     assert found.weights == sum(parameter.nbytes for parameter in policy.parameters())
@@ -210,11 +210,12 @@ def test_without_storage_the_account_is_that_of_a_real_policy() -> None:
 @pytest.mark.parametrize("policy", ["smolvla_24gb", pytest.param("pi05_24gb", marks=pytest.mark.slow)])
 def test_the_recipes_for_24_gb_need_less_at_full_size(policy: str) -> None:
     recipe = load_vla_recipe(["recipe=vla_libero", f"policy={policy}"])
-    found = accounts.account(recipe)
+    found = account(recipe.policy, recipe.training, recipe.optim)
     assert found.total < 0.85 * 24e9, found.table()
     assert found.activations > 0.5e9 and found.weights > 0.8e9
 
 
 def test_of_a_policy_that_is_not_known_from_its_config_it_is_said() -> None:
+    recipe = load_vla_recipe(["recipe=vla_franka"])
     with pytest.raises(ConfigError, match=r"policy.type=rlspec_adapter: its memory is measured when a run starts"):
-        accounts.account(load_vla_recipe(["recipe=vla_franka"]))
+        account(recipe.policy, recipe.training, recipe.optim)

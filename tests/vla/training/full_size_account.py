@@ -11,7 +11,8 @@ from torch import Tensor, nn
 from torch._subclasses.fake_tensor import FakeTensorMode
 from transformers.models.smolvlm.modeling_smolvlm import SmolVLMVisionEmbeddings
 
-from rlspec.config.vla_schema import VlaRecipe
+from rlspec.config.schema import Optim
+from rlspec.config.vla_schema import Policy, Training
 from rlspec.errors import ConfigError
 from rlspec.vla.meta_policy import build_meta_policy
 from rlspec.vla.policies.adapters import BASE, add_adapters
@@ -24,13 +25,12 @@ from rlspec.vla.training.session import freeze_and_optimize
 KNOWN = ("rlspec_smolvla", "rlspec_pi05")
 
 
-def account(recipe: VlaRecipe) -> RobotPolicyMemory:
+def account(settings: Policy, training: Training, optim: Optim) -> RobotPolicyMemory:
     """Of one process, with two cameras, a state of 8 numbers and actions of 7, as LIBERO has them.
 
     Raises:
         ConfigError: Of this type of policy, how large the activations are is known only once it runs.
     """
-    settings, training = recipe.policy, recipe.training
     if settings.type not in KNOWN:
         raise ConfigError(
             f"policy.type={settings.type}: its memory is measured when a run starts; from the config alone that of "
@@ -46,7 +46,7 @@ def account(recipe: VlaRecipe) -> RobotPolicyMemory:
         _fake(policy)
         if training.gradient_checkpointing:
             enable_checkpointing(policy)
-        _, optimizer = freeze_and_optimize(settings.freeze, recipe.optim, policy, training.batch_size)
+        _, optimizer = freeze_and_optimize(settings.freeze, optim, policy, training.batch_size)
         policy.train()
 
         def forward(size: int) -> Tensor:
