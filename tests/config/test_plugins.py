@@ -57,8 +57,8 @@ def test_a_plugin_that_cannot_be_used_is_one_line(
     (tmp_path / "my_rules.py").write_text(module)
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(sys, "path", [*sys.path])
-    assert train.main(["recipe=grpo_math", "optim.plugins=[my_rules]", "--print"]) == 2
     sys.modules.pop("my_rules", None)  # the one that registers nothing can be imported
+    assert train.main(["recipe=grpo_math", "optim.plugins=[my_rules]", "--print"]) == 2
     error = capsys.readouterr().err
     assert error.startswith("optim.plugins=my_rules: ") and words in error
     assert error.count("\n") == 1

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from typing import Any
+
 import pytest
 import torch
 from torch import nn
@@ -19,6 +22,19 @@ in_both_arithmetics = pytest.mark.usefixtures("arithmetic")
 
 ADAPTIVE_DECAY = ("namo", "namo_d")
 """Rules whose weight decay follows their adaptive learning rate, by their paper."""
+
+
+def spanning(firsts: Sequence[Any], seconds: Sequence[Any], each: int = 2) -> list[Any]:
+    """Cases of every first with every second when slow; by default every first with `each` of the seconds, in turn."""
+    slow = pytest.mark.slow
+    return [
+        pytest.param(
+            *(value for part in (first, second) for value in (part if isinstance(part, tuple) else (part,))),
+            marks=[] if (i + j) % len(seconds) < each else [slow],
+        )
+        for i, first in enumerate(firsts)
+        for j, second in enumerate(seconds)
+    ]
 
 
 def shapes_for(rule: str) -> tuple[tuple[int, ...], ...]:

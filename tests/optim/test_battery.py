@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from itertools import product
 
 import pytest
 import torch
@@ -12,6 +13,7 @@ from rule_cases import (
     ADAPTIVE_DECAY,
     ALONE,
     AS_LONG_AS_THE_GRADIENT,
+    NAMES,
     PAIRS,
     change,
     every_rule,
@@ -22,6 +24,7 @@ from rule_cases import (
     same_bits,
     set_gradients,
     shapes_for,
+    spanning,
     train,
 )
 from torch import nn
@@ -104,9 +107,9 @@ def unchanged(before: list[torch.Tensor], after: list[torch.Tensor]) -> bool:
     return len(before) == len(after) and all(torch.equal(a, b) for a, b in zip(before, after, strict=True))
 
 
-@every_rule
-@pytest.mark.parametrize("on_device", [False, True])
-@pytest.mark.parametrize("bad", [math.nan, math.inf, -math.inf])
+@pytest.mark.parametrize(
+    ("rule", "bad", "on_device"), spanning(NAMES, list(product([math.nan, math.inf, -math.inf], [False, True])))
+)
 def test_a_non_finite_gradient_skips_that_matrix_alone(
     rule: str, bad: float, on_device: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -158,8 +161,7 @@ def test_a_gradient_whose_norm_overflows_is_not_taken_for_a_non_finite_one(rule:
 
 
 @in_both_arithmetics
-@every_rule
-@pytest.mark.parametrize("scale", [1e-20, 1e-8, 1e-4, 1e4, 1e20])
+@pytest.mark.parametrize(("rule", "scale"), spanning(NAMES, [1e-20, 1e-8, 1e-4, 1e4, 1e20]))
 def test_the_update_does_not_depend_on_the_gradients_scale(rule: str, scale: float) -> None:
     plain, scaled = params_for(rule), params_for(rule)
     start = params_for(rule)

@@ -184,8 +184,8 @@ def check(count: int) -> None:
 
 
 @pytest.mark.skipif(not Path("/proc/self/statm").exists(), reason="reads the memory of this process from /proc")
-def test_a_thousand_malformed_messages_disturb_nobody() -> None:
-    check(1000)
+def test_hundreds_of_malformed_messages_disturb_nobody() -> None:
+    check(400)
 
 
 @pytest.mark.slow

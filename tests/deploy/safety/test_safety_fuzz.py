@@ -1,4 +1,4 @@
-"""Hostile requests: whatever comes, no limit is ever exceeded. The default run takes 30,000, `-m slow` a million."""
+"""Hostile requests: whatever comes, no limit is ever exceeded. The default run takes 15,000, `-m slow` a million."""
 
 from __future__ import annotations
 
@@ -26,12 +26,12 @@ def run(episodes: int, first: int = 0) -> Counter[str]:
 
 
 def test_no_limit_is_ever_exceeded() -> None:
-    reasons = run(30_000 // TICKS)
+    reasons = run(15_000 // TICKS)
     for reason in (
         *("unchanged", "joint_position", "slew", "joint_velocity", "joint_acceleration", "braking", "workspace"),
         *("action_missing", "action_malformed", "action_stale", "tracking_error", "state_malformed", "robot_not_ready"),
     ):
-        assert reasons[reason] >= 50, (reason, reasons)
+        assert reasons[reason] >= 25, (reason, reasons)
 
 
 @pytest.mark.slow

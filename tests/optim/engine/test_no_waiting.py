@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 import torch
-from rule_cases import ALONE, PAIRS
+from rule_cases import ALONE, PAIRS, spanning
 from torch import Tensor, nn
 from torch._subclasses.fake_tensor import DataDependentOutputException, FakeTensorMode
 from torch.utils._python_dispatch import TorchDispatchMode
@@ -93,8 +93,10 @@ def take_steps(run: Callable[[Step], object], watch: Watch, settings: dict[str, 
         run(Step(settings, 0.1, 3.0, count, torch.bfloat16, torch.empty(2, 1, 1, device=CUDA), state))
 
 
-@pytest.mark.parametrize("shape", [(6, 9), (9, 6), (256, 512)])
-@pytest.mark.parametrize(("rule", "options"), [(rule, option) for rule in ALONE for option in VARIANTS.get(rule, [{}])])
+OPTIONS = [(rule, option) for rule in ALONE for option in VARIANTS.get(rule, [{}])]
+
+
+@pytest.mark.parametrize(("rule", "options", "shape"), spanning(OPTIONS, [((6, 9),), ((9, 6),), ((256, 512),)], each=1))
 def test_no_stage_waits_for_the_device(
     rule: str, options: dict[str, Any], shape: tuple[int, int], watch: Watch
 ) -> None:

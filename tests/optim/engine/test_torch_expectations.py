@@ -6,10 +6,11 @@ import copy
 import io
 import pickle
 from collections.abc import Callable
+from itertools import product
 
 import pytest
 import torch
-from rule_cases import PAIRS, every_rule, params_for, same_bits, set_gradients, train
+from rule_cases import NAMES, PAIRS, every_rule, params_for, same_bits, set_gradients, spanning, train
 from torch import nn
 from torch.optim.lr_scheduler import CosineAnnealingLR, LambdaLR, OneCycleLR, ReduceLROnPlateau, SequentialLR
 
@@ -123,11 +124,15 @@ def loaded_from_state(optimizer: SpectralOptimizer) -> SpectralOptimizer:
     return twin
 
 
-@every_rule
-@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
-@pytest.mark.parametrize(
-    "copied", [copy.deepcopy, lambda optimizer: pickle.loads(pickle.dumps(optimizer)), loaded_from_state]
-)
+def pickled(optimizer: SpectralOptimizer) -> SpectralOptimizer:
+    twin: SpectralOptimizer = pickle.loads(pickle.dumps(optimizer))
+    return twin
+
+
+COPIES = list(product([torch.float32, torch.bfloat16], [copy.deepcopy, pickled, loaded_from_state]))
+
+
+@pytest.mark.parametrize(("rule", "dtype", "copied"), spanning(NAMES, COPIES))
 def test_a_copy_continues_with_the_same_bits(rule: str, dtype: torch.dtype, copied: Callable) -> None:
     params = params_for(rule, dtype)
     settings = {"promotion_steps": "auto", "nesterov": True, "weight_decay": 0.01, "state_dtype": "bfloat16"}
