@@ -58,18 +58,25 @@ def choose_gl() -> str:
         "egl", "osmesa", or what MUJOCO_GL says ("glfw"...); the system's own on other systems than Linux.
 
     Raises:
-        EnvironmentUnavailable: On Linux, where neither EGL nor OSMesa is installed.
+        EnvironmentUnavailable: On Linux, where neither EGL nor OSMesa is installed, or where PYOPENGL_PLATFORM names
+            another library than MUJOCO_GL.
     """
     choice = os.environ.get("MUJOCO_GL", "").lower().strip()
+    platform = os.environ.get("PYOPENGL_PLATFORM", "").lower().strip()
     if not choice:
         if not sys.platform.startswith("linux"):
             return {"darwin": "cgl", "win32": "wgl"}.get(sys.platform, "glfw")
-        choice = "egl" if _egl_devices() else "osmesa" if _osmesa_library() else ""
+        installed = [name for name, found in (("egl", _egl_devices), ("osmesa", _osmesa_library)) if found()]
+        choice = platform if platform in installed else next(iter(installed), "")
         if not choice:
             raise EnvironmentUnavailable(f"no GL library for off-screen pictures: install one with {GL_PACKAGES}")
         os.environ["MUJOCO_GL"] = choice
     if choice in _HEADLESS:
-        os.environ.setdefault("PYOPENGL_PLATFORM", choice)
+        if platform not in ("", choice):
+            raise EnvironmentUnavailable(
+                f"PYOPENGL_PLATFORM={platform} contradicts MUJOCO_GL={choice}: unset it, or set it to {choice}"
+            )
+        os.environ["PYOPENGL_PLATFORM"] = choice
     return choice
 
 
@@ -83,6 +90,9 @@ def _make_context(width: int, height: int) -> Any:
     try:
         if choice == "egl":
             from mujoco.egl import GLContext
+
+            if not hasattr(GLContext, "_context"):
+                GLContext._context = None  # of one that was refused a device, whose finaliser would print a traceback
         elif choice == "osmesa":
             from mujoco.osmesa import GLContext
         else:
@@ -90,9 +100,10 @@ def _make_context(width: int, height: int) -> Any:
         context = GLContext(width, height)
     except Exception as error:  # PyOpenGL raises whatever the driver left: ImportError, AttributeError, GLError...
         reason = str(error).split("\n")[0]
-        raise EnvironmentUnavailable(
-            f"MUJOCO_GL={choice} gives no GL context ({reason}): set MUJOCO_GL to egl or osmesa, or {GL_PACKAGES}"
-        ) from error
+        remedy = f"set MUJOCO_GL to egl or osmesa, or {GL_PACKAGES}"
+        if (device := "MUJOCO_EGL_DEVICE_ID") in reason:
+            remedy = f"unset {device}, or set it to one of these (CUDA_VISIBLE_DEVICES does not number them)"
+        raise EnvironmentUnavailable(f"MUJOCO_GL={choice} gives no GL context ({reason}): {remedy}") from error
     if not _first_context:
         _first_context.append(os.getpid())
         atexit.register(_close_all)  # now, so that it runs before what the GL library registered on import

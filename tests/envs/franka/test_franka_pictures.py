@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import importlib.util
 import os
 import sys
@@ -149,6 +150,7 @@ def test_the_gl_library_is_the_users_choice_else_one_that_is_installed(monkeypat
     assert rendering.choose_gl() == "osmesa" == os.environ["PYOPENGL_PLATFORM"]
     for devices, osmesa, expected in ((2, True, "egl"), (0, True, "osmesa")):
         monkeypatch.delenv("MUJOCO_GL")
+        monkeypatch.delenv("PYOPENGL_PLATFORM")
         monkeypatch.setattr(rendering, "_egl_devices", lambda count=devices: count)
         monkeypatch.setattr(rendering, "_osmesa_library", lambda there=osmesa: there)
         assert rendering.choose_gl() == expected == os.environ["MUJOCO_GL"]
@@ -156,6 +158,35 @@ def test_the_gl_library_is_the_users_choice_else_one_that_is_installed(monkeypat
     monkeypatch.setattr(rendering, "_osmesa_library", lambda: False)
     with pytest.raises(EnvironmentUnavailable, match="apt-get install"):
         rendering.choose_gl()
+
+
+def test_pyopengls_platform_is_followed_or_its_contradiction_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("sys.platform", "linux")
+    monkeypatch.setattr(rendering, "_egl_devices", lambda: 1)
+    monkeypatch.setattr(rendering, "_osmesa_library", lambda: True)
+    monkeypatch.setenv("PYOPENGL_PLATFORM", "osmesa")
+    monkeypatch.delenv("MUJOCO_GL", raising=False)
+    assert rendering.choose_gl() == "osmesa" == os.environ["MUJOCO_GL"]
+    monkeypatch.setenv("MUJOCO_GL", "egl")
+    with pytest.raises(EnvironmentUnavailable, match="^PYOPENGL_PLATFORM=osmesa contradicts MUJOCO_GL=egl: unset it"):
+        rendering.choose_gl()
+
+
+def test_an_egl_device_that_is_not_there_is_one_line_with_its_remedy(gl: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    if gl != "egl":
+        pytest.skip("without EGL")
+    import mujoco.egl
+
+    unraisable: list[object] = []
+    monkeypatch.setattr("sys.unraisablehook", unraisable.append)
+    monkeypatch.setattr(mujoco.egl, "EGL_DISPLAY", None)
+    monkeypatch.setenv("MUJOCO_EGL_DEVICE_ID", "99")
+    with pytest.raises(EnvironmentUnavailable, match="got 99.*: unset MUJOCO_EGL_DEVICE_ID, or set it") as error:
+        rendering._make_context(16, 16)
+    assert "\n" not in str(error.value)
+    del error
+    gc.collect()
+    assert unraisable == [], "no traceback of what was never made"
 
 
 def test_an_arm_of_meshes_moves_like_the_primitive_one_and_looks_different(gl: str) -> None:
