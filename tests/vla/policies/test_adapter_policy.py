@@ -209,7 +209,7 @@ def test_features_that_are_missing_are_named() -> None:
             build("adapter", **settings)
 
 
-@pytest.mark.parametrize(("kind", "steps"), [("adapter", 40), ("flow", 45)])
+@pytest.mark.parametrize(("kind", "steps"), [("adapter", 40), ("flow", 70)])
 def test_eight_samples_are_learnt_by_heart(kind: str, steps: int, prepare: Prepare) -> None:
     policy = build(kind, **({"time_samples": 4} if kind == "flow" else {}))
     policy.train()
