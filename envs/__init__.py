@@ -110,11 +110,17 @@ def make_env(suite: str, task: str, **options: Any) -> gymnasium.Env[Any, Any]:
     return gymnasium.make(LIBERO_IDS[suite], disable_env_checker=True, task_id=int(task), **options)
 
 
-def expert_suites() -> tuple[str, ...]:
-    """Suites whose tasks all have a scripted expert; makes no environment."""
-    from rlspec_envs.libero.tasks import EXPERT_SUITES
+def expert_tasks(suite: str) -> tuple[str, ...]:
+    """Tasks of a suite that have a scripted expert; makes no environment.
 
-    return ("franka", *EXPERT_SUITES)
+    Raises:
+        ValueError: The suite is unknown.
+    """
+    if _check_suite(suite) == "franka":
+        return tuple(FRANKA_TASKS)
+    from rlspec_envs.libero.tasks import EXPERT_TASKS
+
+    return EXPERT_TASKS.get(suite, ())
 
 
 def make_expert(env: gymnasium.Env[Any, Any]) -> Expert:

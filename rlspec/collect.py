@@ -112,7 +112,7 @@ class CollectCommand(CommandLine):
                 raise ConfigError(f"task={task}: {env.suite} has no such task; {nearest(task, known)}")
         from rlspec.config.vla_checks import without_expert
 
-        for fault in without_expert(env.suite, f"env={name}"):
+        for fault in without_expert(env, f"env={name}"):
             raise ConfigError(fault)
         return env
 

@@ -160,7 +160,7 @@ def _simulate(line: EvaluateCommand, weights: str) -> int:
     if line.policy == "expert":
         from rlspec.config.vla_checks import without_expert
 
-        for fault in without_expert(recipe.env.suite, "policy=expert"):
+        for fault in without_expert(recipe.env, "policy=expert"):
             raise ConfigError(fault)
     out = line.out or simulation_output(weights, recipe.env.name, named=line.env is not None)
     sys.stdout.write("loading the simulator\n")

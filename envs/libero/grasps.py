@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -57,19 +58,19 @@ class Situation:
         yaw: Present angle of the line between the fingers, rad.
         wrist: Present angle of the last joint, rad.
         shoulder: Position (3,) in m of the robot's shoulder.
-        way: From the object to where it shall go (3,) in m: the gripper has to reach that place too.
+        release: Position (3,) in m of a grasp -> where the gripper will be when it lets go.
     """
 
     robot_geoms: np.ndarray
     yaw: float
     wrist: float
     shoulder: np.ndarray
-    way: np.ndarray
+    release: Callable[[np.ndarray], np.ndarray]
 
     def cost(self, grasp: Grasp) -> float:
         """Turning, and how far the arm is stretched at the grasp or at the goal."""
         turn = abs(grasp.yaw - self.yaw)
-        places = (grasp.position, grasp.position + self.way)
+        places = (grasp.position, self.release(grasp.position))
         reach = max(float(np.linalg.norm(place[:2] - self.shoulder[:2])) for place in places)
         return 0.3 * turn + 20.0 * max(reach - EASY_REACH, 0.0)
 
@@ -81,9 +82,11 @@ def plan_grasps(geometry: CollisionGeometry, body: int, situation: Situation) ->
 
     def rated(grasp: Grasp, ignored: np.ndarray) -> Grasp:
         blocked = geometry.overlaps(gripper_points(grasp), ignored, margin=0.003)
+        there = gripper_points(replace(grasp, position=situation.release(grasp.position)))
+        cost = situation.cost(grasp) + geometry.overlaps(there, np.concatenate([ignored, geoms]), margin=0.003)
         turn = wrist_turn(grasp.yaw, situation.yaw, situation.wrist)
         grasp = replace(grasp, yaw=situation.yaw + turn)
-        return replace(grasp, cost=grasp.cost + situation.cost(grasp) + blocked, blocked=blocked)
+        return replace(grasp, cost=grasp.cost + cost + blocked, blocked=blocked)
 
     across = [replace(grasp, cost=grasp.cost + 2.0 * _overhang(geometry, geoms, grasp)) for grasp in _across(points)]
     grasps = [rated(grasp, np.concatenate([situation.robot_geoms, geoms])) for grasp in across]

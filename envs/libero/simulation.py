@@ -96,6 +96,15 @@ class LiberoSimulation:
         """LIBERO's goal predicate, in the present state."""
         return bool(self.env._check_success())
 
+    @property
+    def goal(self) -> tuple[tuple[str, ...], ...]:
+        """The conditions that make up the goal, all to hold at once: ("on", "bowl_1", "plate_1"), ("close", ...)."""
+        return tuple(tuple(condition) for condition in self.env.parsed_problem["goal_state"])
+
+    def holds(self, condition: tuple[str, ...]) -> bool:
+        """Whether one of LIBERO's conditions is true in the present state."""
+        return bool(self.env._eval_predicate(list(condition)))
+
     def robot_state(self) -> np.ndarray:
         """(8,) float32 as LIBERO observes them: end-effector position (m), axis-angle (rad), two fingers (m)."""
         position, quaternion, fingers = (self.env._observables[name].obs for name in OBSERVED)

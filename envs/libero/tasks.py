@@ -18,8 +18,13 @@ from rlspec_envs.libero.bootstrap import package_folder
 
 TASK_COUNTS = {"libero_spatial": 10, "libero_object": 10, "libero_goal": 10, "libero_10": 10, "libero_90": 90}
 LIBERO_SUITES = tuple(TASK_COUNTS)
-EXPERT_SUITES = ("libero_object", "libero_spatial")
-"""Those whose tasks a script demonstrates: one object is picked up and placed."""
+EXPERT_TASKS: dict[str, tuple[str, ...]] = {
+    "libero_spatial": tuple(map(str, range(10))),
+    "libero_object": tuple(map(str, range(10))),
+    "libero_goal": ("0", "1", "2", "4", "5", "6", "7", "8", "9"),
+    "libero_10": ("0", "1", "2", "3", "4", "5", "6", "7"),
+}
+"""Suite -> the tasks that a script demonstrates."""
 
 
 @dataclass(frozen=True)

@@ -164,14 +164,24 @@ def data_source(recipe: VlaRecipe) -> Lines:
         yield "dataset.episodes=[]: must be null or name at least one episode"
 
 
-def without_expert(suite: str, key: str) -> Lines:
-    """Scripts demonstrate the tasks of some suites only."""
-    from rlspec_envs import SUITES, expert_suites
+def without_expert(env: Env, key: str) -> Lines:
+    """Scripts demonstrate some tasks only."""
+    from rlspec_envs import SUITES, expert_tasks, list_tasks
 
-    if suite in SUITES and suite not in expert_suites():
+    if env.suite not in SUITES:
+        return
+    scripted = expert_tasks(env.suite)
+    missing = [task for task in env.tasks or list_tasks(env.suite) if task not in scripted]
+    if missing and not scripted:
+        having = ", ".join(suite for suite in SUITES if expert_tasks(suite))
         yield (
-            f"{key}: no task of {suite} has a scripted expert, those of {', '.join(expert_suites())} have; "
+            f"{key}: no task of {env.suite} has a scripted expert, those of {having} have; "
             "use published demonstrations (dataset=libero)"
+        )
+    elif missing:
+        yield (
+            f"{key}: {env.suite} has no scripted expert of task {', '.join(missing)}; choose from those that have one "
+            f"(task=, in recipes env.tasks): {', '.join(scripted)}"
         )
 
 

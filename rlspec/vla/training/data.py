@@ -147,7 +147,7 @@ def _generated(dataset: Dataset, env: Env | None, display: Display) -> Path | No
 
     if env is None or (dataset.demonstrations is None and dataset.recordings is None):
         return None
-    for fault in without_expert(env.suite, f"dataset={dataset.name}"):
+    for fault in without_expert(env, f"dataset={dataset.name}"):
         raise ConfigError(fault)
     with PartialState().main_process_first():
         if dataset.recordings is not None:

@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
+import types
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import gymnasium
 import numpy as np
 import pytest
+from rlspec_envs.libero import experts
 from rlspec_envs.libero.environment import LiberoEnv
 from rlspec_envs.libero.experts import make_libero_expert
 from rlspec_envs.libero.perturbed import wrong_instruction
-from rlspec_envs.libero.simulation import axis_angle
+from rlspec_envs.libero.simulation import LiberoSimulation, axis_angle
 from rlspec_envs.libero.tasks import get_task
 
 REST = np.array([0, 0, 0, 0, 0, 0, -1], dtype=np.float32)
@@ -50,6 +52,23 @@ def run_expert(env: LiberoEnv, initial_state: int) -> tuple[list[np.ndarray], li
         if terminated or truncated:
             break
     return actions, infos
+
+
+def test_the_fist_turns_a_knob(libero: Path) -> None:
+    stove = LiberoEnv("libero_goal", 7, render_observations=False)
+    try:
+        actions, infos = run_expert(stove, 2)
+    finally:
+        stove.close()
+    assert infos[-1]["is_success"] and len(actions) < 120
+
+
+def test_a_goal_is_met_in_an_order_that_can_be(monkeypatch: pytest.MonkeyPatch) -> None:
+    heights = {"mug_1": 0.1, "pudding_1": 0.03, "bowl_1": 0.05}
+    monkeypatch.setattr(experts, "_height", lambda _, condition: heights.get(condition[1], 0.0))
+    goal = (("close", "drawer"), ("on", "mug_1", "plate_1"), ("on", "pudding_1", "table"), ("turnon", "stove_1"))
+    simulation = cast(LiberoSimulation, types.SimpleNamespace(goal=goal))
+    assert [condition[1] for condition in experts.plan(simulation)] == ["stove_1", "pudding_1", "mug_1", "drawer"]
 
 
 def test_observation_and_spaces_have_lerobots_names(env: LiberoEnv) -> None:

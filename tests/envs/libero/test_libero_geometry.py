@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import mujoco
 import numpy as np
 import pytest
@@ -16,11 +18,18 @@ from rlspec_envs.libero.grasps import (
     wrap_half_turn,
     wrist_turn,
 )
+from rlspec_envs.libero.scene import drawer_way
 from rlspec_envs.thinning import thin_visual_meshes
 
 NOTHING = np.array([], dtype=int)
 SHOULDER = np.array([-0.6, 0.0, 0.3])
-ALONE = Situation(NOTHING, 0.0, 0.0, SHOULDER, np.zeros(3))
+
+
+def shifted(way: tuple[float, float, float]) -> Callable[[np.ndarray], np.ndarray]:
+    return lambda position: position + np.array(way)
+
+
+ALONE = Situation(NOTHING, 0.0, 0.0, SHOULDER, shifted((0.0, 0.0, 0.0)))
 
 
 def scene(bodies: str) -> tuple[CollisionGeometry, mujoco.MjModel]:
@@ -94,9 +103,17 @@ def test_a_bowl_is_grasped_at_its_rim_where_it_is_free() -> None:
 
 def test_a_rim_is_grasped_where_the_arm_also_reaches_the_goal() -> None:
     geometry, model = scene(bowl())
-    behind = Situation(NOTHING, 0.0, 0.0, np.array([0.0, -0.6, 0.3]), np.array([0.0, 0.13, 0.0]))
+    behind = Situation(NOTHING, 0.0, 0.0, np.array([0.0, -0.6, 0.3]), shifted((0.0, 0.13, 0.0)))
     best = plan_grasps(geometry, model.body("bowl").id, behind)[0]
     assert best.position[1] < -0.02, "on the robot's side of the bowl"
+
+
+def test_a_rim_is_grasped_where_the_hand_is_also_free_at_the_goal() -> None:
+    walls = box("left", "0.43 0 0.1", "0.01 0.2 0.1") + box("right", "0.57 0 0.1", "0.01 0.2 0.1")
+    geometry, model = scene(bowl() + walls)
+    body = model.body("bowl").id
+    best = plan_grasps(geometry, body, Situation(NOTHING, 0.0, 0.0, SHOULDER, shifted((0.5, 0.0, 0.0))))[0]
+    assert abs(wrap_half_turn(best.yaw - np.pi / 2)) < 0.3, "the hand, wide along its fingers, fits between the walls"
 
 
 def test_an_object_too_wide_for_the_gripper_is_never_grasped_across() -> None:
@@ -112,6 +129,19 @@ def test_turns_spare_the_wrist(target: float, wrist: float) -> None:
     assert abs(wrap_half_turn(1.57 + turn - target)) < 1e-9, "the same line between the fingers"
     assert abs(wrist - turn) <= WRIST_RANGE + np.pi / 10
     assert abs(turn) <= np.pi / 2 or abs(wrist - wrap_half_turn(turn)) > WRIST_RANGE, "no turn that is not needed"
+
+
+@pytest.mark.parametrize(("travel", "sign"), [("-0.16 0.01", -1.0), ("-0.005 0.14", 1.0)])
+def test_a_drawer_opens_along_the_longer_way_of_its_joint(travel: str, sign: float) -> None:
+    model = mujoco.MjModel.from_xml_string(
+        f"""<mujoco><worldbody><body name='box' euler='0 0 90'><geom size='0.1'/>
+        <body name='drawer'><joint type='slide' axis='0 1 0' range='{travel}'/><geom size='0.1'/></body>
+        </body></worldbody></mujoco>"""
+    )
+    data = mujoco.MjData(model)
+    mujoco.mj_forward(model, data)
+    np.testing.assert_allclose(drawer_way(model, data, model.body("drawer").id), [-sign, 0.0, 0.0], atol=1e-12)
+    assert not drawer_way(model, data, model.body("box").id).any()
 
 
 def test_gripper_points_turn_with_the_grasp() -> None:

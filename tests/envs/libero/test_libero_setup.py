@@ -236,10 +236,13 @@ def test_seeding_gives_numpys_generator_back() -> None:
         assert np.random.rand() == inside
 
 
-def test_suites_without_an_expert_say_so(libero: Path) -> None:
-    env = LiberoEnv("libero_goal", 2)
-    with pytest.raises(ValueError, match="libero_goal task 2 has no expert: .* libero_object, libero_spatial") as error:
-        make_libero_expert(env)
+@pytest.mark.parametrize(
+    ("suite", "task", "said"),
+    [("libero_goal", 3, "its tasks 0, 1, 2, 4, 5, 6, 7, 8, 9 have one"), ("libero_90", 0, "no task of it has one")],
+)
+def test_tasks_without_an_expert_say_so(libero: Path, suite: str, task: int, said: str) -> None:
+    with pytest.raises(ValueError, match=f"{suite} task {task} has no expert: {said}") as error:
+        make_libero_expert(LiberoEnv(suite, task))
     one_line(error.value)
 
 

@@ -12,6 +12,7 @@ import rlspec_envs
 from gymnasium.utils.env_checker import check_env
 from rlspec_envs.libero.environment import LiberoEnv
 from rlspec_envs.libero.experts import make_libero_expert
+from rlspec_envs.libero.tasks import EXPERT_TASKS
 
 pytestmark = pytest.mark.slow
 
@@ -34,8 +35,9 @@ def test_every_task_resets_steps_and_renders(libero: Path, suite: str, task_id: 
     env.close()
 
 
-@pytest.mark.parametrize("suite", ["libero_object", "libero_spatial"])
-@pytest.mark.parametrize("task_id", range(10))
+@pytest.mark.parametrize(
+    ("suite", "task_id"), [(suite, int(task)) for suite, scripted in EXPERT_TASKS.items() for task in scripted]
+)
 def test_experts_solve_three_initial_states_of_a_task(libero: Path, suite: str, task_id: int) -> None:
     env = LiberoEnv(suite, task_id, render_observations=False, success_condition="released")
     expert = make_libero_expert(env)
