@@ -37,6 +37,7 @@ from rlspec.optim.kernels.schedules import high_pass_schedule, keller
 # hidden size, query heads, key/value heads, head size, feed-forward size, layers; as in the models' config.json
 SIZES = {
     "tiny": (64, 4, 2, 16, 192, 2),
+    "512": (512, 8, 8, 64, 1536, 1),  # no model's: its matrices lie in a processor's cache
     "0.6b": (1024, 16, 8, 128, 3072, 28),
     "1.7b": (2048, 16, 8, 128, 6144, 28),
     "4b": (2560, 32, 8, 128, 9728, 36),
@@ -146,10 +147,11 @@ def plain(make: Callable[..., torch.optim.Optimizer], **settings: Any) -> Callab
     return lambda matrices: make([matrix.param for matrix in matrices], **settings)
 
 
-def contenders(device: str) -> list[Row]:
-    """All rows; a peer that is not installed is left out."""
+def contenders(device: str, arithmetic: torch.dtype | None = None) -> list[Row]:
+    """All rows, ours in that arithmetic type (None: by default); a peer that is not installed is left out."""
     f32, bf16 = torch.float32, torch.bfloat16
-    ours = AUTO_DTYPES.get(device, f32)
+    ours = arithmetic or AUTO_DTYPES.get(device, f32)
+    own = {"compute_dtype": str(ours).removeprefix("torch.")}
     equal = "torch Muon, float32" if ours == f32 else "torch Muon, as it is"
     muon, open_gate, shut_gate = keller(), high_pass_schedule(5), high_pass_schedule(0)
     adam = {"lr": 1e-6, "weight_decay": 0.1}
@@ -163,12 +165,18 @@ def contenders(device: str) -> list[Row]:
             step_in_float32,
         ),
         Row("torch Muon, as it is", plain(torch.optim.Muon, lr=1e-6), bf16, "", operations(False, None, bf16)),
-        Row("muon", spectral("muon", False), ours, equal, operations(False, muon, ours)),
-        Row("muon per head", spectral("muon", True), ours, equal, operations(True, muon, ours)),
-        Row("pion per head, k_p=0", spectral("pion", True), ours, equal, operations(True, shut_gate, ours)),
+        Row("muon", spectral("muon", False, **own), ours, equal, operations(False, muon, ours)),
+        Row("muon per head", spectral("muon", True, **own), ours, equal, operations(True, muon, ours)),
+        Row(
+            "pion per head, k_p=0",
+            spectral("pion", True, promotion_steps=0, **own),
+            ours,
+            equal,
+            operations(True, shut_gate, ours),
+        ),
         Row(
             "pion per head, auto",
-            spectral("pion", True, promotion_steps="auto"),
+            spectral("pion", True, promotion_steps="auto", **own),
             ours,
             equal,
             operations(True, open_gate, ours),
@@ -333,6 +341,7 @@ def parse(arguments: list[str] | None) -> argparse.Namespace:
     parser.add_argument("--layers", type=int, help="default: all on CUDA, 2 on the CPU")
     parser.add_argument("--repeats", type=int, default=5)
     parser.add_argument("--dtype", default="float32", choices=("float32", "bfloat16"), help="of the weights")
+    parser.add_argument("--arithmetic", choices=("float32", "bfloat16"), help="of our iterations; default: automatic")
     parser.add_argument("--only", nargs="*", help="names of rows")
     parser.add_argument("--limit", type=float, default=60.0, help="seconds that one step may take")
     parser.add_argument(
@@ -363,7 +372,8 @@ def main(arguments: list[str] | None = None) -> None:
     else:
         shape = SIZES[options.size]
         layers = options.layers or (shape[-1] if options.device == "cuda" else 2)
-        rows = [row for row in contenders(options.device) if not options.only or row.name in options.only]
+        arithmetic = getattr(torch, options.arithmetic) if options.arithmetic else None
+        rows = [row for row in contenders(options.device, arithmetic) if not options.only or row.name in options.only]
         matrices = model(shape, layers, options.device, dtype)
         results = measure(rows, matrices, options.device, options.repeats, options.limit)
         print(f"Qwen3 {options.size}, {layers} layers, weights {options.dtype}, {header}\n")

@@ -24,8 +24,9 @@ def finite_on_host(gradients: Sequence[Tensor]) -> list[bool]:
 
 
 def any_nonzero(gradients: Sequence[Tensor]) -> bool:
-    """Whether one of them is not exactly 0 everywhere. Waits for the device; mostly the smallest one answers."""
-    return any(bool(gradient.any()) for gradient in sorted(gradients, key=Tensor.numel))
+    """Whether one of them is not exactly 0 everywhere. Waits for the device; mostly the first row of one answers."""
+    rows = (gradient[:1] for gradient in gradients if gradient.ndim)
+    return any(bool(part.any()) for part in (*rows, *sorted(gradients, key=Tensor.numel)))
 
 
 def finite_on_device(gradients: Sequence[Tensor]) -> tuple[list[Tensor], list[Tensor]]:

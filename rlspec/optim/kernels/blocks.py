@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from functools import cache
 
 import torch
 from torch import Tensor
@@ -64,12 +65,28 @@ def product_dtype(blocks: Tensor) -> torch.dtype:
 
 
 def flush_(values: Tensor) -> Tensor:
-    """In place: entries too small for the product of two of them to be a normal number become 0; others stay.
+    """In place: entries too small for products of two, and sums of such products, to be normal numbers become 0.
 
-    For values of size 1 and below, in which 1e-19 is far under rounding. Subnormal numbers take a CPU up to a hundred
-    times longer, and Pion's gate makes them of every block. CUDA computes with them at no cost, and matrix units for
-    half precision take them for 0.
+    For values of size 1 and below, in which 3e-16 (float32) is far under rounding: sqrt(tiny / eps), so that sums that
+    cancel as far as rounding lets them are still normal. Subnormal numbers take a CPU up to a hundred times longer, and
+    Pion's gate makes them of every block. CUDA computes with them at no cost, and matrix units for half precision take
+    them for 0.
     """
     if values.device.type != "cpu" or values.dtype not in (torch.float32, torch.float64):
         return values
-    return torch.hardshrink(values, math.sqrt(torch.finfo(values.dtype).tiny), out=values)
+    limits = torch.finfo(values.dtype)
+    return torch.hardshrink(values, math.sqrt(limits.tiny / limits.eps), out=values)
+
+
+def multiplies_slowly(blocks: Tensor) -> bool:
+    """Whether such tensors are multiplied faster as float32: bfloat16 on CPUs without matrix units for it."""
+    return blocks.dtype == torch.bfloat16 and blocks.device.type == "cpu" and not _has_bfloat16_units()
+
+
+@cache
+def _has_bfloat16_units() -> bool:
+    """Not those Intel processors that have AVX-512's dot products alone: there bfloat16 has half of float32's rate."""
+    known = torch.cpu.get_capabilities()
+    if known.get("architecture") != "x86_64":
+        return True  # not measured
+    return bool(known["amx_bf16"] or (known["avx512_bf16"] and "Intel" not in known["cpu_name"]))

@@ -14,7 +14,7 @@ from collections.abc import Collection, Sequence
 import torch
 from torch import Tensor
 
-from rlspec.optim.kernels.blocks import flush_, like, wide
+from rlspec.optim.kernels.blocks import flush_, like, multiplies_slowly, wide
 
 Coefficient = float | Tensor
 AnyCoefficients = tuple[Coefficient, Coefficient, Coefficient]
@@ -52,20 +52,23 @@ def cuts(blocks: Tensor) -> bool:
     return blocks.dtype in (torch.float32, torch.float64)
 
 
-def symmetric_product(left: Tensor, right: Tensor) -> Tensor:
+def symmetric_product(left: Tensor, right: Tensor, rounding: torch.dtype | None = None) -> Tensor:
     """`left right`, where that product is known to be symmetric.
 
     Args:
         left: (batch, rows, inner), of any strides.
         right: (batch, inner, rows): the transpose of `left`; or both are symmetric and commute.
+        rounding: see `rounded_`.
 
     Returns:
         (batch, rows, rows), a new tensor, whose rows need not lie next to each other.
     """
+    if multiplies_slowly(left):
+        return symmetric_product(left.float(), right.float(), left.dtype).to(left.dtype)
     batch, size, _ = left.shape
     rows = strip_rows(size) if cuts(left) else size
     if rows >= size:
-        return flush_(torch.bmm(left, right))
+        return rounded_(torch.bmm(left, right), rounding)
     out = left.new_empty(batch, size, size + _PADDING)[:, :, :size]
     for start in range(0, size, rows):
         stop = start + rows
@@ -73,11 +76,20 @@ def symmetric_product(left: Tensor, right: Tensor) -> Tensor:
         torch.bmm(left[:, start:stop], right[:, :, start:], out=strip)
         if stop < size:
             out[:, stop:, start:stop].copy_(strip[:, :, rows:].mT)
-    return flush_(out)
+    return rounded_(out, rounding)
+
+
+def rounded_(product: Tensor, rounding: torch.dtype | None) -> Tensor:
+    """In place: without what is too small (`flush_`), and rounded to a narrower type in whose arithmetic it stands."""
+    return flush_(product if rounding is None else product.copy_(product.to(rounding)))
 
 
 def gram_iteration(
-    blocks: Tensor, schedule: Sequence[AnyCoefficients], restarts: Collection[int] = (), gram: Tensor | None = None
+    blocks: Tensor,
+    schedule: Sequence[AnyCoefficients],
+    restarts: Collection[int] = (),
+    gram: Tensor | None = None,
+    rounding: torch.dtype | None = None,
 ) -> Tensor:
     """Run a schedule through the Gram matrix of the short side.
 
@@ -86,34 +98,37 @@ def gram_iteration(
         schedule: coefficients per step.
         restarts: numbers of steps after which X is formed and its Gram matrix computed anew, see `restart_steps`.
         gram: `short_gram(blocks)`, if it is known already.
+        rounding: of every product, see `rounded_`.
 
     Returns:
         (batch, rows, cols).
     """
-    gram = short_gram(blocks) if gram is None else gram
+    gram = short_gram(blocks, rounding) if gram is None else gram
     total: Tensor | None = None
     for number, (a, b, c) in enumerate(schedule, start=1):
-        polynomial = _polynomial(gram, a, b, c)
-        total = polynomial if total is None else symmetric_product(total, polynomial)
+        polynomial = _polynomial(gram, a, b, c, rounding)
+        total = polynomial if total is None else symmetric_product(total, polynomial, rounding)
         if number == len(schedule):
             break
         if number in restarts:
-            blocks = _apply(total, blocks)
-            gram, total = short_gram(blocks), None
+            blocks = _apply(total, blocks, rounding)
+            gram, total = short_gram(blocks, rounding), None
         else:
-            gram = symmetric_product(symmetric_product(gram, polynomial), polynomial)
-    return blocks if total is None else _apply(total, blocks)
+            gram = symmetric_product(symmetric_product(gram, polynomial, rounding), polynomial, rounding)
+    return blocks if total is None else _apply(total, blocks, rounding)
 
 
-def short_gram(blocks: Tensor) -> Tensor:
+def short_gram(blocks: Tensor, rounding: torch.dtype | None = None) -> Tensor:
     """X X^T or X^T X, whichever is smaller: (batch, rows, cols) -> (batch, short, short)."""
     x = wide(blocks)
-    return symmetric_product(x, x.mT)
+    return symmetric_product(x, x.mT, rounding)
 
 
-def _polynomial(gram: Tensor, a: Coefficient, b: Coefficient, c: Coefficient) -> Tensor:
+def _polynomial(
+    gram: Tensor, a: Coefficient, b: Coefficient, c: Coefficient, rounding: torch.dtype | None = None
+) -> Tensor:
     """`a I + b R + c R R`, as `a I + R (b I + c R)`, for which nothing is copied but R."""
-    return _add_identity(symmetric_product(gram, _add_identity(gram * c, b)), a)
+    return _add_identity(symmetric_product(gram, _add_identity(gram * c, b), rounding), a)
 
 
 def _add_identity(square: Tensor, factor: Coefficient) -> Tensor:
@@ -122,20 +137,26 @@ def _add_identity(square: Tensor, factor: Coefficient) -> Tensor:
     return square
 
 
-def _apply(square: Tensor, blocks: Tensor) -> Tensor:
+def _apply(square: Tensor, blocks: Tensor, rounding: torch.dtype | None = None) -> Tensor:
     """Multiply by a symmetric matrix on the short side."""
-    return flush_(torch.bmm(blocks, square) if blocks.shape[-2] > blocks.shape[-1] else torch.bmm(square, blocks))
+    tall = blocks.shape[-2] > blocks.shape[-1]
+    return rounded_(torch.bmm(blocks, square) if tall else torch.bmm(square, blocks), rounding)
 
 
-def standard_iteration(blocks: Tensor, schedule: Sequence[AnyCoefficients], gram: Tensor | None = None) -> Tensor:
+def standard_iteration(
+    blocks: Tensor,
+    schedule: Sequence[AnyCoefficients],
+    gram: Tensor | None = None,
+    rounding: torch.dtype | None = None,
+) -> Tensor:
     """The same through X in every step; in half precision these are exactly torch.optim.Muon's operations."""
     x = wide(blocks)
     for a, b, c in schedule:
-        gram = symmetric_product(x, x.mT) if gram is None else gram
         if cuts(x) or isinstance(a, Tensor) or isinstance(b, Tensor) or isinstance(c, Tensor):
-            x = torch.bmm(_polynomial(gram, a, b, c), x)
-            x = flush_(x) if isinstance(a, Tensor) or a == 0.0 else x
+            gram = short_gram(x, rounding) if gram is None else gram
+            x = rounded_(torch.bmm(_polynomial(gram, a, b, c, rounding), x), rounding)
         else:
+            gram = torch.bmm(x, x.mT) if gram is None else gram
             x = torch.baddbmm(x, torch.baddbmm(gram, gram, gram, beta=b, alpha=c), x, beta=a)
         gram = None
     return like(x, blocks)

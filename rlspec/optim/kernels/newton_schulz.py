@@ -9,7 +9,7 @@ from collections.abc import Sequence
 
 from torch import Tensor
 
-from rlspec.optim.kernels.blocks import product_dtype
+from rlspec.optim.kernels.blocks import multiplies_slowly, product_dtype
 from rlspec.optim.kernels.gram import (
     AnyCoefficients,
     cuts,
@@ -25,21 +25,28 @@ def newton_schulz(
 ) -> Tensor:
     """Run a schedule on matrices whose singular values lie in [0, 1].
 
+    Where bfloat16 products are slower than float32's, factors are widened for them and the results rounded.
+
     Args:
         blocks: (batch, rows, cols), normalised, of the dtype to compute in; never mutated.
         schedule: coefficients per step; a coefficient may be a tensor (batch, 1, 1) that differs between blocks.
         method: `standard` goes through X in every step, `gram` through the Gram matrix of the short side, with restarts
             where accuracy needs them (`restart_steps` states the errors); `auto` takes the one with fewer operations.
+            `torch` is `standard` with the bits of torch.optim.Muon.
         gram: `short_gram(blocks)`, if it is known already.
 
     Returns:
         (batch, rows, cols): the same singular vectors, every singular value mapped by the schedule.
     """
-    if method == "auto":
-        method = choose_method(blocks, schedule)
-    if method == "gram":
-        return gram_iteration(blocks, schedule, restart_steps(schedule, product_dtype(blocks)), gram)
-    return standard_iteration(blocks, schedule, gram)
+    rounding = blocks.dtype if method != "torch" and multiplies_slowly(blocks) else None
+    work, gram = (x if rounding is None or x is None else x.float() for x in (blocks, gram))
+    assert work is not None
+    if method == "gram" or (method == "auto" and choose_method(blocks, schedule) == "gram"):
+        restarts = restart_steps(schedule, product_dtype(blocks))
+        result = gram_iteration(work, schedule, restarts, gram, rounding)
+    else:
+        result = standard_iteration(work, schedule, gram, rounding)
+    return result.to(blocks.dtype)
 
 
 def choose_method(blocks: Tensor, schedule: Sequence[AnyCoefficients]) -> str:

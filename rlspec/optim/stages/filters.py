@@ -44,7 +44,8 @@ def check_schedule(schedule: str, **_: object) -> None:
 @stage(check=check_schedule, iterates=True, bounded=True)
 def polar(blocks: Tensor, step: Step, *, ns_steps: int, schedule: str = "keller") -> Tensor:
     """Map every singular value towards 1 (Muon): the polar factor as far as the schedule converges."""
-    filtered = newton_schulz(blocks, SCHEDULES[schedule](ns_steps))
+    method = "torch" if step.settings.get("normalise") == "torch" else "auto"
+    filtered = newton_schulz(blocks, SCHEDULES[schedule](ns_steps), method=method)
     step.energy = pass_energy(filtered)
     return filtered
 

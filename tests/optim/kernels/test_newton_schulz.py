@@ -89,6 +89,28 @@ def test_a_batch_gives_the_same_bits_as_one_block_at_a_time() -> None:
         assert torch.equal(together, torch.cat([newton_schulz(block[None], keller()) for block in blocks]))
 
 
+@pytest.mark.parametrize("method", ["standard", "gram"])
+@pytest.mark.parametrize("shape", [(2, 40, 90), (1, 300, 256)])
+def test_bfloat16_through_float32_multiplies_nothing_else_and_rounds_as_bfloat16_does(
+    method: str, shape: tuple[int, ...], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    blocks, schedule = frobenius(random_blocks(*shape), torch.bfloat16), high_pass_schedule(4)
+    results, bmm = {}, torch.bmm
+    met: set[torch.dtype] = set()
+    for slow in (False, True):
+        for module in ("gram", "newton_schulz"):
+            monkeypatch.setattr(
+                f"rlspec.optim.kernels.{module}.multiplies_slowly", lambda x, s=slow: s and x.dtype == torch.bfloat16
+            )
+        met.clear()
+        monkeypatch.setattr(torch, "bmm", lambda left, *rest, **out: met.add(left.dtype) or bmm(left, *rest, **out))
+        results[slow] = newton_schulz(blocks, schedule, method=method).double()
+        assert met == ({torch.float32} if slow else {torch.bfloat16})
+    exact = newton_schulz(blocks.double(), schedule)
+    errors = [(results[slow] - exact).norm() / exact.norm() for slow in (False, True)]
+    assert 0.5 < errors[1] / errors[0] < 1.5
+
+
 def test_inputs_are_never_mutated() -> None:
     for dtype in (torch.float32, torch.bfloat16):
         blocks = random_blocks(2, 6, 9).to(dtype)
