@@ -82,6 +82,24 @@ def list_tasks(suite: str) -> list[str]:
     return list(list_libero_tasks(suite))
 
 
+def task_called(suite: str, words: str) -> str | None:
+    """The task of a LIBERO suite that has this name or instruction; None where there is none, or no LIBERO."""
+    if suite not in LIBERO_IDS:
+        return None
+    from rlspec_envs.errors import EnvironmentUnavailable
+    from rlspec_envs.libero.tasks import get_task, list_libero_tasks
+
+    def plain(text: str) -> str:
+        return " ".join(text.lower().replace("_", " ").strip(" .").split())
+
+    try:
+        tasks = [get_task(suite, int(number)) for number in list_libero_tasks(suite)]
+    except EnvironmentUnavailable:
+        return None
+    called = plain(words)
+    return next((str(task.task_id) for task in tasks if called in (plain(task.name), task.instruction)), None)
+
+
 def make_env(suite: str, task: str, **options: Any) -> gymnasium.Env[Any, Any]:
     """Make an environment through gymnasium, without its (slow) checking wrapper.
 

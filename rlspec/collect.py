@@ -21,7 +21,7 @@ from rlspec.config.paths import list_group, show
 from rlspec.config.schema import SEEDS, Key
 from rlspec.config.vla_schema import Demonstrations, Env, Recordings
 from rlspec.entry import command
-from rlspec.errors import ConfigError, nearest
+from rlspec.errors import ConfigError
 
 if TYPE_CHECKING:
     from rlspec.deploy.log.reader import RunLog
@@ -95,6 +95,7 @@ class CollectCommand(CommandLine):
             ConfigError: It is not installed, or has no such task.
         """
         from rlspec.config.load import load_group
+        from rlspec.config.vla_checks import no_such_task, without_expert
 
         name = self.env or "franka_droid"
         env = Env.model_validate(load_group("env", name))
@@ -109,9 +110,7 @@ class CollectCommand(CommandLine):
         env.tasks = self.task or env.tasks
         for task in env.tasks:
             if task not in known:
-                raise ConfigError(f"task={task}: {env.suite} has no such task; {nearest(task, known)}")
-        from rlspec.config.vla_checks import without_expert
-
+                raise ConfigError(f"task={task}: {no_such_task(env.suite, task, known)}")
         for fault in without_expert(env, f"env={name}"):
             raise ConfigError(fault)
         return env

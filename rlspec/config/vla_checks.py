@@ -164,6 +164,15 @@ def data_source(recipe: VlaRecipe) -> Lines:
         yield "dataset.episodes=[]: must be null or name at least one episode"
 
 
+def no_such_task(suite: str, task: str, known: Sequence[str]) -> str:
+    """What to say of a task that a suite does not list; LIBERO's are numbered, and often called by their words."""
+    from rlspec_envs import task_called
+
+    if (number := task_called(suite, task)) is not None:
+        return f"{suite} numbers its tasks, that is {number}"
+    return f"{suite} has no such task; {nearest(task, known)}"
+
+
 def without_expert(env: Env, key: str) -> Lines:
     """Scripts demonstrate some tasks only."""
     from rlspec_envs import SUITES, expert_tasks, list_tasks
@@ -206,7 +215,7 @@ def simulator(recipe: VlaRecipe) -> Lines:
     known = list_tasks(recipe.env.suite)
     for task in recipe.env.tasks:
         if task not in known:
-            yield f"env.tasks={show(task)}: {recipe.env.suite} has no such task; {nearest(task, known)}"
+            yield f"env.tasks={show(task)}: {no_such_task(recipe.env.suite, task, known)}"
     yield from _perturbations(recipe.evaluation.perturb, recipe.evaluation.strength)
     if recipe.evaluation.profile is not None and not recipe.env.suite.startswith("libero"):
         yield f"evaluation.profile={recipe.evaluation.profile}: a protocol of LIBERO; set null for {recipe.env.suite}"

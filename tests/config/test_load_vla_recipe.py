@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 from collections.abc import Iterator
 from itertools import cycle
 from pathlib import Path
@@ -179,6 +180,21 @@ def test_tasks_without_a_scripted_expert_are_named_before_anything_is_rendered(
     assert importlib.import_module(f"rlspec.{door}").main(arguments) == 2
     said = capsys.readouterr().err
     assert words in said and said.count("\n") == 1
+
+
+@pytest.mark.parametrize(
+    "called", ["pick_up_the_milk_and_place_it_in_the_basket", "Pick up the milk and place it in the basket."]
+)
+def test_a_task_of_libero_that_is_called_by_its_words_is_told_its_number(
+    called: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    if importlib.util.find_spec("libero") is None:
+        pytest.skip("hf-libero is not installed")
+    from rlspec.collect import main
+
+    assert main(["env=libero_object", f"task={called}"]) == 2
+    assert "libero_object numbers its tasks, that is 7" in capsys.readouterr().err
+    assert "libero_object numbers its tasks, that is 7" in line("recipe=vla_libero", f"env.tasks=['{called}']")
 
 
 def test_keys_of_reinforcement_belong_to_it_alone() -> None:

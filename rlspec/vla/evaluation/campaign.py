@@ -5,7 +5,7 @@ from __future__ import annotations
 import fcntl
 import os
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -108,6 +108,8 @@ def _conduct(
         others = [episode for key, episode in found.items() if key not in {plan.key for plan in campaign.plans}]
         journal.rewrite([*episodes, *others])  # in the order of the plan, however they arrived
     _refuse_crash(episodes)
+    for line in repeated_states(campaign.plans, journal.observed.get("environment") or {}):
+        warn(f"{campaign.label}: {line}")
     _film(campaign, episodes, limit, pool, warn)
     context = _context(campaign, protocol, journal.observed, seconds=round(time.monotonic() - started, 1))
     suite = protocol.simulator.suite
@@ -121,6 +123,17 @@ def _refuse_crash(episodes: Sequence[EvaluatedEpisode]) -> None:
     if episodes and all(episode.failure == CRASHED for episode in episodes):
         how = "the only episode" if len(episodes) == 1 else f"all {len(episodes)} episodes"
         raise UserError(f"{how} crashed, so there is no success rate: {episodes[0].note}")
+
+
+def repeated_states(plans: Sequence[EpisodePlan], environment: Mapping[str, Any]) -> Iterator[str]:
+    """A line where more episodes are asked for than there are stored initial states: intervals count them as new."""
+    stored = environment.get("initial_states")
+    episodes = 1 + max((plan.initial_state or 0 for plan in plans), default=0)
+    if stored and episodes > stored:
+        yield (
+            f"{episodes} episodes of a task that has {stored} stored initial states: from the next on they repeat, "
+            "and the intervals are narrower than what is known"
+        )
 
 
 def _context(campaign: Campaign, protocol: Protocol, observed: dict[str, Any], *, seconds: float) -> dict[str, Any]:

@@ -24,8 +24,8 @@ from rlspec.display import Display
 from rlspec.errors import ConfigError, UserError
 from rlspec.run_directory import RunDirectory
 from rlspec.vla.evaluation import oracle
-from rlspec.vla.evaluation.campaign import choose_filmed
-from rlspec.vla.evaluation.episodes import EpisodePlan, EvaluatedEpisode
+from rlspec.vla.evaluation.campaign import choose_filmed, repeated_states
+from rlspec.vla.evaluation.episodes import EpisodePlan, EvaluatedEpisode, plan_episodes
 from rlspec.vla.evaluation.evaluator import SimEvaluator
 from rlspec.vla.evaluation.jobs import ActorSpec, Alive, Done, EvaluationJob, JobRefused, Raised, WorkerSettings
 from rlspec.vla.evaluation.pool import WorkerPool, _Worker
@@ -411,3 +411,14 @@ def test_no_environment_is_an_error(tmp_path: Path) -> None:
     settings.env = None
     with pytest.raises(UserError, match="env: the recipe has none"):
         evaluator(tmp_path, settings)
+
+
+@pytest.mark.parametrize(("states", "episodes", "lines"), [(50, 50, 0), (50, 51, 1), (None, 60, 0)])
+def test_more_episodes_than_stored_initial_states_are_called_repetitions(
+    states: int | None, episodes: int, lines: int
+) -> None:
+    plans = plan_episodes(["0", "1"], episodes, 7, stored_states=True)
+    said = list(repeated_states(plans, {"initial_states": states}))
+    assert len(said) == lines and all(
+        "51 episodes of a task that has 50 stored initial states" in each for each in said
+    )
