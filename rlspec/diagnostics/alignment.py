@@ -132,7 +132,16 @@ class SpectralAlignment:
     def _expect(self) -> None:
         self._due = {_OUTPUT, *(layer.name for layer in self._layers)}
 
+    def _begin(self) -> None:
+        """Keep what the layers begin with, untold: a resumed run's lines are those of one that never stopped."""
+        for layer in self._layers:
+            if layer.share is not None:
+                layer.began, layer.share = float(layer.share), None
+        self._output = None
+
     def _next(self) -> None:
+        if self._steps == 0:
+            self._begin()
         self._fresh = self._fresh or any(layer.share is not None for layer in self._layers)
         self._due.clear()
         self._steps += 1
