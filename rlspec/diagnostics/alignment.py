@@ -137,7 +137,6 @@ class SpectralAlignment:
         for layer in self._layers:
             if layer.share is not None:
                 layer.began, layer.share = float(layer.share), None
-        self._output = None
 
     def _next(self) -> None:
         if self._steps == 0:

@@ -15,10 +15,13 @@ import torch
 from peft import PeftModel
 from transformers import PreTrainedModel, Qwen3Config, Qwen3ForCausalLM
 
+from rlspec.config.load import load_recipe
 from rlspec.config.passthrough import check_architecture
 from rlspec.errors import CheckpointError, ConfigError, UserError
 from rlspec.optim import build_optimizer
+from rlspec.rlvr.meta_model import build_meta_model
 from rlspec.rlvr.models import apply_lora, build_config, build_model, freeze, load_tokenizer
+from rlspec.rlvr.session import batch_plan, estimate_run_memory, load_policy, model_config
 from rlspec.rlvr.tokenizer import build_byte_tokenizer
 
 TOKENIZER = build_byte_tokenizer()
@@ -348,6 +351,18 @@ def test_what_matches_a_pattern_stands_still_and_the_rest_is_trained() -> None:
     still = {name for name, value in model.named_parameters() if torch.equal(value, before[name])}
     assert still == {name for name in before if "embed_tokens" in name or "layers.0." in name}
     assert 0 < len(still) < len(before)
+
+
+def test_a_recipes_patterns_hold_for_the_policy_its_account_of_memory_and_its_symmetry_table() -> None:
+    recipe = load_recipe(["recipe=grpo_math", "model.freeze=[embed_tokens]", "device=cpu"])
+    tokenizer = load_tokenizer(recipe.model.path)
+    for model in (load_policy(recipe.model, tokenizer, seed=0), build_meta_model(recipe.model)):
+        still = [name for name, parameter in model.named_parameters() if not parameter.requires_grad]
+        assert still == ["model.embed_tokens.weight"]
+    account = estimate_run_memory(
+        recipe, batch_plan(recipe.batch, 1, supervised=False), model_config(recipe.model, tokenizer)
+    )
+    assert account.parameters - account.trainable == model.get_parameter("model.embed_tokens.weight").numel()
 
 
 def test_a_pattern_that_matches_nothing_and_patterns_that_leave_nothing_are_refused() -> None:

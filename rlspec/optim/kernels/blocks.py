@@ -89,4 +89,4 @@ def _has_bfloat16_units() -> bool:
     known = torch.cpu.get_capabilities()
     if known.get("architecture") != "x86_64":
         return True  # not measured
-    return bool(known["amx_bf16"] or (known["avx512_bf16"] and "Intel" not in known["cpu_name"]))
+    return bool(known.get("amx_bf16") or (known.get("avx512_bf16") and "Intel" not in known.get("cpu_name", "")))
