@@ -32,12 +32,16 @@ class ServerError(UserError):
     """A policy server cannot be reached, refuses, or broke the protocol."""
 
 
+_ALSO_KNOWN_AS = {"libero_long": "libero_10"}  # names of papers and peers that no likeness of letters finds
+
+
 def nearest(name: str, allowed: Iterable[str], *, most: int = 48) -> str:
     """The end of a message about an unknown word: the nearest name, and all of them where they are at most `most`.
 
     A word counts as near at two letters in three, or as the beginning of a name: below, guesses mislead.
     """
     names = sorted(set(allowed))
+    name = _ALSO_KNOWN_AS.get(name.lower(), name)
     close = difflib.get_close_matches(name, names, n=1, cutoff=0.66)
     if not close and len(name) > 2:
         close = [known for known in names if known.startswith(name)][:1]

@@ -100,6 +100,8 @@ def test_each_kind_of_recipe_has_a_command_of_its_own() -> None:
         (["training.scheduler.warmup=3"], ["training.scheduler.warmup=3", "num_warmup_steps"]),
         (["training.augmentation.enabled=true"], ["training.augmentation.enabled", "enable"]),
         (["env.suite=libero_objects"], ["env.suite=libero_objects", "did you mean libero_object"]),
+        (["env.suite=libero_long"], ["env.suite=libero_long", "did you mean libero_10"]),
+        (["env=libero_long"], ["env=libero_long", "did you mean libero_10"]),
         (["env.tasks=[pik_place]"], ["env.tasks=pik_place", "pick_place"]),
         (["evaluation.profile=openpi"], ["evaluation.profile=openpi", "LIBERO"]),
         (["evaluation.perturb=[camrea]"], ["evaluation.perturb=camrea", "did you mean camera", "wrong_instruction"]),
