@@ -32,7 +32,13 @@ def describe_ending(outcome: RunOutcome, recipe: Recipe, directory: RunDirectory
         further = f"trainer.num_train_epochs={2 * recipe.trainer['num_train_epochs']:g}"
     return Ending(
         subject=f"{recipe.algorithm}, {recipe.model.name}",
-        entries={"model": recipe.model.name, "data": first, "before": before, "after": after},
+        entries={
+            "model": recipe.model.name,
+            "data": first,
+            "before": before,
+            "after": after,
+            "evaluations": {"before": outcome.before, "after": outcome.after},  # by set of problems, this one first
+        },
         lines=lines,
         evaluations="answers",
         further=further,

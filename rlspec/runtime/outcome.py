@@ -63,7 +63,6 @@ def write_outcome(outcome: RunOutcome, ending: Ending, run: Run) -> None:
         "seconds": outcome.seconds,
         "versions": library_versions(),
         **ending.entries,
-        "evaluations": {"before": outcome.before, "after": outcome.after},
         "checkpoint": str(newest[-1]) if newest else None,
         "best": str(directory.best) if directory.best.is_dir() else None,
     }

@@ -91,7 +91,6 @@ def test_a_run_measures_trains_measures_and_says_how_to_go_on(
     assert kind.calls == ["introduce", "prepare", "before", "train from 0", "after 3", "close"]
     written = summary(tmp_path)
     assert (written["status"], written["steps"], written["data"]) == ("finished", 3, "made up")
-    assert written["evaluations"] == {"before": {"rate": 0.25}, "after": {"rate": 0.5}}
     lines = capsys.readouterr().out.splitlines()
     assert lines[0] == f"run directory: {tmp_path}/run"
     assert lines[-1] == f"resume    python -m rlspec.train resume={tmp_path}/run steps=6"

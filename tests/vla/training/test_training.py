@@ -14,6 +14,7 @@ from safetensors.torch import load_file
 from training_cases import FakeEvaluator, MadeUpSamples, course, equal, make_recipe, resume, state, train
 
 from rlspec.checkpoint import list_checkpoints, read_manifest
+from rlspec.comparison.measures import measure
 from rlspec.config.load import load_vla_recipe
 from rlspec.errors import ConfigError, UserError
 from rlspec.vla.training import state as checkpoints
@@ -42,6 +43,8 @@ def test_a_run_leaves_what_every_run_leaves(finished: tuple[Path, FakeEvaluator]
     summary = json.loads((run / "summary.json").read_text())
     assert (summary["status"], summary["steps"], summary["policy"]) == ("finished", 6, "adapter_tiny")
     assert (summary["before"]["success_rate"], summary["after"]["success_rate"]) == (0.0, 0.4)
+    judged = measure(summary, run, score=None, target=0.5)
+    assert (judged.before, judged.score, judged.peak, judged.to_target, judged.metrics) == (0.0, 0.4, 0.5, 2, {})
     assert summary["versions"]["torch"] == torch.__version__.partition("+")[0] or summary["versions"]["torch"]
     assert summary["checkpoint"].endswith("checkpoint-6")
     assert (run / "curves.png").read_bytes().startswith(b"\x89PNG")
