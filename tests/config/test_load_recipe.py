@@ -42,7 +42,7 @@ def pairs() -> Iterator[Any]:
             yield pytest.param(recipe, model, marks=[] if often else [pytest.mark.slow])
 
 
-@pytest.mark.parametrize(("recipe", "model"), pairs())
+@pytest.mark.parametrize(("recipe", "model"), list(pairs()))
 def test_every_recipe_takes_every_model(recipe: str, model: str) -> None:
     loaded = load_recipe([f"recipe={recipe}", f"model={model}", *(["data=arithmetic"] if "sft" in recipe else [])])
     assert loaded.recipe == recipe
@@ -50,7 +50,7 @@ def test_every_recipe_takes_every_model(recipe: str, model: str) -> None:
     assert (loaded.model.path is None) == (model in ("tiny", "debug"))
 
 
-@pytest.mark.parametrize(("recipe", "optim"), zip(LANGUAGE, cycle(["adamw", "muon", "pion"]), strict=False))
+@pytest.mark.parametrize(("recipe", "optim"), list(zip(LANGUAGE, cycle(["adamw", "muon", "pion"]), strict=False)))
 def test_every_recipe_takes_optimizers(recipe: str, optim: str) -> None:
     assert load_recipe([f"recipe={recipe}", f"optim={optim}"]).optim.name == optim
 

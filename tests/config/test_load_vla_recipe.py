@@ -37,7 +37,7 @@ def pairs() -> Iterator[Any]:
             yield pytest.param(recipe, policy, marks=[] if often else [pytest.mark.slow])
 
 
-@pytest.mark.parametrize(("recipe", "policy"), pairs())
+@pytest.mark.parametrize(("recipe", "policy"), list(pairs()))
 def test_every_recipe_takes_every_policy(recipe: str, policy: str) -> None:
     start = ["policy.path=someone/run"] if recipe == "vla_grpo_libero" else []  # it starts from what the user names
     loaded = load_vla_recipe([f"recipe={recipe}", f"policy={policy}", *start])
@@ -45,7 +45,9 @@ def test_every_recipe_takes_every_policy(recipe: str, policy: str) -> None:
     assert policy in loaded.run_name
 
 
-@pytest.mark.parametrize(("env", "optim"), zip(list_group("env"), cycle(["adamw", "muon", "vla_pion"]), strict=False))
+@pytest.mark.parametrize(
+    ("env", "optim"), list(zip(list_group("env"), cycle(["adamw", "muon", "vla_pion"]), strict=False))
+)
 def test_every_simulator_takes_every_optimizer(env: str, optim: str) -> None:
     loaded = load_vla_recipe(["recipe=vla_franka", f"env={env}", f"optim={optim}"])
     assert loaded.env is not None and loaded.env.name == env
