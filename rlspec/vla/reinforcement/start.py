@@ -56,8 +56,7 @@ def with_start(recipe: VlaRecipe, imitate: Callable[[VlaRecipe], int]) -> VlaRec
         if code := imitate(wanted):
             return code
     _check_same(folder, wanted)
-    policy = recipe.policy.model_copy(update={"path": find_weights(str(folder))})
-    return recipe.model_copy(update={"policy": policy})
+    return recipe.model_copy(update={"policy": recipe.policy.model_copy(update={"path": str(folder)})})
 
 
 def imitation_of(recipe: VlaRecipe) -> VlaRecipe:
