@@ -9,7 +9,7 @@ from typing import Any
 
 from accelerate import PartialState
 
-from rlspec.checkpoint import checkpoint_name
+from rlspec.checkpoint import checkpoint_name, start_of
 from rlspec.config.schema import Recipe
 from rlspec.display import Display
 from rlspec.rlvr.arguments import stretched_schedule
@@ -45,6 +45,9 @@ def run_recipe(recipe: Recipe) -> int:
     Raises:
         rlspec.errors.UserError: What the user can mend, in one line.
     """
+    if recipe.model.path is not None:
+        model = recipe.model.model_copy(update={"path": start_of(recipe.model.path)})
+        recipe = recipe.model_copy(update={"model": model})
     return tell(LanguageModelRun(recipe))
 
 

@@ -10,7 +10,7 @@ from accelerate import Accelerator
 from accelerate.state import AcceleratorState
 from accelerate.utils import InitProcessGroupKwargs
 
-from rlspec.checkpoint import checkpoint_name, find_weights
+from rlspec.checkpoint import checkpoint_name, start_of
 from rlspec.config.paths import resolve_path
 from rlspec.config.vla_schema import VlaRecipe
 from rlspec.display import Display
@@ -43,16 +43,10 @@ def run_vla_recipe(
         if isinstance(started, int):
             return started
         recipe = started
-    return tell(RobotPolicyRun(_with_weights(recipe), samples, evaluator))
-
-
-def _with_weights(recipe: VlaRecipe) -> VlaRecipe:
-    """A recipe whose `policy.path` is a run, with that run's newest whole checkpoint in its place."""
-    folder = resolve_path(recipe.policy.path) if recipe.policy.path else None
-    if folder is None or not RunDirectory(folder).checkpoints.is_dir():
-        return recipe
-    policy = recipe.policy.model_copy(update={"path": find_weights(str(folder))})
-    return recipe.model_copy(update={"policy": policy})
+    if recipe.policy.path is not None:
+        path = start_of(str(resolve_path(recipe.policy.path)))
+        recipe = recipe.model_copy(update={"policy": recipe.policy.model_copy(update={"path": path})})
+    return tell(RobotPolicyRun(recipe, samples, evaluator))
 
 
 class RobotPolicyRun:
