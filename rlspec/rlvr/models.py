@@ -72,6 +72,11 @@ def snapshot(path: str, *, revision: str | None = None, weights: bool = True) ->
             extra = f"; or `uv sync --extra {IN_EXTRAS[path]}`, which brings it" if path in IN_EXTRAS else ""
             raise CheckpointError(f"{error}; {REMEDY}{extra}") from error
     missing = _missing_files(folder, weights)
+    if missing and (folder / "adapter_config.json").is_file():
+        raise CheckpointError(
+            f"model {path}: {folder} holds adapters and not a model; go on with their run (resume=RUN), or merge them: "
+            "peft's AutoPeftModelForCausalLM.from_pretrained(FOLDER).merge_and_unload().save_pretrained(OUT)"
+        )
     if missing:
         raise CheckpointError(f"model {path} is incomplete: {folder} has no {', '.join(missing)}; {REMEDY}")
     return folder

@@ -21,7 +21,7 @@ from rlspec.config.passthrough import check_architecture
 from rlspec.errors import CheckpointError, ConfigError, UserError
 from rlspec.optim import build_optimizer
 from rlspec.rlvr.meta_model import build_meta_model
-from rlspec.rlvr.models import apply_lora, build_config, build_model, freeze, load_tokenizer
+from rlspec.rlvr.models import apply_lora, build_config, build_model, freeze, load_tokenizer, snapshot
 from rlspec.rlvr.session import batch_plan, estimate_run_memory, load_policy, model_config
 from rlspec.rlvr.tokenizer import build_byte_tokenizer
 
@@ -450,3 +450,12 @@ def test_a_run_is_a_model_too(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -
         run.run_recipe(load_recipe(["recipe=debug_grpo", f"model={path}", "data=arithmetic"]))
     newest, named = (str(tmp_path / "checkpoints" / f"checkpoint-{step}") for step in (2, 1))
     assert started == [newest, named, "Qwen/Qwen3-1.7B"]
+
+
+def test_adapters_are_no_model_and_the_remedy_is_named(tmp_path: Path) -> None:
+    (tmp_path / "adapter_config.json").write_text("{}")
+    with pytest.raises(CheckpointError, match=r"holds adapters and not a model; go on .*merge_and_unload"):
+        snapshot(str(tmp_path))
+    (tmp_path / "adapter_config.json").unlink()
+    with pytest.raises(CheckpointError, match=r"is incomplete: .* has no config.json"):
+        snapshot(str(tmp_path))
