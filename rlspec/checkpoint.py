@@ -279,12 +279,3 @@ def find_weights(checkpoint: str) -> str:
             raise CheckpointError(refused[0] if refused else f"checkpoint={checkpoint}: the run has no checkpoint yet")
         return str(newest)
     return str(path)
-
-
-def start_of(source: str) -> str:
-    """A run's newest whole checkpoint, which a run that starts from it names; another folder or a hub id as it is.
-
-    Raises:
-        CheckpointError: The run has no whole checkpoint.
-    """
-    return find_weights(source) if (Path(source).expanduser() / "checkpoints").is_dir() else source

@@ -9,7 +9,7 @@ from typing import Any
 
 from accelerate import PartialState
 
-from rlspec.checkpoint import checkpoint_name, start_of
+from rlspec.checkpoint import checkpoint_name
 from rlspec.config.schema import Recipe
 from rlspec.display import Display
 from rlspec.rlvr.arguments import stretched_schedule
@@ -31,7 +31,7 @@ from rlspec.rlvr.session import (
 )
 from rlspec.rlvr.spread import SpreadGuard
 from rlspec.rlvr.trainers import RlspecTrainerMixin, SpectralGRPOTrainer
-from rlspec.run_directory import RunDirectory
+from rlspec.run_directory import RunDirectory, with_named_start
 from rlspec.runtime.devices import WAIT, choose_device
 from rlspec.runtime.outcome import Ending, RunOutcome, Scores, Status
 from rlspec.runtime.provenance import show_symmetry
@@ -45,10 +45,7 @@ def run_recipe(recipe: Recipe) -> int:
     Raises:
         rlspec.errors.UserError: What the user can mend, in one line.
     """
-    if recipe.model.path is not None:
-        model = recipe.model.model_copy(update={"path": start_of(recipe.model.path)})
-        recipe = recipe.model_copy(update={"model": model})
-    return tell(LanguageModelRun(recipe))
+    return tell(LanguageModelRun(with_named_start(recipe)))
 
 
 class LanguageModelRun:

@@ -10,11 +10,10 @@ from accelerate import Accelerator
 from accelerate.state import AcceleratorState
 from accelerate.utils import InitProcessGroupKwargs
 
-from rlspec.checkpoint import checkpoint_name, start_of
-from rlspec.config.paths import resolve_path
+from rlspec.checkpoint import checkpoint_name
 from rlspec.config.vla_schema import VlaRecipe
 from rlspec.display import Display
-from rlspec.run_directory import RunDirectory
+from rlspec.run_directory import RunDirectory, with_named_start
 from rlspec.runtime.devices import WAIT, choose_device
 from rlspec.runtime.outcome import Ending, RunOutcome, Scores, Status
 from rlspec.runtime.starting import Run
@@ -43,10 +42,7 @@ def run_vla_recipe(
         if isinstance(started, int):
             return started
         recipe = started
-    if recipe.policy.path is not None:
-        path = start_of(str(resolve_path(recipe.policy.path)))
-        recipe = recipe.model_copy(update={"policy": recipe.policy.model_copy(update={"path": path})})
-    return tell(RobotPolicyRun(recipe, samples, evaluator))
+    return tell(RobotPolicyRun(with_named_start(recipe), samples, evaluator))
 
 
 class RobotPolicyRun:

@@ -15,12 +15,14 @@ from typing import Any, TextIO
 import pytest
 
 from rlspec import compare
+from rlspec.checkpoint import staged_folder
 from rlspec.comparison.launchers import Submitit
 from rlspec.comparison.plan import plan_of_values
 from rlspec.comparison.running import PlannedRun, RunTrainer, read_summary
 from rlspec.comparison.sweep import Sweep
 from rlspec.config.load import dump_recipe, load_recipe
 from rlspec.errors import ConfigError
+from rlspec.run_directory import with_named_start
 
 
 def store(folder: Path, after: float | None, before: float | None = 0.4, status: str = "finished") -> None:
@@ -145,6 +147,24 @@ def test_a_folder_of_another_comparison_is_not_taken_for_this_one(
     (folder / "recipe.yaml").write_text(dump_recipe(load_recipe(["recipe=debug_grpo", "optim.lr=9"])))
     assert compare.main(["recipe=debug_grpo", f"out={tmp_path}"]) == 2
     assert "holds a run with another optim.lr; choose another out=DIR" in capsys.readouterr().err
+
+
+def test_runs_that_start_from_another_run_are_known_again_until_that_goes_on(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    start, folder = tmp_path / "start", tmp_path / "out" / "all" / "claim-seed_0"
+    given = ["recipe=debug_grpo", f"model={start}", "data=arithmetic"]
+    newest = start / "checkpoints" / "checkpoint-2"
+    with staged_folder(newest, metadata={"step": 2}) as files:
+        (files / "config.json").write_text("{}")
+    store(folder, 0.8)
+    (folder / "recipe.yaml").write_text(dump_recipe(with_named_start(load_recipe(given))))
+    assert f"path: {newest}" in (folder / "recipe.yaml").read_text()
+    assert compare.main([*given, f"out={tmp_path / 'out'}"]) == 0
+    with staged_folder(start / "checkpoints" / "checkpoint-3", metadata={"step": 3}) as files:
+        (files / "config.json").write_text("{}")
+    assert compare.main([*given, f"out={tmp_path / 'out'}"]) == 2
+    assert "holds a run with another model.path" in capsys.readouterr().err
 
 
 def test_an_interrupted_run_is_not_taken_for_a_result(tmp_path: Path) -> None:
