@@ -7,7 +7,7 @@ letter, for `STEPS` steps; the score is bits per letter of problems that it has 
 factor of two apart, on a seed and problems of its own, and goes on beyond an end where the best rate lies there; then
 come five fresh seeds at that rate. The learning rate rises for `WARMUP` steps and falls to 0 along a line. Settings are
 the library's, so that steps are matched to AdamW's where a rule's can be. LoRA's rules have no adapter here and are
-left out.
+left out. "pion" is at the library's k_p of 0; its two arms with auto were added when the others had run.
 
 Stated before: (1) every matrix rule beats AdamW on the mean, as in pretraining at large; (2) Pion, whose filter passes
 few directions, ends behind Muon; (3) sgd ends last. Each run goes to a journal beside the output, and the same command
@@ -48,7 +48,12 @@ ARMS: Mapping[str, Mapping[str, Any]] = {
     **{rule: {"rule": rule} for rule, entry in RULES.items() if entry.pair is None},
     "muon, whole": {"rule": "muon", "split": "whole"},
     "pion, spectrally matched": {"rule": "pion", "adjust_lr": "match_spectral_adamw"},
-    "pion, k_p 0, spectrally matched": {"rule": "pion", "adjust_lr": "match_spectral_adamw", "promotion_steps": 0},
+    "pion, k_p auto": {"rule": "pion", "promotion_steps": "auto"},
+    "pion, k_p auto, spectrally matched": {
+        "rule": "pion",
+        "adjust_lr": "match_spectral_adamw",
+        "promotion_steps": "auto",
+    },
 }
 
 
