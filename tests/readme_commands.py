@@ -89,7 +89,8 @@ def furnish(folder: Path) -> None:
     run = folder / "checkpoints/RUN"
     shutil.copytree(ROOT / "checkpoints/tiny-arithmetic", run, dirs_exist_ok=True)
     (folder / "tests/benchmarks/plans").mkdir(parents=True, exist_ok=True)
-    (folder / "tests/benchmarks/plans/rlvr_sums.yaml").write_text("recipe: debug_grpo\narms: {all: []}\n")
+    for plan in (ROOT / "tests/benchmarks/plans").glob("*.yaml"):
+        (folder / "tests/benchmarks/plans" / plan.name).write_text("recipe: debug_grpo\narms: {all: []}\n")
     facts = {"format": 1, "action_space": "joint_velocity", "control_hz": 15, "execution_law": "droid_hybrid"}
     (run / "rlspec.json").write_text(json.dumps(facts), encoding="utf-8")
     for name in ("RECORDINGS", "DATA", "OUT", "OPENPI"):
