@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import io
 import itertools
+import math
 import re
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -154,8 +155,18 @@ def _scale_steps(axes: Axes, lines: Sequence[Line], *, log: bool) -> None:
     _label_powers(axes.xaxis)
     places = np.unique(np.concatenate([line.steps for line in lines]))
     if len(places) <= 8:  # each of them can be read
-        axes.set_xticks(places, [f"{place:g}" for place in places])
+        axes.set_xticks(places, _labels_apart(places))
         axes.xaxis.set_minor_formatter(NullFormatter())
+
+
+def _labels_apart(places: Values) -> list[str]:
+    """A number for each place on a logarithmic axis, empty where it would be printed over the one before."""
+    labels, last, least = [], -math.inf, 0.12 * math.log(places[-1] / places[0])
+    for place in places:
+        near = math.log(place) - last < least
+        labels.append("" if near else f"{place:g}")
+        last = last if near else math.log(place)
+    return labels
 
 
 def _label_powers(axis: Axis) -> None:

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import math
+import re
 
 import numpy as np
 import pytest
 
-from rlspec.reporting.series import MOST_POINTS, StepNumbers, over_seeds, running_mean, smoothed, thinned
+from rlspec.reporting.drawing import draw_lines
+from rlspec.reporting.series import MOST_POINTS, Line, StepNumbers, over_seeds, running_mean, smoothed, thinned
 
 
 def test_numbers_that_are_none_are_left_out() -> None:
@@ -67,3 +69,12 @@ def test_a_heat_maps_columns_are_means_over_steps_with_gaps_where_nothing_was_re
     assert steps.tolist() == [5, 10]
     assert values[0].tolist() == [3.0, 8.0]
     assert math.isnan(values[1][0]) and values[1][1] == 1.0
+
+
+def test_rates_on_a_logarithmic_axis_are_not_printed_over_one_another() -> None:
+    rates = [np.array([2e-4, 4e-4, 8e-4, 1.6e-3]), np.array([1e-3, 2e-3, 4e-3])]
+    lines = [Line(f"arm {index}", steps, np.ones(len(steps))) for index, steps in enumerate(rates)]
+    chart = draw_lines("score, by rate", lines, log_x=True)
+    assert chart is not None
+    printed = re.findall(r">(0\.\d+)<", chart.svg)
+    assert [rate for rate in printed if rate.startswith("0.00")] == ["0.0002", "0.0004", "0.0008", "0.0016", "0.004"]
