@@ -260,8 +260,12 @@ def what_is_left(folder: Path) -> str:
     return f"the previous checkpoint is whole: {previous[-1]}" if previous else "there is no earlier checkpoint"
 
 
-def find_weights(checkpoint: str) -> str:
+def find_weights(checkpoint: str, *, key: str = "checkpoint") -> str:
     """The folder that holds the weights (of a run directory: its newest whole checkpoint), or a hub id as it is.
+
+    Args:
+        checkpoint: Folder or hub id.
+        key: What the user calls it.
 
     Raises:
         CheckpointError: No such folder, a run directory without a whole checkpoint, or a damaged checkpoint.
@@ -269,13 +273,13 @@ def find_weights(checkpoint: str) -> str:
     path = Path(checkpoint).expanduser()
     if not path.is_dir():
         if checkpoint.count("/") != 1 or path.is_absolute() or checkpoint.startswith((".", "~")):
-            raise CheckpointError(f"checkpoint={checkpoint}: no such folder")
+            raise CheckpointError(f"{key}={checkpoint}: no such folder")
         return checkpoint
     if (path / MANIFEST).is_file():
         verify_checkpoint(path)
     elif (path / "checkpoints").is_dir():
         newest, refused = newest_whole_checkpoint(path / "checkpoints")
         if newest is None:
-            raise CheckpointError(refused[0] if refused else f"checkpoint={checkpoint}: the run has no checkpoint yet")
+            raise CheckpointError(refused[0] if refused else f"{key}={checkpoint}: the run has no checkpoint yet")
         return str(newest)
     return str(path)

@@ -22,15 +22,11 @@ from typing import Any
 
 from rlspec.checkpoint import (
     MANIFEST,
-    find_weights,
     list_checkpoints,
     newest_whole_checkpoint,
     verify_checkpoint,
     write_text_atomically,
 )
-from rlspec.config.paths import resolve_path
-from rlspec.config.schema import AnyRecipe
-from rlspec.config.vla_schema import VlaRecipe
 from rlspec.errors import CheckpointError, ConfigError
 
 RECIPE = "recipe.yaml"
@@ -165,22 +161,6 @@ def restart_run(output_dir: Path, name: str) -> RunDirectory | None:
     for path in (run.metrics, run.path / PREFLIGHT, run.path / SUMMARY):
         path.unlink(missing_ok=True)
     return run
-
-
-def with_named_start[R: AnyRecipe](recipe: R) -> R:
-    """A recipe that starts from a run, `model.path` or `policy.path`, with the run's newest whole checkpoint named.
-
-    That run may go on: what was started from it says from what.
-
-    Raises:
-        CheckpointError: The run has no whole checkpoint.
-    """
-    part = "policy" if isinstance(recipe, VlaRecipe) else "model"
-    settings = getattr(recipe, part)
-    folder = None if settings.path is None else resolve_path(settings.path)
-    if folder is None or not RunDirectory(folder).checkpoints.is_dir():
-        return recipe
-    return recipe.model_copy(update={part: settings.model_copy(update={"path": find_weights(str(folder))})})
 
 
 def _runs_called(name: str, output_dir: Path) -> list[Path]:

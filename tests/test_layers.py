@@ -28,7 +28,7 @@ RANKS: dict[str, float] = {
     "config": 1,
     "optim": 0.75,
     "policy_gradient": 0.75,
-    "checkpoint": 1,
+    "checkpoint": 0.75,
     "display": 1,
     "hub": 1,
     "intervals": 1,

@@ -17,7 +17,7 @@ from rlspec.checkpoint import list_checkpoints
 from rlspec.comparison.launchers import Launcher
 from rlspec.comparison.plan import Plan, slug
 from rlspec.errors import INTERRUPTED, ConfigError
-from rlspec.run_directory import RECIPE, SUMMARY, RunDirectory, with_named_start
+from rlspec.run_directory import RECIPE, SUMMARY, RunDirectory
 
 Kind = Literal["tune", "claim"]
 Summary = dict[str, Any]
@@ -115,7 +115,7 @@ def check_jobs(jobs: Sequence[PlannedRun], out: Path) -> None:
     for job in jobs:
         stored = out / job.folder / RECIPE
         if stored.is_file() or (job.arm, job.kind) not in valid:
-            recipe = with_named_start(load_any_recipe(job.arguments))
+            recipe = load_any_recipe(job.arguments)
             if recipe.push is not None:
                 raise ConfigError(
                     f"push={recipe.push}: every run of the comparison would be uploaded there; leave it out"

@@ -12,9 +12,10 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from rlspec.checkpoint import find_weights
 from rlspec.config.kinds import BC, RLVR_GROUPS, VLA_GROUPS, groups_of, schema_of
 from rlspec.config.overrides import Arguments, check_option, parse_arguments
-from rlspec.config.paths import is_recipe_file, list_group, recipes_folder
+from rlspec.config.paths import is_recipe_file, list_group, recipes_folder, resolve_path
 from rlspec.config.resolvers import bf16_where_fast, packaged
 from rlspec.config.rules import known_rules
 from rlspec.errors import ConfigError
@@ -63,8 +64,21 @@ def load_any_recipe(arguments: Sequence[str]) -> Recipe | VlaRecipe:
 
     Raises:
         ConfigError: One line per mistake, at most five.
+        CheckpointError: It starts from a run without a whole checkpoint.
     """
-    return check_recipe(resolve(parse_arguments(arguments)))
+    return check_recipe(_with_named_starts(resolve(parse_arguments(arguments))))
+
+
+def _with_named_starts(values: dict[str, Any]) -> dict[str, Any]:
+    """The run from which a recipe starts gives way to its newest whole checkpoint.
+
+    That run may go on: what was started from it says from what.
+    """
+    for part, key in (("model", "path"), ("model", "init"), ("policy", "path")):
+        given = (values.get(part) or {}).get(key)
+        if isinstance(given, str) and (folder := resolve_path(given)).joinpath("checkpoints").is_dir():
+            values[part][key] = find_weights(str(folder), key=f"{part}.{key}")
+    return values
 
 
 def check_recipe(values: Mapping[str, Any]) -> Recipe | VlaRecipe:

@@ -25,7 +25,6 @@ from transformers import (
     Qwen3ForCausalLM,
 )
 
-from rlspec.checkpoint import list_checkpoints
 from rlspec.config.gguf_header import is_gguf
 from rlspec.config.passthrough import check_architecture
 from rlspec.config.paths import initial_folder
@@ -33,7 +32,6 @@ from rlspec.errors import CheckpointError, ConfigError
 from rlspec.hub import fetch_snapshot, is_local, one_line
 from rlspec.rlvr.gguf_files import check_all_taken, complete_config, gguf_tokenizer, open_gguf
 from rlspec.rlvr.tokenizer import build_byte_tokenizer
-from rlspec.run_directory import RunDirectory
 from rlspec.runtime.adapters import adapter_config
 
 CONFIG_FILES = ["config.json", "generation_config.json"]
@@ -256,13 +254,8 @@ def check_safetensors(folder: Path) -> None:
 
 
 def initial_weights(init: str) -> Path:
-    """The folder `init`, relative to the current folder or, for what ships with the project, to its checkout.
-
-    Of a run it is the newest checkpoint.
-    """
-    folder = initial_folder(init)
-    stored = list_checkpoints(RunDirectory(folder).checkpoints)
-    return snapshot(str((stored[-1] if stored else folder).resolve()))
+    """The folder `init`, relative to the current folder or, for what ships with the project, to its checkout."""
+    return snapshot(str(initial_folder(init).resolve()))
 
 
 def _load_init(init: str, dtype: torch.dtype, config: PretrainedConfig) -> PreTrainedModel:

@@ -31,7 +31,7 @@ from rlspec.rlvr.session import (
 )
 from rlspec.rlvr.spread import SpreadGuard
 from rlspec.rlvr.trainers import RlspecTrainerMixin, SpectralGRPOTrainer
-from rlspec.run_directory import RunDirectory, with_named_start
+from rlspec.run_directory import RunDirectory
 from rlspec.runtime.devices import WAIT, choose_device
 from rlspec.runtime.outcome import Ending, RunOutcome, Scores, Status
 from rlspec.runtime.provenance import show_symmetry
@@ -45,7 +45,7 @@ def run_recipe(recipe: Recipe) -> int:
     Raises:
         rlspec.errors.UserError: What the user can mend, in one line.
     """
-    return tell(LanguageModelRun(with_named_start(recipe)))
+    return tell(LanguageModelRun(recipe))
 
 
 class LanguageModelRun:

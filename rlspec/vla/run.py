@@ -13,7 +13,7 @@ from accelerate.utils import InitProcessGroupKwargs
 from rlspec.checkpoint import checkpoint_name
 from rlspec.config.vla_schema import VlaRecipe
 from rlspec.display import Display
-from rlspec.run_directory import RunDirectory, with_named_start
+from rlspec.run_directory import RunDirectory
 from rlspec.runtime.devices import WAIT, choose_device
 from rlspec.runtime.outcome import Ending, RunOutcome, Scores, Status
 from rlspec.runtime.starting import Run
@@ -42,7 +42,7 @@ def run_vla_recipe(
         if isinstance(started, int):
             return started
         recipe = started
-    return tell(RobotPolicyRun(with_named_start(recipe), samples, evaluator))
+    return tell(RobotPolicyRun(recipe, samples, evaluator))
 
 
 class RobotPolicyRun:

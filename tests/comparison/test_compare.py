@@ -22,7 +22,6 @@ from rlspec.comparison.running import PlannedRun, RunTrainer, read_summary
 from rlspec.comparison.sweep import Sweep
 from rlspec.config.load import dump_recipe, load_recipe
 from rlspec.errors import ConfigError
-from rlspec.run_directory import with_named_start
 
 
 def store(folder: Path, after: float | None, before: float | None = 0.4, status: str = "finished") -> None:
@@ -158,7 +157,7 @@ def test_runs_that_start_from_another_run_are_known_again_until_that_goes_on(
     with staged_folder(newest, metadata={"step": 2}) as files:
         (files / "config.json").write_text("{}")
     store(folder, 0.8)
-    (folder / "recipe.yaml").write_text(dump_recipe(with_named_start(load_recipe(given))))
+    (folder / "recipe.yaml").write_text(dump_recipe(load_recipe(given)))
     assert f"path: {newest}" in (folder / "recipe.yaml").read_text()
     assert compare.main([*given, f"out={tmp_path / 'out'}"]) == 0
     with staged_folder(start / "checkpoints" / "checkpoint-3", metadata={"step": 3}) as files:

@@ -10,12 +10,13 @@ from typing import Any
 import pytest
 import yaml
 
+from rlspec.checkpoint import staged_folder
 from rlspec.config.kinds import is_robotic
-from rlspec.config.load import dump_recipe, load_group, load_recipe, load_vla_recipe
+from rlspec.config.load import dump_recipe, load_any_recipe, load_group, load_recipe, load_vla_recipe
 from rlspec.config.paths import headline, list_group, list_recipes, recipes_folder, resolve_path
 from rlspec.config.rules import built_in_rules, list_optimizers
 from rlspec.config.schema import Recipe
-from rlspec.errors import ConfigError
+from rlspec.errors import CheckpointError, ConfigError
 
 PAPER = [name for name in list_recipes() if name.startswith("pion_g")]  # of Qwen3, whose thinking is on
 LANGUAGE = [name for name in list_recipes() if not is_robotic(name) and name not in PAPER]
@@ -468,3 +469,29 @@ def test_weights_of_robots_policies_are_cut_but_not_under_penalties_or_in_grpo()
             load_vla_recipe(["recipe=vla_grpo_franka", key])
     with pytest.raises(ConfigError, match=r"needs? whole .* on every process; set sharding=ddp"):
         load_vla_recipe(["recipe=vla_franka", "sharding=fsdp2", "optim.penalties=[{name: orthogonal, roles: [mlp]}]"])
+
+
+@pytest.mark.parametrize("key", ["model.path", "model.init", "policy.path"])
+def test_a_recipe_that_starts_from_a_run_names_its_newest_whole_checkpoint(tmp_path: Path, key: str) -> None:
+    """The other run may go on. A checkpoint or a hub id stays what it is."""
+    start = {
+        "model.path": ["recipe=debug_grpo", "data=arithmetic", "model=hub"],
+        "model.init": ["recipe=debug_grpo"],
+        "policy.path": ["recipe=vla_franka"],
+    }
+    part, field = key.split(".")
+
+    def named(path: str) -> str:
+        found: str = getattr(getattr(load_any_recipe([*start[key], f"{key}={path}"]), part), field)
+        return found
+
+    (tmp_path / "checkpoints").mkdir()
+    with pytest.raises(CheckpointError, match=rf"{key}=.*: the run has no checkpoint yet"):
+        named(str(tmp_path))
+    for step in (1, 2):
+        with staged_folder(tmp_path / "checkpoints" / f"checkpoint-{step}", metadata={"step": step}) as folder:
+            (folder / "config.json").write_text("{}")
+    first, second = (str(tmp_path / "checkpoints" / f"checkpoint-{step}") for step in (1, 2))
+    assert (named(str(tmp_path)), named(first), named("org/name")) == (second, first, "org/name")
+    (tmp_path / "checkpoints" / "checkpoint-2" / "config.json").write_text("")
+    assert named(str(tmp_path)) == first

@@ -15,7 +15,6 @@ import torch
 from peft import PeftModel
 from transformers import PreTrainedModel, Qwen3Config, Qwen3ForCausalLM
 
-from rlspec.checkpoint import staged_folder
 from rlspec.config.load import load_recipe
 from rlspec.config.passthrough import check_architecture
 from rlspec.errors import CheckpointError, ConfigError, UserError
@@ -435,21 +434,6 @@ def test_lora_targets_that_match_nothing_are_refused_even_beside_ones_that_match
         apply_lora(build(architecture=TINY), r=4, alpha=8, target_modules=["q_proj", "query"])
     with pytest.raises(ConfigError, match="target_modules is empty"):
         apply_lora(build(architecture=TINY), r=4, alpha=8, target_modules=[])
-
-
-def test_a_run_is_a_model_too(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Its newest checkpoint, which the recipe then names: the other run may go on."""
-    from rlspec.rlvr import run
-
-    for step in (1, 2):
-        with staged_folder(tmp_path / "checkpoints" / f"checkpoint-{step}", metadata={"step": step}) as folder:
-            (folder / "config.json").write_text("{}")
-    started: list[Any] = []
-    monkeypatch.setattr(run, "tell", lambda kind: started.append(kind.recipe.model.path) or 0)
-    for path in (str(tmp_path), str(tmp_path / "checkpoints" / "checkpoint-1"), "Qwen/Qwen3-1.7B"):
-        run.run_recipe(load_recipe(["recipe=debug_grpo", f"model={path}", "data=arithmetic"]))
-    newest, named = (str(tmp_path / "checkpoints" / f"checkpoint-{step}") for step in (2, 1))
-    assert started == [newest, named, "Qwen/Qwen3-1.7B"]
 
 
 def test_adapters_are_no_model_and_the_remedy_is_named(tmp_path: Path) -> None:

@@ -56,7 +56,8 @@ def with_start(recipe: VlaRecipe, imitate: Callable[[VlaRecipe], int]) -> VlaRec
         if code := imitate(wanted):
             return code
     _check_same(folder, wanted)
-    return recipe.model_copy(update={"policy": recipe.policy.model_copy(update={"path": str(folder)})})
+    policy = recipe.policy.model_copy(update={"path": find_weights(str(folder))})
+    return recipe.model_copy(update={"policy": policy})
 
 
 def imitation_of(recipe: VlaRecipe) -> VlaRecipe:

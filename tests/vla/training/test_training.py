@@ -249,11 +249,10 @@ def test_a_full_disk_is_one_line_and_the_last_checkpoint_stays(tmp_path: Path, m
         train(tmp_path, "checkpoints.every=1")
 
 
-def test_a_run_starts_from_another_run(finished: tuple[Path, FakeEvaluator], tmp_path: Path) -> None:
-    """From its newest checkpoint, which the recipe then names: the other run may go on."""
-    source, newest = finished[0], checkpoint(finished[0], 6)
-    run = train(tmp_path, f"policy.path={source}", "training.steps=1", "optim.lr=1e-12")
-    assert load_vla_recipe([f"recipe={run / 'recipe.yaml'}"]).policy.path == str(newest)
+def test_a_run_starts_from_another_runs_newest_weights(finished: tuple[Path, FakeEvaluator], tmp_path: Path) -> None:
+    newest = checkpoint(finished[0], 6)
+    assert load_vla_recipe(["recipe=vla_franka", f"policy.path={finished[0]}"]).policy.path == str(newest)
+    run = train(tmp_path, f"policy.path={newest}", "training.steps=1", "optim.lr=1e-12")
     before, after = weights(newest), weights(checkpoint(run, 1))
     assert all(torch.allclose(value, after[name], atol=1e-6) for name, value in before.items())
 
