@@ -50,7 +50,17 @@ def test_every_arm_is_tuned_beyond_its_grid_and_measured_on_fresh_seeds(script, 
 
 def test_a_run_learns_and_a_rate_that_destroys_is_no_score(script, monkeypatch) -> None:
     monkeypatch.setattr(script, "STEPS", 12)
+    monkeypatch.setattr(script, "WARMUP", 4)
+    build, rates = script.build_optimizer, []
+
+    def recording(*arguments, **settings):
+        optimizer = build(*arguments, **settings)
+        optimizer.register_step_pre_hook(lambda taken, *_: rates.append(taken.param_groups[0]["lr"] / 4e-3))
+        return optimizer
+
+    monkeypatch.setattr(script, "build_optimizer", recording)
     learnt = script.pretrain({"rule": "adamw"}, 4e-3, 0)
+    assert rates == pytest.approx([0.25, 0.5, 0.75, 1, *(left / 8 for left in range(8, 0, -1))])
     assert learnt < 6  # 7 bits name one of 128 letters
     assert learnt == script.pretrain({"rule": "adamw"}, 4e-3, 0)
     assert script.pretrain({"rule": "sgd"}, 1e30, 0) is None

@@ -36,6 +36,7 @@ def test_a_debug_recipe_trains_two_steps_resumes_and_trains_two_more(recipe: str
     assert train.main([f"resume={path}", "trainer.max_steps=4"]) == 0
     result = summary(path)
     assert (result["status"], result["steps"], result["recipe"]) == ("finished", 4, recipe)
+    assert result["evaluations"]["after"] == {"arithmetic": result["after"]}  # by set of problems
     rows = [json.loads(line) for line in (path / "metrics.jsonl").read_text().splitlines()]
     assert [row["step"] for row in rows if "loss" in row] == [1, 2, 3, 4]
     # Everything that README promises of a run directory.
