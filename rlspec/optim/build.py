@@ -183,6 +183,5 @@ def _group_settings(spec: ParameterSpec, lr: float, weight_decay: float, paper: 
         settings |= {name: value for name, value in paper_settings(spec.rule).items() if name != "weight_decay"}
         settings["weight_decay"] = paper_settings(spec.rule).get("weight_decay", weight_decay) if spec.decays else 0.0
     if spec.override is not None:
-        settings["lr"] = lr * spec.override.lr_scale
-        settings |= spec.override.changes
+        settings |= {"lr": lr * spec.lr_scale} | spec.override.changes
     return settings

@@ -42,6 +42,7 @@ class Row:
         group: symmetry group, rows x columns.
         split: `whole`, or what is cut and along which axis.
         rule: what updates them.
+        lr_scale: factor of the learning rate.
         rule_group: the group that the rule bears.
         broken: what of `group` the rule breaks.
         shape: of each.
@@ -55,6 +56,7 @@ class Row:
     group: str
     split: str
     rule: str
+    lr_scale: float
     rule_group: str
     broken: tuple[str, ...]
     shape: tuple[int, ...]
@@ -73,6 +75,7 @@ class Row:
     def cells(self) -> dict[str, str]:
         """The row as text; `contained` says whether the rule's group contains the role's, and which it is."""
         values: dict[str, Any] = vars(self) | {"shape": " x ".join(map(str, self.shape)) or "scalar"}
+        values["rule"] = self.rule if self.lr_scale == 1 else f"{self.rule} at {self.lr_scale:g} x lr"
         values["contained"] = f"{'no' if self.broken else 'yes'}, {self.rule_group}"
         return {key: f"{values[key]:,}" if key in _NUMBERS else str(values[key]) for key in HEADERS}
 
@@ -164,6 +167,7 @@ def render_json(mapping: SymmetryMap) -> str:
             "modality": spec.modality,
             "split": spec.split,
             "rule": spec.rule,
+            "lr_scale": spec.lr_scale,
             "rule_group": spec.rule_group,
             "broken": spec.broken,
             "shape": spec.shape,

@@ -84,6 +84,11 @@ class ParameterSpec:
         return broken(self.group, get_rule(self.rule), self._cut)
 
     @property
+    def lr_scale(self) -> float:
+        """Factor of the optimizer's learning rate."""
+        return 1.0 if self.override is None else self.override.lr_scale
+
+    @property
     def decays(self) -> bool:
         """Whether weight decay acts on it: not on vectors, biases, positions, single tokens and rates of decay."""
         return len(self.shape) > 1 and self.role not in ("vector", "bias", "position", "token", "state")

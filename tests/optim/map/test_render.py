@@ -34,6 +34,14 @@ def test_the_coverage_line_adds_up() -> None:
     assert "frozen: 1 tensors with 56 parameters" in line
 
 
+def test_a_rate_of_its_own_is_said_beside_the_rule() -> None:
+    mapping = symmetry_map(
+        nn.Sequential(nn.Linear(8, 8), nn.LayerNorm(8)), rule="muon", roles={"norm": {"lr_scale": 5}}
+    )
+    assert [row.cells()["rule"] for row in table_rows(mapping)] == ["muon", "adamw", "adamw at 5 x lr"]
+    assert {entry["role"]: entry["lr_scale"] for entry in json.loads(render_json(mapping))["parameters"]}["norm"] == 5
+
+
 def test_text_is_aligned_and_ends_with_the_coverage() -> None:
     lines = render_text(small_map()).splitlines()
     assert lines[0].split()[:5] == ["role", "group", "split", "rule", "contained"]

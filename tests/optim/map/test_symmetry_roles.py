@@ -104,6 +104,15 @@ def test_a_preset_leaves_out_parts_that_are_frozen_or_missing(tiny_qwen3, vlm) -
     assert rules(vlm, rule="adamw", roles="vla")["mlp.up"] == "muon"
 
 
+def test_two_rates_is_that_of_what_adamw_updates_beside_a_rule_of_matrices(tiny_qwen3) -> None:
+    optimizer = build_optimizer(tiny_qwen3(tie_word_embeddings=False), rule="muon", lr=0.1, roles="two_rates")
+    rates = {group["role"]: group["lr"] for group in optimizer.param_groups}
+    fast = {role for role, rate in rates.items() if rate == pytest.approx(0.5)}
+    assert fast == {role for role in rates if role.partition(".")[0] in ("embed", "lm_head", "norm")} != set()
+    assert {rates[role] for role in rates.keys() - fast} == {0.1}
+    assert {group["rule"] for group in optimizer.param_groups if group["role"] in fast} == {"adamw"}
+
+
 @pytest.mark.parametrize(
     ("roles", "words"),
     [
