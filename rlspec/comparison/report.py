@@ -14,20 +14,24 @@ from rlspec.comparison.estimates import Estimate, estimate, paired_differences
 from rlspec.comparison.history import deviations
 from rlspec.comparison.measures import SCORES
 from rlspec.comparison.plan import Plan
+from rlspec.comparison.running import unfinished_status
 from rlspec.comparison.sweep import ArmResults, Result
 from rlspec.versions import library_versions
+
+_TO_COME = {"missing", "running", "interrupted"}
 
 
 def build_report(plan: Plan, results: Sequence[ArmResults], out: Path, command: str) -> dict[str, Any]:
     """Everything that was found, as JSON."""
     estimates = _estimates(plan, results)
     folders = [out / run.job.folder for arm in results for run in (*arm.tuning, *arm.runs)]
-    departed = deviations(out, folders) + _missing(results)
+    departed = deviations(out, folders) + _without_result(results, out, {"failed"}, "no result of")
     return {
         "plan": plan.model_dump(mode="json", exclude_defaults=True),
         "plan_sha256": plan.sha256,
         "followed": not departed,
         "deviations": departed,
+        "unfinished": _without_result(results, out, _TO_COME, "still to come:"),
         "command": command,
         "machine": machine(),
         "versions": library_versions(),
@@ -68,15 +72,25 @@ def _collapsed(arm: ArmResults) -> float:
     return ended.count("collapsed") / len(ended) if ended else 0.0
 
 
-def _missing(results: Sequence[ArmResults]) -> list[str]:
+def _without_result(results: Sequence[ArmResults], out: Path, states: set[str], words: str) -> list[str]:
+    """A line for each arm of which runs are in one of these states."""
     lines = []
     for arm in results:
-        failed = [str(run.job.seed) for run in arm.runs if run.summary is None]
-        if failed:
-            lines.append(f"{arm.name}: no result of seed {', '.join(failed)}")
-    if open_arms := [arm.name for arm in results if arm.tuned is not None and arm.lr is None]:
-        lines.append(f"no rate is chosen yet, for tuning runs are missing, of {', '.join(open_arms)}")
+        tuning = [run for run in arm.tuning if _status(run, out) in states] if arm.lr is None else []
+        rates = ", ".join(f"{rate:g}" for rate in sorted({run.job.lr for run in tuning if run.job.lr is not None}))
+        seeds = ", ".join(str(run.job.seed) for run in arm.runs if _status(run, out) in states)
+        if tuning:
+            lines.append(f"{arm.name}: {words} tuning at {rates}, so that no rate is chosen")
+        elif seeds:
+            lines.append(f"{arm.name}: {words} seed {seeds}")
     return lines
+
+
+def _status(result: Result, out: Path) -> str:
+    """Finished or collapsed; failed, interrupted, running (in another process) or missing, where there is no result."""
+    if result.summary is not None:
+        return str(result.summary["status"])
+    return unfinished_status(out / result.job.folder)
 
 
 def _score_name(plan: Plan, results: Sequence[ArmResults]) -> str | None:
@@ -97,12 +111,11 @@ def _arm(plan: Plan, arm: ArmResults, found: Estimate | None, out: Path) -> dict
 
 
 def _run(result: Result, out: Path) -> dict[str, Any]:
-    found, job = result.measured, result.job
-    begun = (out / job.folder).with_name(f"{job.folder.name}.log").is_file()
+    found = result.measured
     return {
         "seed": result.job.seed,
         "lr": result.job.lr,
-        "status": result.summary["status"] if result.summary else "failed" if begun else "missing",
+        "status": _status(result, out),
         "run": str(result.job.folder),
         **(
             {
@@ -127,9 +140,8 @@ def render_markdown(report: Mapping[str, Any]) -> str:
     words = SCORES.get(report["score"] or "", report["score"] or "score")
     lines = [f"Command: `{report['command']}`", ""]
     lines += _plan_lines(report)
-    lines += _claim_table(
-        report, [arm for arm in arms if any(run["status"] != "missing" for run in arm["runs"])], words
-    )
+    begun = [arm for arm in arms if any(run["status"] != "missing" for run in arm["runs"])]
+    lines += _claim_table(report, begun, words) if begun else ["No run of the claim is done yet."]
     if tuned := [arm for arm in arms if any(run.get("score") is not None for run in arm["tuning"])]:
         lines += ["", *_tuning_table(tuned, words)]
     return "\n".join(lines) + "\n"
@@ -138,15 +150,20 @@ def render_markdown(report: Mapping[str, Any]) -> str:
 def _plan_lines(report: Mapping[str, Any]) -> list[str]:
     lines = [f"{index}. {text}" for index, text in enumerate(report["plan"].get("hypotheses", []), 1)]
     lines = ["Stated before the runs:", "", *lines, ""] if lines else []
-    if report["followed"]:
-        return [*lines, f"The plan ({report['plan_sha256'][:12]}) stood before the runs, and they followed it.", ""]
-    return [
-        *lines,
-        f"Departures from the plan ({report['plan_sha256'][:12]}):",
-        "",
-        *(f"- {line}" for line in report["deviations"]),
-        "",
-    ]
+    name, unfinished = f"The plan ({report['plan_sha256'][:12]})", report["unfinished"]
+    if not report["followed"]:
+        lines += [f"Departures from the plan ({report['plan_sha256'][:12]}):", "", *_listed(report["deviations"])]
+    elif unfinished:
+        lines += [f"{name} stood before the runs, and those that there are followed it.", ""]
+    else:
+        lines += [f"{name} stood before the runs, and they followed it.", ""]
+    if unfinished:
+        lines += ["Not finished (the same command goes on):", "", *_listed(unfinished)]
+    return lines
+
+
+def _listed(lines: Sequence[str]) -> list[str]:
+    return [*(f"- {line}" for line in lines), ""]
 
 
 def _claim_table(report: Mapping[str, Any], arms: Sequence[Mapping[str, Any]], words: str) -> list[str]:
@@ -165,7 +182,7 @@ def _claim_table(report: Mapping[str, Any], arms: Sequence[Mapping[str, Any]], w
         "area": lambda arm: _average(arm, "area", 100),
         f"steps to {100 * (report['target'] or 0):g}%": _reached,
         **{name: partial(_metric, name=name) for name in extra},
-        "collapsed": lambda arm: f"{100 * (arm['statistics'] or {}).get('collapsed', 0):.0f}%",
+        "collapsed": _collapsed_cell,
         "seconds": lambda arm: _average(arm, "seconds", 1, 0),
         "status": lambda arm: ", ".join(sorted({run["status"] for run in arm["runs"]})) or "failed",
     }
@@ -191,22 +208,26 @@ def _markdown(table: Mapping[str, Sequence[str]]) -> list[str]:
 def _tuning_table(arms: Sequence[Mapping[str, Any]], words: str) -> list[str]:
     lines = [f"Tuning, {words} at each rate (the best in bold):", "", "| arm | rate: score | |", "|---|---|---|"]
     for arm in arms:
-        scores: dict[float, list[float | None]] = {}
-        for run in arm["tuning"]:
-            if run["status"] != "missing":
-                scores.setdefault(run["lr"], []).append(run.get("score"))
-        cells = [_tuned_cell(rate, values, best=rate == arm["lr"]) for rate, values in sorted(scores.items())]
-        waiting = sum(run["status"] == "missing" for run in arm["tuning"])
+        cells = [_tuned_cell(rate, arm) for rate in sorted({run["lr"] for run in arm["tuning"]})]
+        waiting = sum(run["status"] in _TO_COME for run in arm["tuning"])
         note = "the best rate is at the end of what was tried" if arm["at_edge"] and not waiting else ""
-        note = f"{waiting} runs are missing" if waiting else note
-        lines.append(f"| {arm['name']} | {', '.join(cells)} | {note} |")
+        note = f"{waiting} runs to come" if waiting else note
+        lines.append(f"| {arm['name']} | {', '.join(filter(None, cells))} | {note} |")
     return lines
 
 
-def _tuned_cell(rate: float, values: Sequence[float | None], *, best: bool) -> str:
-    present = [value for value in values if value is not None]
-    text = f"{rate:g}: " + (_percent(sum(present) / len(present)) if len(present) == len(values) else "failed")
-    return f"**{text}**" if best else text
+def _tuned_cell(rate: float, arm: Mapping[str, Any]) -> str:
+    runs = [run for run in arm["tuning"] if run["lr"] == rate]
+    present = [run["score"] for run in runs if run["score"] is not None]
+    without = [run["status"] for run in runs if run["score"] is None]
+    if "missing" in without:
+        return ""
+    text = f"{rate:g}: {without[0] if without else _percent(sum(present) / len(present))}"
+    return f"**{text}**" if rate == arm["lr"] else text
+
+
+def _collapsed_cell(arm: Mapping[str, Any]) -> str:
+    return f"{100 * arm['statistics']['collapsed']:.0f}%" if arm["statistics"] else ""
 
 
 def _rate(arm: Mapping[str, Any]) -> str:

@@ -103,6 +103,19 @@ def read_summary(folder: Path) -> Summary | None:
     return summary if summary["status"] != "interrupted" else None
 
 
+def unfinished_status(folder: Path) -> str:
+    """What became of a run without a result: missing, running, interrupted or failed."""
+    log_path = folder.with_name(f"{folder.name}.log")
+    if not log_path.is_file():
+        return "missing"
+    with log_path.open(encoding="utf-8") as log:
+        try:
+            fcntl.flock(log, fcntl.LOCK_SH | fcntl.LOCK_NB)
+        except BlockingIOError:
+            return "running"
+    return "interrupted" if (folder / SUMMARY).is_file() else "failed"
+
+
 def check_jobs(jobs: Sequence[PlannedRun], out: Path) -> None:
     """Every run is a valid recipe, and its folder holds no other, before the first is trained.
 

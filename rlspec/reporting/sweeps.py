@@ -29,7 +29,7 @@ class Member:
     Attributes:
         folder: Of the run; None: it is not there.
         seed: As the sweep says.
-        status: finished, collapsed, failed, missing, or running.
+        status: finished, collapsed, failed, interrupted, running or missing.
         score: In [0, 1].
         lr: Learning rate, of tuning runs.
         numbers: What else the sweep says of it.
@@ -69,6 +69,7 @@ class SweepRecord:
         about: (label, text) of what its report says of itself.
         plan: As written beforehand; empty where there is none.
         deviations: From the plan; None: the report does not say whether it was followed.
+        unfinished: What is still to come, a line for each arm.
         score: Name of the score.
         baseline: The arm to which others are compared.
         hypotheses: Stated before the runs.
@@ -82,6 +83,7 @@ class SweepRecord:
     about: list[tuple[str, str]] = field(default_factory=list)
     plan: str = ""
     deviations: list[str] | None = None
+    unfinished: list[str] = field(default_factory=list)
     score: str = "score"
     baseline: str | None = None
     command: str = ""
@@ -115,6 +117,7 @@ def read_sweep(folder: Path) -> SweepRecord:
             about=_about(report),
             plan=plan,
             deviations=[str(each) for each in items(report.get("deviations"))] if "followed" in report else None,
+            unfinished=[str(each) for each in items(report.get("unfinished"))],
             score=SCORE_WORDS.get(str(report.get("score")), str(report.get("score", "score"))),
             baseline=str(report["baseline"]) if report.get("baseline") else None,
             command=str(report.get("command") or ""),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import fcntl
 import json
 import os
 import signal
@@ -216,8 +217,33 @@ def test_what_is_there_is_reported_without_training(tmp_path: Path, capsys: pyte
     before = sorted(tmp_path.rglob("*.json"))
     assert compare.main([*given, "train=false"]) == 1
     table = capsys.readouterr().out
-    assert "| adamw | 0.0001 |" in table and "- no rate is chosen yet, for tuning runs are missing, of muon" in table
+    assert "| adamw | 0.0001 |" in table
+    assert "- muon: no result of tuning at 1e-05, 0.0001, 0.001, so that no rate is chosen" in table
     assert sorted(path for path in tmp_path.rglob("*.json") if path.name != "report.json") == before
+
+
+def test_what_is_still_to_come_is_no_departure_from_the_plan(tmp_path: Path) -> None:
+    given = ["recipe=debug_grpo", "seed=0,1,2,3", f"out={tmp_path}", "train=false"]
+
+    def reported() -> tuple[list[str], dict[str, Any], str]:
+        assert compare.main(given) == 1
+        report = json.loads((tmp_path / "report.json").read_text())
+        return [run["status"] for run in report["arms"][0]["runs"]], report, (tmp_path / "report.md").read_text()
+
+    assert "No run of the claim is done yet.\n" in reported()[2]
+    folder = tmp_path / "all"
+    store(folder / "claim-seed_0", 0.8)
+    store(folder / "claim-seed_1", 0.1, status="interrupted")
+    folder.joinpath("claim-seed_1.log").touch()
+    with folder.joinpath("claim-seed_2.log").open("w") as log:
+        fcntl.flock(log, fcntl.LOCK_EX)
+        states, report, text = reported()
+    assert states == ["finished", "interrupted", "running", "missing"]
+    assert report["followed"] and report["unfinished"] == ["all: still to come: seed 1, 2, 3"]
+    assert "Not finished (the same command goes on):\n\n- all: still to come: seed 1, 2, 3\n" in text
+    states, report, text = reported()  # the process of seed 2 is gone
+    assert states[2] == "failed" and report["deviations"] == ["all: no result of seed 2"]
+    assert report["unfinished"] == ["all: still to come: seed 1, 3"]
 
 
 def test_two_commands_in_one_folder_train_every_run_once(tmp_path: Path) -> None:

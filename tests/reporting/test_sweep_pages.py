@@ -45,6 +45,7 @@ def stored(folder: Path, **changes: Any) -> dict[str, Any]:
         "plan": {"hypotheses": ["pion wins <i>"]},
         "followed": False,
         "deviations": ["seed 2 is missing"],
+        "unfinished": ["pion: still to come: seed 3"],
         "command": "python -m rlspec.compare optim=pion,adamw",
         "machine": {"cores": 2},
         "date": "2026-11-28",
@@ -76,6 +77,7 @@ def test_the_table_says_what_the_report_says(make_run: MakeRun, tmp_path: Path) 
     other = text[text.index('<th scope="row">adamw</th>') :].partition("</tr>")[0]
     assert "<td>baseline</td>" in other and " to " not in other  # one seed has no interval
     assert "plan not followed" in page and "seed 2 is missing" in page
+    assert '<span class="status">not finished</span> pion: still to come: seed 3' in page
     assert "pion wins &lt;i&gt;" in page
     assert "budget: 5 # &lt;b&gt;rates" in text
     assert "python -m rlspec.compare optim=pion,adamw" in text
