@@ -13,6 +13,7 @@ import re
 import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
+from fnmatch import fnmatch
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +22,18 @@ from rlspec.errors import CheckpointError
 MANIFEST = "manifest.json"
 CARD = "README.md"  # written when a run has ended, over what a library may have left there: no part of a checkpoint
 FORMAT = "rlspec-checkpoint-1"
+CHECKPOINTS = "checkpoints"  # of a run
+TRAINING_STATE = (
+    "optimizer.*",
+    "scheduler.pt",
+    "rng_state*",
+    "scaler.pt",
+    "trainer_state.json",
+    "training_args.bin",  # a pickle
+    "training_state*",
+    "rollouts_*.pt",
+)
+"""Patterns of the files that only a resume needs."""
 _NAME = re.compile(r"^checkpoint-(\d+)$")
 _STAGING = ".incomplete-"
 _ASIDE = f"{_STAGING}old-"
@@ -112,8 +125,12 @@ def read_manifest(folder: Path) -> dict[str, Any]:
     return content
 
 
-def verify_checkpoint(folder: Path) -> dict[str, Any]:
+def verify_checkpoint(folder: Path, *, weights_only: bool = False) -> dict[str, Any]:
     """Read the manifest and compare every file with it.
+
+    Args:
+        folder: The checkpoint.
+        weights_only: Not the files that only a resume needs, which people delete: they are most of it.
 
     Raises:
         CheckpointError: Naming the first file that is missing, truncated or changed.
@@ -122,8 +139,13 @@ def verify_checkpoint(folder: Path) -> dict[str, Any]:
     for name, expected in manifest["files"].items():
         if name == CARD:  # listed by earlier versions
             continue
+        of_training = any(fnmatch(name, pattern) for pattern in TRAINING_STATE)
+        if weights_only and of_training:
+            continue
         path = folder / name
         remedy = "use an earlier checkpoint, or resume=auto, which takes the newest that is whole"
+        if of_training:
+            remedy += ", or begin anew from its weights with model= or policy.path="
         if not path.is_file():
             raise CheckpointError(f"{folder}: {name} is missing; {remedy}")
         if path.stat().st_size != expected["bytes"]:
@@ -135,12 +157,12 @@ def verify_checkpoint(folder: Path) -> dict[str, Any]:
     return manifest
 
 
-def newest_whole_checkpoint(folder: Path) -> tuple[Path | None, list[str]]:
+def newest_whole_checkpoint(folder: Path, *, weights_only: bool = False) -> tuple[Path | None, list[str]]:
     """The newest checkpoint that passes `verify_checkpoint`, and a line for each newer one that does not."""
     refused = []
     for path in reversed(list_checkpoints(folder)):
         try:
-            verify_checkpoint(path)
+            verify_checkpoint(path, weights_only=weights_only)
         except CheckpointError as error:
             refused.append(str(error))
         else:
@@ -260,8 +282,25 @@ def what_is_left(folder: Path) -> str:
     return f"the previous checkpoint is whole: {previous[-1]}" if previous else "there is no earlier checkpoint"
 
 
+def named_folder(path: Path) -> Path:
+    """What a path into a run means: the run for its `checkpoints`, or `last` in there, and its folder for a file."""
+    if path.is_file() and ((path.parent / MANIFEST).is_file() or (path.parent / CHECKPOINTS).is_dir()):
+        return path.parent
+    if path.name == "last" and not path.exists():  # LeRobot's name for the newest
+        path = path.parent
+    return path.parent if path.name == CHECKPOINTS and list_checkpoints(path) else path
+
+
+def no_such_folder(path: Path) -> str:
+    """What is said of a path that is not there, with the checkpoints that are."""
+    found = ", ".join(each.name for each in list_checkpoints(path.parent))
+    return f"no such checkpoint; here are {found}" if found else "no such folder"
+
+
 def find_weights(checkpoint: str, *, key: str = "checkpoint") -> str:
     """The folder that holds the weights (of a run directory: its newest whole checkpoint), or a hub id as it is.
+
+    Of a checkpoint it is the weights that must be whole.
 
     Args:
         checkpoint: Folder or hub id.
@@ -270,15 +309,15 @@ def find_weights(checkpoint: str, *, key: str = "checkpoint") -> str:
     Raises:
         CheckpointError: No such folder, a run directory without a whole checkpoint, or a damaged checkpoint.
     """
-    path = Path(checkpoint).expanduser()
+    path = named_folder(Path(checkpoint).expanduser())
     if not path.is_dir():
         if checkpoint.count("/") != 1 or path.is_absolute() or checkpoint.startswith((".", "~")):
-            raise CheckpointError(f"{key}={checkpoint}: no such folder")
+            raise CheckpointError(f"{key}={checkpoint}: {no_such_folder(path)}")
         return checkpoint
     if (path / MANIFEST).is_file():
-        verify_checkpoint(path)
-    elif (path / "checkpoints").is_dir():
-        newest, refused = newest_whole_checkpoint(path / "checkpoints")
+        verify_checkpoint(path, weights_only=True)
+    elif (path / CHECKPOINTS).is_dir():
+        newest, refused = newest_whole_checkpoint(path / CHECKPOINTS, weights_only=True)
         if newest is None:
             raise CheckpointError(refused[0] if refused else f"{key}={checkpoint}: the run has no checkpoint yet")
         return str(newest)

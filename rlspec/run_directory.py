@@ -21,9 +21,12 @@ from pathlib import Path
 from typing import Any
 
 from rlspec.checkpoint import (
+    CHECKPOINTS,
     MANIFEST,
     list_checkpoints,
+    named_folder,
     newest_whole_checkpoint,
+    no_such_folder,
     verify_checkpoint,
     write_text_atomically,
 )
@@ -45,7 +48,7 @@ class RunDirectory:
     @property
     def checkpoints(self) -> Path:
         """Folder of the checkpoint-N folders and of best/."""
-        return self.path / "checkpoints"
+        return self.path / CHECKPOINTS
 
     @property
     def best(self) -> Path:
@@ -132,10 +135,10 @@ def find_resume_point(resume: str, output_dir: Path, name: str) -> ResumePoint |
     """
     if resume == "auto":
         return _newest_run(output_dir, name)
-    path = Path(resume).expanduser().absolute()
+    path = named_folder(Path(resume).expanduser().absolute())
     if not path.is_dir():
-        raise CheckpointError(f"resume={resume}: no such folder; give a run directory or a checkpoint in one")
-    if (path / MANIFEST).is_file() and path.parent.name == "checkpoints":
+        raise CheckpointError(f"resume={resume}: {no_such_folder(path)}; give a run directory or a checkpoint in one")
+    if (path / MANIFEST).is_file() and path.parent.name == CHECKPOINTS:
         if path.name == BEST:
             raise CheckpointError(f"resume={resume}: best/ holds weights only; resume from a checkpoint-N beside it")
         manifest = verify_checkpoint(path)

@@ -14,7 +14,9 @@ import pytest
 
 from rlspec.checkpoint import (
     MANIFEST,
+    find_weights,
     list_checkpoints,
+    named_folder,
     newest_whole_checkpoint,
     rotate_checkpoints,
     set_later_aside,
@@ -118,6 +120,44 @@ def test_damage_is_named_and_the_newest_whole_checkpoint_found(damage, tmp_path:
     newest, refused = newest_whole_checkpoint(tmp_path)
     assert newest == good
     assert len(refused) == 1
+
+
+def test_where_only_weights_are_wanted_the_training_state_may_be_gone(tmp_path: Path) -> None:
+    target = tmp_path / "run" / "checkpoints" / "checkpoint-5"
+    with staged_folder(target, metadata={"step": 5}) as staging:
+        (staging / "model.safetensors").write_bytes(b"weights")
+        (staging / "optimizer.pt").write_bytes(b"moments")
+    (target / "optimizer.pt").unlink()
+    assert find_weights(str(tmp_path / "run")) == find_weights(str(target)) == str(target)
+    with pytest.raises(CheckpointError, match=r"optimizer.pt is missing.*begin anew from its weights with model="):
+        verify_checkpoint(target)
+    (target / "model.safetensors").write_bytes(b"others")
+    with pytest.raises(CheckpointError, match="model.safetensors has 6 bytes instead of 7"):
+        find_weights(str(tmp_path / "run"))
+
+
+def test_a_path_into_a_run_means_the_run_or_its_checkpoint(tmp_path: Path) -> None:
+    run = tmp_path / "run"
+    five = write(run / "checkpoints", 5)
+    (run / "recipe.yaml").touch()
+    meant = {
+        "checkpoints": run,
+        "checkpoints/last": run,
+        "recipe.yaml": run,
+        "checkpoints/checkpoint-5/model.bin": five,
+    }
+    for path, folder in meant.items():
+        assert named_folder(run / path) == folder
+        assert find_weights(str(run / path)) == str(five)
+    (run / "checkpoints" / "last").symlink_to(five)
+    for path in (run, five, run / "checkpoints" / "last", run / "other", tmp_path / "checkpoints" / "tiny"):
+        assert named_folder(path) == path
+    with pytest.raises(
+        CheckpointError, match=r"policy.path=.*/checkpoint-6: no such checkpoint; here are checkpoint-5"
+    ):
+        find_weights(str(run / "checkpoints" / "checkpoint-6"), key="policy.path")
+    with pytest.raises(CheckpointError, match=r"/other: no such folder$"):
+        find_weights(str(run / "other"))
 
 
 def test_a_folder_of_another_kind_is_refused_with_what_it_is_good_for(tmp_path: Path) -> None:

@@ -12,7 +12,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from rlspec.checkpoint import find_weights
+from rlspec.checkpoint import CHECKPOINTS, find_weights, list_checkpoints, named_folder
 from rlspec.config.kinds import BC, RLVR_GROUPS, VLA_GROUPS, groups_of, schema_of
 from rlspec.config.overrides import Arguments, check_option, parse_arguments
 from rlspec.config.paths import is_recipe_file, list_group, recipes_folder, resolve_path
@@ -70,14 +70,18 @@ def load_any_recipe(arguments: Sequence[str]) -> Recipe | VlaRecipe:
 
 
 def _with_named_starts(values: dict[str, Any]) -> dict[str, Any]:
-    """The run from which a recipe starts gives way to its newest whole checkpoint.
+    """The run from which a recipe starts, or a path into it, gives way to its newest whole checkpoint.
 
     That run may go on: what was started from it says from what.
     """
     for part, key in (("model", "path"), ("model", "init"), ("policy", "path")):
         given = (values.get(part) or {}).get(key)
-        if isinstance(given, str) and (folder := resolve_path(given)).joinpath("checkpoints").is_dir():
-            values[part][key] = find_weights(str(folder), key=f"{part}.{key}")
+        if not isinstance(given, str):
+            continue
+        path = resolve_path(given)
+        missing = not path.exists() and bool(list_checkpoints(path.parent))
+        if missing or named_folder(path) != path or (path / CHECKPOINTS).is_dir():
+            values[part][key] = find_weights(str(path), key=f"{part}.{key}")
     return values
 
 

@@ -5,22 +5,12 @@ from __future__ import annotations
 import shlex
 from pathlib import Path
 
+from rlspec.checkpoint import MANIFEST, TRAINING_STATE
 from rlspec.display import Display
 from rlspec.errors import ConfigError, UserError
 from rlspec.hub import token_of_the_hub, upload_folder
 
-# What only a resume needs. training_args.bin is a pickle, and the manifest lists files that stay here.
-LEFT_OUT = (
-    "manifest.json",
-    "optimizer.*",
-    "scheduler.pt",
-    "rng_state*",
-    "scaler.pt",
-    "trainer_state.json",
-    "training_args.bin",
-    "training_state*",
-    "rollouts_*.pt",
-)
+LEFT_OUT = (MANIFEST, *TRAINING_STATE)  # the manifest lists files that stay here
 
 
 def check_push(repo: str | None) -> None:
