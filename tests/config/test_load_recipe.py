@@ -326,7 +326,7 @@ MISTAKES = {
     ("recipe=grpo_math", "optim.rule=pionn"): ["optim.rule=pionn", "did you mean pion?"],
     ("recipe=grpo_math", "optim.rule=pion_paper"): ["optim.rule=pion_paper", "a preset", "optim=pion_paper"],
     ("recipe=grpo_math", "optim.name=pionn"): ["optim.name=pionn", "did you mean pion?"],
-    ("recipe=grpo_math", "optim.name=adamw"): ["optim.name=adamw", "the rule is pion", "optim.rule=adamw"],
+    ("recipe=grpo_math", "optim.name=adamw"): ["optim.name=adamw", "the rule is muon", "optim.rule=adamw"],
     ("recipe=grpo_math", "optim.roles={mlp: pion_paper}"): [
         "optim.roles.mlp.rule=pion_paper: a preset",
         "optim.roles.mlp={rule: pion, weight_decay: 0.01, promotion_steps: 0, adjust_lr: paper}",
@@ -375,7 +375,8 @@ def test_a_file_that_is_no_recipe_is_one_line(content: str, tmp_path: Path) -> N
 
 def test_a_hand_written_recipe_is_checked_like_a_shipped_one(tmp_path: Path) -> None:
     values = yaml.safe_load(dump_recipe(load_recipe(["recipe=grpo_math"])))
-    values["optim"]["lrr"] = values["optim"].pop("lr")
+    del values["optim"]["lr"]
+    values["optim"]["lrr"] = 5e-5
     values["trainer"]["epsilonn"] = 0.1
     del values["algorithm"]
     file = tmp_path / "r.yaml"

@@ -138,7 +138,7 @@ def test_a_card_says_what_made_the_weights_what_they_reach_and_whose_licence_hol
     assert result["metrics"][0]["value"] == 0.5 and result["metrics"][0]["args"]["ci95"] == [0.44, 0.56]
     for part in (
         "| sums | sampled pass@1 | 25.0% [20.0%, 30.0%] | 50.0% [44.0%, 56.0%] |",
-        "recipe `grpo_math`: grpo on `sums`, optimizer `pion` at learning rate 5e-05, seed 0",
+        "recipe `grpo_math`: grpo on `sums`, optimizer `muon_two_rates` at learning rate 0.0001, seed 0",
         "| role | rule |",
         "Of the base, `org/base`: apache-2.0.",
         "python -m rlspec.train recipe=recipe.yaml",
