@@ -2,13 +2,24 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import json
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import yaml
 
 from rlspec.config.paths import show
-from rlspec.config.schema import Lora
 from rlspec.config.sources import read_knobs
-from rlspec.errors import nearest
+from rlspec.errors import CheckpointError, ConfigError, nearest
 
+if TYPE_CHECKING:
+    from rlspec.config.schema import Lora
+
+ADAPTERS = "adapter_config.json"  # peft's
+WEIGHTS = ("adapter_model.safetensors", "adapter_model.bin")
+
+METHODS = {"LORA": "lora", "FOURIERFT": "fourierft"}  # peft's name -> ours
 CLASSES = {"lora": "LoraConfig", "fourierft": "FourierFTConfig"}
 OF_LORA = ("r", "alpha", "dropout", "use_rslora")
 OWN = {"r": "r", "lora_alpha": "alpha", "lora_dropout": "dropout", "target_modules": "target_modules"}
@@ -27,6 +38,85 @@ STARTS = ("gaussian", "pissa", "olora", "orthogonal")
 """Of `init_lora_weights`; peft's others need data or a quantised model."""
 MOVE_THE_BASE = ("pissa", "olora")
 """Starts that take the factors out of the frozen weights: the model without its adapter is not the one before."""
+
+
+def holds_adapters(folder: Path) -> bool:
+    """Whether a folder holds adapters and no model."""
+    return (folder / ADAPTERS).is_file() and not (folder / "config.json").is_file()
+
+
+def base_of(folder: Path) -> dict[str, Any]:
+    """Keys of section `model` that say to which model stored adapters belong.
+
+    Raises:
+        ConfigError: They do not name it.
+    """
+    ours = folder / "recipe.yaml"
+    if ours.is_file():
+        model = yaml.safe_load(ours.read_text(encoding="utf-8"))["model"]
+        base = {key: model.get(key) for key in ("path", "revision", "architecture", "init")}
+        return base if base["architecture"] is None else base | {"enable_thinking": None}  # which it has not
+    name = _stored(folder).get("base_model_name_or_path")
+    if not name:
+        raise ConfigError(
+            f"model={folder}: its {ADAPTERS} names no base model; give it: model=BASE model.lora.path={folder}"
+        )
+    return {"path": name, "revision": None, "architecture": None, "init": None}
+
+
+def with_stored(lora: Mapping[str, Any]) -> dict[str, Any]:
+    """Section `model.lora` with what the adapters at its `path` have; as it is where they are no longer there.
+
+    Raises:
+        ConfigError: They have something else than the section says, or train more than adapters.
+        CheckpointError: They cannot be read.
+    """
+    folder = Path(lora["path"])
+    if not folder.is_dir() and lora.keys() >= {"r", "alpha", "target_modules"}:  # a stored recipe
+        return dict(lora)
+    if not folder.is_dir() and not folder.is_absolute() and lora["path"].count("/") == 1:
+        raise CheckpointError(
+            f"model.lora.path={folder}: no such folder; of the hub: hf download {folder} --local-dir FOLDER, and that"
+        )
+    found = _settings(folder, _stored(folder))
+    if not any((folder / name).is_file() for name in WEIGHTS):
+        raise CheckpointError(f"model.lora.path={folder}: {WEIGHTS[0]} is missing")
+    for key, value in found.items():
+        given = lora.get(key, value)
+        if (sorted(given) if key == "target_modules" else given) != value:
+            here = f"the adapters in {folder} have {show(value)}"
+            raise ConfigError(f"model.lora.{key}={show(given)}: {here}; leave it out")
+    return {**lora, **found}
+
+
+def _settings(folder: Path, stored: Mapping[str, Any]) -> dict[str, Any]:
+    """Keys of section `model.lora` as adapters have them."""
+    kind, targets = str(stored.get("peft_type")), stored.get("target_modules")
+    refused = [name for name in ("modules_to_save", "trainable_token_indices", "layer_replication") if stored.get(name)]
+    refused += ["bias"] if stored.get("bias", "none") != "none" else []
+    refused += [] if kind in METHODS else ["peft_type"]
+    if refused or not isinstance(targets, list):
+        name = refused[0] if refused else "target_modules"
+        what = f"{name}={show(stored.get(name))}"
+        raise ConfigError(
+            f"model.lora.path={folder}: adapters with {what} do not go on; merge them into a model, with peft's "
+            "merge_and_unload, and start from that"
+        )
+    own = {ours: stored[theirs] for theirs, ours in OWN.items() if stored.get(theirs) is not None}
+    own.pop("dropout", None)  # no part of what was learnt
+    return {**own, "method": METHODS[kind], "target_modules": sorted(targets)}
+
+
+def _stored(folder: Path) -> dict[str, Any]:
+    try:
+        content = json.loads((folder / ADAPTERS).read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise CheckpointError(f"model.lora.path={folder}: no adapters there ({ADAPTERS} is missing)") from None
+    except (OSError, ValueError) as error:
+        raise CheckpointError(f"model.lora.path={folder}: its {ADAPTERS} cannot be read ({error})") from error
+    if not isinstance(content, dict):
+        raise CheckpointError(f"model.lora.path={folder}: its {ADAPTERS} is no mapping")
+    return content
 
 
 def check_lora(key: str, lora: Lora) -> Iterator[str]:

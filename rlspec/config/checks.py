@@ -121,6 +121,8 @@ def adapters(recipe: Recipe) -> Lines:
         return
     if not lora.target_modules:
         yield "model.lora.target_modules=[]: must name at least one module, for example q_proj"
+    if lora.path is not None and lora.options:
+        yield "model.lora.options: those of the adapters at model.lora.path hold; remove it"
     yield from check_lora("model.lora", lora)
     if recipe.algorithm != "sft" and lora.dropout:
         yield (

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from rlspec.checkpoint import CHECKPOINTS, find_weights, list_checkpoints, named_folder
+from rlspec.config.adapters import base_of, holds_adapters, with_stored
 from rlspec.config.kinds import BC, RLVR_GROUPS, VLA_GROUPS, groups_of, schema_of
 from rlspec.config.overrides import Arguments, check_option, parse_arguments
 from rlspec.config.paths import is_recipe_file, list_group, recipes_folder, resolve_path
@@ -75,14 +76,32 @@ def _with_named_starts(values: dict[str, Any]) -> dict[str, Any]:
     That run may go on: what was started from it says from what.
     """
     for part, key in (("model", "path"), ("model", "init"), ("policy", "path")):
-        given = (values.get(part) or {}).get(key)
-        if not isinstance(given, str):
-            continue
-        path = resolve_path(given)
-        missing = not path.exists() and bool(list_checkpoints(path.parent))
-        if missing or named_folder(path) != path or (path / CHECKPOINTS).is_dir():
-            values[part][key] = find_weights(str(path), key=f"{part}.{key}")
+        section = values.get(part) or {}
+        if isinstance(section.get(key), str):
+            section[key] = _named_start(section[key], f"{part}.{key}")
+    if isinstance(model := values.get("model"), dict):
+        _name_adapters(model)
     return values
+
+
+def _named_start(given: str, key: str) -> str:
+    path = resolve_path(given)
+    missing = not path.exists() and bool(list_checkpoints(path.parent))
+    if missing or named_folder(path) != path or (path / CHECKPOINTS).is_dir():
+        return find_weights(str(path), key=key)
+    return given
+
+
+def _name_adapters(model: dict[str, Any]) -> None:
+    """A model that is adapters gives way to their base with them, and section `lora` has what they have."""
+    given = model.get("path")
+    if isinstance(given, str) and holds_adapters(folder := Path(given).expanduser()):
+        model |= base_of(folder) | {"lora": {**(model.get("lora") or {}), "path": str(folder)}}
+    lora = model.get("lora")
+    if isinstance(lora, dict) and isinstance(lora.get("path"), str):
+        path = _named_start(lora["path"], "model.lora.path")
+        place = resolve_path(path)
+        model["lora"] = with_stored({**lora, "path": str(place) if place.is_dir() else path})
 
 
 def check_recipe(values: Mapping[str, Any]) -> Recipe | VlaRecipe:

@@ -75,11 +75,17 @@ class Lora(Section):
     options: dict[str, Any] = {}  # peft's other knobs: init_lora_weights: pissa, use_dora: true, n_frequency: 1000
 
 
+class ModelLora(Lora):
+    """Adapters of a language model."""
+
+    path: str | None = None  # a run or folder whose adapters go on; what they have (r, alpha, ...) may be left out
+
+
 class Model(Section):
     """Which policy is trained and how it is addressed."""
 
     name: str
-    path: str | None = None  # hub id, local folder or GGUF file; None: built from `architecture`
+    path: str | None = None  # hub id, local folder, run or GGUF file; None: built from `architecture`
     revision: str | None = None
     architecture: dict[str, Any] | None = None  # keyword arguments of Qwen3Config, for a model built locally
     init: str | None = None  # a run, or a folder with weights, to start from in place of `path`'s or random ones
@@ -87,7 +93,7 @@ class Model(Section):
     enable_thinking: bool | None = None  # Qwen3's chat template switch; None: the template has none
     system_prompt: str | None = None
     instruction: str | None = None  # appended to every problem
-    lora: Lora | None = None
+    lora: ModelLora | None = None
     freeze: list[str] = []  # parameters that are not trained: regular expressions of their names
 
 

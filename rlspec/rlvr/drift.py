@@ -79,7 +79,8 @@ def _policies(model: Model, seed: int, checkpoint: Path) -> tuple[Policy, Policy
     adapters = (checkpoint / "adapter_config.json").is_file()
     tokenizer = load_tokenizer(str(checkpoint) if not adapters else model.path, revision=model.revision)
     now = load_trained(model, str(checkpoint), tokenizer, adapters=adapters)
-    start = load_policy(model.model_copy(update={"lora": None}), tokenizer, seed=seed)
+    fresh = model.lora is None or model.lora.path is None  # adapters that change nothing yet
+    start = load_policy(model.model_copy(update={"lora": None}) if fresh else model, tokenizer, seed=seed)
     return now, start, tokenizer
 
 

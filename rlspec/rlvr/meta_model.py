@@ -34,7 +34,7 @@ def build_meta_model(model: Model) -> nn.Module:
     if model.lora is None:
         return freeze(policy, model.freeze)
     with torch.device("meta"):
-        return apply_lora(policy, **model.lora.model_dump())
+        return apply_lora(policy, **model.lora.model_dump(exclude={"path"}))
 
 
 def _auto_class(config: Any) -> Any:

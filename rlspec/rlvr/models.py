@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import json
 import re
+import warnings
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import torch
 from huggingface_hub.errors import StrictDataclassError
-from peft import TaskType, get_peft_model
+from peft import PeftConfig, PeftModel, TaskType, get_peft_model, get_peft_model_state_dict
+from peft.utils import load_peft_weights
 from safetensors import SafetensorError, safe_open
 from torch import Tensor
 from transformers import (
@@ -72,7 +74,7 @@ def snapshot(path: str, *, revision: str | None = None, weights: bool = True) ->
     missing = _missing_files(folder, weights)
     if missing and (folder / "adapter_config.json").is_file():
         raise CheckpointError(
-            f"model {path}: {folder} holds adapters and not a model; go on with their run (resume=RUN), or merge them: "
+            f"model {path}: {folder} holds adapters and not a model; go on with them (model={folder}), or merge them: "
             "peft's AutoPeftModelForCausalLM.from_pretrained(FOLDER).merge_and_unload().save_pretrained(OUT)"
         )
     if missing:
@@ -343,6 +345,30 @@ def apply_lora(
             return get_peft_model(model, config)
         except (ValueError, TypeError) as error:
             raise ConfigError(f"model.lora: {one_line(error)}") from error
+
+
+def continue_lora(model: PreTrainedModel, path: str, *, dropout: float) -> torch.nn.Module:
+    """Freeze the model and put stored adapters on it, which are trained on (peft; in float32).
+
+    Raises:
+        CheckpointError: they cannot be read, or do not fit the model.
+    """
+    try:
+        config = PeftConfig.from_pretrained(path)
+        if hasattr(config, "lora_dropout"):
+            config.lora_dropout = dropout
+        with warnings.catch_warnings():
+            warnings.filterwarnings("ignore", message="Found missing adapter keys")
+            adapted = PeftModel.from_pretrained(model, path, config=config, is_trainable=True)
+        different = get_peft_model_state_dict(adapted).keys() ^ load_peft_weights(path, device="cpu").keys()
+        if different:  # peft passes over layers that only one of the two has
+            raise ValueError(f"{len(different)} tensors are in one of the two alone, such as {min(different)}")
+    except (OSError, ValueError, TypeError, RuntimeError, SafetensorError) as error:
+        raise CheckpointError(
+            f"model.lora.path={path}: these adapters do not go onto {model.config.name_or_path or 'this model'}: "
+            f"{one_line(error)}"
+        ) from error
+    return adapted
 
 
 def check_lora_targets(model: torch.nn.Module, target_modules: Sequence[str]) -> None:

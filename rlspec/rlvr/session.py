@@ -20,7 +20,7 @@ from rlspec.checkpoint import read_manifest
 from rlspec.config.load import load_group
 from rlspec.config.optim import builder_settings, describe_rate, map_settings
 from rlspec.config.paths import resolve_path
-from rlspec.config.schema import Batch, Data, Evaluation, Grader, Lora, Model, Optim, Recipe, Reward
+from rlspec.config.schema import Batch, Data, Evaluation, Grader, Model, ModelLora, Optim, Recipe, Reward
 from rlspec.diagnostics.alignment import live_probes
 from rlspec.diagnostics.norm_test import NormTest
 from rlspec.diagnostics.probes import PROBES, Probe
@@ -42,7 +42,7 @@ from rlspec.rlvr.evaluator import HeldOutEvaluations, ProblemEvaluator, build_pr
 from rlspec.rlvr.generation import Policy, Sampler, generate_tokens
 from rlspec.rlvr.growth import BatchGrowth
 from rlspec.rlvr.memory import LanguageModelMemory, estimate_memory
-from rlspec.rlvr.models import apply_lora, build_config, build_model, freeze, load_tokenizer
+from rlspec.rlvr.models import apply_lora, build_config, build_model, continue_lora, freeze, load_tokenizer
 from rlspec.rlvr.preflight import keep_checked
 from rlspec.rlvr.prompts import PromptStyle
 from rlspec.rlvr.rewards import VerifierReward
@@ -124,13 +124,19 @@ def load_policy(model: Model, tokenizer: PreTrainedTokenizerBase, *, seed: int) 
         weights_dtype=model.weights_dtype,
         seed=seed,
     )
-    return apply_lora(policy, **model.lora.model_dump(), seed=seed) if model.lora else freeze(policy, model.freeze)
+    if model.lora is None:
+        return freeze(policy, model.freeze)
+    if model.lora.path is not None:
+        return continue_lora(policy, model.lora.path, dropout=model.lora.dropout)
+    return apply_lora(policy, **model.lora.model_dump(exclude={"path"}), seed=seed)
 
 
-def _adapted(lora: Lora | None, frozen: Sequence[str]) -> str:
+def _adapted(lora: ModelLora | None, frozen: Sequence[str]) -> str:
     if lora is None:
         return f"trained: all but {', '.join(frozen)}" if frozen else "all weights trained"
     what = f"LoRA of rank {lora.r}" if lora.method == "lora" else lora.method
+    if lora.path is not None:
+        what += f", begun as {lora.path}"
     return ", ".join([what, *(f"{name}={value}" for name, value in lora.options.items())])
 
 

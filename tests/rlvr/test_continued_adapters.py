@@ -1,0 +1,155 @@
+"""Stored adapters go on: of a folder or a run, on the base that they name, as they were."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from peft import PeftModel
+from transformers import AutoModelForCausalLM
+
+from rlspec.config.load import load_recipe
+from rlspec.errors import CheckpointError, ConfigError
+from rlspec.optim import build_optimizer
+from rlspec.rlvr.models import apply_lora, build_model
+from rlspec.rlvr.session import describe_profile, load_policy
+from rlspec.rlvr.tokenizer import build_byte_tokenizer
+
+TOKENIZER = build_byte_tokenizer()
+SHAPE = {"hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 2, "num_key_value_heads": 1}
+SHAPE |= {"head_dim": 16, "intermediate_size": 64}
+GRPO = ["recipe=grpo_math", "data=arithmetic"]
+TOKENS = torch.arange(4, 20)[None]
+
+
+@pytest.fixture
+def base(tmp_path: Path) -> Path:
+    build_model(architecture=SHAPE, tokenizer=TOKENIZER, seed=1).save_pretrained(tmp_path / "base")
+    TOKENIZER.save_pretrained(tmp_path / "base")
+    return tmp_path / "base"
+
+
+@pytest.fixture
+def adapters(base: Path, tmp_path: Path) -> Path:
+    """Of rank 4, that change what the base says."""
+    model = apply_lora(
+        build_model(path=str(base), tokenizer=TOKENIZER),
+        r=4,
+        alpha=8,
+        target_modules=["v_proj", "up_proj"],
+        dropout=0.1,
+    )
+    with torch.no_grad():
+        for name, parameter in model.named_parameters():
+            if "lora_B" in name:
+                parameter.normal_()
+    model.save_pretrained(tmp_path / "adapters")
+    return tmp_path / "adapters"
+
+
+def logits(model: torch.nn.Module) -> torch.Tensor:
+    with torch.no_grad():
+        return model.eval()(TOKENS).logits
+
+
+def test_adapters_as_the_model_bring_their_base_and_what_they_are(base: Path, adapters: Path) -> None:
+    recipe = load_recipe([*GRPO, f"model={adapters}"])
+    lora = recipe.model.lora
+    assert recipe.model.path == str(base) and lora is not None and lora.path == str(adapters)
+    assert (lora.r, lora.alpha, lora.target_modules, lora.dropout) == (4, 8, ["up_proj", "v_proj"], 0.0)
+    assert f"LoRA of rank 4, begun as {adapters}" in describe_profile(recipe, "cpu")
+    policy = load_policy(recipe.model, TOKENIZER, seed=0)
+    plain = AutoModelForCausalLM.from_pretrained(base)
+    assert (logits(policy) - logits(plain)).abs().max() > 0.01
+    torch.testing.assert_close(logits(policy), logits(PeftModel.from_pretrained(plain, adapters)))
+
+
+def test_only_the_adapters_are_trained_on_and_the_base_stays(base: Path, adapters: Path) -> None:
+    policy = load_policy(load_recipe([*GRPO, f"model={base}", f"model.lora.path={adapters}"]).model, TOKENIZER, seed=0)
+    trained = {name for name, parameter in policy.named_parameters() if parameter.requires_grad}
+    assert trained == {name for name, _ in policy.named_parameters() if "lora_" in name} and len(trained) == 8
+    before = {name: parameter.detach().clone() for name, parameter in policy.named_parameters()}
+    optimizer = build_optimizer(policy, rule="adamw", lr=1e-2)
+    policy.train()(TOKENS).logits.square().mean().backward()
+    optimizer.step()
+    assert {name for name, parameter in policy.named_parameters() if not parameter.equal(before[name])} == trained
+
+
+def test_of_a_run_its_newest_checkpoint_and_its_recipes_base(base: Path, adapters: Path, tmp_path: Path) -> None:
+    from rlspec.checkpoint import staged_folder
+
+    for step in (2, 10):
+        with staged_folder(tmp_path / "run" / "checkpoints" / f"checkpoint-{step}", metadata={"step": step}) as folder:
+            for name in ("adapter_config.json", "adapter_model.safetensors"):
+                (folder / name).write_bytes((adapters / name).read_bytes())
+            (folder / "recipe.yaml").write_text(f"model: {{path: {base}, revision: v{step}, name: mine}}\n")
+    recipe = load_recipe([*GRPO, f"model={tmp_path / 'run'}"])
+    assert (recipe.model.path, recipe.model.revision, recipe.model.name) == (str(base), "v10", "run")
+    assert recipe.model.lora is not None and recipe.model.lora.path is not None
+    assert recipe.model.lora.path.endswith("checkpoint-10")
+
+
+def test_a_stored_recipe_is_read_where_the_start_is_gone(base: Path, adapters: Path, tmp_path: Path) -> None:
+    from rlspec.config.load import dump_recipe
+
+    recipe = load_recipe([*GRPO, f"model={adapters}"])
+    (tmp_path / "stored.yaml").write_text(dump_recipe(recipe))
+    assert load_recipe([f"recipe={tmp_path / 'stored.yaml'}"]) == recipe
+    adapters.rename(tmp_path / "elsewhere")
+    assert load_recipe([f"recipe={tmp_path / 'stored.yaml'}"]) == recipe
+    with pytest.raises(CheckpointError, match=r"model.lora.path=.*/adapters: these adapters do not go onto"):
+        load_policy(recipe.model, TOKENIZER, seed=0)
+
+
+def change(folder: Path, **values: Any) -> None:
+    path = folder / "adapter_config.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | values))
+
+
+@pytest.mark.parametrize(
+    ("stored", "given", "words"),
+    [
+        ({}, "model.lora.r=16", r"model.lora.r=16: the adapters in .* have 4; leave it out"),
+        ({}, "model.lora.alpha=1", r"model.lora.alpha=1: the adapters in .* have 8"),
+        ({}, "model.lora.target_modules=[v_proj]", r"target_modules=.* have \['up_proj', 'v_proj'\]"),
+        ({}, "model.lora.options={use_dora: true}", r"model.lora.options: those of the adapters"),
+        ({"modules_to_save": ["lm_head"]}, "", r"modules_to_save=\['lm_head'\] do not go on; merge them"),
+        ({"bias": "all"}, "", r"bias=all do not go on"),
+        ({"target_modules": ".*_proj"}, "", r"target_modules=\.\*_proj do not go on"),
+        ({"peft_type": "IA3"}, "", r"peft_type=IA3 do not go on"),
+    ],
+)
+def test_what_adapters_are_is_not_said_otherwise(
+    adapters: Path, base: Path, stored: dict[str, Any], given: str, words: str
+) -> None:
+    change(adapters, **stored)
+    with pytest.raises(ConfigError, match=words):
+        load_recipe([*GRPO, f"model={base}", f"model.lora.path={adapters}", *filter(None, [given])])
+
+
+def test_adapters_without_a_base_and_folders_without_adapters_are_named(adapters: Path, tmp_path: Path) -> None:
+    change(adapters, base_model_name_or_path=None)
+    with pytest.raises(ConfigError, match=r"names no base model; give it: model=BASE model.lora.path="):
+        load_recipe([*GRPO, f"model={adapters}"])
+    wrong = {str(tmp_path): "no adapters there", "org/adapters": "hf download org/adapters --local-dir FOLDER"}
+    for path, words in wrong.items():
+        with pytest.raises(CheckpointError, match=words):
+            load_recipe(["recipe=grpo_math", f"model.lora.path={path}"])
+    (adapters / "adapter_model.safetensors").unlink()
+    with pytest.raises(CheckpointError, match=r"adapter_model.safetensors is missing"):
+        load_recipe(["recipe=grpo_math", f"model.lora.path={adapters}"])
+    (adapters / "adapter_config.json").write_text("{")
+    with pytest.raises(CheckpointError, match=r"adapter_config.json cannot be read"):
+        load_recipe(["recipe=grpo_math", f"model.lora.path={adapters}"])
+
+
+@pytest.mark.parametrize(("key", "value"), [("num_hidden_layers", 1), ("num_hidden_layers", 3), ("hidden_size", 64)])
+def test_adapters_of_another_model_do_not_go_on(adapters: Path, tmp_path: Path, key: str, value: int) -> None:
+    build_model(architecture=SHAPE | {key: value}, tokenizer=TOKENIZER).save_pretrained(tmp_path / "other")
+    TOKENIZER.save_pretrained(tmp_path / "other")
+    recipe = load_recipe([*GRPO, f"model={tmp_path / 'other'}", f"model.lora.path={adapters}"])
+    with pytest.raises(CheckpointError, match=r"model.lora.path=.*: these adapters do not go onto .*/other"):
+        load_policy(recipe.model, TOKENIZER, seed=0)
