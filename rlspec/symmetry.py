@@ -36,7 +36,7 @@ class SymmetryCommand(CommandLine):
     the group, and what the optimizer's state takes. No weights are read.
 
     model=tiny, qwen3_0.6b, ...  a profile of recipes/model, a hub id or a local folder with config.json
-    optim=adamw, muon, vla_pion  a preset of recipes/optim or a rule (default: pion)
+    optim=adamw, muon, vla_pion  a preset of recipes/optim or a rule (default: muon)
     key=value                    any key of a recipe, for example optim.split=whole or +model.lora.r=16
     """  # noqa: D205
 
@@ -78,8 +78,9 @@ def _symmetry(line: SymmetryCommand) -> int:
     from rlspec.config.load import load_recipe
     from rlspec.config.optim import map_settings
 
-    named = any(override.startswith("recipe=") for override in line.overrides)
-    recipe = load_recipe([*([] if named else ["recipe=grpo_math"]), *line.overrides])
+    names = {override.partition("=")[0] for override in line.overrides}
+    given = [] if "recipe" in names else ["recipe=grpo_math", *([] if "optim" in names else ["optim=muon"])]
+    recipe = load_recipe([*given, *line.overrides])
     model: nn.Module
     if line.policy is not None:
         from rlspec.vla.meta_policy import build_meta_policy

@@ -6,7 +6,7 @@ from typing import Any
 
 from rlspec.config.schema import Optim, RoleSettings
 
-MAP_KEYS = ("roles", "overrides", "split")
+MAP_KEYS = ("roles", "overrides", "split", "adamw_lr_scale")
 """Settings that the symmetry map reads; all others are the optimizer's."""
 
 
@@ -34,7 +34,8 @@ def _choices(optim: Optim) -> dict[str, Any]:
     if isinstance(roles, dict):
         roles = {role: _flat(settings) for role, settings in roles.items()}
     overrides = [_flat(override) for override in optim.overrides]
-    return {"rule": optim.rule, "roles": roles, "overrides": overrides, "split": optim.split}
+    shared = {key: getattr(optim, key) for key in ("rule", "split", "adamw_lr_scale")}
+    return shared | {"roles": roles, "overrides": overrides}
 
 
 def _optimizer_settings(optim: Optim) -> dict[str, Any]:

@@ -179,8 +179,9 @@ class Optim(_Settings):
     lr: float = Field(1e-6, gt=0)
     lr_from: LrFrom | None = None  # a good rate of another rule, batch or width, from which each parameter gets its own
     roles: (
-        dict[str, RoleSettings] | Literal["symmetric", "two_rates", "vla", "vla_openpi"]
+        dict[str, RoleSettings] | Literal["symmetric", "vla", "vla_openpi"]
     ) = {}  # role or part of the model -> rule or settings; or a preset
+    adamw_lr_scale: float = Field(1.0, gt=0)  # of what AdamW updates beside the rule: embeddings, output layer, norms
     split: Split = "heads"
     settings: Whose = "ours"  # paper: each rule's are its paper's, over all of these, under what a role or pattern says
     options: Options = {}  # of the rule

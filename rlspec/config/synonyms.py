@@ -38,6 +38,8 @@ gold: reference ground_truth groundtruth gt expected label solution reference_an
 answer completion: prediction pred response reply generated output candidate
 optim: optimizer optimiser optim_name optim_type optimizer_name optimizer_type optim.type optimizer.type
 optim.lr: lr learning_rate step_size peak_lr optimizer_lr optim.learning_rate optimizer.lr actor_lr
+optim.adamw_lr_scale: adamw_lr adam_lr muon_lr lr_adam lr_adamw learning_rate_adam aux_lr embed_lr embedding_lr
+    embedding_learning_rate optim.adamw_lr optim.adam_lr optim.muon_lr optim.embed_lr
 optim.weight_decay: weight_decay wd optimizer_weight_decay optimizer.weight_decay
 optim.betas: beta1 beta2 adam_beta1 adam_beta2 adam_betas
 batch.prompts_per_step training.batch_size: batch_size bs train_batch_size global_batch_size total_batch_size

@@ -34,6 +34,7 @@ def build_optimizer(
     lr: float = 1e-6,
     roles: str | Roles | None = None,
     split: str = "heads",
+    adamw_lr_scale: float = 1.0,
     overrides: Sequence[Mapping[str, Any]] = (),
     lr_from: Mapping[str, Any] | None = None,
     batch: int | None = None,
@@ -44,7 +45,8 @@ def build_optimizer(
     """Give every trainable parameter the rule of its role.
 
     Attention and MLP matrices of `model` follow `rule`, per head where `split` is "heads"; embeddings, the
-    output head, LoRA factors and everything of fewer than two dimensions get AdamW, the latter without weight decay.
+    output head, LoRA factors and everything of fewer than two dimensions get AdamW, the latter without weight decay,
+    and all but LoRA factors `adamw_lr_scale` times the learning rate.
     `roles` and then `overrides` change that, see `symmetry_map`. With `settings` "paper" every rule has those of its
     paper (`rlspec.optim.papers`), except where a role or an override says another. All other arguments are
     `SpectralOptimizer`'s: fields of `rlspec.optim.settings`, and options of rules. The map is kept as
@@ -69,7 +71,7 @@ def build_optimizer(
         name: value for name, value in given.items() if name not in defaults(Running)
     }
     mapping = symmetry_map(
-        model, rule=rule, roles=roles, overrides=overrides, split=split, paper=paper,
+        model, rule=rule, roles=roles, overrides=overrides, split=split, adamw_lr_scale=adamw_lr_scale, paper=paper,
         settings=defaults(OptimizerSettings) | counted,
     )  # fmt: skip
     if not len(mapping):

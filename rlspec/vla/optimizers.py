@@ -67,6 +67,7 @@ class SpectralOptimizerConfig(_Declared):  # type: ignore[misc, valid-type]
         rule: of matrices.
         grad_clip_norm: LeRobot scales gradients down to this norm before every step; 0: it does not.
         roles: a preset ("vla", "symmetric"), or role -> rule or settings.
+        adamw_lr_scale: factor of lr for what AdamW updates beside the rule.
         split: attention matrices into `heads`, or `whole`.
         overrides: settings of the parameters that match a pattern.
         settings: "ours", or "paper": each rule's are its paper's.
@@ -80,6 +81,7 @@ class SpectralOptimizerConfig(_Declared):  # type: ignore[misc, valid-type]
     rule: str = "pion"
     grad_clip_norm: float = 10.0
     roles: dict[str, Any] | str | None = None
+    adamw_lr_scale: float = 1.0
     split: str = "heads"
     overrides: list[dict[str, Any]] = field(default_factory=list)
     settings: str = "ours"

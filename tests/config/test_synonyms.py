@@ -19,7 +19,7 @@ WORDS = {
         "learning_rate=optim.lr max_steps=trainer.max_steps num_train_epochs=trainer.num_train_epochs ckpt=model "
         "num_generations=batch.samples_per_prompt train_batch_size=batch.prompts_per_step beta=trainer.beta "
         "clip_ratio=trainer.epsilon optimizer=optim dataset_name=data model_name_or_path=model "
-        "save_freq=checkpoints.every adapter_name_or_path=model.lora.path "
+        "save_freq=checkpoints.every adam_lr=optim.adamw_lr_scale adapter_name_or_path=model.lora.path "
         "max_completion_length=trainer.max_completion_length wandb.enable=report.wandb output=output_dir "
         "resume_from_checkpoint=resume kl_coef=trainer.beta eval_steps=evaluation.every actor_rollout_ref.rollout.n="
         "batch.samples_per_prompt",

@@ -6,6 +6,7 @@ exactly once, a tied one under its first name; frozen ones are listed apart.
 
 from __future__ import annotations
 
+import math
 import re
 import warnings
 from collections import defaultdict
@@ -50,6 +51,7 @@ def symmetry_map(
     roles: str | Roles | None = None,
     overrides: Sequence[Mapping[str, Any]] = (),
     split: str = "heads",
+    adamw_lr_scale: float = 1.0,
     paper: bool = False,
     settings: Mapping[str, Any] | None = None,
 ) -> SymmetryMap:
@@ -66,6 +68,8 @@ def symmetry_map(
             which wins over a role, which wins over a part. Or the name of a preset, such as "vla" or "symmetric".
         overrides: mappings with the keys of `Override`; the first whose pattern matches wins over roles.
         split: "heads" cuts attention matrices into heads, "whole" only fused ones into their parts.
+        adamw_lr_scale: factor of the learning rate of what AdamW updates beside another rule (embeddings, output
+            layers, norms, biases; not LoRA factors), on top of those of roles and overrides.
         paper: a rule's split is that of its paper, where that says one.
         settings: the optimizer's other settings and options of rules, by which `state_bytes` counts.
 
@@ -75,6 +79,8 @@ def symmetry_map(
     get_rule(rule)
     if split not in SPLITS:
         raise ConfigError(f"split={split!r}; {nearest(split, SPLITS)}")
+    if not 0 < adamw_lr_scale < math.inf:
+        raise ConfigError(f"adamw_lr_scale={adamw_lr_scale}; must be above 0")
     patterns = parse_overrides(overrides)
     owners = list(walk(model))
     trainable = [(name, param, owner) for name, param, owner in owners if param.requires_grad]
@@ -87,6 +93,8 @@ def symmetry_map(
         replace(_spec(name, param, entry, rule, _said(entry, said, override), split, paper), settings=settings or {})
         for (name, param, _), entry, override in zip(trainable, claims, found, strict=True)
     ]
+    if rule != "adamw" and adamw_lr_scale != 1:
+        specs = [_scaled(spec, adamw_lr_scale) if spec.rule == "adamw" else spec for spec in specs]
     _check_roles(said, claims)
     _check_pairs(specs, claims)
     _warn(specs, [owner for _, _, owner in trainable], split)
@@ -95,6 +103,12 @@ def symmetry_map(
         tuple((name, param.numel()) for name, param, _ in owners if not param.requires_grad),
         _notes(specs, [owner for _, _, owner in trainable], split),
     )
+
+
+def _scaled(spec: ParameterSpec, lr_scale: float) -> ParameterSpec:
+    if within(spec.role, "lora"):
+        return spec
+    return replace(spec, override=(spec.override or Override()).over(Override(lr_scale=lr_scale)))
 
 
 def _claims(trainable: Sequence[tuple[str, Tensor, Owner]], named: Sequence[bool]) -> list[Claim]:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 import torch
 import transformers
@@ -104,13 +106,29 @@ def test_a_preset_leaves_out_parts_that_are_frozen_or_missing(tiny_qwen3, vlm) -
     assert rules(vlm, rule="adamw", roles="vla")["mlp.up"] == "muon"
 
 
-def test_two_rates_is_that_of_what_adamw_updates_beside_a_rule_of_matrices(tiny_qwen3) -> None:
-    optimizer = build_optimizer(tiny_qwen3(tie_word_embeddings=False), rule="muon", lr=0.1, roles="two_rates")
-    rates = {group["role"]: group["lr"] for group in optimizer.param_groups}
-    fast = {role for role, rate in rates.items() if rate == pytest.approx(0.5)}
-    assert fast == {role for role in rates if role.partition(".")[0] in ("embed", "lm_head", "norm")} != set()
-    assert {rates[role] for role in rates.keys() - fast} == {0.1}
-    assert {group["rule"] for group in optimizer.param_groups if group["role"] in fast} == {"adamw"}
+def test_what_adamw_updates_beside_another_rule_may_have_a_rate_of_its_own(tiny_qwen3) -> None:
+    def rates(rule: str, **given: Any) -> dict[str, float]:
+        model = tiny_qwen3(tie_word_embeddings=False)
+        groups = build_optimizer(model, rule=rule, lr=0.1, adamw_lr_scale=5.0, **given).param_groups
+        return {group["role"]: round(group["lr"], 9) for group in groups}
+
+    found = rates("muon")
+    assert {role for role, rate in found.items() if rate == 0.5} == {"embed", "lm_head", "norm"}
+    assert {rate == 0.1 for role, rate in found.items() if role not in ("embed", "lm_head", "norm")} == {True}
+    assert rates("muon", roles={"mlp": "adamw", "norm": {"lr_scale": 2.0}})["mlp.up"] == 0.5
+    assert rates("muon", roles={"norm": {"lr_scale": 2.0, "weight_decay": 0.3}})["norm"] == 1.0
+    assert set(rates("adamw").values()) == {0.1}
+    for wrong in (0.0, -1.0, float("nan"), float("inf")):
+        with pytest.raises(ConfigError, match="adamw_lr_scale"):
+            symmetry_map(tiny_qwen3(), rule="muon", adamw_lr_scale=wrong)
+
+
+def test_lora_factors_keep_the_rate_that_they_were_given(tiny_qwen3) -> None:
+    from peft import LoraConfig, get_peft_model
+
+    model = get_peft_model(tiny_qwen3(), LoraConfig(r=2, target_modules=["q_proj"]))
+    optimizer = build_optimizer(model, rule="muon", lr=0.1, adamw_lr_scale=5.0)
+    assert {group["lr"] for group in optimizer.param_groups} == {0.1}
 
 
 @pytest.mark.parametrize(

@@ -65,7 +65,7 @@ HEAD_NAMES = {
 }
 """Words that modules have for a number of heads; without one for keys and values, it is that of queries."""
 
-ROLE_PRESETS: dict[str, dict[str, dict[str, str | float]]] = {
+ROLE_PRESETS: dict[str, dict[str, dict[str, str]]] = {
     "symmetric": {
         "embed": {"rule": "row_norm"},
         "lm_head": {"rule": "centered_row_norm"},
@@ -98,7 +98,6 @@ ROLE_PRESETS: dict[str, dict[str, dict[str, str | float]]] = {
         "modulation": {"rule": "pion", "split": "whole"},
         "conv.patch": {"rule": "adamw"},
     },
-    "two_rates": {role: {"lr_scale": 5.0} for role in ("embed", "lm_head", "norm")},
 }
 """Name -> roles; what a model has not is left out.
 
@@ -109,9 +108,7 @@ biases and modulations, AdamW, which bears their signs.
 
 `vla` is the routing of the Pion paper (arXiv 2605.19282): Muon for what the VLM knows, Pion on whole matrices for
 actions, AdamW for embeddings, output layers and vectors. `vla_openpi` is that of its runs with pi0.5: the dense layers
-of adaptive norms have Pion too, and patch embeddings AdamW.
-
-`two_rates` gives what AdamW updates beside a rule of matrices five times its rate (measured in tests/benchmarks)."""
+of adaptive norms have Pion too, and patch embeddings AdamW."""
 
 
 def modality_of(path: str) -> str:
