@@ -284,9 +284,10 @@ def what_is_left(folder: Path) -> str:
 
 def named_folder(path: Path) -> Path:
     """What a path into a run means: the run for its `checkpoints`, or `last` in there, and its folder for a file."""
-    if path.is_file() and ((path.parent / MANIFEST).is_file() or (path.parent / CHECKPOINTS).is_dir()):
-        return path.parent
-    if path.name == "last" and not path.exists():  # LeRobot's name for the newest
+    if path.is_file() and path.suffix != ".gguf":
+        inside = (path.parent / MANIFEST).is_file() or bool(list_checkpoints(path.parent / CHECKPOINTS))
+        return path.parent if inside else path
+    if path.name == "last" and path.parent.name == CHECKPOINTS and not path.exists():  # LeRobot's name for the newest
         path = path.parent
     return path.parent if path.name == CHECKPOINTS and list_checkpoints(path) else path
 

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 from pydantic import Field, model_validator
 
-from rlspec.checkpoint import MANIFEST, find_weights, list_checkpoints
+from rlspec.checkpoint import MANIFEST, find_weights, list_checkpoints, named_folder, no_such_folder
 from rlspec.config.command import CommandLine, one_of
 from rlspec.config.schema import Key
 from rlspec.diagnostics.catalogue import STUDIES
@@ -110,9 +110,10 @@ def _weights(line: DiagnoseCommand) -> str | None:
     if given is None:
         return None
     key = "checkpoint" if line.checkpoint is not None else "run"
-    if not Path(given).expanduser().is_dir() and key == "run":
-        raise CheckpointError(f"run={given}: no such folder")
-    found = find_weights(given)
+    path = named_folder(Path(given).expanduser())
+    if not path.is_dir() and key == "run":
+        raise CheckpointError(f"run={given}: {no_such_folder(path)}")
+    found = find_weights(given, key=key)
     folder = Path(found)
     if folder.is_dir() and not any((folder / sign).is_file() for sign in _SIGNS):
         raise CheckpointError(

@@ -156,6 +156,11 @@ def test_a_path_into_a_run_means_the_run_or_its_checkpoint(tmp_path: Path) -> No
         CheckpointError, match=r"policy.path=.*/checkpoint-6: no such checkpoint; here are checkpoint-5"
     ):
         find_weights(str(run / "checkpoints" / "checkpoint-6"), key="policy.path")
+    (run / "q.gguf").touch()
+    (tmp_path / "checkpoints" / "tiny").mkdir(parents=True)
+    (tmp_path / "config.yaml").touch()
+    for path in (run / "q.gguf", tmp_path / "config.yaml", tmp_path / "last", run / "last"):
+        assert named_folder(path) == path  # a model's file, files beside a folder of runs, a name that means nothing
     with pytest.raises(CheckpointError, match=r"/other: no such folder$"):
         find_weights(str(run / "other"))
 

@@ -26,6 +26,9 @@ def build_report(plan: Plan, results: Sequence[ArmResults], out: Path, command: 
     estimates = _estimates(plan, results)
     folders = [out / run.job.folder for arm in results for run in (*arm.tuning, *arm.runs)]
     departed = deviations(out, folders) + _without_result(results, out, {"failed"}, "no result of")
+    departed += [
+        f"{arm.name}: no tuning run has a score, so that no rate is chosen" for arm in results if _unscored(arm)
+    ]
     return {
         "plan": plan.model_dump(mode="json", exclude_defaults=True),
         "plan_sha256": plan.sha256,
@@ -84,6 +87,10 @@ def _without_result(results: Sequence[ArmResults], out: Path, states: set[str], 
         elif seeds:
             lines.append(f"{arm.name}: {words} seed {seeds}")
     return lines
+
+
+def _unscored(arm: ArmResults) -> bool:
+    return arm.tuned is not None and arm.lr is None and all(run.summary is not None for run in arm.tuning)
 
 
 def _status(result: Result, out: Path) -> str:
@@ -154,7 +161,7 @@ def _plan_lines(report: Mapping[str, Any]) -> list[str]:
     if not report["followed"]:
         lines += [f"Departures from the plan ({report['plan_sha256'][:12]}):", "", *_listed(report["deviations"])]
     elif unfinished:
-        lines += [f"{name} stood before the runs, and those that there are followed it.", ""]
+        lines += [f"{name} stood before the runs, and the runs so far followed it.", ""]
     else:
         lines += [f"{name} stood before the runs, and they followed it.", ""]
     if unfinished:

@@ -51,42 +51,53 @@ def base_of(folder: Path) -> dict[str, Any]:
     Raises:
         ConfigError: They do not name it.
     """
-    ours = folder / "recipe.yaml"
-    if ours.is_file():
-        model = yaml.safe_load(ours.read_text(encoding="utf-8"))["model"]
+    if (model := _recipe_of(folder)) is not None:
         base = {key: model.get(key) for key in ("path", "revision", "architecture", "init")}
         return base if base["architecture"] is None else base | {"enable_thinking": None}  # which it has not
-    name = _stored(folder).get("base_model_name_or_path")
+    stored = _stored(folder)
+    name = stored.get("base_model_name_or_path")
     if not name:
         raise ConfigError(
             f"model={folder}: its {ADAPTERS} names no base model; give it: model=BASE model.lora.path={folder}"
         )
-    return {"path": name, "revision": None, "architecture": None, "init": None}
+    return {"path": name, "revision": stored.get("revision"), "architecture": None, "init": None}
+
+
+def _recipe_of(folder: Path) -> dict[str, Any] | None:
+    """Section `model` of the recipe of ours that made the adapters; None: there is none."""
+    try:
+        content = yaml.safe_load((folder / "recipe.yaml").read_text(encoding="utf-8"))
+    except (OSError, UnicodeDecodeError, yaml.YAMLError):
+        return None
+    model = content.get("model") if isinstance(content, dict) else None
+    return model if isinstance(model, dict) else None
 
 
 def with_stored(lora: Mapping[str, Any]) -> dict[str, Any]:
-    """Section `model.lora` with what the adapters at its `path` have; as it is where they are no longer there.
+    """Section `model.lora` with rank, scale and modules of the adapters at its `path`.
 
     Raises:
-        ConfigError: They have something else than the section says, or train more than adapters.
+        ConfigError: The section contradicts the adapters, or more than adapters was trained.
         CheckpointError: They cannot be read.
     """
     folder = Path(lora["path"])
-    if not folder.is_dir() and lora.keys() >= {"r", "alpha", "target_modules"}:  # a stored recipe
-        return dict(lora)
+    if folder.name in (ADAPTERS, *WEIGHTS):
+        folder = folder.parent
     if not folder.is_dir() and not folder.is_absolute() and lora["path"].count("/") == 1:
         raise CheckpointError(
-            f"model.lora.path={folder}: no such folder; of the hub: hf download {folder} --local-dir FOLDER, and that"
+            f"model.lora.path={folder}: no such folder; if it is on the hub: hf download {folder} --local-dir FOLDER, "
+            "then model.lora.path=FOLDER"
         )
     found = _settings(folder, _stored(folder))
     if not any((folder / name).is_file() for name in WEIGHTS):
         raise CheckpointError(f"model.lora.path={folder}: {WEIGHTS[0]} is missing")
     for key, value in found.items():
         given = lora.get(key, value)
-        if (sorted(given) if key == "target_modules" else given) != value:
+        same = sorted(map(str, given)) == value if isinstance(given, list) else given == value
+        if not same:
             here = f"the adapters in {folder} have {show(value)}"
             raise ConfigError(f"model.lora.{key}={show(given)}: {here}; leave it out")
-    return {**lora, **found}
+    return {**lora, **found, "path": str(folder)}
 
 
 def _settings(folder: Path, stored: Mapping[str, Any]) -> dict[str, Any]:
@@ -124,7 +135,7 @@ def check_lora(key: str, lora: Lora) -> Iterator[str]:
     knobs = read_knobs(CLASSES[lora.method])
     if lora.method != "lora":
         for name in OF_LORA:
-            if name in lora.model_fields_set:
+            if getattr(lora, name) != type(lora).model_fields[name].default:
                 yield f"{key}.{name}={show(getattr(lora, name))}: {lora.method} ignores it; remove it"
     for name, value in lora.options.items():
         where = f"{key}.options.{name}={show(value)}"

@@ -8,7 +8,7 @@ from __future__ import annotations
 import json
 import threading
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -19,7 +19,7 @@ from rlspec.config.overrides import Arguments, check_option, parse_arguments
 from rlspec.config.paths import is_recipe_file, list_group, recipes_folder, resolve_path
 from rlspec.config.resolvers import bf16_where_fast, packaged
 from rlspec.config.rules import known_rules
-from rlspec.errors import ConfigError
+from rlspec.errors import CheckpointError, ConfigError
 
 if TYPE_CHECKING:
     from typing_extensions import TypeIs
@@ -67,21 +67,26 @@ def load_any_recipe(arguments: Sequence[str]) -> Recipe | VlaRecipe:
         ConfigError: One line per mistake, at most five.
         CheckpointError: It starts from a run without a whole checkpoint.
     """
-    return check_recipe(_with_named_starts(resolve(parse_arguments(arguments))))
+    parsed = parse_arguments(arguments)
+    values = resolve(parsed)
+    sections = [(section, part) for part in ("model", "policy") if isinstance(section := values.get(part), dict)]
+    for section, part in sections:
+        # A stored recipe stays readable when its start is gone: who evaluates what it made needs none.
+        with suppress(*((CheckpointError, ConfigError) if is_recipe_file(parsed.recipe) else ())):
+            _name_starts(section, part)
+    return check_recipe(values)
 
 
-def _with_named_starts(values: dict[str, Any]) -> dict[str, Any]:
+def _name_starts(section: dict[str, Any], part: str) -> None:
     """The run from which a recipe starts, or a path into it, gives way to its newest whole checkpoint.
 
     That run may go on: what was started from it says from what.
     """
-    for part, key in (("model", "path"), ("model", "init"), ("policy", "path")):
-        section = values.get(part) or {}
+    for key in ("path", "init"):
         if isinstance(section.get(key), str):
             section[key] = _named_start(section[key], f"{part}.{key}")
-    if isinstance(model := values.get("model"), dict):
-        _name_adapters(model)
-    return values
+    if part == "model":
+        _name_adapters(section)
 
 
 def _named_start(given: str, key: str) -> str:
@@ -95,9 +100,13 @@ def _named_start(given: str, key: str) -> str:
 def _name_adapters(model: dict[str, Any]) -> None:
     """A model that is adapters gives way to their base with them, and section `lora` has what they have."""
     given = model.get("path")
-    if isinstance(given, str) and holds_adapters(folder := Path(given).expanduser()):
-        model |= base_of(folder) | {"lora": {**(model.get("lora") or {}), "path": str(folder)}}
     lora = model.get("lora")
+    if isinstance(given, str) and holds_adapters(folder := Path(given).expanduser()):
+        lora = lora if isinstance(lora, dict) else {}
+        if lora.get("path") is not None:
+            raise ConfigError(f"model={given}: holds adapters, and model.lora.path names others; give their base here")
+        lora = {**lora, "path": str(folder)}
+        model |= base_of(folder) | {"lora": lora}
     if isinstance(lora, dict) and isinstance(lora.get("path"), str):
         path = _named_start(lora["path"], "model.lora.path")
         place = resolve_path(path)
@@ -161,6 +170,8 @@ def resolve(parsed: Arguments) -> dict[str, Any]:
     """
     if (rule := parsed.value("optim.rule")) is not None:
         parsed.default("optim.name", rule)
+        if "optim" not in parsed.groups:  # it was the rule's that the recipe begins with
+            parsed.default("optim.adamw_lr_scale", "1.0")
     assignments = [override.assignment(parsed.robotic) for override in parsed.overrides]
     if is_recipe_file(parsed.recipe):
         values = _compose(_PRIMARY, assignments, _read_resolved(parsed))

@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping
-from typing import Any
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from pydantic import BaseModel
 
 # Keys, or beginnings of keys, that a resumed run may change: where and how often things are written and measured, how
 # long it runs, and how fast the grader answers.
@@ -30,6 +34,14 @@ _FREE = (
     "grpo.films",
     "dataset.video_backend",
 )
+
+
+def as_written_today(stored: Mapping[str, Any], schema: type[BaseModel]) -> dict[str, Any]:
+    """A stored recipe with the defaults of keys that have come since; as it is where it is no such recipe."""
+    try:
+        return schema.model_validate_json(json.dumps(stored)).model_dump(mode="json")
+    except ValueError:
+        return dict(stored)
 
 
 def differing_keys(stored: Mapping[str, Any], current: Mapping[str, Any]) -> list[tuple[str, Any, Any]]:

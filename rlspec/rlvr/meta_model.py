@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -9,7 +10,7 @@ from torch import nn
 
 from rlspec.config.schema import Model
 from rlspec.errors import ConfigError
-from rlspec.rlvr.models import DTYPES, IMPOSSIBLE, apply_lora, build_config, freeze, load_tokenizer
+from rlspec.rlvr.models import DTYPES, IMPOSSIBLE, apply_lora, build_config, freeze, load_tokenizer, lora_as_stored
 from rlspec.runtime.quiet import quiet_libraries
 
 
@@ -34,6 +35,8 @@ def build_meta_model(model: Model) -> nn.Module:
     if model.lora is None:
         return freeze(policy, model.freeze)
     with torch.device("meta"):
+        if model.lora.path is not None and Path(model.lora.path).is_dir():
+            return lora_as_stored(policy, model.lora.path)
         return apply_lora(policy, **model.lora.model_dump(exclude={"path"}))
 
 

@@ -347,8 +347,15 @@ def apply_lora(
             raise ConfigError(f"model.lora: {one_line(error)}") from error
 
 
+def lora_as_stored(model: PreTrainedModel, path: str) -> torch.nn.Module:
+    """Adapters as those in a folder are, with new values: a model that tells what they take."""
+    config = PeftConfig.from_pretrained(path)
+    config.inference_mode = False
+    return get_peft_model(model, config)
+
+
 def continue_lora(model: PreTrainedModel, path: str, *, dropout: float) -> torch.nn.Module:
-    """Freeze the model and put stored adapters on it, which are trained on (peft; in float32).
+    """Freeze the model and put stored adapters on it, whose training continues (peft; in float32).
 
     Raises:
         CheckpointError: they cannot be read, or do not fit the model.
@@ -362,7 +369,9 @@ def continue_lora(model: PreTrainedModel, path: str, *, dropout: float) -> torch
             adapted = PeftModel.from_pretrained(model, path, config=config, is_trainable=True)
         different = get_peft_model_state_dict(adapted).keys() ^ load_peft_weights(path, device="cpu").keys()
         if different:  # peft passes over layers that only one of the two has
-            raise ValueError(f"{len(different)} tensors are in one of the two alone, such as {min(different)}")
+            raise ValueError(
+                f"{len(different)} tensors are only in the adapters or only in the model, such as {min(different)}"
+            )
     except (OSError, ValueError, TypeError, RuntimeError, SafetensorError) as error:
         raise CheckpointError(
             f"model.lora.path={path}: these adapters do not go onto {model.config.name_or_path or 'this model'}: "

@@ -136,7 +136,7 @@ def _adapted(lora: ModelLora | None, frozen: Sequence[str]) -> str:
         return f"trained: all but {', '.join(frozen)}" if frozen else "all weights trained"
     what = f"LoRA of rank {lora.r}" if lora.method == "lora" else lora.method
     if lora.path is not None:
-        what += f", begun as {lora.path}"
+        what += f", continuing {lora.path}"
     return ", ".join([what, *(f"{name}={value}" for name, value in lora.options.items())])
 
 
@@ -285,7 +285,7 @@ def build_parts(recipe: Recipe, run: Run, plan: BatchPlan, problems: ProblemSets
         prompts_per_step=recipe.batch.prompts_per_step,
         supervised=recipe.algorithm == "sft",
     )
-    policy = load_policy(recipe.model, tokenizer, seed=recipe.seed)
+    policy = load_policy(_start_of(recipe, run), tokenizer, seed=recipe.seed)
     policy.to(device)
     probes = live_probes()
     if recipe.batch.norm_test or growth is not None:
@@ -293,6 +293,15 @@ def build_parts(recipe: Recipe, run: Run, plan: BatchPlan, problems: ProblemSets
     if growth is not None:
         probes.append(growth)
     return TrainerParts(recipe, run, plan, device, steps, policy, tokenizer, train, verifiers, probes, growth, toolbox)
+
+
+def _start_of(recipe: Recipe, run: Run) -> Model:
+    """What is loaded before a checkpoint is: its own adapters where those that it went on with are gone."""
+    model, lora = recipe.model, recipe.model.lora
+    gone = lora is not None and lora.path is not None and not Path(lora.path).is_dir()
+    if lora is None or not gone or run.point is None or recipe.trainer.get("beta"):  # TRL's reference copies the start
+        return model
+    return model.model_copy(update={"lora": lora.model_copy(update={"path": str(run.point.checkpoint)})})
 
 
 def _growth(batch: Batch, trainer: Mapping[str, Any], run: Run, plan: BatchPlan, test: NormTest) -> BatchGrowth:

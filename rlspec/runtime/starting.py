@@ -10,11 +10,10 @@ from typing import Any
 import yaml
 from accelerate import PartialState
 from accelerate.utils import broadcast_object_list
-from pydantic import BaseModel
 
 from rlspec.checkpoint import set_later_aside, write_text_atomically
 from rlspec.config.load import dump_recipe
-from rlspec.config.match import differing_keys
+from rlspec.config.match import as_written_today, differing_keys
 from rlspec.config.schema import AnyRecipe
 from rlspec.display import Display
 from rlspec.errors import CheckpointError
@@ -81,11 +80,8 @@ def _resume_point(
     point = find_resume_point(resume, Path(recipe.output_dir).expanduser(), recipe.run_name)
     if point is None:
         return None
-    stored = yaml.safe_load((point.checkpoint / RECIPE).read_text(encoding="utf-8"))
-    for key, field_info in type(recipe).model_fields.items():  # what the stored recipe was written before
-        if key not in stored and not field_info.is_required():
-            default = field_info.default
-            stored[key] = default.model_dump(mode="json") if isinstance(default, BaseModel) else default
+    text = (point.checkpoint / RECIPE).read_text(encoding="utf-8")
+    stored = as_written_today(yaml.safe_load(text), type(recipe))
     _check_match(point, stored, recipe.model_dump(mode="json"))
     if (schedule := stretched(stored)) is not None:
         display.warn(

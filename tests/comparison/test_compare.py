@@ -246,6 +246,17 @@ def test_what_is_still_to_come_is_no_departure_from_the_plan(tmp_path: Path) -> 
     assert report["unfinished"] == ["all: still to come: seed 1, 3"]
 
 
+def test_an_arm_without_any_score_has_not_followed_the_plan(tmp_path: Path) -> None:
+    for lr in ("1e-05", "0.0001"):
+        folder = tmp_path / "all" / f"tune-lr_{lr}-seed_100"
+        folder.mkdir(parents=True)
+        (folder / "summary.json").write_text(json.dumps({"status": "collapsed", "seconds": 1.0, "after": None}))
+    compare.main(["recipe=debug_grpo", "tune.lr=[1e-5,1e-4]", "seed=0", f"out={tmp_path}", "train=false"])
+    report = json.loads((tmp_path / "report.json").read_text())
+    assert report["deviations"] == ["all: no tuning run has a score, so that no rate is chosen"]
+    assert (report["followed"], report["unfinished"]) == (False, [])
+
+
 def test_two_commands_in_one_folder_train_every_run_once(tmp_path: Path) -> None:
     script = (
         "import sys, time; from pathlib import Path; sys.path.insert(0, sys.argv[1]); import test_compare as t\n"

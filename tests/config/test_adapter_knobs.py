@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import pytest
 
-from rlspec.config.load import load_recipe
+from rlspec.config.load import dump_recipe, load_recipe
 from rlspec.errors import ConfigError
 
 BASE = ["recipe=grpo_math", "+model.lora.r=4"]
@@ -28,6 +30,12 @@ def test_fourierft_passes_with_its_own_knobs() -> None:
         ["recipe=grpo_math", "+model.lora={method: fourierft, target_modules: [q_proj], options: {n_frequency: 64}}"]
     )
     assert recipe.model.lora is not None and recipe.model.lora.method == "fourierft"
+
+
+def test_a_stored_recipe_of_fourierft_is_read_again(tmp_path: Path) -> None:
+    recipe = load_recipe(["recipe=grpo_math", "+model.lora={method: fourierft, target_modules: [q_proj]}"])
+    (tmp_path / "stored.yaml").write_text(dump_recipe(recipe))
+    assert load_recipe([f"recipe={tmp_path / 'stored.yaml'}"]) == recipe
 
 
 WRONG = {

@@ -412,6 +412,36 @@ def test_every_rule_is_an_optimizer_by_its_name() -> None:
     assert set(RULES) == set(built_in_rules()) <= set(list_optimizers())
 
 
+def test_another_rule_has_not_the_second_rate_of_the_one_that_the_recipe_begins_with() -> None:
+    assert load_recipe(["recipe=grpo_math"]).optim.adamw_lr_scale == 5.0
+    assert load_recipe(["recipe=grpo_math", "optim.rule=normuon"]).optim.adamw_lr_scale == 1.0
+    assert load_recipe(["recipe=grpo_math", "optim.rule=normuon", "optim.adamw_lr_scale=3"]).optim.adamw_lr_scale == 3.0
+    chosen = load_recipe(["recipe=grpo_math", "optim=muon_two_rates", "optim.rule=normuon"])
+    assert chosen.optim.adamw_lr_scale == 5.0
+
+
+def test_a_stored_recipe_is_read_when_the_checkpoint_that_it_began_with_was_rotated_away(tmp_path: Path) -> None:
+    from rlspec.checkpoint import remove_folder, staged_folder
+
+    for step in (10, 20):
+        with staged_folder(tmp_path / "checkpoints" / f"checkpoint-{step}", metadata={"step": step}) as folder:
+            (folder / "config.json").write_text("{}")
+    ten = tmp_path / "checkpoints" / "checkpoint-10"
+    recipe = load_recipe(["recipe=grpo_math", "data=arithmetic", f"model={ten}"])
+    (tmp_path / "stored.yaml").write_text(dump_recipe(recipe))
+    remove_folder(ten)
+    assert load_recipe([f"recipe={tmp_path / 'stored.yaml'}"]).model.path == str(ten)
+    with pytest.raises(CheckpointError, match=r"no such checkpoint; here are checkpoint-20"):
+        load_recipe(["recipe=grpo_math", "data=arithmetic", f"model={ten}"])
+
+
+@pytest.mark.parametrize("section", ["tiny", "[tiny]", "3"])
+def test_a_section_that_is_no_mapping_is_said(section: str, tmp_path: Path) -> None:
+    (tmp_path / "mine.yaml").write_text(f"recipe: mine\nalgorithm: grpo\nmodel: {section}\n")
+    with pytest.raises(ConfigError, match=r"model=.*: must be a mapping"):
+        load_recipe([f"recipe={tmp_path / 'mine.yaml'}"])
+
+
 def test_the_run_is_named_after_what_it_does() -> None:
     whole = load_recipe(["recipe=grpo_math", "optim=muon_whole"])
     assert (whole.optim.rule, whole.optim.split, whole.run_name) == ("muon", "whole", "grpo_math-tiny-muon_whole-seed0")

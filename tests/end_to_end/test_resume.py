@@ -21,6 +21,7 @@ from typing import Any
 import child_run
 import pytest
 import torch
+import yaml
 from child_run import shown, wait_for_step
 from safetensors.torch import load_file
 
@@ -241,6 +242,18 @@ def test_a_recipe_that_does_not_match_is_refused_and_nothing_touched(short: Path
     with pytest.raises(CheckpointError, match=r"written with optim.lr=0.01, the recipe says 0.5; drop the override"):
         resume(short, "optim.lr=0.5")
     assert {path: path.read_bytes() for path in short.rglob("*") if path.is_file()} == before
+
+
+def test_a_run_goes_on_that_was_written_before_a_key_came(short: Path) -> None:
+    point = short / "checkpoints" / "checkpoint-1"
+    for path in (short / "recipe.yaml", point / "recipe.yaml"):
+        values = yaml.safe_load(path.read_text())
+        del values["optim"]["adamw_lr_scale"], values["sharding"]
+        path.write_text(yaml.safe_dump(values))
+    manifest = checkpoint.read_manifest(point)
+    checkpoint.write_manifest(point, {key: manifest[key] for key in manifest.keys() - {"files", "format"}})
+    resume(short, "trainer.max_steps=2")
+    assert load_recipe([f"recipe={short / 'recipe.yaml'}"]).optim.adamw_lr_scale == 1.0
 
 
 def test_a_missing_block_of_rollouts_is_named(short: Path) -> None:

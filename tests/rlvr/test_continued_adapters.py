@@ -11,9 +11,11 @@ import torch
 from peft import PeftModel
 from transformers import AutoModelForCausalLM
 
+from rlspec import train
 from rlspec.config.load import load_recipe
 from rlspec.errors import CheckpointError, ConfigError
 from rlspec.optim import build_optimizer
+from rlspec.rlvr.meta_model import build_meta_model
 from rlspec.rlvr.models import apply_lora, build_model
 from rlspec.rlvr.session import describe_profile, load_policy
 from rlspec.rlvr.tokenizer import build_byte_tokenizer
@@ -60,7 +62,7 @@ def test_adapters_as_the_model_bring_their_base_and_what_they_are(base: Path, ad
     lora = recipe.model.lora
     assert recipe.model.path == str(base) and lora is not None and lora.path == str(adapters)
     assert (lora.r, lora.alpha, lora.target_modules, lora.dropout) == (4, 8, ["up_proj", "v_proj"], 0.0)
-    assert f"LoRA of rank 4, begun as {adapters}" in describe_profile(recipe, "cpu")
+    assert f"LoRA of rank 4, continuing {adapters}" in describe_profile(recipe, "cpu")
     policy = load_policy(recipe.model, TOKENIZER, seed=0)
     plain = AutoModelForCausalLM.from_pretrained(base)
     assert (logits(policy) - logits(plain)).abs().max() > 0.01
@@ -88,20 +90,60 @@ def test_of_a_run_its_newest_checkpoint_and_its_recipes_base(base: Path, adapter
             (folder / "recipe.yaml").write_text(f"model: {{path: {base}, revision: v{step}, name: mine}}\n")
     recipe = load_recipe([*GRPO, f"model={tmp_path / 'run'}"])
     assert (recipe.model.path, recipe.model.revision, recipe.model.name) == (str(base), "v10", "run")
+    change(adapters, revision="abc")
+    assert load_recipe([*GRPO, f"model={adapters}"]).model.revision == "abc"
+    file = adapters / "adapter_model.safetensors"
+    assert (
+        load_recipe([*GRPO, f"model={base}", f"model.lora.path={file}"]).model.lora
+        == load_recipe([*GRPO, f"model={base}", f"model.lora.path={adapters}"]).model.lora
+    )
     assert recipe.model.lora is not None and recipe.model.lora.path is not None
     assert recipe.model.lora.path.endswith("checkpoint-10")
 
 
-def test_a_stored_recipe_is_read_where_the_start_is_gone(base: Path, adapters: Path, tmp_path: Path) -> None:
+def test_a_stored_recipe_is_read_whatever_became_of_the_start(base: Path, adapters: Path, tmp_path: Path) -> None:
     from rlspec.config.load import dump_recipe
 
     recipe = load_recipe([*GRPO, f"model={adapters}"])
-    (tmp_path / "stored.yaml").write_text(dump_recipe(recipe))
-    assert load_recipe([f"recipe={tmp_path / 'stored.yaml'}"]) == recipe
+    stored = tmp_path / "stored.yaml"
+    stored.write_text(dump_recipe(recipe))
+    assert load_recipe([f"recipe={stored}"]) == recipe
+    change(adapters, r=16)
+    assert load_recipe([f"recipe={stored}"]) == recipe
+    (adapters / "adapter_model.safetensors").unlink()
+    assert load_recipe([f"recipe={stored}"]) == recipe
     adapters.rename(tmp_path / "elsewhere")
-    assert load_recipe([f"recipe={tmp_path / 'stored.yaml'}"]) == recipe
+    assert load_recipe([f"recipe={stored}"]) == recipe
     with pytest.raises(CheckpointError, match=r"model.lora.path=.*/adapters: these adapters do not go onto"):
         load_policy(recipe.model, TOKENIZER, seed=0)
+
+
+def test_a_run_goes_on_where_the_adapters_that_it_continued_are_gone(
+    base: Path, adapters: Path, tmp_path: Path
+) -> None:
+    small = ["trainer.max_steps=1", "batch.prompts_per_step=1", "batch.samples_per_prompt=2", "evaluation.after=false"]
+    small += ["trainer.max_completion_length=8", "evaluation.before=false", "batch.micro_batch=null", "data.limit=8"]
+    small += ["model.instruction=null", "trainer.bf16=false", "guard.enabled=false"]
+    arguments = [*GRPO, f"model={adapters}", f"output_dir={tmp_path}", "run=mine", *small]
+    assert train.main(arguments) == 0
+    adapters.rename(tmp_path / "elsewhere")
+    assert train.main([f"resume={tmp_path / 'mine'}", "trainer.max_steps=2"]) == 0
+    assert (tmp_path / "mine" / "checkpoints" / "checkpoint-2").is_dir()
+    assert train.main([f"resume={tmp_path / 'mine'}", "trainer.max_steps=3"]) == 0
+
+
+def test_the_table_of_continued_adapters_is_theirs(base: Path, adapters: Path, tmp_path: Path) -> None:
+    plain = build_model(path=str(base), tokenizer=TOKENIZER)
+    options = {"use_dora": True, "rank_pattern": {"v_proj": 8}, "layers_to_transform": [1]}
+    unusual = apply_lora(plain, r=4, alpha=8, target_modules=["v_proj"], options=options)
+    unusual.save_pretrained(tmp_path / "unusual")
+    recipe = load_recipe([*GRPO, f"model={tmp_path / 'unusual'}"])
+
+    def trained(model: torch.nn.Module) -> dict[str, torch.Size]:
+        return {name: parameter.shape for name, parameter in model.named_parameters() if parameter.requires_grad}
+
+    assert trained(build_meta_model(recipe.model)) == trained(load_policy(recipe.model, TOKENIZER, seed=0))
+    assert trained(build_meta_model(recipe.model)) == trained(unusual) and len(trained(unusual)) == 3
 
 
 def change(folder: Path, **values: Any) -> None:
@@ -115,6 +157,7 @@ def change(folder: Path, **values: Any) -> None:
         ({}, "model.lora.r=16", r"model.lora.r=16: the adapters in .* have 4; leave it out"),
         ({}, "model.lora.alpha=1", r"model.lora.alpha=1: the adapters in .* have 8"),
         ({}, "model.lora.target_modules=[v_proj]", r"target_modules=.* have \['up_proj', 'v_proj'\]"),
+        ({}, "model.lora.target_modules=[1,q]", r"target_modules=.* have \['up_proj', 'v_proj'\]"),
         ({}, "model.lora.options={use_dora: true}", r"model.lora.options: those of the adapters"),
         ({"modules_to_save": ["lm_head"]}, "", r"modules_to_save=\['lm_head'\] do not go on; merge them"),
         ({"bias": "all"}, "", r"bias=all do not go on"),
@@ -134,6 +177,11 @@ def test_adapters_without_a_base_and_folders_without_adapters_are_named(adapters
     change(adapters, base_model_name_or_path=None)
     with pytest.raises(ConfigError, match=r"names no base model; give it: model=BASE model.lora.path="):
         load_recipe([*GRPO, f"model={adapters}"])
+    (adapters / "recipe.yaml").write_text("steps: [")  # of somebody else
+    with pytest.raises(ConfigError, match=r"names no base model"):
+        load_recipe([*GRPO, f"model={adapters}"])
+    with pytest.raises(ConfigError, match=r"holds adapters, and model.lora.path names others"):
+        load_recipe([*GRPO, f"model={adapters}", f"model.lora.path={tmp_path}"])
     wrong = {str(tmp_path): "no adapters there", "org/adapters": "hf download org/adapters --local-dir FOLDER"}
     for path, words in wrong.items():
         with pytest.raises(CheckpointError, match=words):

@@ -93,7 +93,7 @@ def symmetry_map(
         replace(_spec(name, param, entry, rule, _said(entry, said, override), split, paper), settings=settings or {})
         for (name, param, _), entry, override in zip(trainable, claims, found, strict=True)
     ]
-    if rule != "adamw" and adamw_lr_scale != 1:
+    if adamw_lr_scale != 1 and any(spec.rule != "adamw" for spec in specs):
         specs = [_scaled(spec, adamw_lr_scale) if spec.rule == "adamw" else spec for spec in specs]
     _check_roles(said, claims)
     _check_pairs(specs, claims)

@@ -14,7 +14,7 @@ import yaml
 
 from rlspec.checkpoint import find_weights
 from rlspec.config.load import load_vla_recipe
-from rlspec.config.match import differing_keys
+from rlspec.config.match import as_written_today, differing_keys
 from rlspec.config.paths import list_group, resolve_path
 from rlspec.config.vla_schema import Policy, VlaRecipe
 from rlspec.errors import ConfigError
@@ -85,7 +85,7 @@ def _finished(folder: Path) -> bool:
 
 
 def _check_same(folder: Path, wanted: VlaRecipe) -> None:
-    stored = yaml.safe_load((folder / RECIPE).read_text(encoding="utf-8"))
+    stored = as_written_today(yaml.safe_load((folder / RECIPE).read_text(encoding="utf-8")), type(wanted))
     steps = ("training.steps", stored["training"]["steps"], wanted.training.steps)
     different = [*differing_keys(stored, wanted.model_dump(mode="json")), *([steps] if steps[1] != steps[2] else [])]
     if different:

@@ -127,7 +127,7 @@ def test_lora_factors_keep_the_rate_that_they_were_given(tiny_qwen3) -> None:
     from peft import LoraConfig, get_peft_model
 
     model = get_peft_model(tiny_qwen3(), LoraConfig(r=2, target_modules=["q_proj"]))
-    optimizer = build_optimizer(model, rule="muon", lr=0.1, adamw_lr_scale=5.0)
+    optimizer = build_optimizer(model, rule="muon", lr=0.1, adamw_lr_scale=5.0, roles={"lora": "adamw"})
     assert {group["lr"] for group in optimizer.param_groups} == {0.1}
 
 
