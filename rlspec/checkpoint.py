@@ -130,7 +130,7 @@ def verify_checkpoint(folder: Path, *, weights_only: bool = False) -> dict[str, 
 
     Args:
         folder: The checkpoint.
-        weights_only: Not the files that only a resume needs, which people delete: they are most of it.
+        weights_only: Leave out the files that only a resume needs: they are the most of it, and people delete them.
 
     Raises:
         CheckpointError: Naming the first file that is missing, truncated or changed.

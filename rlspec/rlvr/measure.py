@@ -8,6 +8,7 @@ from pathlib import Path
 from peft import PeftModel
 from transformers import PreTrainedTokenizerBase
 
+from rlspec.config.adapters import holds_adapters
 from rlspec.config.schema import Model, Recipe
 from rlspec.display import Display
 from rlspec.rlvr.data import read_problems
@@ -27,7 +28,7 @@ def measure(recipe: Recipe, *, folder: str, out: Path) -> int:
     display.relay_messages_of("rlspec")
     display.line(f"loading {folder}")
     device = choose_device(recipe.device)
-    adapters = (Path(folder) / "adapter_config.json").is_file()
+    adapters = holds_adapters(Path(folder))
     toolbox = build_toolbox(recipe)
     tokenizer = policy_tokenizer(recipe.model, toolbox, None if adapters else folder)
     policy = load_trained(recipe.model, folder, tokenizer, adapters=adapters).to(device)

@@ -27,6 +27,7 @@ from transformers import (
     Qwen3ForCausalLM,
 )
 
+from rlspec.config.adapters import ADAPTERS
 from rlspec.config.gguf_header import is_gguf
 from rlspec.config.passthrough import check_architecture
 from rlspec.config.paths import initial_folder
@@ -72,7 +73,7 @@ def snapshot(path: str, *, revision: str | None = None, weights: bool = True) ->
             extra = f"; or `uv sync --extra {IN_EXTRAS[path]}`, which brings it" if path in IN_EXTRAS else ""
             raise CheckpointError(f"{error}; {REMEDY}{extra}") from error
     missing = _missing_files(folder, weights)
-    if missing and (folder / "adapter_config.json").is_file():
+    if missing and (folder / ADAPTERS).is_file():
         raise CheckpointError(
             f"model {path}: {folder} holds adapters and not a model; go on with them (model={folder}), or merge them: "
             "peft's AutoPeftModelForCausalLM.from_pretrained(FOLDER).merge_and_unload().save_pretrained(OUT)"
