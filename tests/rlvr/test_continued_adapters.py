@@ -15,6 +15,7 @@ from rlspec import train
 from rlspec.config.load import load_recipe
 from rlspec.errors import CheckpointError, ConfigError
 from rlspec.optim import build_optimizer
+from rlspec.rlvr.drift import _policies
 from rlspec.rlvr.meta_model import build_meta_model
 from rlspec.rlvr.models import apply_lora, build_model
 from rlspec.rlvr.session import describe_profile, load_policy
@@ -78,6 +79,12 @@ def test_only_the_adapters_are_trained_on_and_the_base_stays(base: Path, adapter
     policy.train()(TOKENS).logits.square().mean().backward()
     optimizer.step()
     assert {name for name, parameter in policy.named_parameters() if not parameter.equal(before[name])} == trained
+
+
+def test_how_far_a_policy_went_is_told_from_the_adapters_that_it_began_with(adapters: Path) -> None:
+    model = load_recipe([*GRPO, f"model={adapters}"]).model
+    now, start, _ = _policies(model, 0, adapters)  # it has not moved
+    torch.testing.assert_close(logits(now), logits(start))
 
 
 def test_of_a_run_its_newest_checkpoint_and_its_recipes_base(base: Path, adapters: Path, tmp_path: Path) -> None:
