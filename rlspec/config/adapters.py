@@ -41,8 +41,9 @@ MOVE_THE_BASE = ("pissa", "olora")
 
 
 def holds_adapters(folder: Path) -> bool:
-    """Whether a folder holds adapters and no model."""
-    return (folder / ADAPTERS).is_file() and not (folder / "config.json").is_file()
+    """Whether a folder holds adapters and no weights of a model; a config.json lies beside some."""
+    whole = ("model.safetensors", "model.safetensors.index.json")
+    return (folder / ADAPTERS).is_file() and not any((folder / name).is_file() for name in whole)
 
 
 def base_of(folder: Path) -> dict[str, Any]:

@@ -19,7 +19,7 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from rlspec.checkpoint import MANIFEST, find_weights, staged_folder
-from rlspec.config.adapters import holds_adapters
+from rlspec.config.adapters import ADAPTERS
 from rlspec.errors import CheckpointError, ConfigError
 
 Part = Literal["top", "tail"]
@@ -100,7 +100,7 @@ def truncate_checkpoint(before: str, after: str, target: Path, keep: float, part
     """
     start, end = Path(find_weights(before)), Path(find_weights(after))
     for folder in (start, end):
-        if holds_adapters(folder):
+        if (folder / ADAPTERS).is_file():
             raise CheckpointError(f"{folder}: holds an adapter, whose factors are no weights; merge it into its model")
     if target.exists():
         raise CheckpointError(f"{target}: is there already; give another folder")

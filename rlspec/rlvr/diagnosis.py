@@ -17,7 +17,7 @@ from torch import Tensor
 from torch.nn import functional as F
 from transformers import PreTrainedTokenizerBase
 
-from rlspec.config.adapters import holds_adapters
+from rlspec.config.adapters import ADAPTERS
 from rlspec.config.optim import map_settings
 from rlspec.config.schema import Model, Recipe
 from rlspec.diagnostics.subject import Part, Subject, check_finite, stored_moments
@@ -108,7 +108,7 @@ def language_subject(
 
 
 def _load(model: Model, folder: str | None, seed: int) -> tuple[Policy, PreTrainedTokenizerBase]:
-    adapters = folder is not None and holds_adapters(Path(folder))
+    adapters = folder is not None and (Path(folder) / ADAPTERS).is_file()
     source = model.path if folder is None or adapters else folder
     tokenizer = load_tokenizer(source, revision=model.revision)
     if folder is None:

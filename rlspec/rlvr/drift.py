@@ -11,7 +11,7 @@ import torch
 from transformers import PreTrainedTokenizerBase
 
 from rlspec.checkpoint import list_checkpoints
-from rlspec.config.adapters import holds_adapters
+from rlspec.config.adapters import ADAPTERS
 from rlspec.config.load import load_recipe
 from rlspec.config.schema import Model
 from rlspec.errors import CheckpointError
@@ -77,7 +77,7 @@ def _answers(folder: Path, most: int) -> list[tuple[str, str]]:
 
 
 def _policies(model: Model, seed: int, checkpoint: Path) -> tuple[Policy, Policy, PreTrainedTokenizerBase]:
-    adapters = holds_adapters(checkpoint)
+    adapters = (checkpoint / ADAPTERS).is_file()
     tokenizer = load_tokenizer(str(checkpoint) if not adapters else model.path, revision=model.revision)
     now = load_trained(model, str(checkpoint), tokenizer, adapters=adapters)
     fresh = model.lora is None or model.lora.path is None  # adapters that change nothing yet

@@ -8,7 +8,7 @@ from pathlib import Path
 from peft import PeftModel
 from transformers import PreTrainedTokenizerBase
 
-from rlspec.config.adapters import holds_adapters
+from rlspec.config.adapters import ADAPTERS
 from rlspec.config.schema import Model, Recipe
 from rlspec.display import Display
 from rlspec.rlvr.data import read_problems
@@ -28,7 +28,7 @@ def measure(recipe: Recipe, *, folder: str, out: Path) -> int:
     display.relay_messages_of("rlspec")
     display.line(f"loading {folder}")
     device = choose_device(recipe.device)
-    adapters = holds_adapters(Path(folder))
+    adapters = (Path(folder) / ADAPTERS).is_file()
     toolbox = build_toolbox(recipe)
     tokenizer = policy_tokenizer(recipe.model, toolbox, None if adapters else folder)
     policy = load_trained(recipe.model, folder, tokenizer, adapters=adapters).to(device)

@@ -70,6 +70,14 @@ def test_adapters_as_the_model_bring_their_base_and_what_they_are(base: Path, ad
     torch.testing.assert_close(logits(policy), logits(PeftModel.from_pretrained(plain, adapters)))
 
 
+def test_a_config_beside_adapters_makes_no_model_of_them(base: Path, adapters: Path) -> None:
+    (adapters / "config.json").write_bytes((base / "config.json").read_bytes())
+    lora = load_recipe([*GRPO, f"model={adapters}"]).model.lora
+    assert lora is not None and lora.path == str(adapters)
+    (adapters / "model.safetensors").write_bytes((base / "model.safetensors").read_bytes())
+    assert load_recipe([*GRPO, f"model={adapters}"]).model.lora is None
+
+
 def test_only_the_adapters_are_trained_on_and_the_base_stays(base: Path, adapters: Path) -> None:
     policy = load_policy(load_recipe([*GRPO, f"model={base}", f"model.lora.path={adapters}"]).model, TOKENIZER, seed=0)
     trained = {name for name, parameter in policy.named_parameters() if parameter.requires_grad}
