@@ -49,7 +49,7 @@ REPLACED: Mapping[str, str] = {
     "length_column_name": _SAMPLER,
     "remove_unused_columns": "data.columns",
     # model and prompts
-    "model_init_kwargs": "model.weights_dtype, model.revision and model.architecture",
+    "model_init_kwargs": "model.weights_dtype, model.attn_implementation, model.revision and model.architecture",
     "trust_remote_code": "nothing: models with code of their own are not supported",
     "chat_template_kwargs": "model.enable_thinking",
     "chat_template_path": "a tokenizer folder with that template: model.path",

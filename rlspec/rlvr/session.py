@@ -42,7 +42,15 @@ from rlspec.rlvr.evaluator import HeldOutEvaluations, ProblemEvaluator, build_pr
 from rlspec.rlvr.generation import Policy, Sampler, generate_tokens
 from rlspec.rlvr.growth import BatchGrowth
 from rlspec.rlvr.memory import LanguageModelMemory, estimate_memory
-from rlspec.rlvr.models import apply_lora, build_config, build_model, continue_lora, freeze, load_tokenizer
+from rlspec.rlvr.models import (
+    apply_lora,
+    build_config,
+    build_model,
+    continue_lora,
+    freeze,
+    load_tokenizer,
+    set_attention,
+)
 from rlspec.rlvr.preflight import keep_checked
 from rlspec.rlvr.prompts import PromptStyle
 from rlspec.rlvr.rewards import VerifierReward
@@ -287,6 +295,7 @@ def build_parts(recipe: Recipe, run: Run, plan: BatchPlan, problems: ProblemSets
     )
     policy = load_policy(_start_of(recipe, run), tokenizer, seed=recipe.seed)
     policy.to(device)
+    set_attention(policy, recipe.model.attn_implementation, bf16=uses_bf16(recipe.trainer, device))
     probes = live_probes()
     if recipe.batch.norm_test or growth is not None:
         probes.append(test)

@@ -16,8 +16,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from rlspec.optim.kernels.blocks import nonzero, norm
+from rlspec.optim.kernels.krylov import top_singular
 from rlspec.optim.kernels.layout import split_blocks
-from rlspec.optim.kernels.normalisers import frobenius, largest_singular, stable_rank
+from rlspec.optim.kernels.normalisers import frobenius
 from rlspec.optim.stages.filters import pass_energy
 
 GATED_ENERGY = 1e-4
@@ -30,14 +32,20 @@ LARGEST_MEASURED = 1 << 24
 """Values of a matrix up to which that of an elementwise rule is measured: embeddings would take seconds."""
 
 
-def rms_to_inf(weight: Tensor) -> float:
-    """Largest row norm times the root of the row's size: how far an entry of the output moves per RMS of the input.
+def row_norms(values: Tensor) -> Tensor:
+    """Of each row, in float32 or wider; more axes than two are columns, and less than two are one row.
 
-    Of the output layer it is the norm that the best learning rates and batch sizes of Scion share at every scale
-    ("Optimal Scaling Needs Optimal Norm", arXiv 2510.03871). More axes than two are columns.
+    A float64 reduction of float32 values takes a CPU ten to thirty times longer.
     """
-    rows = weight.flatten(1)
-    return float(torch.linalg.vector_norm(rows, dim=1, dtype=torch.float64).max()) * rows.shape[1] ** 0.5
+    rows = values.flatten(1) if values.ndim > 1 else values.reshape(1, -1)
+    return torch.linalg.vector_norm(rows, dim=1, dtype=torch.promote_types(values.dtype, torch.float32))
+
+
+def stable_ranks(blocks: Tensor) -> Tensor:
+    """Squared Frobenius norm over squared largest singular value: (batch, rows, cols) -> (batch,); 0 for zeros."""
+    unit = frobenius(blocks, torch.promote_types(blocks.dtype, torch.float32))
+    energy = norm(unit).square().squeeze((1, 2))
+    return torch.where(energy > 0, energy / nonzero(top_singular(unit).square()), 0.0)
 
 
 class Recorder:
@@ -171,16 +179,17 @@ class Recorder:
         yield
         sums = self._sums[role]
         for old, new in zip(before, targets, strict=True):
-            moved = new - old
-            change = float(moved.square().sum(dtype=torch.float64))
+            moved = old.neg_().add_(new)
+            change, rows = _energy(row_norms(moved)), row_norms(new)
             sums["change"] += change
             sums["update"] += change / lr**2 if lr else 0.0
-            sums["weight"] += float(new.square().sum(dtype=torch.float64))
+            sums["weight"] += _energy(rows)
             sums["values"] += new.numel()
             if new.ndim > 1 and new.numel():
-                sums["rms_to_inf"] = max(sums["rms_to_inf"], rms_to_inf(new))
+                # Of the output layer, what Scion's best rates share at every scale (arXiv 2510.03871).
+                sums["rms_to_inf"] = max(sums["rms_to_inf"], float(rows.max()) * (new.numel() / len(new)) ** 0.5)
                 if lr and (layout is not None or (moved.numel() <= LARGEST_MEASURED and not self._parts)):
-                    top = largest_singular(split_blocks(moved, *(layout or ())))
+                    top = top_singular(split_blocks(moved, *(layout or ())))
                     sums["spectral"] = max(sums["spectral"], float(top.max()) / lr)
 
     def blocks(self, role: str, seen: Tensor, filtered: Tensor, energy: Tensor | None) -> None:
@@ -200,21 +209,21 @@ class Recorder:
             self._passed[role] = torch.ones((), dtype=torch.bool)
         if self.collecting and len(seen):
             measured = pass_energy(filtered) if energy is None else energy
-            self._add_blocks(role, seen, measured)
+            self._add_blocks(role, stable_ranks(seen), measured)
 
     def elementwise(self, role: str, momenta: list[Tensor]) -> None:
         """Record the same of an elementwise rule, whose every matrix passes with as many directions as it has."""
         for momentum in momenta if self.collecting and not self._parts else []:
             if momentum.ndim > 1 and 0 < momentum.numel() <= LARGEST_MEASURED:
-                normalised = frobenius(momentum.reshape(1, momentum.shape[0], -1), momentum.dtype)
-                self._add_blocks(role, normalised, stable_rank(normalised))
+                ranks = stable_ranks(momentum.reshape(1, momentum.shape[0], -1))
+                self._add_blocks(role, ranks, ranks)
 
-    def _add_blocks(self, role: str, seen: Tensor, energy: Tensor) -> None:
+    def _add_blocks(self, role: str, ranks: Tensor, energy: Tensor) -> None:
         sums = self._sums[role]
         sums["blocks"] += energy.numel()
         sums["energy"] += float(energy.sum())
         sums["gated"] += float((energy <= GATED_ENERGY).sum())
-        sums["stable_rank"] += float(stable_rank(frobenius(seen, torch.promote_types(seen.dtype, torch.float32))).sum())
+        sums["stable_rank"] += float(ranks.sum())
 
     def latest(self) -> dict[str, dict[str, float]]:
         """The newest collected numbers by role, with the skip counts as they are now."""
@@ -245,3 +254,7 @@ class Recorder:
             summary["pass_energy"] = sums["energy"] / sums["blocks"]
             summary["gated_share"] = sums["gated"] / sums["blocks"]
         return summary
+
+
+def _energy(norms: Tensor) -> float:
+    return float(norms.square().sum(dtype=torch.float64))
