@@ -226,22 +226,14 @@ def build_model(
     return model.eval()
 
 
-def set_attention(model: PreTrainedModel, name: str | None, *, bf16: bool) -> None:
-    """Let a model compute its attention by the implementation of that name, or by the fastest.
-
-    Args:
-        model: changed in place, where it is.
-        name: as transformers has them: ``sdpa``, ``eager``, ``flash_attention_2``, a kernel of the hub; None: sdpa, but
-            eager in bfloat16 on a CPU, where torch's fused backward takes so long that a step of SmolLM2-135M on
-            8 x 100 tokens takes 1.4 times as long (AMX, one thread).
-        bf16: whether passes run in bfloat16.
+def set_attention(model: PreTrainedModel, name: str) -> None:
+    """Let a model compute its attention by the implementation that transformers has under a name.
 
     Raises:
         ConfigError: There is no such implementation, the model has none of it, or a library of its is missing.
     """
-    fastest = "eager" if bf16 and model.device.type == "cpu" else "sdpa"
     try:
-        model.set_attn_implementation(name or fastest)
+        model.set_attn_implementation(name)
     except (ValueError, ImportError, OSError) as error:
         raise ConfigError(f"model.attn_implementation={name}: {one_line(error)}") from error
 

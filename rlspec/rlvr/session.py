@@ -295,7 +295,8 @@ def build_parts(recipe: Recipe, run: Run, plan: BatchPlan, problems: ProblemSets
     )
     policy = load_policy(_start_of(recipe, run), tokenizer, seed=recipe.seed)
     policy.to(device)
-    set_attention(policy, recipe.model.attn_implementation, bf16=uses_bf16(recipe.trainer, device))
+    if recipe.model.attn_implementation is not None:
+        set_attention(policy, recipe.model.attn_implementation)
     probes = live_probes()
     if recipe.batch.norm_test or growth is not None:
         probes.append(test)
