@@ -5,7 +5,7 @@ from __future__ import annotations
 import copy
 import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
+from contextlib import ExitStack, contextmanager, nullcontext
 from functools import cache, partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -95,7 +95,7 @@ class RlspecTrainerMixin(SpectralTrainerMixin, _Trainer):
         self.state.compute_steps(self.args, max_steps)
         return result
 
-    def compute_loss_context_manager(self) -> AbstractContextManager[Any]:
+    def compute_loss_context_manager(self) -> ExitStack:
         """In bfloat16 on a CPU without torch's fused attention, whose backward pass takes longer than all matrices'."""
         contexts = ExitStack()
         if self.args.bf16 and self.accelerator.device.type == "cpu":
