@@ -90,7 +90,7 @@ class Model(Section):
     architecture: dict[str, Any] | None = None  # keyword arguments of Qwen3Config, for a model built locally
     init: str | None = None  # a run, or a folder with weights, to start from in place of `path`'s or random ones
     weights_dtype: Literal["float32", "bfloat16"] = "float32"
-    attn_implementation: str | None = None  # as transformers names them (flash_attention_2, eager, ...); None: sdpa
+    attn_implementation: str | None = None  # of training, by transformers' names; None: sdpa where there is
     enable_thinking: bool | None = None  # Qwen3's chat template switch; None: the template has none
     system_prompt: str | None = None
     instruction: str | None = None  # appended to every problem

@@ -42,6 +42,16 @@ TOKENIZER_FILES = ["tokenizer*", "vocab*", "merges.txt", "special_tokens_map.jso
 WEIGHT_FILES = ["*.safetensors", "model.safetensors.index.json"]
 REMEDY = "use a local copy: model.path=/path/to/snapshot, or HF_HOME=/path/to/cache HF_HUB_OFFLINE=1"
 # What transformers raises for a configuration that makes no model.
+_UNLOADABLE = (
+    OSError,
+    ImportError,
+    ValueError,
+    KeyError,
+    TypeError,
+    RuntimeError,
+    SafetensorError,
+    StrictDataclassError,
+)
 IMPOSSIBLE = (ValueError, TypeError, KeyError, AttributeError, ArithmeticError, RuntimeError, StrictDataclassError)
 IN_EXTRAS = {"HuggingFaceTB/SmolLM2-135M-Instruct": "smollm"}
 """Models of the hub that a package of the registry brings too -> rlspec's extra with it."""
@@ -191,6 +201,7 @@ def build_model(
     tokenizer: PreTrainedTokenizerBase,
     revision: str | None = None,
     weights_dtype: str = "float32",
+    attention: str | None = None,
     seed: int = 0,
 ) -> PreTrainedModel:
     """A causal language model in evaluation mode on the CPU, its sampling defaults removed.
@@ -202,6 +213,7 @@ def build_model(
         tokenizer: decides the vocabulary, padding and end tokens of a model built here.
         revision: branch, tag or commit of a hub id.
         weights_dtype: ``float32`` or ``bfloat16``.
+        attention: implementation by transformers' name; None: sdpa, or eager where the architecture has no sdpa.
         seed: of the random weights; the global random state is left as it was.
     """
     config = build_config(path=path, architecture=architecture, tokenizer=tokenizer, revision=revision)
@@ -209,15 +221,18 @@ def build_model(
     model: PreTrainedModel
     if path is not None:
         source = snapshot(path, revision=revision, weights=init is None)
-        model = _load(source, dtype, config) if init is None else _load_init(init, dtype, config)
+        model = _load(source, dtype, config, attention) if init is None else _load_init(init, dtype, config, attention)
         if len(tokenizer) > model.config.vocab_size:
             size = model.config.vocab_size
             raise ConfigError(f"model {path} has {size} embeddings for a tokenizer of {len(tokenizer)} tokens")
     else:
-        config._attn_implementation = "sdpa"
+        config._attn_implementation = attention
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(seed)
-            model = Qwen3ForCausalLM(config)
+            try:
+                model = Qwen3ForCausalLM(config)
+            except (ValueError, ImportError, OSError) as error:
+                raise ConfigError(f"model.attn_implementation={attention}: {one_line(error)}") from error
         for param in model.parameters():  # not the buffers: rotary frequencies in bfloat16 are positions that blur
             param.data = param.data.to(dtype)
         if init is not None:
@@ -226,28 +241,19 @@ def build_model(
     return model.eval()
 
 
-def set_attention(model: PreTrainedModel, name: str) -> None:
-    """Let a model compute its attention by the implementation that transformers has under a name.
-
-    Raises:
-        ConfigError: There is no such implementation, the model has none of it, or a library of its is missing.
-    """
-    try:
-        model.set_attn_implementation(name)
-    except (ValueError, ImportError, OSError) as error:
-        raise ConfigError(f"model.attn_implementation={name}: {one_line(error)}") from error
-
-
-def _load(source: Path, dtype: torch.dtype, config: PretrainedConfig | None = None) -> PreTrainedModel:
+def _load(
+    source: Path, dtype: torch.dtype, config: PretrainedConfig | None = None, attention: str | None = None
+) -> PreTrainedModel:
     folder, of_file = _places(source)
     if not of_file:
         check_safetensors(folder)
     load: Any = AutoModelForCausalLM.from_pretrained
-    how = {"dtype": dtype, "attn_implementation": "sdpa", "local_files_only": True, "output_loading_info": True}
+    how = {"dtype": dtype, "attn_implementation": attention, "local_files_only": True, "output_loading_info": True}
     try:
         model, report = load(folder, **how, **of_file, **({"config": config} if of_file else {}))
-    except (OSError, ValueError, KeyError, TypeError, RuntimeError, SafetensorError, StrictDataclassError) as error:
-        raise CheckpointError(f"cannot load the model in {source}: {one_line(error)}") from error
+    except _UNLOADABLE as error:
+        asked = f" with model.attn_implementation={attention}" if attention else ""
+        raise CheckpointError(f"cannot load the model in {source}{asked}: {one_line(error)}") from error
     # transformers would start missing or misshapen tensors at random values with no more than a warning.
     wrong = sorted(map(str, [*report["missing_keys"], *report.get("mismatched_keys", [])]))
     if wrong:
@@ -273,10 +279,10 @@ def initial_weights(init: str) -> Path:
     return snapshot(str(initial_folder(init).resolve()))
 
 
-def _load_init(init: str, dtype: torch.dtype, config: PretrainedConfig) -> PreTrainedModel:
+def _load_init(init: str, dtype: torch.dtype, config: PretrainedConfig, attention: str | None) -> PreTrainedModel:
     """The weights in a folder, for a model that `model.path` names."""
     folder = initial_weights(init)
-    model = _load(folder, dtype)
+    model = _load(folder, dtype, attention=attention)
     with torch.device("meta"):
         named = AutoModelForCausalLM.from_config(config)
     _check_same_tensors(model.state_dict(), named.state_dict(), folder, "model.path")

@@ -49,7 +49,6 @@ from rlspec.rlvr.models import (
     continue_lora,
     freeze,
     load_tokenizer,
-    set_attention,
 )
 from rlspec.rlvr.preflight import keep_checked
 from rlspec.rlvr.prompts import PromptStyle
@@ -121,8 +120,11 @@ def read_all_problems(data: Data, evaluation: Evaluation) -> ProblemSets:
     return ProblemSets(train, sets)
 
 
-def load_policy(model: Model, tokenizer: PreTrainedTokenizerBase, *, seed: int) -> Policy:
-    """The policy that a recipe starts from, with LoRA adapters where it asks for them."""
+def load_policy(model: Model, tokenizer: PreTrainedTokenizerBase, *, seed: int, attention: str | None = None) -> Policy:
+    """The policy that a recipe starts from, with LoRA adapters where it asks for them.
+
+    The recipe's `attn_implementation` is training's: who looks at a policy may be on a machine without it.
+    """
     policy = build_model(
         path=model.path,
         architecture=model.architecture,
@@ -130,6 +132,7 @@ def load_policy(model: Model, tokenizer: PreTrainedTokenizerBase, *, seed: int) 
         tokenizer=tokenizer,
         revision=model.revision,
         weights_dtype=model.weights_dtype,
+        attention=attention,
         seed=seed,
     )
     if model.lora is None:
@@ -153,12 +156,15 @@ def describe_profile(recipe: Recipe, device: str) -> str:
     model, trainer, evaluation = recipe.model, recipe.trainer, recipe.evaluation
     thinking = {None: "no thinking switch", True: "thinking on", False: "thinking off"}[model.enable_thinking]
     arithmetic = f"bf16 autocast over {model.weights_dtype}" if uses_bf16(trainer, device) else model.weights_dtype
+    arithmetic += f" weights on {device}" + (
+        f", attention by {model.attn_implementation}" if model.attn_implementation else ""
+    )
     adapted = _adapted(model.lora, model.freeze)
     measured = ", ".join(evaluation.data) or f"held-out {recipe.data.name}"
     start = model.init or model.path or "from random weights"
     sampling = f"{completion_length(trainer, evaluation)} new tokens at temperature {trainer.get('temperature', 1.0):g}"
     return (
-        f"model {start}: {thinking}, {arithmetic} weights on {device}, {adapted}\n"
+        f"model {start}: {thinking}, {arithmetic}, {adapted}\n"
         f"{describe_rate(recipe.optim)} ({trainer.get('lr_scheduler_type', 'linear')}), at most {sampling} by "
         f"{recipe.rollout.engine}, measured on {measured}"
     )
@@ -293,10 +299,9 @@ def build_parts(recipe: Recipe, run: Run, plan: BatchPlan, problems: ProblemSets
         prompts_per_step=recipe.batch.prompts_per_step,
         supervised=recipe.algorithm == "sft",
     )
-    policy = load_policy(_start_of(recipe, run), tokenizer, seed=recipe.seed)
+    start = _start_of(recipe, run)
+    policy = load_policy(start, tokenizer, seed=recipe.seed, attention=start.attn_implementation)
     policy.to(device)
-    if recipe.model.attn_implementation is not None:
-        set_attention(policy, recipe.model.attn_implementation)
     probes = live_probes()
     if recipe.batch.norm_test or growth is not None:
         probes.append(test)

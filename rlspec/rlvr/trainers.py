@@ -5,7 +5,7 @@ from __future__ import annotations
 import copy
 import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import ExitStack, contextmanager, nullcontext
+from contextlib import contextmanager, nullcontext
 from functools import cache, partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -13,7 +13,6 @@ from unittest import mock
 
 import torch
 from torch import Tensor, nn
-from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.data import Sampler
 from transformers import Trainer
 from trl import GRPOTrainer
@@ -94,14 +93,6 @@ class RlspecTrainerMixin(SpectralTrainerMixin, _Trainer):
         result = super()._init_training_state(max_steps, *args, **kwargs)
         self.state.compute_steps(self.args, max_steps)
         return result
-
-    def compute_loss_context_manager(self) -> ExitStack:
-        """In bfloat16 on a CPU without torch's fused attention, whose backward pass takes longer than all matrices'."""
-        contexts = ExitStack()
-        if self.args.bf16 and self.accelerator.device.type == "cpu":
-            contexts.enter_context(sdpa_kernel(SDPBackend.MATH))
-        contexts.enter_context(super().compute_loss_context_manager())
-        return contexts
 
     def create_model_card(self, *args: Any, **kwargs: Any) -> None:
         """Nothing: a run describes itself in its recipe and summary."""

@@ -20,6 +20,7 @@ WORDS = {
         "num_generations=batch.samples_per_prompt train_batch_size=batch.prompts_per_step beta=trainer.beta "
         "clip_ratio=trainer.epsilon optimizer=optim dataset_name=data model_name_or_path=model "
         "save_freq=checkpoints.every adam_lr=optim.adamw_lr_scale adapter_name_or_path=model.lora.path "
+        "use_flash_attention=model.attn_implementation "
         "max_completion_length=trainer.max_completion_length wandb.enable=report.wandb output=output_dir "
         "resume_from_checkpoint=resume kl_coef=trainer.beta eval_steps=evaluation.every actor_rollout_ref.rollout.n="
         "batch.samples_per_prompt",

@@ -16,10 +16,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from rlspec.optim.kernels.blocks import nonzero, norm
-from rlspec.optim.kernels.krylov import top_singular
+from rlspec.optim.kernels.krylov import top_singular, top_stable_rank
 from rlspec.optim.kernels.layout import split_blocks
-from rlspec.optim.kernels.normalisers import frobenius
 from rlspec.optim.stages.filters import pass_energy
 
 GATED_ENERGY = 1e-4
@@ -29,23 +27,16 @@ Counts = Callable[[dict[str, Tensor]], dict[str, Tensor]]
 Totals = Callable[[dict[str, dict[str, float]]], dict[str, dict[str, float]]]
 
 LARGEST_MEASURED = 1 << 24
-"""Values of a matrix up to which that of an elementwise rule is measured: embeddings would take seconds."""
+"""Values of a matrix up to which that of an elementwise rule is measured: embeddings are as large as all others."""
 
 
-def row_norms(values: Tensor) -> Tensor:
+def _row_norms(values: Tensor) -> Tensor:
     """Of each row, in float32 or wider; more axes than two are columns, and less than two are one row.
 
     A float64 reduction of float32 values takes a CPU ten to thirty times longer.
     """
     rows = values.flatten(1) if values.ndim > 1 else values.reshape(1, -1)
     return torch.linalg.vector_norm(rows, dim=1, dtype=torch.promote_types(values.dtype, torch.float32))
-
-
-def stable_ranks(blocks: Tensor) -> Tensor:
-    """Squared Frobenius norm over squared largest singular value: (batch, rows, cols) -> (batch,); 0 for zeros."""
-    unit = frobenius(blocks, torch.promote_types(blocks.dtype, torch.float32))
-    energy = norm(unit).square().squeeze((1, 2))
-    return torch.where(energy > 0, energy / nonzero(top_singular(unit).square()), 0.0)
 
 
 class Recorder:
@@ -180,7 +171,7 @@ class Recorder:
         sums = self._sums[role]
         for old, new in zip(before, targets, strict=True):
             moved = old.neg_().add_(new)
-            change, rows = _energy(row_norms(moved)), row_norms(new)
+            change, rows = _energy(_row_norms(moved)), _row_norms(new)
             sums["change"] += change
             sums["update"] += change / lr**2 if lr else 0.0
             sums["weight"] += _energy(rows)
@@ -209,13 +200,13 @@ class Recorder:
             self._passed[role] = torch.ones((), dtype=torch.bool)
         if self.collecting and len(seen):
             measured = pass_energy(filtered) if energy is None else energy
-            self._add_blocks(role, stable_ranks(seen), measured)
+            self._add_blocks(role, top_stable_rank(seen), measured)
 
     def elementwise(self, role: str, momenta: list[Tensor]) -> None:
         """Record the same of an elementwise rule, whose every matrix passes with as many directions as it has."""
         for momentum in momenta if self.collecting and not self._parts else []:
             if momentum.ndim > 1 and 0 < momentum.numel() <= LARGEST_MEASURED:
-                ranks = stable_ranks(momentum.reshape(1, momentum.shape[0], -1))
+                ranks = top_stable_rank(momentum.reshape(1, momentum.shape[0], -1))
                 self._add_blocks(role, ranks, ranks)
 
     def _add_blocks(self, role: str, ranks: Tensor, energy: Tensor) -> None:
@@ -257,4 +248,4 @@ class Recorder:
 
 
 def _energy(norms: Tensor) -> float:
-    return float(norms.square().sum(dtype=torch.float64))
+    return float(norms.double().square().sum())
