@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 import torch
 import torch.nn.functional as F
-from transformers import PreTrainedModel
+from transformers import GptOssConfig, GptOssForCausalLM, PreTrainedModel
 
 from rlspec.errors import CheckpointError, ConfigError
 from rlspec.rlvr.models import build_model
@@ -59,6 +59,14 @@ def test_what_cannot_be_had_is_one_line(name: str, tmp_path: Path) -> None:
     with pytest.raises(CheckpointError, match=f"with model.attn_implementation={name}: .+") as error:
         build_model(path=folder, tokenizer=TOKENIZER, attention=name)
     assert "\n" not in str(error.value)
+
+
+def test_an_architecture_without_sdpa_is_loaded_all_the_same(tmp_path: Path) -> None:
+    sizes = {**TINY, "num_local_experts": 4, "num_experts_per_tok": 2, "sliding_window": 16}
+    GptOssForCausalLM(GptOssConfig(**sizes, vocab_size=len(TOKENIZER))).save_pretrained(tmp_path)
+    assert build_model(path=str(tmp_path), tokenizer=TOKENIZER).config._attn_implementation == "eager"
+    with pytest.raises(CheckpointError, match="with model.attn_implementation=sdpa: GptOss"):
+        build_model(path=str(tmp_path), tokenizer=TOKENIZER, attention="sdpa")
 
 
 @pytest.mark.parametrize(("said", "fused"), [([], {True, False}), (["model.attn_implementation=eager"], set())])
