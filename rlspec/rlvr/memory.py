@@ -75,6 +75,7 @@ def estimate_memory(
     weights_dtype: str = "float32",
     autocast: bool = False,
     gradient_checkpointing: bool = False,
+    eager: bool = False,
     lora_r: int | None = None,
     lora_targets: Sequence[str] = (),
     frozen: Sequence[str] = (),
@@ -92,6 +93,7 @@ def estimate_memory(
         weights_dtype: ``float32`` or ``bfloat16``.
         autocast: whether activations are bfloat16.
         gradient_checkpointing: whether activations inside a layer are computed again.
+        eager: whether attention keeps its scores, the square of the sequence per head; fused implementations do not.
         lora_r: rank of LoRA adapters; None: all parameters are trained.
         lora_targets: names of the modules that get adapters.
         frozen: patterns of parameters that are not trained, where there are no adapters.
@@ -109,6 +111,10 @@ def estimate_memory(
     adapters, trained_bytes = (0, BYTES[weights_dtype]) if lora_r is None else (trainable, 4)
     number = 2 if autocast else BYTES[weights_dtype]
     per_token = number * _activations_per_token(config, gradient_checkpointing)
+    if eager:
+        layers = 1 if gradient_checkpointing else config.num_hidden_layers
+        scores = 4 + (number if number < 4 else 0)  # bytes: the softmax in float32, and once more in a narrower type
+        per_token += layers * config.num_attention_heads * sequence_length * scores
     return LanguageModelMemory(
         parameters=parameters + adapters,
         trainable=trainable,
@@ -156,7 +162,7 @@ def _kv_per_token(config: PretrainedConfig) -> int:
 
 
 def _activations_per_token(config: PretrainedConfig, gradient_checkpointing: bool) -> int:
-    """Numbers kept for the backward pass per token, attention scores not among them (they are fused)."""
+    """Numbers kept for the backward pass per token, attention scores not among them."""
     # Residual and norms; q, k, v before and after norm and rotation; attention's output; gate, up, act and product.
     attention = (3 * config.num_attention_heads + 4 * _kv_heads(config)) * _head_dim(config)
     layer = 4 * config.hidden_size + attention + 4 * config.intermediate_size

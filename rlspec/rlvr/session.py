@@ -214,6 +214,7 @@ def estimate_run_memory(recipe: Recipe, plan: BatchPlan, config: PretrainedConfi
         weights_dtype=model.weights_dtype,
         autocast=uses_bf16(recipe.trainer, choose_device(recipe.device)),
         gradient_checkpointing=bool(recipe.trainer.get("gradient_checkpointing", False)),
+        eager=model.attn_implementation == "eager",
         reference=recipe.algorithm != "sft" and recipe.trainer.get("beta", 0.0) > 0 and model.lora is None,
         # FourierFT trains less than adapters of rank 1 do.
         lora_r=None if model.lora is None else model.lora.r if model.lora.method == "lora" else 1,
