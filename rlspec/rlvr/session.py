@@ -42,14 +42,7 @@ from rlspec.rlvr.evaluator import HeldOutEvaluations, ProblemEvaluator, build_pr
 from rlspec.rlvr.generation import Policy, Sampler, generate_tokens
 from rlspec.rlvr.growth import BatchGrowth
 from rlspec.rlvr.memory import LanguageModelMemory, estimate_memory
-from rlspec.rlvr.models import (
-    apply_lora,
-    build_config,
-    build_model,
-    continue_lora,
-    freeze,
-    load_tokenizer,
-)
+from rlspec.rlvr.models import apply_lora, build_config, build_model, continue_lora, freeze, load_tokenizer
 from rlspec.rlvr.preflight import keep_checked
 from rlspec.rlvr.prompts import PromptStyle
 from rlspec.rlvr.rewards import VerifierReward

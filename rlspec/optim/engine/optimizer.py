@@ -193,7 +193,8 @@ class SpectralOptimizer(torch.optim.Optimizer):
         value of a block's change over lr (Muon's with AdamW's RMS: 0.2 sqrt(max(rows, cols))), and the largest operator
         norm of weights from RMS to the maximum, `weight_rms_to_inf` (of the output head, what Scion's authors watch);
         and the means over blocks of `stable_rank` (of the momentum), `pass_energy` (directions that passed) and
-        `gated_share`, the share of blocks with no update. `skipped` counts all updates left out because of NaN or Inf.
+        `gated_share`, the share of blocks with no update. Singular values are estimates, never too large and up to 6 %
+        too small where many crowd at the top. `skipped` counts all updates left out because of NaN or Inf.
         """
         return self._recorder.latest()
 

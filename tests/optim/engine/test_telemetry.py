@@ -61,6 +61,24 @@ def test_both_sizes_of_an_update_are_told_for_every_kind_of_rule(rule: str, shap
     assert numbers["update_spectral"] == pytest.approx(float(torch.linalg.matrix_norm(update, 2)), rel=0.03)
 
 
+@pytest.mark.parametrize("rule", ["adamw", "muon"])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_what_is_estimated_of_large_matrices_is_near_what_a_decomposition_says(rule: str, dtype: torch.dtype) -> None:
+    torch.manual_seed(0)
+    param = nn.Parameter(torch.randn(300, 260, dtype=dtype))
+    optimizer = SpectralOptimizer([param], rule=rule, lr=0.5, telemetry_every=1)
+    before, param.grad = param.detach().clone(), torch.randn(300, 260, dtype=dtype)
+    optimizer.step()
+    update = (param.detach() - before).float() / 0.5
+    numbers = optimizer.telemetry()["all"]
+    assert numbers["update_spectral"] == pytest.approx(float(torch.linalg.matrix_norm(update, 2)), rel=0.06)
+    gradient = torch.linalg.svdvals(param.grad.float())  # after one step the momentum is a multiple of it
+    assert numbers["stable_rank"] == pytest.approx(float(gradient.square().sum() / gradient[0] ** 2), rel=0.12)
+    rows, close = param.detach().double().norm(dim=1), 1e-5 if dtype == torch.float32 else 1e-3  # of a master copy
+    assert numbers["weight_rms"] == pytest.approx(float(rows.square().mean() / 260) ** 0.5, rel=close)
+    assert numbers["weight_rms_to_inf"] == pytest.approx(float(rows.max()) * 260**0.5, rel=close)
+
+
 def test_nothing_is_collected_unless_asked() -> None:
     optimizer, matrix, _ = optimizer_with_two_roles()
     matrix.grad = torch.randn(8, 12)
