@@ -30,6 +30,7 @@ class LanguageModelMemory(MemoryAccount):
     logits: int
     kv_cache: int
     reference: int = 0
+    casts: int = 0
 
     lighter = "take a smaller model or model.weights_dtype=bfloat16 with model.lora"
 
@@ -41,7 +42,7 @@ class LanguageModelMemory(MemoryAccount):
     @property
     def total(self) -> int:
         """The peak: rollouts and the backward pass come one after the other."""
-        return self.static + max(self.activations + self.logits, self.kv_cache)
+        return self.static + self.casts + max(self.activations + self.logits, self.kv_cache)
 
     def rows(self) -> list[Row]:
         """All items."""
@@ -49,6 +50,7 @@ class LanguageModelMemory(MemoryAccount):
         return [
             ("weights", self.weights, f"{self.parameters:,} parameters{trained}"),
             ("reference", self.reference, "weights of the reference model; trainer.beta"),
+            ("casts", self.casts, "weights once more in bfloat16, in a forward pass; trainer.bf16"),
             ("gradients", self.gradients, "float32"),
             ("optimizer", self.optimizer, "state"),
             ("activations", self.activations, "estimate; trainer.gradient_checkpointing, batch.micro_batch"),
@@ -91,7 +93,7 @@ def estimate_memory(
         completion_length: tokens of a completion alone: the positions whose logits are computed.
         rollout_sequences: completions that are generated at once; 0 where another process generates.
         weights_dtype: ``float32`` or ``bfloat16``.
-        autocast: whether activations are bfloat16.
+        autocast: whether activations are bfloat16, and float32 weights are there in it as well.
         gradient_checkpointing: whether activations inside a layer are computed again.
         eager: whether attention keeps its scores, the square of the sequence per head; fused implementations do not.
         lora_r: rank of LoRA adapters; None: all parameters are trained.
@@ -126,6 +128,7 @@ def estimate_memory(
         logits=2 * 4 * micro_batch * completion_length * config.vocab_size,
         kv_cache=rollout_sequences * sequence_length * number * _kv_per_token(config),
         reference=BYTES[weights_dtype] * parameters if reference and lora_r is None else 0,
+        casts=2 * parameters if autocast and weights_dtype == "float32" else 0,
     )
 
 

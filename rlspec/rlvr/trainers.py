@@ -5,7 +5,7 @@ from __future__ import annotations
 import copy
 import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager, nullcontext
+from contextlib import contextmanager
 from functools import cache, partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -259,7 +259,8 @@ class SpectralGRPOTrainer(RlspecTrainerMixin, GRPOTrainer):
         return super().compute_loss(model, inputs, *args, **kwargs)
 
     def _generate_single_turn(self, *args: Any, **kwargs: Any) -> Any:
-        with explained(self.args) if self.use_vllm else nullcontext():
+        """Weights are cast for mixed precision once: accelerate's autocast ends with a forward pass, hence a token."""
+        with explained(self.args) if self.use_vllm else self.accelerator.autocast():
             return super()._generate_single_turn(*args, **kwargs)
 
     def _get_train_sampler(self, dataset: Any = None) -> Sampler[int]:

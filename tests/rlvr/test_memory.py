@@ -144,7 +144,9 @@ def test_kept_activations_are_within_a_factor_of_two_of_what_autograd_saves(*, e
 def test_knobs_move_the_estimate_the_right_way() -> None:
     base = estimate_memory(SIZES["0.6B"], **BATCH)
     assert estimate_memory(SIZES["0.6B"], **BATCH, gradient_checkpointing=True).activations < base.activations / 5
-    assert estimate_memory(SIZES["0.6B"], **BATCH, autocast=True).kv_cache == base.kv_cache // 2
+    cast = estimate_memory(SIZES["0.6B"], **BATCH, autocast=True)
+    assert (cast.kv_cache, cast.casts, base.casts) == (base.kv_cache // 2, base.weights // 2, 0)
+    assert estimate_memory(SIZES["0.6B"], **BATCH, autocast=True, weights_dtype="bfloat16").casts == 0
     assert estimate_memory(SIZES["0.6B"], **BATCH, weights_dtype="bfloat16").weights == base.weights // 2
     assert estimate_memory(SIZES["0.6B"], **BATCH, optimizer_bytes=lambda model: 7).optimizer == 7
 

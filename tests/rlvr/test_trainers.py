@@ -30,8 +30,8 @@ def policy() -> Qwen3ForCausalLM:
 
 def trainer(kind: type, folder: Path, *, skip_zero_advantages: bool = False, **knobs: Any) -> Any:
     config = GMPOConfig if kind is GMPOTrainer else GRPOConfig
-    arguments = {"per_device_train_batch_size": 4, "num_generations": 4, "max_steps": 4, "report_to": []}
-    args = config(output_dir=str(folder), use_cpu=True, bf16=False, **{**arguments, **knobs})
+    arguments = {"per_device_train_batch_size": 4, "num_generations": 4, "max_steps": 4, "report_to": [], "bf16": False}
+    args = config(output_dir=str(folder), use_cpu=True, **{**arguments, **knobs})
     extras = {}
     if kind is not GMPOTrainer:
         extras = {"optimizer_factory": build_optimizer, "checkpoint_extras": lambda _: {}, "keep_last": 1}
@@ -218,3 +218,23 @@ def test_rows_with_an_advantage_come_first_within_their_step_and_stay_whole() ->
         assert part["ids"].tolist() == [10 * value for value in part["advantages"].tolist()]
         assert part["words"] == [str(value) for value in part["advantages"].tolist()]
         assert part["count"] == 7
+
+
+@pytest.mark.parametrize("bf16", [True, False])
+def test_weights_are_cast_once_for_all_tokens_of_an_answer(tmp_path: Path, bf16: bool) -> None:
+    """Autocast forgets its casts where it ends. What was cast without gradients must not be met by the loss."""
+    run = trainer(SpectralGRPOTrainer, tmp_path, bf16=bf16, max_completion_length=8, max_steps=1)
+    generate, around, without = run.model.generate, [], []
+
+    def spied(*args: Any, **kwargs: Any) -> Any:
+        around.append(torch.is_autocast_enabled("cpu"))
+        return generate(*args, **kwargs)
+
+    run.model.generate = spied
+    run.create_optimizer()
+    run.optimizer.register_step_pre_hook(
+        lambda *_: without.append([name for name, value in run.model.named_parameters() if value.grad is None])
+    )
+    run.train()
+    assert around == [bf16]
+    assert without == [[]]
