@@ -317,10 +317,10 @@ class Loop:
             self.parts.targets.reset()
             self._held = state.joints
         target = human if step is None else self.parts.targets(step.action, state)
-        wanted = None if target is None else target.joints
+        meant = wanted = None if target is None else target.joints
         if wanted is not None and self._held is not None:
             wanted = self._slowed(wanted, self._held, self._share(now))
-        return target, self.parts.safety.filter(wanted, state, max(late, 0.0))
+        return target, self.parts.safety.filter(wanted, state, max(late, 0.0), meant=meant)
 
     def _slowed(self, wanted: Array, held: Array, share: float) -> Array:
         """The target, or as far towards it as a share of the velocity limits allows in one tick."""

@@ -130,13 +130,16 @@ def test_what_is_returned_is_what_was_sent(make: Make) -> None:
     assert robot.send_action({**gentle, "joint_2.pos": float("nan")}) != far
 
 
-def test_a_first_action_far_away_does_not_move_the_arm(make: Make) -> None:
+def test_a_first_action_far_away_moves_neither_arm_nor_hand(make: Make) -> None:
     robot = make()
     robot.connect()
     here = robot.get_observation()
+    far = {**{key: here[key] for key in POSITIONS}, "joint_1.pos": here["joint_1.pos"] + 0.8, "gripper.pos": 1.0}
     for _ in range(5):
-        robot.send_action({**{key: here[key] for key in POSITIONS}, "joint_1.pos": here["joint_1.pos"] + 0.8})
-    assert np.abs(joints_of(robot.get_observation()) - joints_of(here)).max() < 0.02
+        robot.send_action(far)
+    after = robot.get_observation()
+    assert np.abs(joints_of(after) - joints_of(here)).max() < 0.02
+    assert after["gripper.pos"] == pytest.approx(here["gripper.pos"], abs=0.02)  # it drops nothing that it holds
 
 
 def test_each_action_simulates_one_control_period_and_the_arm_stops_when_nobody_sends(make: Make) -> None:

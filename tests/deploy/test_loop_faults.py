@@ -377,6 +377,17 @@ def test_slow_start() -> None:
     assert slow.log.lines[5]["phase"] == "start"
 
 
+@pytest.mark.parametrize("start", ["slow_start.seconds=0", "slow_start.seconds=3"])
+def test_a_slow_start_does_not_go_where_a_start_may_not(start: str) -> None:
+    """Its first part of the way is near, wherever the way leads."""
+    run = simulation("seconds=6", start)
+    run.policy.spoil = lambda actions: np.concatenate([np.full((len(actions), 1), 1.5), actions[:, 1:]], 1)
+    outcome = run.run()
+    assert (outcome.end, outcome.fresh) == ("fault", 0)
+    assert "first_action_jump" in outcome.reason
+    assert max(speed for _, speed in run.clock.trace) == 0
+
+
 @pytest.mark.parametrize("moving", [True, False])
 def test_the_user_stop_ends_the_run_and_is_never_recovered_from(moving: bool) -> None:
     run = simulation("seconds=3")

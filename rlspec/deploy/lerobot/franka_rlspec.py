@@ -210,7 +210,7 @@ class FrankaRlspec(Robot):
             backend.stop()
         else:
             backend.command(verdict.command)
-        self._grip(target, now)
+        self._grip(target.closure if verdict.phase == "run" else None, now)  # a refused action moves nothing
         self._tell((*target.reasons, *verdict.reasons))
         if self._lockstep:
             clock.sleep_until(now + 1.0 / self.control_hz)
@@ -232,11 +232,11 @@ class FrankaRlspec(Robot):
         if self._sends == _WATCHFUL and self._waited > 0.2 * _WATCHFUL / self.control_hz:
             logger.warning("actions come faster than control_hz=%g: each has to wait; set --fps to it", self.control_hz)
 
-    def _grip(self, target: Target, now: float) -> None:
+    def _grip(self, closure: float | None, now: float) -> None:
         if problem := self._hand.problem(now):
             raise RobotError(problem)
-        if target.closure is not None:
-            self._hand.drive(target.closure, now)
+        if closure is not None:
+            self._hand.drive(closure, now)
 
     def _tell(self, reasons: tuple[str, ...]) -> None:
         """Say once why actions are not sent as they are."""

@@ -8,7 +8,8 @@ after it, and when requests end, or none can be met, that way is taken. Requests
 brake pass unchanged, bit for bit.
 
 What happens:
-- start: the first request must lie within `first_jump` of the measured joints, and these must stand still.
+- start: the first request, and the target towards which it is a slow start's part of the way, must lie within
+  `first_jump` of the measured joints, and these must stand still.
 - run: requests are followed; positions are clipped, steps and changes of velocity that are too large shortened as a
   whole (their direction stays), what would leave the box slides along its wall, and what could not brake in time is
   slowed joint by joint. A request that is out of reach is approached so that it is not overshot.
@@ -147,16 +148,24 @@ def filter_action(
 
 
 def advance(
-    memory: Memory, requested: ArrayLike | None, state: RobotState, age: float, bounds: Bounds, settings: SafetySettings
+    memory: Memory,
+    requested: ArrayLike | None,
+    state: RobotState,
+    age: float,
+    bounds: Bounds,
+    settings: SafetySettings,
+    meant: Array | None = None,
 ) -> tuple[FilterVerdict, Memory]:
-    """One tick with the figures of `Bounds` at hand."""
+    """One tick with the figures of `Bounds` at hand; a start is judged by what is `meant`, or else requested."""
     wanted, refusal = _usable(requested, age, settings)
     trouble = _trouble(memory, state, bounds, settings)
     if not trouble and memory.phase in ("start", "stop"):
         trouble = _beyond(state, bounds)
     if not trouble and not refusal and memory.phase == "stop":
         memory = _begin(memory.control_hz, state.joints.copy())
-    refusal = trouble or refusal or (_bad_start(wanted, state, settings) if memory.phase == "start" else "")
+    refusal = trouble or refusal
+    if not refusal and memory.phase == "start":
+        refusal = _bad_start(wanted if meant is None else meant, state, settings)
     if refusal:
         return _hold(memory, refusal, bounds, settings)
     target, plan, reasons = limit(memory.motion, memory.plan, memory.asked, wanted, bounds)
@@ -267,7 +276,12 @@ class SafetyFilter:
         self._memory = start(state, self.limits, self.control_hz)
 
     def filter(
-        self, requested: ArrayLike | Sequence[float] | None, state: RobotState, age: float = 0.0
+        self,
+        requested: ArrayLike | Sequence[float] | None,
+        state: RobotState,
+        age: float = 0.0,
+        *,
+        meant: Array | None = None,
     ) -> FilterVerdict:
         """Judge the request of one tick.
 
@@ -275,10 +289,11 @@ class SafetyFilter:
             requested: Joint target, (7,) radians; None: there is none.
             state: Newest measurement.
             age: Seconds since the tick for which the request was meant.
+            meant: Where `requested` is a first part of the way: its end, (7,) radians, by which a start is judged.
         """
         assert self._memory is not None, "reset comes first"
         memory = self._memory
         if self._by_velocity and not _trouble(memory, state, self.bounds, self.settings):
             memory = _moved(memory, state.joints - memory.motion.x)
-        verdict, self._memory = advance(memory, requested, state, age, self.bounds, self.settings)
+        verdict, self._memory = advance(memory, requested, state, age, self.bounds, self.settings, meant)
         return verdict
