@@ -14,11 +14,9 @@ from rlspec.comparison.estimates import Estimate, estimate, paired_differences
 from rlspec.comparison.history import deviations
 from rlspec.comparison.measures import SCORES
 from rlspec.comparison.plan import Plan
-from rlspec.comparison.running import unfinished_status
+from rlspec.comparison.running import TO_COME, unfinished_status
 from rlspec.comparison.sweep import ArmResults, Result
 from rlspec.versions import library_versions
-
-_TO_COME = {"missing", "running", "interrupted"}
 
 
 def build_report(plan: Plan, results: Sequence[ArmResults], out: Path, command: str) -> dict[str, Any]:
@@ -34,7 +32,7 @@ def build_report(plan: Plan, results: Sequence[ArmResults], out: Path, command: 
         "plan_sha256": plan.sha256,
         "followed": not departed,
         "deviations": departed,
-        "unfinished": _without_result(results, out, _TO_COME, "still to come:"),
+        "unfinished": _without_result(results, out, TO_COME, "still to come:"),
         "command": command,
         "machine": machine(),
         "versions": library_versions(),
@@ -216,7 +214,7 @@ def _tuning_table(arms: Sequence[Mapping[str, Any]], words: str) -> list[str]:
     lines = [f"Tuning, {words} at each rate (the best in bold):", "", "| arm | rate: score | |", "|---|---|---|"]
     for arm in arms:
         cells = [_tuned_cell(rate, arm) for rate in sorted({run["lr"] for run in arm["tuning"]})]
-        waiting = sum(run["status"] in _TO_COME for run in arm["tuning"])
+        waiting = sum(run["status"] in TO_COME for run in arm["tuning"])
         note = "the best rate is at the end of what was tried" if arm["at_edge"] and not waiting else ""
         note = f"{waiting} runs to come" if waiting else note
         lines.append(f"| {arm['name']} | {', '.join(filter(None, cells))} | {note} |")

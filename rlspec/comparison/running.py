@@ -21,6 +21,7 @@ from rlspec.run_directory import RECIPE, SUMMARY, RunDirectory
 
 Kind = Literal["tune", "claim"]
 Summary = dict[str, Any]
+TO_COME = {"missing", "running", "interrupted"}  # states of a run that may still get a result
 
 
 @dataclass(frozen=True)

@@ -13,7 +13,15 @@ from rlspec.comparison.history import record_plan
 from rlspec.comparison.length import same_samples, same_seconds
 from rlspec.comparison.measures import SCORES, RunMeasures, measure
 from rlspec.comparison.plan import Plan
-from rlspec.comparison.running import PlannedRun, RunTrainer, Summary, check_jobs, planned_run
+from rlspec.comparison.running import (
+    TO_COME,
+    PlannedRun,
+    RunTrainer,
+    Summary,
+    check_jobs,
+    planned_run,
+    unfinished_status,
+)
 from rlspec.comparison.tuning import Score, Tuned, tune
 
 Further = Callable[[Path], Mapping[str, float]]
@@ -99,7 +107,7 @@ class Sweep:
         pace = None
         if plan.tune.wanted:
             arm.tuned = tune(plan.tune, name, lambda rates: self._tuning(arm, rates))
-            waiting = self.runner.stopped.is_set() and any(result.summary is None for result in arm.tuning)
+            waiting = self.runner.stopped.is_set() and any(map(self._to_come, arm.tuning))
             arm.lr = None if waiting else arm.tuned.best  # what is not tried yet may be better
             paces = sorted(r.measured.seconds_per_step or 0.0 for r in arm.tuning if r.measured)
             pace = paces[len(paces) // 2] if paces else None
@@ -110,6 +118,9 @@ class Sweep:
         more = self._length(name, pace)
         arm.runs = self._results([planned_run(plan, name, "claim", seed, arm.lr, more) for seed in plan.seeds])
         return arm
+
+    def _to_come(self, result: Result) -> bool:
+        return result.summary is None and unfinished_status(self.runner.out / result.job.folder) in TO_COME
 
     def _tuning(self, arm: ArmResults, rates: Sequence[float]) -> dict[float, list[Score]]:
         seeds = self.plan.tune.seeds

@@ -222,6 +222,17 @@ def test_what_is_there_is_reported_without_training(tmp_path: Path, capsys: pyte
     assert sorted(path for path in tmp_path.rglob("*.json") if path.name != "report.json") == before
 
 
+def test_a_failed_tuning_run_loses_without_training_too(tmp_path: Path) -> None:
+    tune = {"lr": [1e-5, 1e-4, 1e-3]}
+    sweep(tmp_path, Imitation(failing=["optim.lr=0.001"]), tune=tune).run()
+    given = ["recipe=debug_grpo", "optim=adamw,muon", "seed=0,1,2", "tune.lr=[1e-5,1e-4,1e-3]", f"out={tmp_path}"]
+    (tmp_path / "muon" / "tune-lr_0.001-seed_100.log").unlink()  # that one is still to come, and may be the best
+    assert compare.main([*given, "train=false"]) == 1
+    adamw, muon = json.loads((tmp_path / "report.json").read_text())["arms"]
+    assert (adamw["lr"], len(adamw["runs"])) == (1e-4, 3)
+    assert (muon["lr"], muon["runs"]) == (None, [])
+
+
 def test_what_is_still_to_come_is_no_departure_from_the_plan(tmp_path: Path) -> None:
     given = ["recipe=debug_grpo", "seed=0,1,2,3", f"out={tmp_path}", "train=false"]
 
