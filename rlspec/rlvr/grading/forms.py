@@ -46,7 +46,7 @@ class Form:
             given without names; the cells of a matrix, row by row; of an equation, the right side.
         mark: brackets of a tuple (`(]`), operators of a relation, shape and kind of a matrix, the names of named
             values; how a list of relations is joined (`and`, `or`, `,`); `text` for a word that a text command wrote.
-        unit: canonical unit of a scalar, `?word` where it is unknown.
+        unit: canonical unit of a scalar, its unknown words as `?word`.
     """
 
     kind: Kind
@@ -347,5 +347,5 @@ def _split_unit(tokens: Tokens) -> tuple[Tokens, str | None]:
         start -= 1
     if start == end:
         return tokens, None
-    unit = unit_of(" ".join(token[6:-1].strip() for token in tokens[start:end]), power)
+    unit = unit_of(" ".join(token[6:-1].strip() for token in tokens[start:end]), power, one=tokens[:start] == ["1"])
     return (tokens[:start], unit) if unit else (tokens, None)

@@ -17,6 +17,7 @@ _TEXT = re.compile(r"\\(?:text|mbox|begin|end|textbf|mathrm)\s*\{[^{}]*\}")
 TRIED_PER_WANTED = 20  # candidates for every wrong answer wanted, where few are certainly wrong
 _OTHER_UNIT = {
     **dict.fromkeys(("centimeter", "meter", "kilometer", "inch", "foot", "mile"), "mm"),
+    **dict.fromkeys(("gram", "kilogram"), "mg"),
     **dict.fromkeys(("centimeter^2", "meter^2", "foot^2", "inch^2"), "mm^2"),
     **dict.fromkeys(("dollar", "euro"), "cents"),
     **dict.fromkeys(("hour", "minute", "day", "week", "year"), "seconds"),
@@ -120,9 +121,12 @@ def _transposed(text: str) -> list[Variant]:
 
 
 def _units(text: str, form: Form) -> Iterator[Variant]:
-    """Another known unit of the same kind."""
-    if form.kind == "scalar" and form.unit in _OTHER_UNIT:
-        yield Variant("other unit", f"{form.text}\\text{{ {_OTHER_UNIT[form.unit]}}}")
+    """Another unit of the same kind, another thing that is counted, and the imaginary unit in a text."""
+    other = "lemons" if form.unit and form.unit[0] == "?" else _OTHER_UNIT.get(form.unit or "")
+    if form.kind == "scalar" and other:
+        yield Variant("other unit", f"{form.text}\\text{{ {other}}}")
+    if form.kind == "scalar" and form.unit is None and plain_number(form.text) is not None:
+        yield Variant("imaginary unit", f"{form.text}\\text{{i}}")
     if form.kind == "scalar" and form.unit == "dollar":
         yield Variant("other currency", f"{form.text}€")
         yield Variant("other currency sign", f"£{form.text}")

@@ -5,9 +5,10 @@ Every pass is linear in the length of the text. Policies, all of them deliberate
 - **Boxes and GSM8K.** The text after the last `####` counts; an inner `\boxed{}` is unwrapped.
 - **Percent, money, degrees, unit words** are units: `10\%`, `\$10`, `10^\circ C`, `10\text{ cm}`, `10 m/s` and
   `$10$ hours` all have the body `10`. A unit that only one side writes is ignored, so `10\%` equals `10` (and never
-  `0.1`). Two *known* units that differ (`5\text{ cents}` and `5\text{ dollars}`) are different; a unit word nobody
-  knows is ignored. Words that carry a value (`million`, `dozen`, `or`, `more`, ...) are not units, and such an answer
-  is unreadable. One bare letter (`5 m`) is a factor.
+  `0.1`). Two units that differ (`5\text{ cents}` and `5\text{ dollars}`, `miles north` and `miles south`) are
+  different; words that only one side has beside it (`apples`, `red apples`) are ignored. What is no known unit and no
+  plural (`million`, `K`, `six`, `wrong`) may carry a value: it is no unit, and such an answer is unreadable. One bare
+  letter (`5 m`) is a factor, and so is `\text{i}` without a space.
 - **What people type** for TeX (`<=`, `pi/2`, `sqrt(2)`, `4.5e33`, `2 3/4`, full-width signs): see `typed.py`.
 - **Thousands.** `1,080`, `10,\!080`, `1{,}080` and `1 080` are numbers outside of brackets; inside `( )`, `[ ]` and
   `\{ \}` a bare comma separates elements.
@@ -34,7 +35,7 @@ from __future__ import annotations
 import re
 
 from rlspec.rlvr.grading.typed import FUNCTIONS, Tokens, as_tex, mixed_numbers, named_letters
-from rlspec.rlvr.grading.units import SIGNS, bare_unit
+from rlspec.rlvr.grading.units import KNOWN, SIGNS, bare_unit
 
 _TOKEN = re.compile(
     r"\\(?:begin|end)\s*+\{[A-Za-z*]+\}|\\[A-Za-z]+|\\.|[0-9]+(?:\.[0-9]+)?|\.[0-9]+|\s+|.",
@@ -208,7 +209,7 @@ def _text_tokens(command: str, content: Tokens) -> Tokens:
         return [words]
     if words.strip(", ") in ("and", "or"):
         words = words.strip(", ")
-    if command == r"\mathrm" and len(words) == 1 and start == 0:
+    if len(words) == 1 and start == 0 and (command == r"\mathrm" or (words.islower() and words not in KNOWN)):
         return [words]
     return ["\\text{" + words + "}"] if words else []
 

@@ -1,4 +1,8 @@
-"""Units at the end of an answer: which words are units, which of them name the same one."""
+"""Units at the end of an answer: which words are units, which of them name the same one.
+
+A word nobody knows is a unit only beside a known one or where it is what is counted, which is a plural (`apples`): so
+`K`, `lakh`, `factorial`, `six` and whatever else may change the value is none, without being listed.
+"""
 
 from __future__ import annotations
 
@@ -18,24 +22,28 @@ _NAMES: dict[str, str] = {
     "celsius": "celsius centigrade",
     "fahrenheit": "fahrenheit",
     "radian": "radian radians rad",
-    "millimeter": "mm millimeter millimeters millimetre millimetres",
-    "centimeter": "cm centimeter centimeters centimetre centimetres",
-    "meter": "m meter meters metre metres",
-    "kilometer": "km kilometer kilometers kilometre kilometres",
+    "millimeter": "mm",
+    "centimeter": "cm",
+    "meter": "m",
+    "kilometer": "km kms",
     "inch": "in inch inches in.",
     "foot": "ft foot feet ft.",
     "yard": "yd yard yards",
     "mile": "mi mile miles",
-    "gram": "g gram grams",
-    "kilogram": "kg kilogram kilograms",
+    "gram": "g",
+    "kilogram": "kg kgs",
     "pound": "pound pounds",
     "pound-mass": "lb lbs lb. lbs.",
     "ounce": "oz ounce ounces",
-    "liter": "l liter liters litre litres",
-    "milliliter": "ml milliliter milliliters",
+    "liter": "l",
+    "milliliter": "ml",
+    "cup": "cup cups",
+    "acre": "acre acres",
+    "ton": "ton tons",
+    "unit": "unit units",
     "gallon": "gal gallon gallons",
-    "millisecond": "ms millisecond milliseconds",
-    "second": "s sec secs second seconds",
+    "millisecond": "ms",
+    "second": "s sec secs",
     "minute": "min mins minute minutes",
     "hour": "h hr hrs hour hours",
     "day": "day days",
@@ -43,12 +51,39 @@ _NAMES: dict[str, str] = {
     "month": "month months",
     "year": "yr yrs year years",
 }
-KNOWN: dict[str, str] = {word: unit for unit, words in _NAMES.items() for word in words.split()}
+_PREFIXES = {"": "", "nano": "n", "micro": "u", "milli": "m", "centi": "c", "kilo": "k", "mega": "M", "giga": "G"}
+_METRIC = {
+    "meter": "m",
+    "gram": "g",
+    "second": "s",
+    "liter": "L",
+    "hertz": "Hz",
+    "watt": "W",
+    "joule": "J",
+    "newton": "N",
+    "pascal": "Pa",
+    "volt": "V",
+    "byte": "B",
+}
+_PREFIXED = {short + symbol: big + unit for big, short in _PREFIXES.items() for unit, symbol in _METRIC.items()}
+KNOWN: dict[str, str] = {
+    **{unit + plural: unit for unit in _PREFIXED.values() for plural in ("", "s")},
+    **{re.sub("er$", f"re{plural}", unit): unit for unit in _PREFIXED.values() for plural in ("", "s")},
+    **{word: unit for unit, words in _NAMES.items() for word in words.split()},
+}
+# In a text only, as bare `kN` is a product, and with their case; without `B`, as `5B` is five billion.
+_SYMBOLS = {
+    **{symbol: unit for symbol, unit in _PREFIXED.items() if symbol != "B"},
+    **dict.fromkeys(("am", "AM", "a.m.", "A.M."), "ante-meridiem"),
+    **dict.fromkeys(("pm", "PM", "p.m.", "P.M."), "post-meridiem"),
+    **dict.fromkeys(("BC", "BCE", "B.C."), "before-Christ"),
+    **dict.fromkeys(("AD", "CE", "A.D."), "anno-Domini"),
+}
 SIGNS = {
     r"\$": "dollar",
     "€": "euro",
     "£": "sterling",
-    "¥": "?¥",  # yen or yuan
+    "¥": "yen-or-yuan",
     "₹": "rupee",
     "₩": "won",
     "¢": "cent",
@@ -57,23 +92,36 @@ SIGNS = {
 DEGREES = {"C": "celsius", r"\text{C}": "celsius", "F": "fahrenheit", r"\text{F}": "fahrenheit"}
 _SHORT = {"mph": "mile per hour", "kph": "kilometer per hour", "kmh": "kilometer per hour", "mpg": "mile per gallon"}
 _POWERS = {"square": 2, "sq": 2, "sq.": 2, "cubic": 3, "cu": 3}
-_BARE = {word for word in KNOWN if len(word) > 1} | _POWERS.keys() | _SHORT.keys() | {"per"}
 _LOOSE = (  # one word for several units
     {"pound", "pound-mass"},
     {"pound", "sterling"},
+    {"yen-or-yuan", "yen"},
+    {"yen-or-yuan", "yuan"},
     {"degree", "celsius"},
     {"degree", "fahrenheit"},
 )
-_MONEY = frozenset(("dollar", "cent", "euro", "sterling", "pound", "yen", "yuan", "rupee", "won"))
+_MONEY = frozenset(("dollar", "cent", "euro", "sterling", "pound", "yen", "yuan", "yen-or-yuan", "rupee", "won"))
 
 # Words that change the value or join two answers: what stands before them is not the answer.
 _NOT_UNITS = frozenset(
-    """or and to not if more less than over under least most between no never minus plus times hundred thousand million
-    billion trillion dozen dozens half halves third thirds quarter quarters tenth tenths hundredth hundredths pair pairs
-    double triple squared cubed mod modulo base remainder below above about approximately pi score negative
-    hundreds thousands millions billions approx roughly around by divided multiplied is equals""".split()  # noqa: SIM905
+    """or and to not if more less than over under least most between no never minus plus times squared cubed mod modulo
+    remainder below above about approximately pi negative approx roughly around by divided multiplied is equals does has
+    was yes always perhaps sometimes besides binary octal hexadecimal wrong incorrect false""".split()  # noqa: SIM905
 )
-_WORD = re.compile(r"[A-Za-z][A-Za-z'-]*\.?\Z", re.ASCII)
+_NUMBER_WORD = re.compile(  # in the singular
+    r"(?:.*-)?(?:one|two|three|four|five|six|seven|eight|nine|ten|eleven|twelve|(?:twen|thir|for|fif|six|seven|eigh|nine)ty"
+    r"|(?:thir|four|fif|six|seven|eigh|nine)teen(?:th)?|(?:hundred|thousand|million|billion|trillion)(?:th)?"
+    r"|half|halve|third|quarter|fourth|fifth|sixth|seventh|eighth|ninth|tenth|eleventh|twelfth|[a-z]+tieth"
+    r"|lakh|crore|myriad|dozen|score|gross|grand|pair|double|triple|base)\Z"
+)
+_WORD = re.compile(r"[A-Za-z][A-Za-z'-]{2,}\.?\Z", re.ASCII)
+_COUNTED = re.compile(
+    r"[a-z'-]+[^sui]s'?\Z|(?:.*men|people|.*children|.*fish|sheep|deer|mice|teeth|geese|dice"
+    r"|candy|pizza|fruit|money|water|food|total|altogether|left|remaining|each)\Z"
+)
+_SINGULARS = {"people": "person", "children": "child", "men": "man", "women": "woman"}
+_LITTLE = frozenset(("a", "an", "of", "the", "in", "on", "at"))
+_ANY_UNIT = re.compile(r"unit(?:\^[0-9])?\Z")
 _NUMBER = re.compile(r"[-+]?\s?(?:\\\$)?[0-9][0-9,./]*+\Z", re.ASCII)
 _ONE = r"[A-Za-z]{1,20}\.?(?:\^\{?[23]\}?)?"
 _LAST_WORDS = re.compile(rf"(?<=[0-9)}}\]])\s++(?P<words>{_ONE}(?:(?:\s?/\s?|\s){_ONE}){{0,3}})\Z", re.ASCII)
@@ -114,34 +162,63 @@ def bare_unit(text: str) -> str:
     return f"{body}\\text{{{words.rstrip('.')}}}"
 
 
-def unit_of(words: str, power: int = 1) -> str | None:
-    r"""Canonical name of a unit (`meter per second^2`), `?words` for an unknown one, None where the words are no unit.
+def unit_of(words: str, power: int = 1, *, one: bool = False) -> str | None:
+    r"""Canonical name of a unit, or None where the words are no unit.
+
+    Known parts have their names (`meter per second^2`), unknown ones are marked (`mile ?north`, `?apple`).
 
     Args:
         words: `cm`, `square feet per minute`, `m/s^2`.
         power: of the last unit, as in `\text{cm}^2`.
+        one: whether it is of the number 1, and what is counted so a singular.
     """
-    parts = words.lower().replace("/", " per ").replace(" ^", "^").split()
+    parts = words.replace("/", " per ").replace(" ^", "^").split()
     if not parts or sum(part != "per" for part in parts) > MAX_WORDS:
         return None
     canonical: list[str] = []
-    known, raised = True, 1
+    amount, raised = one, 1
     for i, part in enumerate(parts):
         found = _RAISED.search(part)
         exponent = (int(found[1]) if found else 1) * (power if i == len(parts) - 1 else 1)
         word = part[: found.start()] if found else part
-        if word != "%" and (not _WORD.match(word) or word.rstrip(".") in _NOT_UNITS):
-            return None
-        if word in _POWERS:
-            raised *= _POWERS[word]
-            continue
-        named = _SHORT.get(word) or KNOWN.get(word)
-        known = known and (named is not None or word == "per")
-        canonical.append(_raise(named or word, exponent * raised))
-        raised = 1
-    if known and canonical[0] == "degree" and canonical[1:] in (["celsius"], ["fahrenheit"]):
-        return canonical[1]
-    return " ".join(canonical) if known and raised == 1 else "?" + " ".join(parts)
+        if word.lower() in _POWERS:
+            raised *= _POWERS[word.lower()]
+        elif word == "per":
+            canonical.append(word)
+        elif word.lower() not in _LITTLE or (word == "in" and parts[i + 1 : i + 2] in ([], ["per"])):
+            name = _known(word) or _unknown(word)
+            if name is None:
+                return None
+            canonical.append(_raise(name, exponent * raised))
+            amount = amount or name[0] != "?" or _COUNTED.match(word.lower()) is not None
+            raised = 1
+    if not amount or raised != 1:
+        return None
+    return canonical[1] if canonical in (["degree", "celsius"], ["degree", "fahrenheit"]) else " ".join(canonical)
+
+
+def _known(word: str) -> str | None:
+    """The unit that a word names; case counts where a capital would be another prefix, or a number (`M`, `K`)."""
+    if word in _SYMBOLS or (len(word) == 1 and word.isupper()) or (len(word) == 2 and word[0] == "M"):
+        return _SYMBOLS.get(word)
+    return _SHORT.get(word.lower()) or KNOWN.get(word.lower())
+
+
+def _unknown(word: str) -> str | None:
+    """A word that is no known unit, in the singular and marked; None where it may change the value."""
+    lower = word.lower().rstrip(".'")
+    single = _singular(lower)
+    if not _WORD.match(word) or lower in _NOT_UNITS or _NUMBER_WORD.match(single):
+        return None
+    return f"?{single}"
+
+
+def _singular(word: str) -> str:
+    if word.endswith("ies") and len(word) > 4:
+        return f"{word[:-3]}y"
+    if word.endswith(("sses", "shes", "ches", "xes", "zes")):
+        return word[:-2]
+    return _SINGULARS.get(word) or (word[:-1] if word.endswith("s") and not word.endswith("ss") else word)
 
 
 def _raise(name: str, power: int) -> str:
@@ -149,10 +226,17 @@ def _raise(name: str, power: int) -> str:
 
 
 def units_conflict(one: str | None, other: str | None) -> bool:
-    """Whether both units are known and differ; an amount of money may leave out what it is paid for."""
-    if one is None or other is None or one.startswith("?") or other.startswith("?") or one == other:
+    """Whether two units differ in a known one, or each has an unknown word that the other has not.
+
+    A unit that one side leaves out does not count, nor what an amount of money is paid for, nor mere `units`.
+    """
+    if one is None or other is None or one == other or bool(_ANY_UNIT.match(one)) != bool(_ANY_UNIT.match(other)):
         return False
-    if {one, other} in _LOOSE:
+    words, others = ({word for word in unit.split() if word[0] == "?"} for unit in (one, other))
+    if not (words <= others or others <= words):
+        return True
+    known, also = (" ".join(word for word in unit.split() if word[0] != "?") for unit in (one, other))
+    if known == also or {known, also} in _LOOSE:
         return False
-    (first, per, _), (second, also_per, _) = one.partition(" per "), other.partition(" per ")
+    (first, per, _), (second, also_per, _) = known.partition(" per"), also.partition(" per")
     return not (bool(per) != bool(also_per) and first == second and first in _MONEY)

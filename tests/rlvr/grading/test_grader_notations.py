@@ -10,6 +10,19 @@ from rlspec.rlvr.grading import equivalents, grade_answer, mutate
 SAME = [
     (r"\$15\text{ per hour}", r"\$15"),
     (r"\$9 per hour", "9"),
+    (r"42\text{ apples}", "42"),
+    ("18 eggs", "18"),
+    (r"42\text{ red apples}", r"42\text{ apples}"),
+    (r"1\text{ box}", r"1\text{ boxes}"),
+    (r"1\text{ apple}", "1"),
+    (r"12\text{ eggs in total}", "12"),
+    (r"5\text{ miles north}", r"5\text{ miles}"),
+    (r"\frac12\text{ square unit}", r"\frac12\text{ cm}^2"),
+    (r"12\text{ PM}", r"12\text{ p.m.}"),
+    (r"5\text{ MB}", r"5\text{ megabytes}"),
+    (r"5\text{ KM}", r"5\text{ kilometres}"),
+    (r"3\text{i}", "3i"),
+    (r"\text{e}^2", "e^2"),
     ("log_2(3)", r"\log_2 3"),
     ("2sqrt(3)", r"2\sqrt3"),
     ("-7 1/2", "-7.5"),
@@ -205,7 +218,53 @@ DIFFERENT = [
     ("3", "x!=3"),
     ("72 or 73", "72"),
     ("n=1,2,3", "n=2,3,4"),
+    (r"12\text{ PM}", r"12\text{ AM}"),
+    (r"3:45\text{ p.m.}", r"3:45\text{ a.m.}"),
+    (r"300\text{ BC}", r"300\text{ AD}"),
+    (r"5\text{ miles north}", r"5\text{ miles south}"),
+    (r"5\text{ gain}", r"5\text{ loss}"),
+    (r"\frac12\text{ hour faster}", r"\frac12\text{ hour slower}"),
+    (r"5\text{ mg}", r"5\text{ kg}"),
+    (r"5\text{ MHz}", r"5\text{ Hz}"),
+    (r"5\text{ MW}", r"5\text{ mW}"),
+    (r"5\text{ GB}", r"5\text{ MB}"),
+    (r"5\text{ km}", r"5\text{ nm}"),
+    (r"5\text{ N}", r"5\text{ J}"),
+    (r"5\text{ quarts}", r"5\text{ pints}"),
+    (r"5\text{ acres}", r"5\text{ hectares}"),
+    (r"5\text{ decades}", r"5\text{ years}"),
+    (r"5\text{ boys}", r"5\text{ girls}"),
+    (r"5\text{ apples}", r"\$5"),
+    (r"5\text{ square units}", r"5\text{ cubic units}"),
+    (r"3+5\text{i}", "8"),
+    (r"5\text{i}", "5"),
+    (r"5\text{ square}", "5"),
 ]
+
+# Words that change the value of the number before them, or may.
+NO_UNITS = (
+    "K",
+    "M",
+    " lakh",
+    " lakhs",
+    " crore",
+    " gross",
+    " bn",
+    " grand",
+    " fourths",
+    " eighths",
+    " twenty-fifths",
+    " factorial",
+    " root",
+    " percent of x",
+    " in binary",
+    "x",
+    "e",
+    " six",
+    " point five",
+    " points five",
+    " wrong",
+)
 
 # The question's own equation or inequality is no answer to it, but its solution is equal to it.
 UNSOLVED = [
@@ -226,6 +285,13 @@ def test_both_spellings_are_accepted_for_each_other(one: str, other: str) -> Non
 def test_near_misses_are_refused_whichever_is_the_gold(one: str, other: str) -> None:
     assert grade_answer(one, other).correct is False
     assert grade_answer(other, one).correct is False
+
+
+@pytest.mark.parametrize("words", NO_UNITS)
+@pytest.mark.parametrize("gold", ["5", r"\$5", r"5\text{ apples}"])
+def test_a_word_that_may_change_the_value_is_no_unit(words: str, gold: str) -> None:
+    assert grade_answer(rf"5\text{{{words}}}", gold).correct is False
+    assert grade_answer(f"5{words}", gold).correct is False
 
 
 @pytest.mark.parametrize(("answer", "gold"), UNSOLVED)
@@ -252,6 +318,8 @@ GOLDS = [
     "72",
     r"5\text{ m/s}",
     r"\$5",
+    r"6\text{ kg}",
+    r"6\text{ apples}",
     r"60^\circ",
 ]
 
