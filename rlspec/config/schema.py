@@ -235,6 +235,7 @@ class Evaluation(Section):
 class Guard(Section):
     """Stops a collapsed run: the reward's running mean stayed below `fraction` of its best for `patience` steps.
 
+    The best has to be above 0; of rewards below 0 the fraction counts from the lowest.
     And one that cannot learn: in no group of `spread` steps in a row did rewards differ.
     """
 

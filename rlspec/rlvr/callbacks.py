@@ -78,22 +78,25 @@ class CollapseGuard(TrainerCallback):
     """Stops a run whose reward has collapsed.
 
     The running mean of the reward over `window` logged steps is compared with its best so far; after `patience` logged
-    steps below `fraction` of it the run is saved and stopped.
+    steps below `fraction` of it the run is saved and stopped. Of rewards below 0 the fraction counts from the lowest of
+    a step; while the best is not above 0 nothing is watched, which is said once.
     """
 
     def __init__(self, settings: Guard, display: Display, rewards: Sequence[float] = ()) -> None:
         self.settings = settings
         self.display = display
         self.rewards: list[float] = []
-        self.best = 0.0
+        self.best = -math.inf
+        self.lowest = 0.0  # of single steps
         self.below = 0
+        self.idle = False
         self.collapsed = False
         for reward in rewards:  # of the steps before a resume
             self.observe(reward)
         self.below = 0  # who resumes a collapsed run wants it to have another chance
 
     def observe(self, reward: float) -> bool:
-        """Take in one step's mean reward in [0, 1]; True when the run has collapsed.
+        """Take in one step's mean reward; True when the run has collapsed.
 
         NaN, where the grader could judge no sample, says nothing.
         """
@@ -101,11 +104,17 @@ class CollapseGuard(TrainerCallback):
             return False
         window = self.settings.window
         self.rewards = [*self.rewards, reward][-window:]
+        self.lowest = min(self.lowest, reward)
         if len(self.rewards) == window:
             mean = sum(self.rewards) / window
             self.best = max(self.best, mean)
-            self.below = self.below + 1 if mean < self.settings.fraction * self.best else 0
+            self.below = self.below + 1 if self.best > 0 and mean < self.limit else 0
         return self.below >= self.settings.patience
+
+    @property
+    def limit(self) -> float:
+        """The mean reward below which a run is about to collapse."""
+        return self.lowest + self.settings.fraction * (self.best - self.lowest)
 
     def on_log(self, args: Any, state: TrainerState, control: TrainerControl, logs: Any = None, **_: Any) -> None:
         """Judge the reward of a logged step."""
@@ -114,13 +123,16 @@ class CollapseGuard(TrainerCallback):
             return
         if self.observe(float(reward)):
             self.collapsed = True
-            window, fraction, patience = self.settings.window, self.settings.fraction, self.settings.patience
+            window, patience = self.settings.window, self.settings.patience
             self.display.warn(
-                f"collapsed: the mean reward of {window} steps stayed below {fraction:g} of its best "
-                f"({self.best:.3f}) for {patience} steps; saving and stopping at step {state.global_step}"
+                f"collapsed: the mean reward of {window} steps stayed below {self.limit:.3f} (its best: "
+                f"{self.best:.3f}) for {patience} steps; saving and stopping at step {state.global_step}"
             )
             control.should_save = True
             control.should_training_stop = True
+        elif not self.idle and -math.inf < self.best < 0:
+            self.idle = True
+            self.display.line("the mean reward is below 0: no collapse is looked for until it has been above")
 
 
 class InterruptCallback(TrainerCallback):

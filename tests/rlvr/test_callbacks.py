@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from types import SimpleNamespace
+
+import pytest
 
 from rlspec.config.schema import Guard
 from rlspec.display import Display, format_step
@@ -36,6 +39,36 @@ def test_a_resumed_guard_knows_the_best_before_and_has_its_patience_again() -> N
 def test_a_step_that_the_grader_could_not_judge_neither_counts_nor_clears() -> None:
     rewards = [0.8] * 6 + [0.1] * 3 + [math.nan] + [0.1] * 10
     assert collapse_step(rewards, guard()) == 11
+
+
+def falling(start: float, end: float, steps: int = 30) -> list[float]:
+    return [start + (end - start) * step / (steps - 1) for step in range(steps)]
+
+
+@pytest.mark.parametrize(
+    ("rewards", "collapses"),
+    [
+        ([-85.0, -83.0, -88.0] * 10, False),
+        (falling(-100, -1), False),
+        ([-0.4, -0.5] * 15, False),
+        ([-0.8, -0.9] * 5 + [0.05, -0.05] * 10, False),  # of -1 and 1: a fraction of 0.05 is nothing
+        ([-1.0] * 5 + [0.8] * 10 + [-0.9] * 10, True),
+        (falling(-1, -2) + [0.5] * 5 + [-1.9] * 10, True),
+        ([0.8] * 6 + falling(-1, -50, 10), True),
+    ],
+)
+def test_a_reward_below_0_has_collapsed_only_where_it_falls_far_from_a_best_above_0(
+    rewards: list[float], collapses: bool
+) -> None:
+    assert (collapse_step(rewards, guard()) is not None) == collapses
+
+
+def test_that_nothing_is_watched_below_0_is_said_once(capsys: pytest.CaptureFixture[str]) -> None:
+    watch, control = guard(), SimpleNamespace()
+    watch.display = Display("plain")
+    for _ in range(14):
+        watch.on_log(None, SimpleNamespace(global_step=1), control, {"reward": -85.0})  # type: ignore[arg-type]
+    assert not watch.collapsed and capsys.readouterr().out.count("no collapse is looked for") == 1
 
 
 def test_a_step_shows_reward_lengths_and_what_probes_say() -> None:
