@@ -207,11 +207,13 @@ class SpectralGRPOTrainer(RlspecTrainerMixin, GRPOTrainer):
     train_dataset: Any
 
     def __init__(self, *args: Any, model: Any, skip_zero_advantages: bool = False, **kwargs: Any) -> None:
+        rewards = kwargs["reward_funcs"]
+        count = len(rewards) if isinstance(rewards, list) else 1  # before TRL appends to this very list
         with _reference_copied_from(model):
             super().__init__(*args, model=model, **kwargs)
         # Experts have a loss of their own, whatever an answer earned.
         self._skips_zero = skip_zero_advantages and not self.aux_loss_enabled
-        self._keep_rewards(len(kwargs["reward_funcs"]) if isinstance(kwargs["reward_funcs"], list) else 1)
+        self._keep_rewards(count)
 
     def _keep_rewards(self, count: int) -> None:
         """TRL adds an environment's `get_reward` on its own; the recipe's `reward=environment` asks it already."""

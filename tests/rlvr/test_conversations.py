@@ -116,14 +116,16 @@ def train_batch(
     verifier: Verifier,
     folder: Path,
     problems: Sequence[Problem] = PROBLEMS,
+    others: Sequence[Verifier] = (),
+    **knobs: Any,
 ) -> Any:
     """One block of rollouts, as the trainer makes it."""
     arguments = {"per_device_train_batch_size": 4, "num_generations": 2, "max_steps": 1, "max_completion_length": 400}
-    arguments["chat_template_kwargs"] = style.template_kwargs
+    arguments |= {"chat_template_kwargs": style.template_kwargs, **knobs}
     config = GRPOConfig(output_dir=str(folder), use_cpu=True, bf16=False, report_to=[], **arguments)
     trainer = SpectralGRPOTrainer(
         model=policy,
-        reward_funcs=[VerifierReward(verifier, problems)],
+        reward_funcs=[VerifierReward(each, problems) for each in (verifier, *others)],
         args=config,
         train_dataset=Dataset.from_list([style.row(problem) for problem in problems]),
         processing_class=tokenizer,
@@ -245,6 +247,15 @@ def test_an_environment_is_told_its_row_answers_calls_and_judges_alike_in_both(
     assert found[3][1].prompt == [{"role": "user", "content": "12+34=? (of 4)"}]
     assert found[2][1].messages[1]["content"] == "6"
     assert "guess(number)" in style.text(PROBLEMS[0], tokenizer)
+
+
+def test_an_environments_own_reward_counts_once(policy: Any, tmp_path: Path) -> None:
+    style, tokenizer = PromptStyle(toolbox=Toolbox((), {None: Guess})), tokenizer_of("tiny")
+    turns = [[call_text("guess", number=0), call_text("guess", number=2), "46", "no"], ["46", "no"]]
+    knobs = {"reward_weights": [1.0, 0.5], "scale_rewards": "none"}
+    batch = train_batch(policy, tokenizer, style, turns, EnvironmentVerifier(), tmp_path, others=[Seen()], **knobs)
+    # 1 + 0.5 and 0.25 + 0; of the second group only the text is judged: 0.5 and 0.
+    assert batch["advantages"].tolist() == pytest.approx([0.625, -0.625, 0.25, -0.25])
 
 
 class Other(Guess):
