@@ -83,6 +83,10 @@ class RunDirectory:
                 continue
         return rows
 
+    def logged(self, key: str) -> list[float]:
+        """One number of all rows of metrics.jsonl that have it."""
+        return [row[key] for row in self.read_metrics() if isinstance(row.get(key), float)]
+
     def forget_metrics_after(self, step: int) -> None:
         """Drop the rows of steps that a resumed run takes again."""
         rows = [row for row in self.read_metrics() if row.get("step", 0) <= step]

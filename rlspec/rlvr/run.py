@@ -129,10 +129,10 @@ class LanguageModelSession:
         trainer.add_callback(InterruptCallback(run.interrupt))
         settings, guard = parts.recipe.guard, None
         if settings.enabled and parts.recipe.algorithm != "sft":
-            earlier = [row["reward"] for row in run.directory.read_metrics() if isinstance(row.get("reward"), float)]
-            guard = CollapseGuard(settings, run.display, earlier)
+            guard = CollapseGuard(settings, run.display, run.directory.logged("reward"))
             trainer.add_callback(guard)
-            trainer.add_callback(SpreadGuard(parts.rewards, run.display, settings.spread))
+            seen = any(share < 1 for share in run.directory.logged("frac_reward_zero_std"))
+            trainer.add_callback(SpreadGuard(parts.rewards, run.display, settings.spread, seen=seen))
         if every := parts.recipe.evaluation.every:
             trainer.add_callback(EvaluationCallback(self.evaluations.during, every))
         with run.display.steps(parts.steps, start=run.start):

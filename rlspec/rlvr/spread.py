@@ -1,4 +1,4 @@
-"""A run whose rewards never differ learns nothing: it is ended, with the likely cause."""
+"""A run whose rewards never differ learns nothing: it is ended, with the likely cause; where they did once, warned."""
 
 from __future__ import annotations
 
@@ -33,15 +33,21 @@ class SpreadGuard(TrainerCallback):
     """Ends a run in which nothing can be learnt: in no group of so many steps did rewards differ.
 
     Advantages are then 0 everywhere. Where every answer is right there is nothing left to learn, which is said once.
+    A run that has learnt something goes on and keeps its weights; the likely cause is said once per stretch.
+
+    Args:
+        rewards: of the run, the main one first.
+        display: for warnings.
+        steps: so many without spread in a row.
+        seen: rewards did differ before a resume.
     """
 
-    def __init__(self, rewards: Sequence[VerifierReward], display: Display, steps: int) -> None:
+    def __init__(self, rewards: Sequence[VerifierReward], display: Display, steps: int, *, seen: bool = False) -> None:
         self.rewards = rewards
         self.display = display
         self.limit = steps
         self.without = 0
-        self.seen = False  # any spread at all
-        self.solved = False
+        self.seen = seen  # any spread at all
         self.cut = 0.0  # share of the last answers that ended at the limit
 
     def on_log(self, args: Any, state: TrainerState, control: TrainerControl, logs: Any = None, **_: Any) -> None:
@@ -58,14 +64,13 @@ class SpreadGuard(TrainerCallback):
         self.without = 0 if share < 1 else self.without + 1
         if self.without < self.limit:
             return
-        if self.all_right():
-            if not self.solved:
-                self.display.warn(f"every answer of {self.limit} steps was right: nothing is left to learn here")
-            self.solved = True
-            return
-        raise UserError(
-            f"in no group of {self.limit} steps did rewards differ, so that nothing is learnt: {self.cause()}"
-        )
+        nothing = f"in no group of {self.limit} steps did rewards differ, so that nothing is learnt"
+        right = self.all_right()
+        if not right and not self.seen:
+            raise UserError(f"{nothing}: {self.cause()}")
+        if self.without == self.limit:
+            solved = f"every answer of {self.limit} steps was right: nothing is left to learn here"
+            self.display.warn(solved if right else f"{nothing}: {self.cause()}")
 
     def on_train_end(self, args: Any, state: TrainerState, control: TrainerControl, **_: Any) -> None:
         """A run too short for the limit may never have had anything to learn from."""
@@ -73,9 +78,10 @@ class SpreadGuard(TrainerCallback):
             self.display.warn(f"in no group of the run did rewards differ, so that nothing was learnt: {self.cause()}")
 
     def all_right(self) -> bool:
-        """Whether the first reward is full everywhere."""
+        """Whether the first reward passed every answer of the last steps that it judged."""
         reward = self.rewards[0]
-        return bool(reward.recent) and set().union(*reward.recent_scores) == {reward.verifier.passes}
+        scores = set[float]().union(*list(reward.recent_scores)[-self.limit :])
+        return bool(scores) and min(scores) >= reward.verifier.passes
 
     def cause(self) -> str:
         """By the reasons of the last steps."""

@@ -111,6 +111,26 @@ def test_a_solved_data_set_is_said_once_and_no_error(capsys: pytest.CaptureFixtu
     assert capsys.readouterr().out.count("nothing is left to learn") == 1
 
 
+def test_a_solved_data_set_whose_full_marks_are_not_1_is_no_error(capsys: pytest.CaptureFixture[str]) -> None:
+    """Its answers were wrong at first: only those of the last steps decide."""
+    watch = guard(2.0, "scored")
+    watch.rewards[0].recent_scores.appendleft({0.0, 2.0})
+    for _ in range(2):
+        watch.rewards[0]([[]] * 4, ["x"] * 4, id=["a"] * 4)
+    log(watch, 1.0, 1.0, 1.0)
+    assert "nothing is left to learn" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("before_a_resume", [False, True])
+def test_a_run_that_has_learnt_something_goes_on_with_a_warning(
+    before_a_resume: bool, capsys: pytest.CaptureFixture[str]
+) -> None:
+    watch = guard(0.0, "no_box")
+    watch.seen = before_a_resume
+    log(watch, *([] if before_a_resume else [0.5]), *[1.0] * 9)
+    assert capsys.readouterr().out.count("in no group of 3 steps did rewards differ") == 1
+
+
 def test_a_short_run_that_never_had_spread_says_so_at_its_end(capsys: pytest.CaptureFixture[str]) -> None:
     watch = guard(0.0, "no_box")
     log(watch, 1.0, 1.0)
