@@ -37,15 +37,15 @@ _ALL_REALS = frozenset(("allrealnumbers", "allreals", "realnumbers", "allrealnum
 
 @dataclass(frozen=True, slots=True)
 class Form:
-    """An answer taken apart.
+    r"""An answer taken apart.
 
     Attributes:
         kind: its shape.
         tokens: canonical tokens of a scalar or word, without its unit; of an equation, the left side.
         items: elements of a tuple, set, list, union, relation; the values of named ones, in the order in which they are
             given without names; the cells of a matrix, row by row; of an equation, the right side.
-        mark: brackets of a tuple (`(]`), operators of a relation, shape and kind of a matrix, the names of named
-            values; how a list of relations is joined (`and`, `or`, `,`); `text` for a word that a text command wrote.
+        mark: brackets of a tuple (`(]`; `\mid` where it is a domain and a condition), operators of a relation, shape
+            and kind of a matrix, the names of named values; how a list of relations is joined (`and`, `or`, `,`); `text` for a word that a text command wrote.
         unit: canonical unit of a scalar, its unknown words as `?word`.
     """
 
@@ -289,10 +289,13 @@ def _bracketed(tokens: Tokens, level: int) -> Form | None:
 
 
 def _set(inner: Tokens, parts: list[Tokens], level: int) -> Form:
-    r"""Elements in braces; `\{x \mid x<3\}` is its condition, and nothing in braces the empty set."""
+    r"""Elements in braces, none is the empty set; `\{x \mid x<3\}` is its condition, beside a domain but the reals."""
     condition = _split(inner, _SUCH_THAT)
-    if len(condition) == 2 and is_name(tuple(_split(condition[0], frozenset((r"\in",)))[0])):
-        return _build(condition[1], level + 1)
+    name, *domain = _split(condition[0], frozenset((r"\in",)))
+    if len(condition) == 2 and len(domain) < 2 and is_name(tuple(name)):
+        if domain in ([], [[r"\mathbb", "{", "R", "}"]]):
+            return _build(condition[1], level + 1)
+        return Form("tuple", items=_items([domain[0], condition[1]], level), mark=r"\mid")
     parts = [signed for part in parts if part for signed in _both_signs(part)]
     return Form("set", items=_items(parts, level)) if parts else Form("scalar", (r"\emptyset",))
 

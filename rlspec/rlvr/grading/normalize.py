@@ -111,6 +111,8 @@ _RENAMED = {
     r"\euro": "€",
     r"\yen": "¥",
     r"\infin": r"\infty",
+    r"\dots": r"\ldots",
+    r"\cdots": r"\ldots",
 }
 _TEXT = frozenset(
     (r"\text", r"\mbox", r"\textbf", r"\textit", r"\textrm", r"\mathrm", r"\hbox", r"\textnormal", r"\operatorname")
@@ -135,7 +137,7 @@ def tokenize(text: str) -> Tokens:
     raw = bare_unit(as_tex(after if marked else text))
     tokens = _join_thousands(named_letters(_drop_layout(_TOKEN.findall(raw))))
     tokens = [token for token in mixed_numbers(tokens) if token != " "]
-    while tokens and tokens[-1] == ".":
+    if tokens[-1:] == ["."]:
         tokens.pop()
     return _brace_arguments(_brace_brackets(tokens))
 

@@ -49,6 +49,7 @@ _UNICODE = str.maketrans(
         "²": "^{2}",
         "³": "^{3}",
         "⁴": "^{4}",
+        "…": r"\ldots ",
         "½": r"\frac{1}{2}",
         "¼": r"\frac{1}{4}",
         "¾": r"\frac{3}{4}",
@@ -83,7 +84,7 @@ _JOINTS = {"and": r"\text{and}", "or": r"\text{or}"}
 
 def as_tex(text: str) -> str:
     """A text with typed signs and scientific numbers as their TeX commands; what may be Euler's number stays."""
-    text = text.translate(_UNICODE).strip()
+    text = text.translate(_UNICODE).strip().replace("...", r"\ldots ")
     if _WORTH_A_LOOK.search(text) is None:
         return text
     if text.startswith("**") and text.endswith("**") and text.count("**") == 2:

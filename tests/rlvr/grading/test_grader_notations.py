@@ -23,6 +23,10 @@ SAME = [
     (r"5\text{ KM}", r"5\text{ kilometres}"),
     (r"3\text{i}", "3i"),
     (r"\text{e}^2", "e^2"),
+    (r"\{x\in\mathbb{Z}\mid x<3\}", r"\{ x \in\mathbb Z : 3>x \}"),
+    (r"\{x\in\mathbb{R}\mid x<3\}", "x<3"),
+    ("1,2,...,9", r"1,2,\dots,9"),
+    ("1,2,…,9", r"1,2,\cdots,9"),
     ("log_2(3)", r"\log_2 3"),
     ("2sqrt(3)", r"2\sqrt3"),
     ("-7 1/2", "-7.5"),
@@ -239,6 +243,12 @@ DIFFERENT = [
     (r"3+5\text{i}", "8"),
     (r"5\text{i}", "5"),
     (r"5\text{ square}", "5"),
+    (r"\{x\in\mathbb{Z}\mid 0<x<3\}", "(0,3)"),
+    (r"\{x\in\mathbb{Z}\mid x<3\}", "x<3"),
+    (r"\{x\in\mathbb{Z}\mid x<3\}", r"\{x\in\mathbb{N}\mid x<3\}"),
+    (r"\{x\in\mathbb{Z}\mid x<3\}", r"\{x\in\mathbb{Z}\mid x>3\}"),
+    ("0.3...", "0.3"),
+    (r"3.1\ldots", "3.1"),
 ]
 
 # Words that change the value of the number before them, or may.
