@@ -45,7 +45,8 @@ class Form:
         items: elements of a tuple, set, list, union, relation; the values of named ones, in the order in which they are
             given without names; the cells of a matrix, row by row; of an equation, the right side.
         mark: brackets of a tuple (`(]`; `\mid` where it is a domain and a condition), operators of a relation, shape
-            and kind of a matrix, the names of named values; how a list of relations is joined (`and`, `or`, `,`); `text` for a word that a text command wrote.
+            and kind of a matrix, the names of named values; how a list of relations is joined (`and`, `or`, `,`);
+            `text` for a word that a text command wrote.
         unit: canonical unit of a scalar, its unknown words as `?word`.
     """
 
