@@ -6,6 +6,7 @@ extrinsic xyz Euler angles in radians; of which point, the recording says.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
@@ -25,6 +26,13 @@ Array = NDArray[np.float64]
 Placement = tuple[Array, Array]
 """Position (..., 3) in metres and rotation (..., 3, 3)."""
 
+HAND_LENGTH = 0.1034
+"""Metres from the flange to the tool centre point, between the tips of the Franka hand's fingers."""
+FLANGE, TCP = "flange", "tcp"
+"""Whose poses a recording may hold: the flange's, as DROID's, or those of the tool centre point."""
+
+_HAND_TURN = np.eye(3)
+_HAND_TURN[:2, :2] = math.sqrt(0.5) * np.array([[1.0, 1.0], [-1.0, 1.0]])  # the hand is turned by -45 degrees
 _MAX_GRIPPER_STEP = 0.25  # share of the gripper's way for one unit of its velocity (droid, RobotIKSolver)
 _LOCKED = 1e-6  # cosine of the pitch below which roll and yaw turn about the same axis
 
@@ -41,7 +49,7 @@ class DroidEpisode:
         instruction: The task in words.
         robot: In place of the arm's serial number, which begins with its model.
         law: By which targets became motion.
-        pose_frame: Whose poses they are: flange, as DROID's, or tcp.
+        pose_frame: Whose poses they are, FLANGE or TCP.
         building, user: Of DROID's metadata.
         rate: Steps per second.
     """
@@ -83,6 +91,16 @@ def euler_angles(rotations: Array) -> Array:
 def pose_of(position: Array, rotation: Array) -> Array:
     """The pose (..., 6) of a position (..., 3) and a rotation (..., 3, 3)."""
     return np.concatenate([position, euler_angles(rotation)], axis=-1)
+
+
+def tip_of(position: Array, rotation: Array) -> Placement:
+    """Where the tool centre point is, and how it is turned, when the flange is at (..., 3), (..., 3, 3)."""
+    return position + HAND_LENGTH * rotation[..., 2], rotation @ _HAND_TURN
+
+
+def flange_of(position: Array, rotation: Array) -> Placement:
+    """The inverse of `tip_of`."""
+    return position - HAND_LENGTH * rotation[..., 2], rotation @ _HAND_TURN.T
 
 
 def commanded(

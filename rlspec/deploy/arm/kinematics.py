@@ -11,6 +11,8 @@ import math
 import numpy as np
 from numpy.typing import NDArray
 
+from rlspec.contract.droid import HAND_LENGTH, tip_of
+
 Array = NDArray[np.float64]
 
 HOME = np.array([0.0, -math.pi / 5, 0.0, -4 * math.pi / 5, 0.0, 3 * math.pi / 5, 0.0])
@@ -28,8 +30,6 @@ _OFFSETS = (
 )
 _QUARTERS = (0, -1, 1, 1, -1, 1, 1)
 _FLANGE = 0.107
-HAND_LENGTH = 0.1034
-"""Metres from the flange to the tool centre point, between the tips of the Franka hand's fingers."""
 _HAND_WIDTH, _HAND_HEIGHT = 0.1, 0.066  # half width along y and depth along z of the Franka hand's body
 
 POINTS = ("elbow", "elbow_back", "wrist", "joint7", "flange", "hand_left", "hand_right", "tcp")
@@ -48,9 +48,8 @@ def _link(offset: tuple[float, float, float], quarter: int) -> Array:
 
 
 _LINKS = np.stack([_link(offset, quarter) for offset, quarter in zip(_OFFSETS, _QUARTERS, strict=True)])
-_FLANGE_TO_TIP = _link((0.0, 0.0, HAND_LENGTH), 0)
-_FLANGE_TO_TIP[:2, :2] = math.sqrt(0.5) * np.array([[1.0, 1.0], [-1.0, 1.0]])  # the hand is turned by -45 degrees
-_TOOL = _link((0.0, 0.0, _FLANGE), 0) @ _FLANGE_TO_TIP
+_TOOL = np.eye(4)
+_TOOL[:3, 3], _TOOL[:3, :3] = tip_of(np.array([0.0, 0.0, _FLANGE]), np.eye(3))
 _SIDE = _HAND_WIDTH * _TOOL[:3, 1]
 _ON_JOINT_4 = np.array([[0.0, 0.0, 0.0, 1.0], [-0.0825, 0.0, 0.0, 1.0]]).T
 _MIDDLE = np.array([0.0, 0.0, _FLANGE + _HAND_HEIGHT])
@@ -103,11 +102,6 @@ def flange(q: Array) -> tuple[Array, Array]:
     """The flange, whose pose DROID records: position (..., 3) in metres and rotation (..., 3, 3)."""
     pose = _frames(q)[6] @ _link((0.0, 0.0, _FLANGE), 0)
     return pose[..., :3, 3], pose[..., :3, :3]
-
-
-def tip_of(position: Array, rotation: Array) -> tuple[Array, Array]:
-    """Where the tool centre point is, and how it is turned, when the flange is at a pose (3,), (3, 3)."""
-    return position + HAND_LENGTH * rotation[:, 2], rotation @ _FLANGE_TO_TIP[:3, :3]
 
 
 def jacobian(q: Array) -> Array:

@@ -9,9 +9,9 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from rlspec.contract.actions import ACTION_SPACES, DELTA_EEF_STEP, MAX_CARTESIAN_STEP, MAX_JOINT_STEP
-from rlspec.contract.droid import euler_matrix
+from rlspec.contract.droid import euler_matrix, tip_of
 from rlspec.deploy.arm.interfaces import RobotState
-from rlspec.deploy.arm.kinematics import flange, forward, rotation_matrix, rotation_vector, solve, tip_of
+from rlspec.deploy.arm.kinematics import flange, forward, rotation_matrix, rotation_vector, solve
 from rlspec.deploy.arm.robot_limits import RobotLimits
 from rlspec.errors import ConfigError, nearest
 

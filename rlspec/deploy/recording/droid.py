@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from rlspec.contract.actions import CARTESIAN_POSITION, MAX_JOINT_STEP
-from rlspec.contract.droid import DroidEpisode, Placement, commanded, euler_matrix, pose_of
+from rlspec.contract.droid import FLANGE, DroidEpisode, Placement, commanded, euler_matrix, pose_of
 from rlspec.contract.features import INTERVENTION, WRIST
 from rlspec.deploy.arm.kinematics import flange
 from rlspec.deploy.log.reader import RunLog
@@ -61,7 +61,7 @@ def droid_episode(log: RunLog, *, success: bool) -> DroidEpisode:
         instruction=str(log.header.get("prompt") or ""),
         robot=f"{'panda' if settings.get('model') == 'fer' else 'fr3'}-{log.robot}",
         law=str(log.header.get("law")),
-        pose_frame="flange",
+        pose_frame=FLANGE,
         building="robot",
         user="operator",
         rate=log.control_hz,

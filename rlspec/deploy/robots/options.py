@@ -8,8 +8,8 @@ from pydantic import Field, model_validator
 
 from rlspec.config.schema import Section
 from rlspec.contract.actions import DROID_HYBRID, DROID_HZ, ExecutionLaw
+from rlspec.contract.droid import HAND_LENGTH
 from rlspec.contract.pictures import DROID_SIZE
-from rlspec.deploy.arm.kinematics import HAND_LENGTH
 from rlspec.deploy.robots.robotiq import DROID_FORCE, DROID_SPEED, DROID_STROKE
 from rlspec.deploy.safety.tick_bounds import ROBOTIQ_LENGTH
 

@@ -11,7 +11,8 @@ from pydantic import Field, model_validator
 
 from rlspec.config.schema import Section
 from rlspec.contract.actions import DROID_HYBRID, JOINT_IMPEDANCE
-from rlspec.deploy.arm.kinematics import HAND_LENGTH, hand_points
+from rlspec.contract.droid import HAND_LENGTH
+from rlspec.deploy.arm.kinematics import hand_points
 from rlspec.deploy.arm.robot_limits import RobotLimits
 
 Array = NDArray[np.float64]

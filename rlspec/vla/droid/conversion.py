@@ -19,7 +19,8 @@ from pathlib import Path
 from typing import Any
 
 from rlspec.checkpoint import write_json_atomically
-from rlspec.contract.actions import ACTION_SPACES, DROID_HZ
+from rlspec.contract.actions import ACTION_SPACES, CARTESIAN_POSITION, CARTESIAN_VELOCITY, DELTA_EEF, DROID_HZ
+from rlspec.contract.droid import TCP
 from rlspec.contract.features import ACTION, IMAGE_AXES, INTERVENTION, JOINT_STATE, STATE, image_key
 from rlspec.contract.records import DATA_RECORD
 from rlspec.display import Display
@@ -42,7 +43,7 @@ from rlspec.vla.droid.writing import (
 from rlspec.vla.pace import Pace
 
 REFUSED = "meta/refused.jsonl"
-_FORMAT = 2  # of what decides what is in a data set; 1 scaled pictures by another filter
+_FORMAT = 3  # of what decides what is in a data set; 1 scaled pictures by another filter, 2 took poses as they were
 _SECONDS = 5.0  # between two lines of progress
 _AHEAD = 2  # recordings under way per worker
 
@@ -85,7 +86,7 @@ def _list_items(settings: ConvertSettings) -> list[Item]:
 
 
 def _is_done(out: Path, matters: Mapping[str, Any], display: Display) -> bool:
-    """Whether the data set is complete; one of an earlier format is, and keeps its pictures."""
+    """Whether the data set is complete; one of an earlier format is, and stays as it is."""
     if not out.exists() or (out.is_dir() and not any(out.iterdir())):
         return False
     record = read_settings(out / DATA_RECORD)
@@ -94,11 +95,19 @@ def _is_done(out: Path, matters: Mapping[str, Any], display: Display) -> bool:
     stored = record["settings"]
     if different := first_difference({**stored, "format": _FORMAT}, matters):
         raise DataError(f"{out} was converted with another {different}; choose another folder, or remove it")
-    if stored.get("format") != _FORMAT:
-        display.warn(
-            f"{out}: pictures that were scaled are not quite a robot's; to have those, remove it and convert again"
-        )
+    for stale in _stale(record):
+        display.warn(f"{out}: {stale} are not quite a robot's; to have those, remove it and convert again")
     return True
+
+
+def _stale(record: Mapping[str, Any]) -> Iterator[str]:
+    """What a conversion would give otherwise now."""
+    format_, space = record["settings"].get("format", 1), record["settings"]["action_space"]
+    if format_ < 2:
+        yield "pictures that were scaled"
+    of_tip = record.get("pose_frame") == TCP and space in (CARTESIAN_POSITION, CARTESIAN_VELOCITY)
+    if format_ < 3 and (of_tip or space == DELTA_EEF):
+        yield f"{space} actions"
 
 
 def _prepare(work: Path, matters: Mapping[str, Any]) -> None:

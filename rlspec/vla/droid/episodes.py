@@ -19,6 +19,7 @@ from rlspec.contract.actions import (
     DROID_SPACES,
     JOINT_POSITION,
 )
+from rlspec.contract.droid import FLANGE
 from rlspec.errors import DataError
 from rlspec.vla.data.recording import Pixels
 from rlspec.vla.droid.schema import GRIPPER_POSITION
@@ -62,6 +63,7 @@ KINDS = (
     "idle",
     "no_instruction",
     "not_successful",
+    "other_frame",
     "other_law",
     "other_robot",
     "other_marks",
@@ -85,7 +87,7 @@ class Recording:
         interventions: (T,) whether a human moved the arm in a policy's place, where the recording says so.
         robot: Of what kind.
         law: Execution law, where the recording names it.
-        pose_frame: Whose pose `cartesian_position` is, in the robot's base frame: DROID's are the flange's.
+        pose_frame: Whose pose `cartesian_position` is, in the robot's base frame: FLANGE, as DROID's, or TCP.
         place: Where it is from, as far as it says.
         notes: What was done so that it can be used.
         ranges: What to keep of it, first frame and the one after the last; None: all.
@@ -103,7 +105,7 @@ class Recording:
     interventions: NDArray[np.bool_] | None = None
     robot: str = "franka"
     law: str | None = None
-    pose_frame: str = "flange"
+    pose_frame: str = FLANGE
     place: str = ""
     notes: tuple[str, ...] = ()
     ranges: tuple[tuple[int, int], ...] | None = None

@@ -13,6 +13,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from rlspec.contract.actions import ACTION_SPACES, DELTA_EEF, DROID_SPACES, JOINT_POSITION, JOINT_VELOCITY
+from rlspec.contract.droid import FLANGE
 from rlspec.contract.features import ACTION, INTERVENTION, JOINT_STATE, STATE, image_key
 from rlspec.contract.records import DATA_RECORD
 from rlspec.errors import DataError
@@ -84,7 +85,7 @@ class LeRobotSource:
             interventions=taken,
             robot=str(self._record.get("robot") or self.info.get("robot_type") or "franka").lower(),
             law=self._record.get("execution_law"),
-            pose_frame=str(self._record.get("pose_frame", "flange")),
+            pose_frame=str(self._record.get("pose_frame", FLANGE)),
             place=f"{self._root}#{number}",
         )
 

@@ -15,6 +15,7 @@ from typing import Any
 import numpy as np
 
 from rlspec.contract.actions import DROID_HZ, JOINT_POSITION
+from rlspec.contract.droid import FLANGE
 from rlspec.contract.features import INTERVENTION
 from rlspec.errors import DataError
 from rlspec.vla.data.files import first_line, read_json
@@ -95,7 +96,7 @@ class RawSource:
             interventions=cut({"": None if taken is None else taken.astype(bool).reshape(-1)})[""],
             robot=_robot(metadata),
             law=own.get("execution_law"),
-            pose_frame=str(own.get("pose_frame", "flange")),
+            pose_frame=str(own.get("pose_frame", FLANGE)),
             place=str(folder),
             notes=tuple(notes),
         )

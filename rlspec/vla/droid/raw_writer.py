@@ -19,7 +19,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from rlspec.contract.actions import DROID_HZ, STIFF_POSITION
-from rlspec.contract.droid import DroidEpisode
+from rlspec.contract.droid import TCP, DroidEpisode
 from rlspec.contract.features import CAMERAS, EXTERIOR_1, EXTERIOR_2, WRIST
 from rlspec.vla.droid.schema import OURS, RAW_CAMERAS
 from rlspec.vla.droid.simulated import SimulatedRecording
@@ -89,7 +89,7 @@ def write_episode(folder: Path, name: EpisodeName, recording: SimulatedRecording
         robot=f"{recording.environment['robot']}-simulated",  # for a serial number, which begins with the arm's model
         serials=SERIALS,
         law=STIFF_POSITION,
-        pose_frame="tcp",
+        pose_frame=TCP,
         building="simulation",
         user="scripted expert",
         rate=DROID_HZ,

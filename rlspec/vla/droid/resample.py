@@ -27,7 +27,7 @@ from rlspec.contract.actions import (
     MAX_JOINT_STEP,
     RELATIVE_SPACES,
 )
-from rlspec.contract.droid import euler_angles, euler_matrix
+from rlspec.contract.droid import euler_angles, euler_matrix, tip_of
 from rlspec.vla.droid.episodes import Numbers, Recording
 from rlspec.vla.droid.filters import Range
 from rlspec.vla.droid.rotations import from_vector, to_vector
@@ -176,10 +176,13 @@ def _pose_offsets(recording: Recording, recorded: Numbers, clock: _Clock) -> Num
 
 
 def _measured_motion(poses: Numbers, clock: _Clock) -> Numbers:
-    """From each output frame's pose to the next one's; the recording's last frame stands still."""
+    """How the tool centre point moves from each output frame to the next; the recording's last frame stands still.
+
+    The poses are the flange's.
+    """
     metres, radians = DELTA_EEF_STEP
-    position, rotation = clock.pose_at(poses, clock.starts)
-    next_position, next_rotation = clock.pose_at(poses, clock.starts + clock.step)
+    position, rotation = tip_of(*clock.pose_at(poses, clock.starts))
+    next_position, next_rotation = tip_of(*clock.pose_at(poses, clock.starts + clock.step))
     turn = to_vector(next_rotation @ _inverse(rotation))
     return np.concatenate([(next_position - position) / metres, turn / radians], axis=1)
 

@@ -25,6 +25,7 @@ from rlspec.vla.data.recording import FilmEncoder, Floats, Pixels, count_values,
 from rlspec.vla.data.staging import read_archive, write_archive, write_whole
 from rlspec.vla.droid.episodes import Frame, Item, Recording, RecordingSource, Refused, check_recording
 from rlspec.vla.droid.filters import check_success, choose_instructions, chosen_ranges
+from rlspec.vla.droid.pose_frames import with_poses_of_flange
 from rlspec.vla.droid.resample import Segment, cut_segment
 from rlspec.vla.droid.settings import ConvertSettings
 
@@ -191,6 +192,7 @@ def convert_recording(recording: Recording, settings: ConvertSettings, rate: int
     """
     check_success(recording, settings.success)
     check_recording(recording, settings.action_space)
+    recording = with_poses_of_flange(recording)
     instructions = choose_instructions(recording, settings.instruction, settings.seed)
     whole = cut_segment(recording, (0, len(recording)), settings.action_space, recording.rate)
     command = recording.actions.get(JOINT_VELOCITY, whole.action[:, :-1].astype(np.float64))

@@ -150,8 +150,31 @@ def test_what_an_earlier_version_converted_stays_complete_and_is_not_gone_on_wit
     (work / "episodes").mkdir(parents=True)
     (work / "episodes/one.json").write_text('{"parts": 1}')
     (work / "settings.json").write_text(json.dumps(settings["settings"]))
-    with pytest.raises(DataError, match=r"unfinished conversion with another format \(1 instead of 2\)"):
+    with pytest.raises(DataError, match=r"unfinished conversion with another format \(1 instead of 3\)"):
         run("droid_raw", recordings, out, *PLAIN)
+
+
+@pytest.mark.parametrize(
+    ("space", "frame", "warned"),
+    [
+        ("joint_velocity", "tcp", False),
+        ("delta_eef", "flange", True),
+        ("cartesian_velocity", "tcp", True),
+        ("cartesian_position", "flange", False),
+    ],
+)
+def test_poses_of_an_earlier_version_are_warned_of(
+    recordings: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], space: str, frame: str, warned: bool
+) -> None:
+    more = (*PLAIN, f"action_space={space}", "limit=1", "cameras=wrist_left")
+    record = run("droid_raw", recordings, tmp_path / "out", *more) / "meta/rlspec.json"
+    stored = json.loads(record.read_text())
+    stored["settings"]["format"], stored["pose_frame"] = 2, frame
+    record.write_text(json.dumps(stored))
+    run("droid_raw", recordings, tmp_path / "out", *more, display=Display("plain"))
+    shown = capsys.readouterr()
+    assert (f"{space} actions are not quite a robot's" in shown.out + shown.err) is warned
+    assert "pictures" not in shown.out + shown.err
 
 
 def test_a_full_disk_is_one_line_and_nothing_is_lost(

@@ -217,7 +217,7 @@ def test_our_own_data_sets_can_be_converted_again(tmp_path: Path) -> None:
         run("lerobot", once, tmp_path / "twice", *PLAIN)
     twice = run("lerobot", once, tmp_path / "twice", *PLAIN, "action_space=joint_position", "fps=5")
     record = read_record(twice)
-    assert (record["execution_law"], record["robot"], record["pose_frame"]) == ("stiff_position", "panda", "tcp")
+    assert (record["execution_law"], record["robot"], record["pose_frame"]) == ("stiff_position", "panda", "flange")
     targets = episode.arrays["action/joint_position"].astype("f4")
     assert np.array_equal(read_rows(twice)["action"][:, :7], targets[[2, 5, 8, 11, 14, 17, 19]])
     assert np.array_equal(read_pictures(twice, "wrist_left"), episode.films["wrist"][::3])

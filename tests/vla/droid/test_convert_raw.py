@@ -106,13 +106,30 @@ def test_delta_eef_is_the_measured_motion_of_the_hand(raw: Raw, tmp_path: Path) 
     out = run("droid_raw", raw[0], tmp_path / "out", *PLAIN, "action_space=delta_eef", "limit=1")
     arrays = raw[1][0].arrays
     poses, expected = arrays["observation/robot_state/cartesian_position"], []
-    for now, after in zip(poses[:-1], poses[1:], strict=True):
-        turn = Rotation.from_euler("xyz", after[3:]) * Rotation.from_euler("xyz", now[3:]).inv()
-        expected.append([*((after[:3] - now[:3]) / 0.05), *(turn.as_rotvec() / 0.5)])
+    turns = Rotation.from_euler("xyz", poses[:, 3:])
+    tips = poses[:, :3] + turns.apply([0, 0, 0.1034])  # DROID's poses are the flange's
+    for frame in range(len(poses) - 1):
+        turn = turns[frame + 1] * turns[frame].inv()
+        expected.append([*((tips[frame + 1] - tips[frame]) / 0.05), *(turn.as_rotvec() / 0.5)])
     action = read_rows(out)["action"]
     assert np.allclose(action[:-1, :6], expected, atol=1e-6)
     assert np.array_equal(action[-1, :6], np.zeros(6))
     assert np.allclose(action[:, 6], 2 * arrays["action/gripper_position"] - 1, atol=1e-6)
+
+
+def test_poses_of_the_fingertips_become_those_of_the_flange(tmp_path: Path) -> None:
+    """A robot takes `cartesian_position` for the flange's: 10 cm too low where it is the fingertips'."""
+    tips = write_raw(tmp_path / "raw/a", rlspec={"pose_frame": "tcp"}).arrays["action/cartesian_position"]
+    flange = write_raw(tmp_path / "raw/b", seed=1).arrays["action/cartesian_position"]
+    out = run("droid_raw", tmp_path / "raw", tmp_path / "out", *PLAIN, "action_space=cartesian_position")
+    turns = Rotation.from_euler("xyz", tips[:, 3:])
+    found = read_rows(out)["action"]
+    assert np.allclose(found[:20, :3], tips[:, :3] - turns.apply([0, 0, 0.1034]), atol=1e-6)
+    hand = Rotation.from_euler("xyz", found[:20, 3:6]) * Rotation.from_euler("z", -45, degrees=True)
+    assert np.allclose(hand.as_matrix(), turns.as_matrix(), atol=1e-6)
+    assert np.array_equal(found[20:, :6], flange.astype("f4"))
+    record = read_record(out)
+    assert {record["pose_frame"], *(each["pose_frame"] for each in record["episodes"])} == {"flange"}
 
 
 def test_bgr_recordings_become_rgb(raw: Raw, tmp_path: Path) -> None:
@@ -308,6 +325,7 @@ def test_what_is_broken_is_refused_by_name_and_stops_nothing(
     write_raw(root / "nothing_to_do", current_task="", seed=50)
     write_raw(root / "other_law", rlspec={"execution_law": "ruckig"}, seed=51)
     write_raw(root / "other_robot", robot_serial="fr3-7", seed=52)
+    write_raw(root / "other_frame", rlspec={"pose_frame": "palm"}, seed=53)
     out = run("droid_raw", root, tmp_path / "out", *PLAIN, display=Display("plain"))
     refused = refusals(out)
     for damage, kind, reason in BROKEN:
@@ -316,10 +334,11 @@ def test_what_is_broken_is_refused_by_name_and_stops_nothing(
     assert refused["nothing_to_do"][0] == "no_instruction"
     assert refused["other_law"][0] == "other_law"
     assert refused["other_robot"][0] == "other_robot"
+    assert refused["other_frame"] == ("other_frame", "its poses are those of 'palm', not of flange or tcp")
     assert [each["source"] for each in read_record(out)["episodes"]] == ["good"]
     assert all("\n" not in reason and str(tmp_path) not in reason for _, reason in refused.values())
     shown = capsys.readouterr().out
-    assert f"WARNING: {len(BROKEN) + 3} refused (" in shown
+    assert f"WARNING: {len(BROKEN) + 4} refused (" in shown
     assert "corrupt_video 3" in shown
 
 
