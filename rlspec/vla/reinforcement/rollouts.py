@@ -131,12 +131,10 @@ class Rollouts:
     def _job(self, spec: ActorSpec, step: int, number: int) -> GroupJob:
         recipe, grpo, tasks = self._recipe, self._recipe.grpo, self._protocol.tasks
         scene = step * grpo.groups_per_step * (1 + grpo.refills) + number
+        task = tasks[(step * grpo.groups_per_step + number) % len(tasks)]  # apart from `scene`, which leaves some out
         seed = (grpo.seed + recipe.seed * SCENES_PER_SEED + scene) % SEEDS
         state = SAMPLED if self._protocol.stored_states else None  # the stored ones are for evaluations
-        plans = [
-            EpisodePlan(tasks[scene % len(tasks)], number * grpo.group_size + each, seed, state)
-            for each in range(grpo.group_size)
-        ]
+        plans = [EpisodePlan(task, number * grpo.group_size + each, seed, state) for each in range(grpo.group_size)]
         seeds = [derive_seed(recipe.seed, NOISE, step, number, each) for each in range(grpo.group_size)]
         film = None
         if number < grpo.films and step in (0, recipe.training.steps - 1):

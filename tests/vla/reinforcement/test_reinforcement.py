@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import signal
+from collections import Counter
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from types import SimpleNamespace
@@ -177,6 +178,16 @@ def test_what_is_learnt_from_are_not_the_stored_states_of_evaluations(lane_polic
     seeds = [plan.seed for job in jobs[0] for plan in job.plans]
     assert len({*seeds}) == 4 and min(seeds) >= recipe.grpo.seed
     assert not {*seeds} & {*range(recipe.evaluation.seed, recipe.evaluation.seed + recipe.evaluation.episodes)}
+
+
+@pytest.mark.parametrize(("groups", "refills", "count"), [(8, 4, 10), (1, 3, 4), (10, 3, 40), (4, 0, 3)])
+def test_every_task_has_its_turn(groups: int, refills: int, count: int, lane_policy: Path, tmp_path: Path) -> None:
+    recipe = make_recipe(tmp_path, lane_policy, grpo__groups_per_step=groups, grpo__refills=refills)
+    protocol = Protocol(Simulator("franka", {}, "lane_sim"), tuple(map(str, range(count))), recipe.evaluation)
+    loaded = load_start(recipe.policy, device="cpu", seed=0, resume=None, action_std=1.0)
+    rollouts = Rollouts(recipe, SimpleNamespace(), loaded, protocol, SimpleNamespace())  # type: ignore[arg-type]
+    jobs = [rollouts._job(ActorSpec("policy"), step, number) for step in range(count) for number in range(groups)]
+    assert Counter(job.plan.task for job in jobs) == dict.fromkeys(protocol.tasks, groups)
 
 
 def test_an_environment_that_says_nothing_of_success_is_refused(lane_policy: Path) -> None:
