@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import signal
 import sys
 from collections.abc import Mapping, Sequence
@@ -14,7 +15,7 @@ from rlspec.comparison.plan import Match, Plan, Tune, plan_of_values, read_plan
 from rlspec.config.command import CommandLine
 from rlspec.config.schema import Key
 from rlspec.entry import command
-from rlspec.errors import ConfigError
+from rlspec.errors import INTERRUPTED, ConfigError
 
 if TYPE_CHECKING:
     from types import FrameType
@@ -124,14 +125,24 @@ def _compare(line: CompareCommand, arguments: Sequence[str]) -> int:
 
 
 def _stop_by_signals(trainer: RunTrainer) -> None:
-    """Ctrl-C, or a scheduler's word: no further run begins, from the moment of the signal on."""
+    """Ctrl-C, or a scheduler's word: no further run begins, and those under way write a checkpoint and end.
+
+    A second signal is passed on to them, and not waited for.
+    """
 
     def stop(number: int, frame: FrameType | None) -> None:
+        again = trainer.stopped.is_set()
         trainer.stopped.set()
+        running = trainer.launcher.stop()
+        if again:
+            os._exit(INTERRUPTED)
+        if running:  # not through a stream: the signal may have come while it was written to
+            os.write(2, f"\nwaiting for {running} runs to write a checkpoint (again to leave at once)\n".encode())
         signal.default_int_handler(number, frame)
 
-    for number in (signal.SIGINT, signal.SIGTERM):
-        signal.signal(number, stop)
+    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+        if number != signal.SIGHUP or signal.getsignal(number) is not signal.SIG_IGN:  # nohup
+            signal.signal(number, stop)
 
 
 def _size(plan: Plan) -> str:

@@ -3,12 +3,17 @@
 from __future__ import annotations
 
 import os
+import shutil
+import signal
 import subprocess
+import threading
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from queue import SimpleQueue
 from typing import Any, Protocol, TextIO
 
+from rlspec.config.schema import Launch
 from rlspec.errors import ConfigError
 
 
@@ -18,18 +23,62 @@ class Launcher(Protocol):
     def run(self, command: Sequence[str], log_path: Path, log: TextIO) -> int | None:
         """Wait for a command whose output goes to a log; its exit code, where it is known here."""
 
+    def stop(self) -> int:
+        """Ask all that runs, and all that is yet begun, to write a checkpoint and end; how many run now."""
 
-@dataclass(frozen=True)
+
 class Local:
-    """This machine; its cores are divided among the workers."""
+    """This machine; its cores and its GPUs are divided among the workers, as far as the user has not done so."""
 
-    workers: int
+    def __init__(self, workers: int) -> None:
+        self._threads = str(max(1, (os.cpu_count() or 1) // workers))
+        self._running: set[subprocess.Popen[bytes]] = set()
+        self._stopped = threading.Event()
+        self._shares: SimpleQueue[dict[str, str]] = SimpleQueue()  # of the GPUs, one for each worker that is free
+        for share in shares_of_devices(visible_devices(), workers):
+            self._shares.put(share)
 
     def run(self, command: Sequence[str], log_path: Path, log: TextIO) -> int | None:  # noqa: ARG002
-        """Wait for a process."""
-        threads = str(max(1, (os.cpu_count() or 1) // self.workers))
-        environment = {**os.environ, "OMP_NUM_THREADS": threads}
-        return subprocess.run(command, stdout=log, stderr=subprocess.STDOUT, env=environment, check=False).returncode
+        """Wait for a process. It has a group of its own: a terminal's Ctrl-C reaches it through `stop`, once."""
+        share = self._shares.get()
+        environment = {"OMP_NUM_THREADS": self._threads, **os.environ, **share}
+        process = subprocess.Popen(
+            command, stdin=subprocess.DEVNULL, stdout=log, stderr=subprocess.STDOUT, env=environment, process_group=0
+        )
+        self._running.add(process)
+        if self._stopped.is_set():
+            process.send_signal(signal.SIGINT)
+        try:
+            return process.wait()
+        finally:
+            self._running.discard(process)
+            self._shares.put(share)
+
+    def stop(self) -> int:
+        """SIGINT to every process."""
+        self._stopped.set()
+        running = list(self._running)
+        for process in running:
+            process.send_signal(signal.SIGINT)
+        return len(running)
+
+
+def visible_devices() -> list[str]:
+    """Names of the GPUs that a process sees, for CUDA_VISIBLE_DEVICES."""
+    if (named := os.environ.get("CUDA_VISIBLE_DEVICES")) is not None:
+        return [name for name in named.split(",") if name]
+    if shutil.which("nvidia-smi") is None:
+        return []
+    listed = subprocess.run(["nvidia-smi", "-L"], capture_output=True, text=True, check=False).stdout
+    return [str(number) for number, _ in enumerate(line for line in listed.splitlines() if line.startswith("GPU "))]
+
+
+def shares_of_devices(devices: Sequence[str], workers: int) -> list[dict[str, str]]:
+    """Variables of each worker: with fewer GPUs than workers, workers share them; without any, nothing is set."""
+    shares = [
+        devices[worker::workers] or devices[worker % len(devices) :][:1] for worker in range(workers if devices else 0)
+    ]
+    return [{"CUDA_VISIBLE_DEVICES": ",".join(share)} for share in shares] or [{} for _ in range(workers)]
 
 
 @dataclass(frozen=True)
@@ -39,29 +88,46 @@ class Submitit:
     folder: Path  # of submitit's own files
     parameters: Mapping[str, Any] = field(default_factory=dict)  # of its executor, such as slurm_partition
     cluster: str = "slurm"
+    _jobs: set[Any] = field(default_factory=set, init=False)  # that run, or wait in the queue
+    _stopped: threading.Event = field(default_factory=threading.Event, init=False)
 
     def __post_init__(self) -> None:
         try:
-            import submitit
+            self.executor()
         except ImportError:
             raise ConfigError("launcher=slurm: submitit is not installed; pip install 'rlspec[slurm]'") from None
-        try:
-            submitit.AutoExecutor(folder=self.folder, cluster=self.cluster).update_parameters(**self.parameters)
-        except (NameError, TypeError, RuntimeError) as error:
+        except (AssertionError, NameError, TypeError, RuntimeError) as error:
             raise ConfigError(f"slurm: {' '.join(str(error).split())}") from None
 
     def run(self, command: Sequence[str], log_path: Path, log: TextIO) -> int | None:
         """Wait for a job; where the scheduler gave it up, its reason stands in the log and the run can be resumed."""
-        import submitit
-
-        executor = submitit.AutoExecutor(folder=self.folder, cluster=self.cluster)
-        executor.update_parameters(**self.parameters)
-        job = executor.submit(_append, list(command), str(log_path))
+        job = self.executor().submit(_append, list(command), str(log_path))
+        self._jobs.add(job)
+        if self._stopped.is_set():
+            job.cancel(check=False)
         try:
             job.result()
         except Exception as error:
             log.write(f"\njob {job.job_id}: {error}\n")
+        finally:
+            self._jobs.discard(job)
         return None
+
+    def executor(self) -> Any:
+        """submitit's; without a limit of the user a job gets that of `launch=slurm`, not submitit's five minutes."""
+        import submitit
+
+        executor = submitit.AutoExecutor(folder=self.folder, cluster=self.cluster)
+        executor.update_parameters(**{"timeout_min": Launch().minutes, **self.parameters})
+        return executor
+
+    def stop(self) -> int:
+        """Cancel every job; the scheduler's signal reaches its run, which writes a checkpoint."""
+        self._stopped.set()
+        jobs = list(self._jobs)
+        for job in jobs:
+            job.cancel(check=False)
+        return len(jobs)
 
 
 def _append(command: list[str], log_path: str) -> None:

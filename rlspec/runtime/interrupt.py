@@ -1,4 +1,4 @@
-"""Ctrl-C and SIGTERM: finish the step, save, leave. A second signal leaves at once."""
+"""Ctrl-C and SIGTERM: finish the step, save, leave. A second signal, a second later or more, leaves at once."""
 
 from __future__ import annotations
 
@@ -6,11 +6,14 @@ import os
 import signal
 from collections.abc import Iterator
 from contextlib import contextmanager
+from time import monotonic
 from types import FrameType
 
 import torch
 from accelerate import PartialState
 from accelerate.utils import reduce
+
+ONE = 1.0  # seconds: a scheduler signals all processes, and those that launched a run pass it on
 
 
 class Interrupt:
@@ -19,6 +22,7 @@ class Interrupt:
     def __init__(self) -> None:
         self.requested = False
         self.training = False
+        self._first = 0.0  # when the signal came
 
     @contextmanager
     def installed(self) -> Iterator[None]:
@@ -39,8 +43,11 @@ class Interrupt:
         return self.requested
 
     def _handle(self, number: int, frame: FrameType | None) -> None:
+        now = monotonic()
+        if self.requested and now - self._first < ONE:
+            return
         if self.requested or not self.training:
             raise KeyboardInterrupt  # outside of training there is nothing to save
-        self.requested = True
+        self.requested, self._first = True, now
         # Not through the display: the signal may have come while it was writing.
         os.write(2, b"\ninterrupted: finishing this step, then saving (again to leave at once)\n")

@@ -9,15 +9,17 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any, TextIO
+from unittest.mock import MagicMock
 
 import pytest
 
 from rlspec import compare
 from rlspec.checkpoint import staged_folder
-from rlspec.comparison.launchers import Submitit
+from rlspec.comparison.launchers import Local, Submitit, shares_of_devices, visible_devices
 from rlspec.comparison.plan import plan_of_values
 from rlspec.comparison.running import PlannedRun, RunTrainer, read_summary
 from rlspec.comparison.sweep import Sweep
@@ -310,7 +312,10 @@ def test_a_killed_command_leaves_its_runs_locked_until_they_end(tmp_path: Path) 
     second.wait()
 
 
-def test_ctrl_c_ends_the_command_and_begins_no_further_run(tmp_path: Path) -> None:
+@pytest.mark.parametrize(("send", "number"), [(os.killpg, signal.SIGINT), (os.kill, signal.SIGTERM)])
+def test_a_signal_ends_the_command_and_its_run_and_begins_no_further_one(
+    send: Callable[[int, int], None], number: int, tmp_path: Path
+) -> None:
     arguments = ["recipe=debug_grpo", "seed=0,1,2,3", f"out={tmp_path}"]
     process = subprocess.Popen(
         [sys.executable, "-m", "rlspec.compare", *arguments],
@@ -323,10 +328,76 @@ def test_ctrl_c_ends_the_command_and_begins_no_further_run(tmp_path: Path) -> No
     while not first.exists():
         assert process.poll() is None
         time.sleep(0.05)
-    os.killpg(process.pid, signal.SIGINT)  # as a terminal does: all of the group
+    send(process.pid, number)  # a terminal signals all of the group, a scheduler may signal the command alone
     output, _ = process.communicate()
     assert process.returncode == 130, output
+    assert read_summary(tmp_path / "all" / "claim-seed_0") is None
     assert len(list(tmp_path.glob("all/*.log"))) == 1
+
+
+def test_what_runs_here_is_asked_once_to_end_and_so_is_what_was_just_begun(tmp_path: Path) -> None:
+    script = (
+        "import signal, sys; signal.signal(signal.SIGINT, lambda *_: sys.exit(130)); print(1); sys.stdout.flush()\n"
+    )
+    launcher, log_path = Local(1), tmp_path / "run.log"
+    with log_path.open("w") as log, ThreadPoolExecutor() as pool:
+        waiting = pool.submit(launcher.run, [sys.executable, "-c", f"{script}signal.pause()"], log_path, log)
+        while not log_path.read_text():
+            time.sleep(0.01)
+        assert launcher.stop() == 1
+        assert waiting.result() == 130
+        assert launcher.run(["sleep", "1000"], log_path, log) == -signal.SIGINT
+
+
+def test_a_job_has_a_day_unless_the_user_says_otherwise_and_is_cancelled(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pytest.importorskip("submitit")
+    (tmp_path / "srun").touch(mode=0o755)  # submitit looks whether there is one
+    monkeypatch.setenv("PATH", f"{tmp_path}:{os.environ['PATH']}")
+    limits = [({}, 1440), ({"timeout_min": 30}, 30), ({"slurm_time": 60}, 60)]
+    for given, minutes in limits:
+        assert Submitit(tmp_path, given).executor()._executor.parameters["time"] == minutes
+    launcher, job = Submitit(tmp_path), MagicMock()
+    job.result.side_effect = lambda: launcher.stop()
+    monkeypatch.setattr(Submitit, "executor", lambda self: MagicMock(submit=lambda *_: job))
+    with (tmp_path / "run.log").open("w") as log:
+        launcher.run([], tmp_path / "run.log", log)
+        assert job.cancel.call_count == 1
+        launcher.run([], tmp_path / "run.log", log)  # begun as the signal came
+    assert job.cancel.call_count == 3
+
+
+def test_workers_divide_cores_and_gpus_as_far_as_the_user_has_not(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    show = [sys.executable, "-c", "import os; print(os.environ['OMP_NUM_THREADS'], os.environ['CUDA_VISIBLE_DEVICES'])"]
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "4,7")
+    monkeypatch.setattr(os, "cpu_count", lambda: 6)
+    log_path = tmp_path / "run.log"
+    for given, said in (("1", "1 4"), (None, "3 4")):
+        monkeypatch.delenv("OMP_NUM_THREADS", raising=False)
+        if given:
+            monkeypatch.setenv("OMP_NUM_THREADS", given)
+        with log_path.open("w") as log:
+            Local(2).run(show, log_path, log)
+        assert log_path.read_text().strip() == said
+    assert [*shares_of_devices(["4", "7"], 3)] == [{"CUDA_VISIBLE_DEVICES": name} for name in ("4", "7", "4")]
+    assert shares_of_devices(["0", "1", "2", "3"], 2)[1] == {"CUDA_VISIBLE_DEVICES": "1,3"}
+    assert shares_of_devices([], 2) == [{}, {}]
+
+
+def test_gpus_are_those_that_the_user_leaves_or_that_there_are(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "nvidia-smi").write_text(
+        "#!/bin/sh\necho 'GPU 0: H200 (UUID: GPU-1)'\necho 'GPU 1: H200 (UUID: GPU-2)'\n"
+    )
+    (tmp_path / "nvidia-smi").chmod(0o755)
+    monkeypatch.setenv("PATH", str(tmp_path))
+    for named, seen in (("", []), ("GPU-2", ["GPU-2"]), (None, ["0", "1"])):
+        monkeypatch.setenv("CUDA_VISIBLE_DEVICES", named or "")
+        if named is None:
+            monkeypatch.delenv("CUDA_VISIBLE_DEVICES")
+        assert visible_devices() == seen
 
 
 def test_submitits_imitation_of_a_cluster_runs_the_same_commands(tmp_path: Path) -> None:
