@@ -8,25 +8,27 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from rlspec.comparison.running import Summary
+from rlspec.comparison.running import LENGTHS, Summary
+from rlspec.config.values import read_yaml
 from rlspec.errors import ConfigError
-from rlspec.run_directory import RunDirectory
+from rlspec.run_directory import RECIPE, RunDirectory
 
 SCORES: Mapping[str, str] = {"sampled_pass_at_1": "sampled pass@1", "success_rate": "success"}
 """What a summary measures, in words; the first one that it has is the score, where none is named."""
-LEAST_POINTS = 3  # evaluations that make a curve; with fewer it is the training reward's
-SMOOTHED = 5  # steps
+LEAST_POINTS = 3  # evaluations, the end among them, that make a curve
+Curve = list[tuple[int, float]]  # steps, ascending, and heights
 
 
 @dataclass(frozen=True)
 class RunMeasures:
-    """Of one run; everything in the score's own units, a share."""
+    """Of one run; scores are shares."""
 
     score: float | None  # at the end
     before: float | None
-    peak: float | None  # of the curve and the end
-    area: float | None  # mean of the curve over the steps
-    to_target: int | None  # the first step at which the curve reaches it; None: never, or no target
+    peak: float | None  # of the score's evaluations and the end
+    area: float | None  # mean of the score over the planned steps; None: fewer than LEAST_POINTS evaluations
+    mean_reward: float | None  # of training, over the planned steps, in the reward's own units
+    to_target: int | None  # the first evaluated step, or the end, that reaches it; None: never, or no target
     seconds: float | None
     seconds_per_step: float | None
     metrics: dict[str, float]  # further ones, by name
@@ -55,18 +57,22 @@ def measure(summary: Summary, folder: Path, score: str | None, target: float | N
     """Read a run's summary and its metrics."""
     after = score_of(summary.get("after"), score)
     rows = RunDirectory(folder).read_metrics()
+    steps = summary.get("steps") or max((int(row["step"]) for row in rows), default=0)
+    planned = _planned_steps(folder) if summary["status"] == "collapsed" else steps
     curve = curve_of(rows, score)
-    heights = [height for _, height in curve]
+    if after is not None:
+        curve = [*((step, height) for step, height in curve if step < steps), (steps, after)]
+    rewards = [(int(row["step"]), float(row["reward"])) for row in rows if isinstance(row.get("reward"), int | float)]
     step_times = sorted(row["step_time"] for row in rows if row.get("step_time"))
-    steps = summary.get("steps") or 0
     per_step = step_times[len(step_times) // 2] if step_times else None
     if per_step is None and steps and summary.get("seconds"):
         per_step = summary["seconds"] / steps
     return RunMeasures(
         score=after,
         before=score_of(summary.get("before"), score),
-        peak=max([*heights, *([after] if after is not None else [])], default=None),
-        area=sum(heights) / len(heights) if heights else None,
+        peak=max((height for _, height in curve), default=None),
+        area=mean_over_steps(curve, planned) if len(curve) >= LEAST_POINTS else None,
+        mean_reward=mean_over_steps(rewards, planned),
         to_target=next((step for step, height in curve if target is not None and height >= target), None),
         seconds=summary.get("seconds"),
         seconds_per_step=per_step,
@@ -74,17 +80,27 @@ def measure(summary: Summary, folder: Path, score: str | None, target: float | N
     )
 
 
-def curve_of(rows: Sequence[Mapping[str, Any]], score: str | None) -> list[tuple[int, float]]:
-    """(step, height): the score's evaluations, or where they are too few the training reward, smoothed."""
-    points = [(int(row["step"]), height) for row in rows if (height := _evaluated(row, score)) is not None]
-    if len(points) >= LEAST_POINTS:
-        return points
-    rewards = [(int(row["step"]), float(row["reward"])) for row in rows if isinstance(row.get("reward"), int | float)]
-    return [
-        (step, sum(reward for _, reward in window) / len(window))
-        for index, (step, _) in enumerate(rewards)
-        if len(window := rewards[max(0, index + 1 - SMOOTHED) : index + 1]) == min(SMOOTHED, len(rewards))
-    ]
+def curve_of(rows: Sequence[Mapping[str, Any]], score: str | None) -> Curve:
+    """The score's evaluations, also that before training, at step 0."""
+    return [(int(row["step"]), height) for row in rows if (height := _evaluated(row, score)) is not None]
+
+
+def mean_over_steps(curve: Curve, planned: int) -> float | None:
+    """Mean in which a height stands for the steps since the one before it, and the last one for all that follow."""
+    weighted, before = 0.0, 0
+    for step, height in curve:
+        weighted += height * (step - before)
+        before = step
+    total = max(before, planned)
+    return (weighted + curve[-1][1] * (total - before)) / total if total and curve else None
+
+
+def _planned_steps(folder: Path) -> int:
+    """By the recipe of a run; 0 where it counts in epochs."""
+    path = folder / RECIPE
+    recipe = read_yaml(path.read_text(encoding="utf-8")) if path.is_file() else {}
+    lengths = (recipe.get(section, {}).get(key) for section, key in LENGTHS)
+    return max(0, *(length or 0 for length in lengths))
 
 
 def _evaluated(row: Mapping[str, Any], score: str | None) -> float | None:

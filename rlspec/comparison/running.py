@@ -21,6 +21,7 @@ from rlspec.run_directory import RECIPE, SUMMARY, RunDirectory
 
 Kind = Literal["tune", "claim"]
 Summary = dict[str, Any]
+LENGTHS = (("trainer", "max_steps"), ("training", "steps"))  # keys of a recipe
 TO_COME = {"missing", "running", "interrupted"}  # states of a run that may still get a result
 
 
@@ -67,7 +68,7 @@ class RunTrainer:
                 summary = read_summary(folder)
                 if summary is None and not self.stopped.is_set():
                     code = self.launcher.run(command_of(job, folder), log_path, log)
-                    if code in (INTERRUPTED, -signal.SIGINT):  # Ctrl-C reaches a run before it reaches us
+                    if code in (INTERRUPTED, -signal.SIGINT):  # a scheduler's signal may reach a run before us
                         self.stopped.set()
                     elif code:  # it may have ended a run that was just beginning, by any code
                         self.stopped.wait(1.0)
@@ -146,6 +147,5 @@ def check_jobs(jobs: Sequence[PlannedRun], out: Path) -> None:
 def _different(old: Mapping[str, Any], new: Mapping[str, Any]) -> list[str]:
     from rlspec.config.match import differing_keys
 
-    lengths = (("trainer", "max_steps"), ("training", "steps"))
     keys = [key for key, *_ in differing_keys(old, new)]
-    return keys + [f"{a}.{b}" for a, b in lengths if old.get(a, {}).get(b) != new.get(a, {}).get(b)]
+    return keys + [f"{a}.{b}" for a, b in LENGTHS if old.get(a, {}).get(b) != new.get(a, {}).get(b)]

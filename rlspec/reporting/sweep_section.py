@@ -127,7 +127,13 @@ _COLUMNS = (
     "learning rate",
     "runs",
 )
-_MEANS = {"peak": "peak", "area": "area under the curve", "to_target": "to the target", "seconds": "time"}
+_MEANS = {
+    "peak": "peak",
+    "area": "area under the curve",
+    "mean_reward": "mean reward",
+    "to_target": "to the target",
+    "seconds": "time",
+}
 
 
 def _table(sweep: SweepRecord, arms: Sequence[Arm]) -> tuple[list[str], list[list[str]]]:

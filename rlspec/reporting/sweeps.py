@@ -157,7 +157,9 @@ def _stored_member(run: Mapping[str, Any], folder: Path) -> Member:
     named = run.get("run")
     path = folder / named if isinstance(named, str) and named else None
     own = {
-        name: value for name in ("peak", "area", "to_target", "seconds") if (value := number(run.get(name))) is not None
+        name: value
+        for name in ("peak", "area", "mean_reward", "to_target", "seconds")
+        if (value := number(run.get(name))) is not None
     }
     others = {name: value for name, each in mapping(run.get("metrics")).items() if (value := number(each)) is not None}
     return Member(

@@ -137,6 +137,7 @@ class HeldOutEvaluations:
         for name, metrics in results.items():
             row[f"eval/{name}/pass_at_1"] = metrics.pass_at_1
             row[f"eval/{name}/sampled_pass_at_1"] = metrics.sampled_pass_at_1
+            row |= {f"eval/{name}/pass_at_k.{k}": rate for k, rate in metrics.pass_at_k.items()}
             row |= {f"eval/{name}/rewards/{reward}": score for reward, score in metrics.rewards.items()}
             for text in format_metrics(f"{label}: {name}", metrics, self.evaluator.verifier):
                 self.run.display.line(text)

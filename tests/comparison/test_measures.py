@@ -4,27 +4,52 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from rlspec.comparison.length import same_samples, same_seconds
-from rlspec.comparison.measures import curve_of, measure, score_of
+from rlspec.comparison.measures import RunMeasures, curve_of, mean_over_steps, measure, score_of
 from rlspec.comparison.plan import plan_of_values
 from rlspec.errors import ConfigError
 
 
-def test_with_few_evaluations_the_curve_is_the_smoothed_reward() -> None:
-    rows = [{"step": step, "reward": float(step)} for step in range(1, 8)]
-    rows.append({"step": 7, "eval/sums/sampled_pass_at_1": 0.5})
-    assert curve_of(rows, None) == [(5, 3.0), (6, 4.0), (7, 5.0)]
+def judged(tmp_path: Path, rows: list[dict[str, float]], after: float, target: float, **more: Any) -> RunMeasures:
+    (tmp_path / "metrics.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    summary = {"status": "finished", "after": {"sampled_pass_at_1": after}, "seconds": 1.0, **more}
+    return measure(summary, tmp_path, None, target)
 
 
-def test_with_three_evaluations_they_are_the_curve_and_the_first_set_counts() -> None:
+def test_the_training_reward_is_no_score(tmp_path: Path) -> None:
+    rows = [{"step": step, "reward": 1.5} for step in range(1, 11)]
+    rows.append({"step": 5, "eval/x/sampled_pass_at_1": 0.3})
+    found = judged(tmp_path, rows, 0.45, 0.5, steps=10)
+    assert (found.to_target, found.peak, found.area, found.mean_reward) == (None, 0.45, None, 1.5)
+
+
+def test_the_end_is_a_point_of_the_curve_and_points_count_by_their_steps(tmp_path: Path) -> None:
+    rows = [{"step": s, "eval/x/sampled_pass_at_1": v} for s, v in ((100, 0.1), (200, 0.2), (210, 0.9))]
+    found = judged(tmp_path, rows, 0.95, 0.93, steps=300)
+    assert (found.to_target, found.peak, found.mean_reward) == (300, 0.95, None)
+    assert found.area == pytest.approx((100 * 0.1 + 100 * 0.2 + 10 * 0.9 + 90 * 0.95) / 300)
+
+
+@pytest.mark.parametrize("recipe", ["trainer: {max_steps: 80}", "training: {steps: 80}"])
+def test_a_collapsed_run_stays_where_it_fell_until_its_planned_end(recipe: str, tmp_path: Path) -> None:
+    (tmp_path / "recipe.yaml").write_text(recipe)
+    rows = [{"step": s, "reward": 1.0 if s < 8 else 0.0, "eval/x/sampled_pass_at_1": 0.8} for s in range(1, 9)]
+    found = judged(tmp_path, rows, 0.0, 0.9, steps=8, status="collapsed")
+    assert found.area == pytest.approx(7 * 0.8 / 80) and found.mean_reward == pytest.approx(7 / 80)
+    assert mean_over_steps([], 80) is None
+
+
+def test_the_first_set_of_problems_is_the_curve() -> None:
     rows = [
         {
             "step": step,
             "reward": 1.0,
             "eval/a/pass_at_1": 0.9,
+            "eval/a/pass_at_k.8": 0.95,
             "eval/a/sampled_pass_at_1": step / 100,
             "eval/b/sampled_pass_at_1": 0.0,
         }
@@ -32,6 +57,7 @@ def test_with_three_evaluations_they_are_the_curve_and_the_first_set_counts() ->
     ]
     assert curve_of(rows, None) == [(20, 0.2), (40, 0.4), (60, 0.6)]
     assert curve_of(rows, "pass_at_1") == [(20, 0.9), (40, 0.9), (60, 0.9)]
+    assert curve_of(rows, "pass_at_k.8") == [(20, 0.95), (40, 0.95), (60, 0.95)]
     robots = [{"step": step, "eval/success": 0.5, "eval/pick/success": 0.1} for step in (1, 2, 3)]
     assert curve_of(robots, None) == [(1, 0.5), (2, 0.5), (3, 0.5)]
 
@@ -47,12 +73,20 @@ def test_peak_area_and_time_to_a_target(tmp_path: Path) -> None:
         "after": {"own": {"sampled_pass_at_1": 0.6}, "other": {"sampled_pass_at_1": 0.7}},
     }
     after = {"success_rate": 0.5, "pass_at_k": {"8": 0.9}}
-    summary = {"steps": 30, "seconds": 99.0, "before": None, "after": after, "evaluations": evaluations}
+    summary = {
+        "status": "finished",
+        "steps": 30,
+        "seconds": 99.0,
+        "before": None,
+        "after": after,
+        "evaluations": evaluations,
+    }
     found = measure(summary, tmp_path, None, 0.75)
     assert (found.score, found.before, found.peak, found.to_target) == (0.5, None, 0.8, 20)
     assert found.area == pytest.approx(0.5) and found.seconds_per_step == 2.0
     assert found.metrics == {"pass@8": 0.9, "forgotten other": pytest.approx(0.2), "KL per answer": 0.3}
-    assert measure(summary, tmp_path, "pass_at_k.8", 0.95).to_target is None
+    other = measure(summary, tmp_path, "pass_at_k.8", 0.95)
+    assert (other.to_target, other.peak) == (None, 0.9)
 
 
 def test_a_score_that_was_not_measured_names_those_that_were() -> None:
