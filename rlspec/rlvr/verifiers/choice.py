@@ -13,9 +13,19 @@ from rlspec.rlvr.verifiers.places import find_answer
 from rlspec.rlvr.verifiers.verifier import Attempt, Fault, Judgement, Verifier
 
 _PLACES = ("boxed", "boxed_word", "answer_tag")
-_BARE = re.compile(r"(?:\\text(?:bf)?\{)?[\s*($]*([A-Za-z])[\s*)$.:]*\}?\Z")
-_SAID = re.compile(r"\b(?:answer|choice|option)\b\W*(?:is|:|=)?\W*\b([A-Za-z])\b(?!['’])", re.IGNORECASE)
-_FIRST = re.compile(r"\s*[*(\[]*([A-Za-z])(?:[*)\].:,]|\s|\Z)")
+_DRESS = re.compile(r"\\(?:text|math)[a-z]*\s*|[{}$]")
+_BARE = re.compile(r"[\s*(]*([A-Za-z])[\s*).:]*\Z")
+# Behind a letter: what ends it, and what says that it is not the answer, or one of several.
+_END = r"(?=[*)\]]|\s*(?:[,:;!?\n]|\.(?!\w)|\Z)|\s+(?:because|since|as)\b)"
+_WRONG = r"(?!\s+(?:(?:is|was)\s+(?:not|wrong|incorrect|false)\b|isn|wasn|cannot|can['’]))"
+_JOINT = r"(?:\s*[,/&]|\s+(?:n?or|and)\b)\s*(?:(?:or|and)\s+)?(?:(?:option|choice)\s+)?"
+_MORE = rf"(?![*)\]]*{_JOINT}[*(\[]*(?:[A-HJ-Z]\b|[a-z]\)))"
+_LETTER = rf"\b([A-Za-z])\b(?:(?<=[B-HJ-Z])(?!['’+^-])|{_END}){_WRONG}{_MORE}"  # lone `A`, `I`, `a` may be words
+_GAP = r"[^\w.,;!?]{0,9}"
+_NO = r"(?<!not )(?<!not the )(?<!neither )(?<!than )"
+_NOUN = r"\b(?:answer|choice|option)\b"
+_SAID = re.compile(rf"(?i:{_NO}{_NOUN}{_GAP}(?:is)?(?:\s+the\s+letter)?){_GAP}{_LETTER}")
+_FIRST = re.compile(rf"\s*[*(\[]*([A-Za-z])\b{_END}{_MORE}")
 
 
 class ChoiceVerifier(Verifier):
@@ -52,21 +62,18 @@ class ChoiceVerifier(Verifier):
     def _gold(self, problem: Problem) -> str | None:
         text = problem.answer.strip()
         if self.first is None:
-            match = _BARE.match(text)
+            match = _BARE.match(_DRESS.sub("", text))
             return match[1].upper() if match and match[1].upper() in self.letters else None
         place = int(text) - self.first if re.fullmatch(r"\d{1,2}", text, re.ASCII) else -1
         return self.letters[place] if 0 <= place < len(self.letters) else None
 
     def _letter(self, completion: str) -> tuple[str | None, str]:
         found, reason = find_answer(completion, _PLACES, thinking=self.thinking)
-        if found is not None:
-            match = _BARE.match(found) or _FIRST.match(found)
-        elif reason == "truncated_thinking":
+        if reason == "truncated_thinking":
             return None, reason
-        else:
-            text = answer_part(completion, thinking=self.thinking) or ""
-            said = list(_SAID.finditer(text))
-            match = said[-1] if said else _FIRST.match(text)
+        text = _DRESS.sub("", (answer_part(completion, thinking=self.thinking) or "") if found is None else found)
+        said = list(_SAID.finditer(text))
+        match = said[-1] if said else _BARE.match(text) or _FIRST.match(text)
         if match is None:
             return None, "no_answer"
         letter = match[1].upper()

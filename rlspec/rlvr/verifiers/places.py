@@ -7,7 +7,8 @@ from collections.abc import Callable, Sequence
 
 from rlspec.rlvr.grading.extract import answer_part, extract_answer
 
-_NUMBER = re.compile(r"(?<![\w.])[-+\u2212]?(?:\d{1,3}(?:,\d{3})+|\d+)(?:\.\d+)?(?:/\d+)?%?", re.ASCII)
+_DIGITS = re.compile(r"(?<![\w.])[-+\u2212]?\.?\d+(?:[.,]\d+)*(?:[eE][-+]?\d+)?(?:/\d+)*%?", re.ASCII)
+_NUMBER = re.compile(r"[^\d.]?(?:(?:\d{1,3}(?:,\d{3})+|\d+)(?:\.\d+)?|\.\d+)(?:[eE][-+]?\d+|/\d+)?%?\Z", re.ASCII)
 _BOXED_WORD = re.compile(r"\\(?:boxed|fbox)[ \t]*([^\s{}\\$]+)")
 _MOST = 100_000  # characters: of longer completions the end
 
@@ -33,9 +34,12 @@ def _hashes(text: str) -> str | None:
 
 
 def _last_number(text: str) -> str | None:
-    """`18` of `it costs $18.`; a minus counts where no letter, digit or point stands before it."""
-    found = _NUMBER.findall(text[-_MOST:])
-    return found[-1].replace("\u2212", "-") if found else None
+    """`18` of `it costs $18.`; a minus counts where no letter, digit or point stands before it.
+
+    None where the last digits are no number: `1,00`, `1.2.3`, `1/2/3`.
+    """
+    found = _DIGITS.findall(text[-_MOST:])
+    return found[-1].replace("\u2212", "-") if found and _NUMBER.match(found[-1]) else None
 
 
 def _boxed(text: str) -> str | None:

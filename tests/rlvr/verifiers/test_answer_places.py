@@ -41,6 +41,12 @@ ALL = ("boxed", "boxed_word", "answer_tag", "hashes", "last_number")
         ("last_number", "5/8 of it", "5/8"),
         ("last_number", "50%.", "50%"),
         ("last_number", "no number", None),
+        ("last_number", "x=.5", ".5"),
+        ("last_number", "x = -.5", "-.5"),
+        ("last_number", "6.02e23 of them", "6.02e23"),
+        ("last_number", "from 5 to 1,00", None),
+        ("last_number", "5 in version 1.2.3", None),
+        ("last_number", "5 or 1/2/3", None),
     ],
 )
 def test_each_place_finds_its_answer_and_no_other(place: str, completion: str, found: str | None) -> None:
