@@ -89,7 +89,7 @@ def _look_at_sources(recipe: Any) -> None:
     if recipe.model.init is not None:
         initial_folder(recipe.model.init)
     if recipe.data.path is not None:
-        read_for_training(recipe.data)
+        read_for_training(recipe.data, whole_rows=recipe.whole_rows)
 
 
 def _runner(*, robotic: bool) -> Callable[[Any], int]:

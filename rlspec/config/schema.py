@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 from pydantic import BaseModel, ConfigDict, Discriminator, Field, Tag, create_model, field_validator
 from pydantic.fields import FieldInfo
 
+from rlspec.config.functions import is_function
 from rlspec.optim.settings import (
     KnownRate,
     OptimizerSettings,
@@ -371,6 +372,12 @@ class Recipe(AnyRecipe):
     def rewards(self) -> list[Reward]:
         """One or several, in the recipe's order."""
         return self.reward if isinstance(self.reward, list) else [self.reward]
+
+    @property
+    def whole_rows(self) -> bool:
+        """Whether something is told all columns of a row, so that rows of one text may be several problems."""
+        told = (reward.name == "python" or is_function(reward.name) for reward in self.rewards)
+        return self.environment is not None or any(told)
 
     @property
     def trained(self) -> str:

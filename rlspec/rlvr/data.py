@@ -7,6 +7,7 @@ solution (the last balanced ``\boxed{}``). Nothing is dropped silently: each rem
 from __future__ import annotations
 
 import hashlib
+import json
 import logging
 import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -39,7 +40,8 @@ class Problem:
         answer: the gold answer; empty where the source has none (the preflight drops it).
         solution: a worked solution, where the source has one.
         level: difficulty, where the source states it.
-        id: hash of the problem's text, 16 hexadecimal digits: the same text has the same id everywhere.
+        id: hash of the problem's text, 16 hexadecimal digits: the same text has the same id everywhere. Where whole
+            rows count, rows that repeat a text with other columns have a hash of theirs behind it.
         other_golds: what other rows with the same text call the answer.
         columns: the whole row, for verifiers that need more than a gold.
     """
@@ -52,32 +54,37 @@ class Problem:
     other_golds: tuple[str, ...] = ()
     columns: Mapping[str, Any] = field(default_factory=dict, compare=False, repr=False)
 
+    @property
+    def text_id(self) -> str:
+        """The part of its id that stands for its text."""
+        return self.id.partition("-")[0]
 
-def read_problems(data: Data) -> tuple[list[Problem], list[Problem]]:
+
+def read_problems(data: Data, *, whole_rows: bool = False) -> tuple[list[Problem], list[Problem]]:
     """Training and held-out problems of a recipe's section `data`; the same lists when asked again."""
-    return _read_once(data.model_dump_json(exclude={"limit"}))
+    return _read_once(data.model_dump_json(exclude={"limit"}), whole_rows)
 
 
-def read_for_training(data: Data) -> tuple[list[Problem], list[Problem]]:
+def read_for_training(data: Data, *, whole_rows: bool = False) -> tuple[list[Problem], list[Problem]]:
     """`read_problems`, of which there has to be something to train on.
 
     Raises:
         DataError: There is not.
     """
-    train, held_out = read_problems(data)
+    train, held_out = read_problems(data, whole_rows=whole_rows)
     if not train:
         raise DataError(f"data={data.name} is for evaluation only: it has no training part")
     return train, held_out
 
 
 @cache
-def _read_once(settings: str) -> tuple[list[Problem], list[Problem]]:
+def _read_once(settings: str, whole_rows: bool) -> tuple[list[Problem], list[Problem]]:
     data = Data.model_validate_json(settings)
     values = data.model_dump(exclude={"limit", "columns"})
     for key in ("path", "test_path"):
         if values[key] is not None:
             values[key] = str(resolve_path(values[key]))
-    return load_problems(columns=data.columns, **values)
+    return load_problems(columns=data.columns, whole_rows=whole_rows, **values)
 
 
 def load_problems(
@@ -92,6 +99,7 @@ def load_problems(
     columns: Columns | None = None,
     levels: Sequence[int] | None = None,
     seed: int = 0,
+    whole_rows: bool = False,
 ) -> tuple[list[Problem], list[Problem]]:
     """Training and held-out problems, in the source's order, without a text that is in both.
 
@@ -109,13 +117,15 @@ def load_problems(
         columns: names of the columns.
         levels: keep only problems of these levels; None: all.
         seed: seed of generated problems and of the hold-out by hash.
+        whole_rows: rows of the same text are the same problem only if their other columns are the same too.
 
     Raises:
         DataError: something cannot be read; one line with the remedy.
     """
     if path is None:
         return hold_out(_generated(name, levels, seed), test_fraction, seed)
-    read = partial(_read, subset=subset, columns=columns or Columns(), levels=levels, name=name)
+    parse = partial(parse_rows, columns=columns or Columns(), whole_rows=whole_rows)
+    read = partial(_read, parse=parse, subset=subset, levels=levels, name=name)
     if test_path is None and split == test_split:
         return [], read(path, test_split)
     everything = read(path, split)
@@ -129,10 +139,16 @@ def load_problems(
 
 
 def _read(
-    source: str, split: str | None, *, subset: str | None, columns: Columns, levels: Sequence[int] | None, name: str
+    source: str,
+    split: str | None,
+    *,
+    parse: Callable[..., list[Problem]],
+    subset: str | None,
+    levels: Sequence[int] | None,
+    name: str,
 ) -> list[Problem]:
     rows = read_rows(source, subset=subset, split=split, name=name)
-    return select_levels(_unique(parse_rows(rows, columns, source), source), levels, source)
+    return select_levels(_unique(parse(rows, source=source), source), levels, source)
 
 
 def is_single_file(path: str) -> bool:
@@ -166,10 +182,11 @@ def content_id(text: str) -> str:
     return hashlib.sha256(" ".join(text.split()).encode()).hexdigest()[:16]
 
 
-def parse_rows(rows: Iterable[Row], columns: Columns, source: str) -> list[Problem]:
+def parse_rows(rows: Iterable[Row], columns: Columns, source: str, *, whole_rows: bool = False) -> list[Problem]:
     """Rows of a table as problems. Raises DataError with the row's place for a missing column or a wrong type."""
     wanted = [name for name in (columns.problem, columns.answer, columns.solution, columns.level) if name]
     problems = []
+    first: dict[str, Mapping[str, Any]] = {}  # row of each text
     for place, row in rows:
         missing = [name for name in wanted if name not in row]
         if missing:
@@ -183,7 +200,10 @@ def parse_rows(rows: Iterable[Row], columns: Columns, source: str) -> list[Probl
             raise DataError(f"{place}: column {columns.problem!r} is empty")
         level = _level(row[columns.level], columns.level, place) if columns.level else None
         solution = solution or (answer if extracted else None)
-        problems.append(Problem(text, gold, solution, level, content_id(text), columns=row))
+        identity = content_id(text)
+        if whole_rows and first.setdefault(identity, row) != row:
+            identity += "-" + content_id(json.dumps(row, sort_keys=True, default=str))
+        problems.append(Problem(text, gold, solution, level, identity, columns=row))
     if not problems:
         raise DataError(f"{source} holds no problems")
     return problems
@@ -228,16 +248,22 @@ def select_levels(problems: list[Problem], levels: Sequence[int] | None, source:
 
 
 def _unique(problems: list[Problem], source: str) -> list[Problem]:
-    """Each text once, with what other rows call its answer: whether that contradicts is for a verifier to say."""
+    """Each once, with what other rows of its text call the answer: a verifier says whether that contradicts."""
     golds: dict[str, dict[str, None]] = {}
     for problem in problems:
-        golds.setdefault(problem.id, {}).setdefault(problem.answer)
+        golds.setdefault(problem.text_id, {}).setdefault(problem.answer)
     first = {problem.id: problem for problem in reversed(problems)}
     kept = [problem for problem in problems if first[problem.id] is problem]
-    kept = [replace(p, other_golds=tuple(golds[p.id])[1:]) if len(golds[p.id]) > 1 else p for p in kept]
+    kept = [replace(p, other_golds=_others(p, golds)) if len(golds[p.text_id]) > 1 else p for p in kept]
     if len(kept) < len(problems):
         log.warning("%s: %d repeated problems removed", source, len(problems) - len(kept))
+    if again := sum(problem.id != problem.text_id for problem in kept):
+        log.warning("%s: %d rows repeat a text, with other columns: kept, as whole rows count here", source, again)
     return kept
+
+
+def _others(problem: Problem, golds: Mapping[str, Iterable[str]]) -> tuple[str, ...]:
+    return tuple(gold for gold in golds[problem.text_id] if gold != problem.answer)
 
 
 def _without_overlap(train: list[Problem], test: list[Problem], name: str) -> list[Problem]:

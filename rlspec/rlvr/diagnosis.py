@@ -72,7 +72,7 @@ def language_subject(
     policy, tokenizer = _load(recipe.model, folder, recipe.seed)
     check_finite(policy, folder or f"model={recipe.model.name}")
     policy.to(choose_device(recipe.device))
-    problems = read_problems(recipe.data)[0]
+    problems = read_problems(recipe.data, whole_rows=recipe.whole_rows)[0]
     if not problems:
         raise DataError(f"data={recipe.data.name}: it has no problems to train on; choose another data set")
     supervised = recipe.algorithm == "sft"

@@ -33,8 +33,8 @@ def measure(recipe: Recipe, *, folder: str, out: Path) -> int:
     tokenizer = policy_tokenizer(recipe.model, toolbox, None if adapters else folder)
     policy = load_trained(recipe.model, folder, tokenizer, adapters=adapters).to(device)
     settings = recipe.evaluation
-    held_out = [] if settings.data else read_problems(recipe.data)[1]
-    problems = ProblemSets([], evaluation_sets(settings.data, settings.problems, recipe.data, held_out))
+    held_out = [] if settings.data else read_problems(recipe.data, whole_rows=recipe.whole_rows)[1]
+    problems = ProblemSets([], evaluation_sets(settings.data, settings.problems, recipe, held_out))
     protocol = build_protocol(settings, recipe.trainer, device)
     judges = problems.verifiers(recipe.rewards, recipe.grader, thinking=recipe.model.enable_thinking)
     with closing(judges) as verifiers:

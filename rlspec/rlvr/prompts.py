@@ -30,12 +30,12 @@ class PromptStyle:
         return format_prompt(problem, system_prompt=self.system_prompt, instruction=self.instruction)
 
     def row(self, problem: Problem) -> dict[str, Any]:
-        """A row as TRL's trainers take it: ``prompt`` (chat messages), ``answer``, ``id``.
+        """A row as TRL's trainers take it: ``prompt`` (chat messages), ``answer``, ``rlspec_id``.
 
-        Where there are environments the file's other columns are among them: `reset` is told a whole row.
+        Where there are environments the file's columns are among them, as they stand: `reset` is told a whole row.
         """
         columns = problem.columns if self.toolbox.factories else {}
-        return {**columns, "prompt": self.messages(problem), "answer": problem.answer, "id": problem.id}
+        return {"answer": problem.answer, **columns, "prompt": self.messages(problem), "rlspec_id": problem.id}
 
     def text(self, problem: Problem, tokenizer: PreTrainedTokenizerBase) -> str:
         """The templated prompt."""

@@ -37,10 +37,10 @@ class VerifierReward:
         completions: Sequence[Any],
         completion_ids: Sequence[Sequence[int]] | None = None,
         *,
-        id: Sequence[str],
+        rlspec_id: Sequence[str],
         **surroundings: Any,
     ) -> list[float | None]:
-        """Rewards in the order of `completions` (conversational or plain text); `id` is the column of problems.
+        """Rewards in the order of `completions` (conversational or plain text); `rlspec_id` is the column of problems.
 
         Raises:
             UserError: More than 5% of the judgements timed out in three batches in a row.
@@ -50,7 +50,7 @@ class VerifierReward:
         attempts = [
             Attempt(self.problems[which], last_words(completion), ids, prompt, _messages(completion), environment)
             for which, completion, ids, prompt, environment in zip(
-                id, completions, tokens, prompts, environments, strict=True
+                rlspec_id, completions, tokens, prompts, environments, strict=True
             )
         ]
         trl = {name: surroundings[name] for name in _FROM_TRL if name in surroundings}  # and not the data's columns

@@ -75,7 +75,7 @@ class LanguageModelRun:
             )
         if recipe.model.path is not None:
             snapshot(recipe.model.path, revision=recipe.model.revision, weights=False)  # a wrong name is said first
-        self.problems = read_all_problems(recipe.data, recipe.evaluation)
+        self.problems = read_all_problems(recipe)
 
     def stretched(self, stored: Mapping[str, Any]) -> str | None:
         """The schedule of the learning rate, if it spans the run and the run's length has changed."""

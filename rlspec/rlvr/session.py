@@ -20,7 +20,7 @@ from rlspec.checkpoint import read_manifest
 from rlspec.config.load import load_group
 from rlspec.config.optim import builder_settings, describe_rate, map_settings
 from rlspec.config.paths import resolve_path
-from rlspec.config.schema import Batch, Data, Evaluation, Grader, Model, ModelLora, Optim, Recipe, Reward
+from rlspec.config.schema import Batch, Data, Grader, Model, ModelLora, Optim, Recipe, Reward
 from rlspec.diagnostics.alignment import live_probes
 from rlspec.diagnostics.norm_test import NormTest
 from rlspec.diagnostics.probes import PROBES, Probe
@@ -76,12 +76,13 @@ def policy_tokenizer(model: Model, toolbox: Toolbox, folder: str | None = None) 
 
 
 def evaluation_sets(
-    names: Sequence[str], limit: int | None, data: Data, held_out: list[Problem]
+    names: Sequence[str], limit: int | None, recipe: Recipe, held_out: list[Problem]
 ) -> dict[str, list[Problem]]:
     """Problems to measure on, by data set; without names the held-out part of the training data."""
-    sets = {data.name: held_out} if not names else {}
+    sets, rows = {recipe.data.name: held_out} if not names else {}, recipe.whole_rows
     for name in names:
-        sets[name] = held_out if name == data.name else read_problems(Data(**load_group("data", name)))[1]
+        known = name == recipe.data.name
+        sets[name] = held_out if known else read_problems(Data(**load_group("data", name)), whole_rows=rows)[1]
     for name, problems in sets.items():
         if not problems:
             raise DataError(f"data={name}: it has no held-out problems to evaluate on")
@@ -101,15 +102,16 @@ class ProblemSets:
         return build_verifiers(rewards, Circumstances(grader, problems, bool(thinking)))
 
 
-def read_all_problems(data: Data, evaluation: Evaluation) -> ProblemSets:
+def read_all_problems(recipe: Recipe) -> ProblemSets:
     """The problems of a recipe; none to measure on where it does not measure.
 
     Raises:
         DataError: There is nothing to train on.
     """
-    train, held_out = read_for_training(data)
+    train, held_out = read_for_training(recipe.data, whole_rows=recipe.whole_rows)
+    evaluation = recipe.evaluation
     measures = evaluation.before or evaluation.after or evaluation.every
-    sets = evaluation_sets(evaluation.data, evaluation.problems, data, held_out) if measures else {}
+    sets = evaluation_sets(evaluation.data, evaluation.problems, recipe, held_out) if measures else {}
     return ProblemSets(train, sets)
 
 

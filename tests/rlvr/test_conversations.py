@@ -75,7 +75,7 @@ class Seen(Verifier):
         return [Judgement(float(attempt.text == "46"), "seen") for attempt in attempts]
 
 
-PROBLEMS = [Problem("12+34=?", "46", None, 1, f"id{n}", columns={"secret": n}) for n in range(4)]
+PROBLEMS = [Problem("12+34=?", "46", None, 1, f"id{n}", columns={"secret": n, "id": f"row-{n}"}) for n in range(4)]
 CALL = call_text("calculator", expression="12+34")
 QWEN_SAID = "\n<|im_start|>user\n<tool_response>\n46\n</tool_response><|im_end|>\n<|im_start|>assistant\n"
 QWEN = '<tool_call>\n{"name": "calculator", "arguments": {"expression": "12+34"}}\n</tool_call>'
@@ -243,10 +243,16 @@ def test_an_environment_is_told_its_row_answers_calls_and_judges_alike_in_both(
     found = evaluate(policy, tokenizer, style, turns, monkeypatch)
     assert [each.score for each in judge.judge([attempt for _, attempt in found])] == [1.0, 0.25, None, None]
     environment = found[3][1].environment
-    assert environment.row["answer"] == "46" and environment.row["id"] == "id3" and environment.secret == 3
+    assert environment.row["answer"] == "46" and environment.row["id"] == "row-3" and environment.secret == 3
     assert found[3][1].prompt == [{"role": "user", "content": "12+34=? (of 4)"}]
     assert found[2][1].messages[1]["content"] == "6"
     assert "guess(number)" in style.text(PROBLEMS[0], tokenizer)
+
+
+def test_an_environment_is_told_its_row_as_the_file_has_it() -> None:
+    problem = Problem("12+34=?", "4000", None, 1, "hash", columns={"answer": "so #### 4,000", "id": "row-4"})
+    row = PromptStyle(toolbox=Toolbox((), {None: Guess})).row(problem)
+    assert (row["answer"], row["id"], row["rlspec_id"]) == ("so #### 4,000", "row-4", "hash")
 
 
 def test_an_environments_own_reward_counts_once(policy: Any, tmp_path: Path) -> None:

@@ -11,6 +11,7 @@ from typing import Any
 
 import pytest
 
+from rlspec.config.load import load_recipe
 from rlspec.config.schema import Columns
 from rlspec.errors import ConfigError, DataError
 from rlspec.rlvr.data import (
@@ -162,6 +163,48 @@ def test_overlap_and_repeats_are_removed_from_training_and_reported(
     assert (len(train), len(test)) == (58, 2)
     assert "1 repeated problems removed" in caplog.text
     assert "2 training problems are also held out" in caplog.text
+
+
+WORDLE = [{"problem": "Let's play Wordle", "answer": "", "secret": f"word{n % 30}"} for n in range(31)]
+
+
+def test_rows_of_one_text_are_several_problems_where_whole_rows_count(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    path = write_jsonl(tmp_path / "games.jsonl", WORDLE)
+    train, test = load_problems(name="mine", path=path, whole_rows=True)
+    assert sorted(problem.columns["secret"] for problem in train + test) == sorted({row["secret"] for row in WORDLE})
+    assert len({problem.id for problem in train + test}) == 30
+    assert "1 repeated problems removed" in caplog.text and "29 rows repeat a text" in caplog.text
+    with pytest.raises(DataError):  # one problem for a verifier that sees nothing but text and gold
+        load_problems(name="mine", path=path)
+
+
+def test_golds_of_one_text_are_known_to_contradict_in_whole_rows_too(tmp_path: Path) -> None:
+    rows = [{"problem": "What is 1+1?", "answer": answer} for answer in "23"]
+    path = write_jsonl(tmp_path / "two.jsonl", rows)
+    other = write_jsonl(tmp_path / "test.jsonl", ROWS[5:])
+    train, _ = load_problems(name="mine", path=path, test_path=other, whole_rows=True)
+    assert [(problem.answer, problem.other_golds) for problem in train] == [("2", ("3",)), ("3", ("2",))]
+
+
+@pytest.mark.parametrize(
+    ("overrides", "whole"),
+    [
+        ([], False),
+        (["reward=python"], True),
+        (["reward=rewards_of_mine:score"], True),
+        (["reward=[{name: math}, {name: 'rewards_of_mine:score'}]"], True),
+        (["environment=games_of_mine:Game"], True),
+    ],
+)
+def test_whole_rows_count_where_something_is_told_them(
+    overrides: list[str], whole: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name in ("rewards_of_mine", "games_of_mine"):
+        (tmp_path / f"{name}.py").write_text("class Game: ...\ndef score(**_): ...\n")
+    monkeypatch.syspath_prepend(tmp_path)
+    assert load_recipe(["recipe=debug_grpo", *overrides]).whole_rows == whole
 
 
 def test_levels_filter_both_parts(tmp_path: Path) -> None:

@@ -43,7 +43,7 @@ def said(text: str) -> list[dict[str, str]]:
 def test_a_grader_failure_is_an_excluded_sample_and_never_a_reward_of_zero() -> None:
     reward = math(Verdict.of("exact", "2", 1), Verdict.of("different", "3", 1), Verdict.of("grader_error"))
     metrics: dict[str, float] = {}
-    rewards = reward([[]] * 3, [said(text) for text in "xyz"], id=list("abc"), log_metric=metrics.__setitem__)
+    rewards = reward([[]] * 3, [said(text) for text in "xyz"], rlspec_id=list("abc"), log_metric=metrics.__setitem__)
     assert rewards == [1.0, 0.0, None]
     assert reward.verifier.pool.asked == [("x", "2"), ("y", "2"), ("z", "2")]
     assert metrics == {"grader/box_rate": 2 / 3, "grader/excluded": 1.0, "grader/timeouts": 0.0}
@@ -51,7 +51,7 @@ def test_a_grader_failure_is_an_excluded_sample_and_never_a_reward_of_zero() -> 
 
 def test_batches_full_of_timeouts_stop_the_run() -> None:
     reward = math(*[Verdict.of("timeout")], *[Verdict.of("exact")] * 4)
-    ask = {"prompts": [[]] * 5, "completions": ["x"] * 5, "id": ["a"] * 5}
+    ask = {"prompts": [[]] * 5, "completions": ["x"] * 5, "rlspec_id": ["a"] * 5}
     for _ in range(2):
         reward(**ask)
     with pytest.raises(UserError, match="20% of the answers timed out, 3 batches in a row"):
@@ -61,7 +61,7 @@ def test_batches_full_of_timeouts_stop_the_run() -> None:
 def test_what_a_tool_said_last_is_not_the_models_answer() -> None:
     reward = math(Verdict.of("no_box"), Verdict.of("exact"))
     tool = {"role": "tool", "name": "calculator", "content": r"\boxed{2}"}
-    reward([[]] * 2, [[*said("call"), tool], [*said("call"), tool, *said("it is 2")]], id=["a", "b"])
+    reward([[]] * 2, [[*said("call"), tool], [*said("call"), tool, *said("it is 2")]], rlspec_id=["a", "b"])
     assert [text for text, _ in reward.verifier.pool.asked] == ["", "it is 2"]
 
 
@@ -77,7 +77,7 @@ class Fixed(Verifier):
 
 def guard(score: float, reason: str) -> SpreadGuard:
     reward = VerifierReward(Fixed(score, reason), PROBLEMS)
-    reward([[]] * 4, ["x"] * 4, id=["a"] * 4)
+    reward([[]] * 4, ["x"] * 4, rlspec_id=["a"] * 4)
     return SpreadGuard([reward], Display("plain"), 3)
 
 
@@ -116,7 +116,7 @@ def test_a_solved_data_set_whose_full_marks_are_not_1_is_no_error(capsys: pytest
     watch = guard(2.0, "scored")
     watch.rewards[0].recent_scores.appendleft({0.0, 2.0})
     for _ in range(2):
-        watch.rewards[0]([[]] * 4, ["x"] * 4, id=["a"] * 4)
+        watch.rewards[0]([[]] * 4, ["x"] * 4, rlspec_id=["a"] * 4)
     log(watch, 1.0, 1.0, 1.0)
     assert "nothing is left to learn" in capsys.readouterr().out
 

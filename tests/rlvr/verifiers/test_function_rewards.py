@@ -76,7 +76,7 @@ def test_columns_arrive_as_they_stand_in_the_file_and_not_as_rlspec_reads_them(t
     )
     member = load(f"{tmp_path / 'peek.py'}:peek")
     reward = VerifierReward(member, [PROBLEM])
-    reward([[]], [[{"role": "assistant", "content": "x"}]], [[1]], id=["key"], answer=["2"], trainer_state="state")
+    reward([[]], [[{"content": "x"}]], [[1]], rlspec_id=["key"], answer=["2"], trainer_state="state")
     import peek  # what the loader has imported
 
     assert peek.seen["answer"] == ["#### 2"] and peek.seen["id"] == [17] and peek.seen["trainer_state"] == "state"
