@@ -21,6 +21,7 @@ LATENT = ROUTED | {
     "qk_rope_head_dim": 8,
 }
 DELTA = {"linear_num_key_heads": 2, "linear_num_value_heads": 4, "linear_key_head_dim": 8, "linear_value_head_dim": 8}
+STATES = {"mamba_n_heads": 8, "mamba_d_head": 16, "mamba_d_state": 8, "mamba_n_groups": 1}
 MIXED = {"layer_types": ["linear_attention", "full_attention"]}
 TOWER = {"hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 2, "num_attention_heads": 4}
 TOWER |= {"image_size": 32, "patch_size": 8}
@@ -128,6 +129,8 @@ ARCHITECTURES = (
     text("gpt_neox", rotary=4, rope_parameters=QUARTER),
     text("phi", rotary=8),
     text("phi3"),
+    text("codegen", "", CAUSAL, "head_dim", "num_key_value_heads", planes="pairs", rotary=4,
+         num_attention_heads=8, rotary_dim=4),
     text("olmo2"),
     text("olmo3"),
     text("falcon", "", CAUSAL, "head_dim", new_decoder_architecture=True, num_kv_heads=2),
@@ -149,6 +152,16 @@ ARCHITECTURES = (
     text("starcoder2"),
     text("ernie4_5", planes="pairs"),
     text("lfm2", layer_types=["conv", "full_attention"]),
+    text("lfm2_moe", layer_types=["conv", "full_attention"], num_dense_layers=1, **EXPERTS),
+    text("olmo_hybrid", **DELTA, **MIXED),
+    text("bamba", attn_layer_indices=[1], **STATES),
+    text("falcon_h1", mamba_d_ssm=128, **STATES),
+    text("granitemoehybrid", layer_types=["mamba", "attention"], num_local_experts=0, shared_intermediate_size=32,
+         planes="", **STATES),
+    text("nemotron_h", planes="", layers_block_type=["mamba", "attention"], mamba_num_heads=8, mamba_head_dim=16,
+         ssm_state_size=8, n_groups=2),
+    text("zamba2", planes="", mamba_ngroups=1, n_mamba_heads=8, hybrid_layer_ids=[1],
+         layers_block_type=["mamba", "hybrid"]),
     text("ministral"),
     text("ministral3"),
     text("olmo"),

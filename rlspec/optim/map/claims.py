@@ -25,6 +25,8 @@ _OUTPUT = re.compile(
     r"|^(?:module\.)?(?:head|fc|output|proj_out)\.weight$"
 )
 """Output heads by the words of torch, torchvision, timm and transformers."""
+_QUERIES = re.compile(r"(?:^|_)[wW]?(?:q|qk|qkv|query)(?:_|$)|^(?:c_attn|att_proj)$")
+"""Layers beside which an output projection is one of attention; mixers, MLPs and heads have some of that name too."""
 _NEAR = 4  # modules above a projection among which its attention is sought; adapters put two between
 
 
@@ -97,6 +99,11 @@ class Owner:
         """An attribute of the nearest module around, or None."""
         found = (getattr(module, word, None) for module in self.ancestors[1:_NEAR])
         return next((value for value in found if value is not None), None)
+
+    @cached_property
+    def has_queries(self) -> bool:
+        """Whether a module around holds a projection to queries."""
+        return any(_QUERIES.search(key) for module in self.ancestors[1:_NEAR] for key, _ in module.named_children())
 
     def number(self, attribute: str, *, declared: bool = True) -> int | None:
         """A number of heads or a size: from a family's config, or else from modules around it, then from any config."""
@@ -223,6 +230,8 @@ def _fits(entry: Entry, param: Tensor, owner: Owner) -> bool:
     """Whether a common name can mean this: bare parameters for tokens, linear and convolution layers for the rest."""
     if entry.role in _NAMED_ALONE:
         return param.ndim > 1
+    if entry.role == "attention.o" and not owner.has_queries:
+        return False
     kinds = (nn.modules.conv._ConvNd,) if entry.role == "conv.patch" else (nn.Linear,)
     return isinstance(owner.module, (nn.Linear, *kinds)) and not isinstance(_at(owner, 1), nn.MultiheadAttention)
 

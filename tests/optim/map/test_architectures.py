@@ -56,6 +56,8 @@ CUT = dict.fromkeys(CASES, GROUPED) | {
     "qwen3_next": GROUPED | {"attention.q": "8 heads on rows"} | EXPERTS,
     "glm4": GROUPED | GATE_UP,
     "lfm2": GROUPED | {"linear.mixer": "3 parts on rows"},
+    "lfm2_moe": GROUPED | EXPERTS | {"linear.mixer": "3 parts on rows"},
+    "codegen": {"attention.qkv": "24 heads on rows", "attention.o": "8 heads on columns"},
     "deepseek_v2": LATENT | EXPERTS,
     "deepseek_v3": LATENT | EXPERTS,
     "deepseek_v3_uneven": {"attention.q": "4 heads on rows", "attention.kv_b": "4 heads on rows",
@@ -81,12 +83,16 @@ CUT |= {
 
 ADAMW = {"embed", "norm", "bias", "vector", "lm_head", "output", "position", "token", "depthwise", "state",
          "coefficients", "scalar_gate"}  # fmt: skip
+UNKNOWN = {"depthwise", "model_type"}  # of no family: attention by common names, mixers whole
 NOTED = {
     "qwen3_5": {"depthwise"},
     "qwen3_next": {"depthwise", "scalar_gate"},
     "qwen2_moe": {"scalar_gate"},
     "gemma3n": {"coefficients"},
     "lfm2": {"depthwise"},
+    "lfm2_moe": {"depthwise"},
+    "olmo_hybrid": {"depthwise"},
+    **dict.fromkeys(("bamba", "falcon_h1", "granitemoehybrid", "nemotron_h", "zamba2"), UNKNOWN),
     "mamba": {"depthwise", "state"},
     "mamba2": {"depthwise"},
     "vit": {"token"},
@@ -166,7 +172,7 @@ def test_values_turn_against_outputs_head_by_head(name: str) -> None:
         assert misfit(name, lambda model, one=wrong: turn_values(model, one)) > BROKEN
 
 
-FIXED = ("olmo2", "olmo3", "olmoe", "bloom", "gpt_oss", "t5", "swin")
+FIXED = ("olmo2", "olmo3", "olmoe", "olmo_hybrid", "bloom", "gpt_oss", "t5", "swin")
 """Heads that cannot change places alone: gains, slopes, sinks and biases of positions are their own."""
 
 

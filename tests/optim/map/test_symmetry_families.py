@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import inspect
 import warnings
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -200,6 +201,45 @@ def test_a_regression_head_is_known_by_its_names() -> None:
     assert specs["action_head.model.mlp_resnet_blocks.0.o_proj.weight"].head_axis == 1
     assert roles["mlp_resnet_blocks.0.gating_factor"] == ("vector", 1, "adamw")
     assert {spec.modality for spec in specs.values()} == {"action"}
+
+
+@pytest.mark.parametrize(
+    ("path", "beside", "role"),
+    [
+        ("mamba.out_proj", "in_proj", "linear.mixer"),
+        ("mixer.out_proj", "in_proj", "linear.mixer"),
+        ("conv.out_proj", "in_proj", "linear.mixer"),
+        ("linear_attn.o_proj", "q_proj", "linear.mixer"),
+        ("mlp.wo", "wi_0", "linear"),
+        ("classification_head.out_proj", "dense", "linear"),
+        ("self_attn.attn.proj", "pool", "linear"),
+        ("mixer.o_proj", "q_proj", "attention.o"),
+        ("self_attn.wo", "wq", "attention.o"),
+        ("attn.proj", "qkv", "attention.o"),
+    ],
+)
+@pytest.mark.filterwarnings("ignore:no head layout")
+def test_an_output_is_of_attention_only_beside_its_queries(path: str, beside: str, role: str) -> None:
+    around, _, key = path.rpartition(".")
+    model = nn.Module()
+    model.config = SimpleNamespace(model_type="unheard_of", num_attention_heads=4)
+    inner = model
+    for word in around.split("."):
+        inner.add_module(word, nn.Module())
+        inner = inner.get_submodule(word)
+    inner.add_module(key, nn.Linear(16, 16, bias=False))
+    inner.add_module(beside, nn.Linear(16, 48, bias=False))
+    spec = next(spec for spec in symmetry_map(model, rule="muon") if spec.name == f"{path}.weight")
+    assert (spec.role, spec.num_heads) == (role, 4 if role == "attention.o" else 1)
+
+
+def test_the_order_of_fused_projections_of_an_unknown_model_is_not_guessed() -> None:
+    model = nn.Module()
+    model.config = SimpleNamespace(model_type="unheard_of", num_attention_heads=4)
+    model.attn = nn.ModuleDict({"qkv_proj": nn.Linear(16, 48), "out_proj": nn.Linear(16, 16)})
+    with pytest.warns(UserWarning, match="no head layout is known for model_type unheard_of"):
+        specs = {spec.name: spec for spec in symmetry_map(model, rule="muon")}
+    assert (specs["attn.qkv_proj.weight"].role, specs["attn.qkv_proj.weight"].split) == ("linear", "whole")
 
 
 def test_attention_without_a_number_of_heads_stays_whole_and_is_said() -> None:

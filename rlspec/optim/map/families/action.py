@@ -6,6 +6,7 @@ import re
 
 from rlspec.optim.map.families.entry import Entry
 from rlspec.optim.map.families.language import FUSED_GATE, GATED_MLP
+from rlspec.optim.map.families.recurrent import MIXERS
 from rlspec.optim.map.families.vision import FREE, PATCHES, POSITIONS
 
 _PATHS = (
@@ -40,8 +41,9 @@ MODULES = (
     Entry(r"(?:action|meta)_(?:queries|query|tokens?)(?:\.weight)?", "token", "S x O(d)", modality="action"),
     # Scales, shifts and gates of single channels: permutations at most.
     Entry(r"(?i:ada_?ln)(?:_modulation)?(?:\.\w+)?\.weight", "modulation", "signs x -"),
+    *MIXERS,
     # Attention by the words of torch, timm, diffusers and transformers; the module has the number of heads.
-    Entry(r"qkv\.weight|qkv_proj\.weight|to_qkv\.weight", "attention.qkv", FREE, (_Q, _KV, _KV), parts=3),
+    Entry(r"(?:to_)?qkv\.weight", "attention.qkv", FREE, (_Q, _KV, _KV), parts=3),
     Entry(r"(?:q_proj|to_q|query|wq)\.weight", "attention.q", FREE, _Q),
     Entry(r"(?:k_proj|to_k|key|wk|k_(?:self|adapter|task))\.weight", "attention.k", FREE, _KV),
     Entry(r"(?:v_proj|to_v|value|wv|v_(?:self|adapter|task))\.weight", "attention.v", FREE, _KV),

@@ -11,6 +11,7 @@ from rlspec.optim.map.families.language import (
     GATED_MLP,
     HEADS,
     JOINTLY_NORMED,
+    LFM2,
     NORMED,
     ROTARY,
     decoder_attention,
@@ -30,7 +31,7 @@ SHARED = (
 )
 
 # Adding a row to all rows of a router changes a sigmoid, where a softmax does not see it.
-SIGMOID_ROUTER = Entry(r"(?:mlp\.gate|feed_forward\.router)\.weight", "mlp.sigmoid_router", "S_experts x O(d)")
+SIGMOID_ROUTER = Entry(r"(?:mlp\.gate|feed_forward\.(?:router|gate))\.weight", "mlp.sigmoid_router", "S_experts x O(d)")
 
 
 def _latent(config: Any, near: Near) -> str:
@@ -90,5 +91,6 @@ WITH_EXPERTS = (
     ),
     Family("gpt_oss", ("gpt_oss",), (*decoder_attention("SO(2) x O(d)"), *GPT_OSS, *HEADS)),
     Family("llama4", ("llama4_text",), (*decoder_attention(ROTARY), SIGMOID_ROUTER, *LLAMA4, *SHARED, *HEADS)),
+    Family("lfm2_moe", ("lfm2_moe",), (*decoder_attention(NORMED), SIGMOID_ROUTER, *LFM2, *EXPERTS, *HEADS)),
     Family("granitemoe", ("granitemoe",), (*decoder_attention(ROTARY), *GRANITE, *HEADS)),
 )

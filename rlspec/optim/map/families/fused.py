@@ -25,6 +25,12 @@ def _falcon(config: Any, near: Near) -> str:
     return "q" * heads + "kv" if config.multi_query else "qkv" * heads
 
 
+def _codegen(config: Any, near: Near) -> str:
+    """Queries, values and keys of a quarter of the heads, then of the next."""
+    each = config.num_attention_heads // 4
+    return ("q" * each + "v" * each + "k" * each) * 4
+
+
 _DENSE = (
     Entry(r"(?:self_)?attention\.dense\.weight", "attention.o", "O(d) x O(head)", _Q, 1),
     Entry(r"mlp\.dense_h_to_4h\.weight", "mlp.fc1", "S_ff x O(d)"),
@@ -47,6 +53,17 @@ FUSED = (
         "falcon",
         ("falcon",),
         (Entry(r"self_attention\.query_key_value\.weight", "attention.qkv", "SO(2) x O(d)", blocks=_falcon), *_DENSE),
+    ),
+    Family(
+        "codegen",
+        ("codegen",),
+        (
+            Entry(r"attn\.qkv_proj\.weight", "attention.qkv", ROTARY, blocks=_codegen),
+            Entry(r"attn\.out_proj\.weight", "attention.o", "O(d) x O(head)", _Q, 1),
+            Entry(r"mlp\.fc_in\.weight", "mlp.fc1", "S_ff x O(d)"),
+            Entry(r"mlp\.fc_out\.weight", "mlp.fc2", "O(d) x S_ff"),
+            *HEADS,
+        ),
     ),
     Family(
         "phi3",

@@ -36,8 +36,8 @@ FUSED_GATE = (
 )
 
 EXPERTS = (
-    Entry(r"mlp\.experts\.gate_up_proj", "mlp.expert.gate_up", "S_experts, S_ff x O(d)", parts=2, stacked=True),
-    Entry(r"mlp\.experts\.down_proj", "mlp.expert.down", "S_experts, O(d) x S_ff, signs", stacked=True),
+    Entry(r"experts\.gate_up_proj", "mlp.expert.gate_up", "S_experts, S_ff x O(d)", parts=2, stacked=True),
+    Entry(r"experts\.down_proj", "mlp.expert.down", "S_experts, O(d) x S_ff, signs", stacked=True),
     Entry(r"mlp\.gate\.weight", "mlp.router", "S_experts, shift x O(d)"),
 )
 
@@ -63,8 +63,7 @@ GEMMA4 = (
     Entry(r"self_attn\.k_proj\.weight", "attention.k", NORMED, blocks=_gemma4_keys),
     Entry(r"self_attn\.v_proj\.weight", "attention.v", "O(head) x O(d)", blocks=_gemma4_keys),
     Entry(r"self_attn\.o_proj\.weight", "attention.o", "O(d) x O(head)", _Q, 1, head_dim=""),
-    Entry(r"experts\.gate_up_proj", "mlp.expert.gate_up", "S_experts, S_ff x O(d)", parts=2, stacked=True),
-    Entry(r"experts\.down_proj", "mlp.expert.down", "S_experts, O(d) x S_ff, signs", stacked=True),
+    *EXPERTS,
     Entry(r"router\.proj\.weight", "mlp.router", "S_experts, shift x O(d)"),
 )
 

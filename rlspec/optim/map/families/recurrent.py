@@ -10,7 +10,14 @@ from typing import Any
 
 from rlspec.optim.map.families.entry import Entry, Family, Near
 from rlspec.optim.map.families.experts import SHARED
-from rlspec.optim.map.families.language import EXPERTS, GATED_MLP, HEADS, NORMED
+from rlspec.optim.map.families.language import (
+    EXPERTS,
+    GATED_MLP,
+    HEADS,
+    JOINTLY_NORMED,
+    NORMED,
+    decoder_attention,
+)
 
 _Q, _KV = "num_attention_heads", "num_key_value_heads"
 
@@ -28,24 +35,27 @@ GATED_ATTENTION = (
     Entry(r"self_attn\.o_proj\.weight", "attention.o", "O(d) x S_head, signs", _Q, 1),
 )
 
-DELTA_NET = (
-    Entry(r"linear_attn\.in_proj_\w+\.weight", "linear.mixer", "- x O(d)"),
-    Entry(r"linear_attn\.out_proj\.weight", "linear.mixer", "O(d) x -"),
+MIXERS = (
+    Entry(r"(?:mamba|mixer|conv)\.in_proj\.weight", "linear.mixer", "- x O(d)"),
+    Entry(r"(?:mamba|mixer)\.(?:x_proj|dt_proj)\.weight", "linear.mixer", "-"),
+    Entry(r"(?:mamba|mixer|conv)\.out_proj\.weight", "linear.mixer", "O(d) x -"),
+    Entry(r"linear_attn\.o(?:ut)?_proj\.weight", "linear.mixer", "O(d) x -"),
+    Entry(r"linear_attn\.(?:\w+_proj|in_proj_\w+)\.weight", "linear.mixer", "- x O(d)"),
 )
 
-MAMBA = (
-    Entry(r"mixer\.A_log", "state", "-"),
-    Entry(r"mixer\.(?:x_proj|dt_proj)\.weight", "linear.mixer", "-"),
-    Entry(r"mixer\.out_proj\.weight", "linear.mixer", "O(d) x -"),
-    *HEADS,
-)
+STATES = Entry(r"mixer\.A_log", "state", "-")
 
 RECURRENT = (
-    Family("mamba", ("mamba",), (Entry(r"mixer\.in_proj\.weight", "linear.mixer", "- x O(d)", parts=2), *MAMBA)),
-    Family("mamba2", ("mamba2",), (Entry(r"mixer\.in_proj\.weight", "linear.mixer", "- x O(d)"), *MAMBA)),
+    Family(
+        "mamba",
+        ("mamba",),
+        (Entry(r"mixer\.in_proj\.weight", "linear.mixer", "- x O(d)", parts=2), STATES, *MIXERS, *HEADS),
+    ),
+    Family("mamba2", ("mamba2",), (STATES, *MIXERS, *HEADS)),
+    Family("olmo_hybrid", ("olmo_hybrid",), (*decoder_attention(JOINTLY_NORMED), *MIXERS, *GATED_MLP, *HEADS)),
     Family(
         "qwen3_next",
         ("qwen3_next", "qwen3_5_text", "qwen3_5_moe_text"),
-        (*GATED_ATTENTION, *DELTA_NET, *EXPERTS, *SHARED, *GATED_MLP, *HEADS),
+        (*GATED_ATTENTION, *MIXERS, *EXPERTS, *SHARED, *GATED_MLP, *HEADS),
     ),
 )
