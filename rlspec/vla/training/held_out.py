@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from rlspec.contract.records import DATA_RECORD
 from rlspec.errors import ConfigError
+from rlspec.vla.data.files import read_json
 from rlspec.vla.training.order import HELD_OUT, derive_seed
 from rlspec.vla.training.samples import Samples
 from rlspec.vla.training.state import TrainingState
@@ -44,24 +47,34 @@ class SomeSamples:
 
 
 def hold_out(samples: Samples, share: float) -> tuple[Samples, SomeSamples | None]:
-    """Split by whole episodes, the same for every seed of a run.
+    """Split by whole recordings, of which a data set may hold several episodes, the same for every seed of a run.
 
     Returns:
         What is trained on, and the rest; all and None with share 0.
 
     Raises:
-        ConfigError: There is only one episode.
+        ConfigError: There is only one recording.
     """
     if not share:
         return samples, None
-    episodes = np.asarray(samples.episodes)
-    numbers = np.unique(episodes)
+    recordings = _recordings(samples)
+    numbers = np.unique(recordings)
     if len(numbers) < 2:
-        raise ConfigError(f"training.held_out={share:g}: the data has one episode, of which nothing can be held out")
+        raise ConfigError(f"training.held_out={share:g}: the data has one recording, of which nothing can be held out")
     count = min(max(1, round(share * len(numbers))), len(numbers) - 1)
     chosen = np.random.default_rng(derive_seed(0, HELD_OUT)).permutation(numbers)[:count]
-    held = np.isin(episodes, chosen)
+    held = np.isin(recordings, chosen)
     return SomeSamples(samples, np.flatnonzero(~held)), SomeSamples(samples, np.flatnonzero(held))
+
+
+def _recordings(samples: Samples) -> NDArray[np.int64]:
+    """(N,) number of each frame's recording: that of the first episode which is of it, by the data set's record."""
+    path = Path(samples.meta.root) / DATA_RECORD
+    about = read_json(path).get("episodes", []) if path.is_file() else []
+    first: dict[Any, int] = {}
+    owners = np.array([first.setdefault(each.get("source", number), number) for number, each in enumerate(about)])
+    episodes = np.asarray(samples.episodes, dtype=np.int64)
+    return owners[episodes] if len(owners) == samples.meta.total_episodes else episodes
 
 
 class HeldOutLoss:

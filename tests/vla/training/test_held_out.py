@@ -75,7 +75,7 @@ def test_the_mean_is_over_frames_and_every_part_has_its_own_noise_that_comes_bac
 
 def test_one_episode_cannot_be_split() -> None:
     samples = MadeUpSamples(length=8)
-    with pytest.raises(ConfigError, match="the data has one episode"):
+    with pytest.raises(ConfigError, match="the data has one recording"):
         hold_out(samples, 0.1)
     assert hold_out(samples, 0.0) == (samples, None)
 
@@ -84,6 +84,20 @@ def test_one_episode_cannot_be_split() -> None:
 def test_a_share_is_rounded_to_at_least_one(share: float, episodes: int) -> None:
     _, held = hold_out(MadeUpSamples(length=100), share)
     assert held is not None and len(np.unique(held.episodes)) == episodes
+
+
+@pytest.mark.parametrize("marked", [18, 17])
+def test_a_recording_is_held_out_with_all_its_episodes(marked: int, tmp_path: Path) -> None:
+    """Six recordings, of each an episode with each of three instructions; a record of other episodes says nothing."""
+    samples = MadeUpSamples(length=180)
+    samples.meta.root = tmp_path
+    (tmp_path / "meta").mkdir()
+    about = [{"source": f"lab/{episode // 3}"} for episode in range(marked)]
+    (tmp_path / "meta/rlspec.json").write_text(json.dumps({"episodes": about}))
+    trained, held = hold_out(samples, 0.34)
+    assert held is not None and len(held) == 60
+    shared = {*(held.episodes // 3)} & {*(trained.episodes // 3)}
+    assert bool(shared) is (marked < 18)
 
 
 def test_reinforcement_has_no_data_to_hold_out(tmp_path: Path) -> None:

@@ -65,9 +65,9 @@ class MadeUpSamples:
         }
         for key in self.images:
             stats[key] = {"mean": torch.full((3, 1, 1), 0.5), "std": torch.full((3, 1, 1), 0.3)}
-        self.meta = SimpleNamespace(features=FEATURES, stats=stats)
         self.taken: list[list[int]] = []
         self.episodes = np.arange(length) // 10
+        self.meta = SimpleNamespace(features=FEATURES, stats=stats, root="no folder", total_episodes=-(-length // 10))
 
     def __len__(self) -> int:
         return len(self.states)
