@@ -20,7 +20,7 @@ STATS = "meta/stats.json"
 
 def is_numeric(feature: Mapping[str, Any]) -> bool:
     """Whether a feature is a number or a vector, not a picture or text."""
-    return str(feature["dtype"]).startswith(("float", "int", "bool"))
+    return str(feature["dtype"]).startswith(("float", "int", "uint", "bool"))
 
 
 def read_columns(root: Path, names: list[str]) -> dict[str, NDArray[Any]]:

@@ -12,6 +12,7 @@ from typing import Any
 
 import numpy as np
 import psutil
+import pyarrow as pa
 import torch
 from lerobot.datasets.lerobot_dataset import LeRobotDataset
 from torch import Tensor
@@ -19,6 +20,7 @@ from torch.nn import functional as F
 
 from rlspec.contract.features import TASK, picture_shape
 from rlspec.errors import DataError
+from rlspec.vla.data.files import is_numeric
 
 Batch = dict[str, Any]  # name -> tensor; "task" -> list of str
 Size = tuple[int, int]  # height and width
@@ -77,7 +79,7 @@ class FrameStore:
         self._columns = {
             names.get(key, key): _column(rows.column(key), feature["dtype"])
             for key, feature in dataset.reader._meta.features.items()
-            if feature["dtype"] not in ("image", "video")
+            if is_numeric(feature)
         }
         self.episodes = self._columns["episode_index"].numpy()
         with ThreadPoolExecutor(decoders) as pool:
@@ -99,7 +101,7 @@ class FrameStore:
         return len(self.episodes)
 
     def __getitem__(self, index: int) -> Batch:
-        """The same item as the `LeRobotDataset` gives: images in [0, 1]."""
+        """The same item as the `LeRobotDataset` gives, without features of text: images in [0, 1]."""
         batch = self.take(np.array([index]))
         item = {key: value[0] for key, value in batch.items()}
         for key in self._frames:
@@ -113,9 +115,9 @@ class FrameStore:
             indices: (B,) positions in [0, len).
 
         Returns:
-            Every feature as (B, ...), or (B, T, ...) where it has T delta indices: then frames beyond the episode
-            are its first or last one and `<feature>_is_pad` (B, T) is true. Images are uint8 (B, 3, H, W). `task` is
-            a list of B instructions.
+            Every feature but those of text as (B, ...), or (B, T, ...) where it has T delta indices: then frames beyond
+            the episode are its first or last one and `<feature>_is_pad` (B, T) is true. Images are uint8 (B, 3, H, W).
+            `task` is a list of B instructions.
         """
         indices = np.asarray(indices, dtype=np.int64)
         batch: Batch = {}
@@ -135,12 +137,14 @@ class FrameStore:
 
 
 def _column(column: Any, dtype: str) -> Tensor:
-    """A column of numbers as (N,) or (N, d); weights are no float64."""
+    """A column of numbers as (N, ...); weights are no float64."""
     array = column.combine_chunks()
+    if isinstance(array, pa.ExtensionArray):  # of features with two axes or more
+        array = array.storage
     shape = [len(array)]
     while hasattr(array.type, "value_type"):
-        array = array.flatten()
-        shape.append(-1)
+        rows, array = len(array), array.flatten()
+        shape.append(len(array) // rows)
     values = array.to_numpy(zero_copy_only=False).reshape(shape)
     return torch.tensor(values, dtype=torch.float32 if dtype == "float64" else getattr(torch, dtype))
 

@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from lerobot.datasets.lerobot_dataset import LeRobotDataset
 
 from rlspec.config.vla_schema import Dataset
 from rlspec.errors import DataError
@@ -50,6 +51,29 @@ def test_items_are_those_of_lerobot(images: Path, episodes: list[int] | None) ->
 def test_items_of_videos_are_those_of_lerobot(films: Path) -> None:
     dataset = opened(films, deltas={"action": [0, 1]})
     assert_equal_items(dataset, FrameStore(dataset))
+
+
+def test_what_lerobot_reads_can_be_kept_in_memory(tmp_path: Path) -> None:
+    """Matrices are kept, text is left out."""
+    features = {
+        "action": {"dtype": "float32", "shape": (2,), "names": None},
+        "pose": {"dtype": "float32", "shape": (4, 4), "names": None},
+        "note": {"dtype": "string", "shape": (1,), "names": None},
+    }
+    target = LeRobotDataset.create("a/b", 10, features, root=tmp_path / "data", use_videos=False)
+    rng = np.random.default_rng(0)
+    for frame in range(3):
+        numbers = {"action": rng.normal(size=2).astype("f4"), "pose": rng.normal(size=(4, 4)).astype("f4")}
+        target.add_frame({**numbers, "note": f"frame {frame}", "task": "reach"})
+    target.save_episode()
+    target.finalize()
+    dataset = opened(tmp_path / "data", deltas={})
+    store = FrameStore(dataset)
+    for index in range(3):
+        expected, found = dataset[index], store[index]
+        assert expected.keys() - found.keys() == {"note"}
+        assert all(torch.equal(found[key], expected[key]) for key in found if key != "task")
+    assert store[2]["pose"].shape == (4, 4)
 
 
 def test_items_under_other_names(images: Path) -> None:
