@@ -36,11 +36,13 @@ def write_dataset(root: Path, **changes: Any) -> Path:
         name: {"dtype": "float32", "shape": [values.shape[1]], "names": [*JOINTS, "gripper"][: values.shape[1]]}
         for name, values in columns.items()
     }
-    features["index"] = {"dtype": "int64", "shape": [1], "names": None}
+    marks = {"index": np.arange(sum(length)), "episode_index": np.repeat([0, 1], length)}
+    marks["frame_index"] = np.concatenate([np.arange(each) for each in length])
+    features |= {name: {"dtype": "int64", "shape": [1], "names": None} for name in marks}
     (root / "data/chunk-000").mkdir(parents=True)
     for file, rows in enumerate((slice(0, 400), slice(400, None))):
         table = {name: pa.array(list(values[rows].astype(np.float32))) for name, values in columns.items()}
-        table["index"] = pa.array(np.arange(sum(length))[rows])
+        table |= {name: pa.array(values[rows]) for name, values in marks.items()}
         pq.write_table(pa.table(table), root / f"data/chunk-000/file-{file:03d}.parquet")
     info = {"codebase_version": "v3.0", "fps": 15, "features": features, "total_episodes": 2, "total_frames": 430}
     (root / "meta").mkdir()
@@ -93,6 +95,23 @@ def test_fix_repairs_and_a_second_look_finds_nothing(dataset: Path, capsys: Outp
         np.testing.assert_allclose(stored[name], np.quantile(numbers(dataset, "action"), level, axis=0), atol=1e-9)
     assert stats.main([f"path={dataset}"]) == 0
     assert "stored statistics are those of all frames" in capsys.readouterr().out
+
+
+@pytest.mark.filterwarnings("ignore:invalid value")
+@pytest.mark.parametrize("more", [["--fix"], ["norm_stats=norm.json"], []])
+def test_a_number_that_is_not_finite_is_named_and_nothing_is_written(
+    more: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: Output
+) -> None:
+    state = np.zeros((430, 8))
+    state[402, 3], state[410, 0] = np.nan, np.inf
+    root = write_dataset(tmp_path / "data", **{"observation.state": state})
+    before = (root / "meta/stats.json").read_bytes()
+    monkeypatch.chdir(tmp_path)
+    assert stats.main([f"path={root}", *more]) == 2
+    shown = capsys.readouterr()
+    assert "observation.state is not finite in 2 frames, first in frame 2 of episode 1" in shown.err
+    assert shown.err.count("\n") == 1 and shown.out == ""
+    assert (root / "meta/stats.json").read_bytes() == before and not (tmp_path / "norm.json").exists()
 
 
 def test_a_kill_while_repairing_leaves_the_old_file(

@@ -18,8 +18,9 @@ from numpy.typing import NDArray
 from rlspec.contract.features import ACTION, STATE, picture_shape
 from rlspec.errors import DataError
 from rlspec.vla.data.decoding import decode_all
+from rlspec.vla.data.exact_statistics import check_finite
 from rlspec.vla.data.files import INFO, STATS, first_line, is_numeric, read_columns, read_json
-from rlspec.vla.data.pixels import decode_image, read_film, read_film_head
+from rlspec.vla.data.pixels import FILM_RATE_TOLERANCE, decode_image, read_film, read_film_head
 
 _AGAIN = "restore the file, or download or generate the data set again"
 _TASKS = "meta/tasks.parquet"
@@ -67,7 +68,7 @@ def check_dataset(
     columns = read_columns(root, [name for name, feature in features.items() if is_numeric(feature)])
     _check_shapes(root, features, columns)
     _check_episodes(root, table, columns, info["total_frames"])
-    _check_numbers(root, columns, np.repeat(used, table["length"]))
+    check_finite(root, columns, np.repeat(used, table["length"]))
     _check_times(root, columns, info["fps"])
     _check_pictures(root, features)
     _check_videos(root, info, table, used)
@@ -138,21 +139,6 @@ def _check_shapes(root: Path, features: Mapping[str, Any], columns: Mapping[str,
         if values.shape[1] != size:
             raise DataError(
                 f"{root}/data: {name} holds {values.shape[1]} numbers, {INFO} says {size}; correct {INFO}, or {_AGAIN}"
-            )
-
-
-def _check_numbers(root: Path, columns: Mapping[str, NDArray[Any]], used: NDArray[np.bool_]) -> None:
-    for name, values in columns.items():
-        if not np.issubdtype(values.dtype, np.floating):
-            continue
-        bad = np.flatnonzero(~np.isfinite(values).all(axis=1) & used)
-        if len(bad):
-            row = int(bad[0])
-            episode = int(columns["episode_index"][row, 0])
-            raise DataError(
-                f"{root}/data: {name} is not finite in {len(bad)} frames, first in frame "
-                f"{int(columns['frame_index'][row, 0])} of episode {episode}; leave the episode out with "
-                "dataset.episodes, or generate the data again"
             )
 
 
@@ -240,7 +226,7 @@ def _check_film(path: Path, name: str, feature: Mapping[str, Any], fps: float, f
     rate, there = read_film_head(path)
     if there != frames:
         raise DataError(f"{path}: {there} frames, its episodes have {frames}; {_AGAIN}")
-    if abs(rate - fps) > 0.05:
+    if abs(rate - fps) > FILM_RATE_TOLERANCE:
         raise DataError(f"{path}: {rate:g} frames per second, {INFO} says fps={fps:g}; correct {INFO}")
 
 

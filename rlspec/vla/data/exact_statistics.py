@@ -15,6 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from rlspec.checkpoint import write_json_atomically
+from rlspec.errors import DataError
 from rlspec.vla.data.files import INFO, STATS, is_numeric, read_columns, read_json
 from rlspec.vla.data.pixels import count_pixels
 
@@ -24,6 +25,33 @@ BOOKKEEPING = ("timestamp", "frame_index", "episode_index", "index", "task_index
 IMAGE_FRAMES = 2000  # pictures that are looked at where there may be very many
 
 Statistics = dict[str, NDArray[Any]]
+
+
+class NotFinite(DataError):
+    """A number of a data set is not finite, so that there are no statistics of it."""
+
+
+def check_finite(root: Path, columns: Mapping[str, NDArray[Any]], used: NDArray[np.bool_] | None = None) -> None:
+    """Refuse numbers that are not finite.
+
+    Args:
+        root: the data set's folder.
+        columns: all its numeric features, (N, d) each.
+        used: (N,) frames that matter; None: all.
+
+    Raises:
+        NotFinite: The first feature that has one, with its first frame.
+    """
+    for name, values in columns.items():
+        if not np.issubdtype(values.dtype, np.floating):
+            continue
+        bad = np.flatnonzero(~np.isfinite(values).all(axis=1) & (True if used is None else used))
+        if len(bad):
+            frame, episode = (int(columns[each][bad[0], 0]) for each in ("frame_index", "episode_index"))
+            raise NotFinite(
+                f"{root}/data: {name} is not finite in {len(bad)} frames, first in frame {frame} of episode {episode}; "
+                "leave the episode out with dataset.episodes, or generate the data again"
+            )
 
 
 def vector_statistics(values: NDArray[Any]) -> Statistics:
@@ -77,10 +105,17 @@ def image_statistics(histogram: NDArray[np.int64], frames: int) -> Statistics:
 
 
 def numeric_statistics(root: Path) -> dict[str, Statistics]:
-    """Exact statistics of all numeric features of a LeRobotDataset v3, read from its parquet files."""
+    """Exact statistics of all numeric features of a LeRobotDataset v3, read from its parquet files.
+
+    Raises:
+        DataError: A file is missing or cannot be read.
+        NotFinite: A number is not finite.
+    """
     features = read_json(root / INFO)["features"]
     names = [name for name, feature in features.items() if is_numeric(feature)]
-    return {name: vector_statistics(values) for name, values in read_columns(root, names).items()}
+    columns = read_columns(root, names)
+    check_finite(root, columns)
+    return {name: vector_statistics(values) for name, values in columns.items()}
 
 
 def exact_statistics(root: Path, *, image_frames: int | None = IMAGE_FRAMES) -> dict[str, Statistics]:
@@ -91,7 +126,7 @@ def exact_statistics(root: Path, *, image_frames: int | None = IMAGE_FRAMES) -> 
         image_frames: pictures are counted in so many frames, evenly spaced over the whole; None: in all.
 
     Raises:
-        DataError: A file is missing or cannot be read.
+        DataError: A file is missing or cannot be read, or a number is not finite.
     """
     statistics = numeric_statistics(root)
     features = read_json(root / INFO)["features"]

@@ -17,7 +17,7 @@ from rlspec.contract.features import ACTION, STATE
 from rlspec.contract.records import DATA_RECORD
 from rlspec.errors import DataError, nearest
 from rlspec.hub import refusal
-from rlspec.vla.data.exact_statistics import numeric_statistics, statistics_fault
+from rlspec.vla.data.exact_statistics import NotFinite, numeric_statistics, statistics_fault
 from rlspec.vla.data.files import INFO
 
 log = logging.getLogger(__name__)
@@ -149,7 +149,11 @@ def _mend_statistics(dataset: RenamedDataset) -> None:
     root, meta = Path(dataset.root), dataset.meta
     if (root / DATA_RECORD).is_file():  # our own are exact
         return
-    exact = numeric_statistics(root)
+    try:
+        exact = numeric_statistics(root)
+    except NotFinite as error:  # which does not matter where the recipe leaves that episode out
+        log.warning("statistics of %s are taken as they are stored: %s", dataset.repo_id, error)
+        return
     if int(exact["index"]["count"][0]) != meta.total_frames:
         log.warning("only a part of %s is here: its statistics are taken as they are stored", dataset.repo_id)
         return

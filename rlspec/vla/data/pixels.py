@@ -17,6 +17,9 @@ from rlspec.errors import DataError
 from rlspec.vla.data.files import INFO, first_line, read_json
 from rlspec.vla.data.recording import Pixels, count_values
 
+FILM_RATE_TOLERANCE = 0.05
+"""Frames per second by which a film's rate may differ from its data set's."""
+
 
 def count_pixels(root: Path, key: str, chosen: NDArray[np.int64]) -> NDArray[np.int64]:
     """(3, 256) how often each channel of a camera has each value in the chosen frames (positions in the data set)."""
@@ -100,6 +103,16 @@ def read_film_part(path: Path, start: float, length: int) -> Iterator[Callable[[
                 return
             left -= 1
             yield partial(frame.to_ndarray, format="rgb24")
+
+
+def read_film_rate(path: Path) -> float:
+    """Frames per second of a video.
+
+    Raises:
+        DataError: The file cannot be read.
+    """
+    with _opened(path) as container:
+        return float(container.streams.video[0].average_rate or 0)
 
 
 def read_film_head(path: Path) -> tuple[float, int]:

@@ -26,7 +26,7 @@ def report_statistics(path: str, *, fix: bool, against: str | None, norm_stats: 
         display: Where lines go.
 
     Raises:
-        DataError: There is no such data set, or it does not go together with `against`.
+        DataError: There is no such data set, a number of it is not finite, or it does not go together with `against`.
         CheckpointError: `against` has no statistics.
     """
     from rlspec.vla.data.exact_statistics import numeric_statistics, statistics_fault

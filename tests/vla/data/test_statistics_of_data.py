@@ -9,6 +9,8 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 from numpy.typing import NDArray
 
@@ -142,3 +144,19 @@ def test_opening_takes_exact_statistics_where_the_stored_are_not(
     actions = np.stack([dataset[index]["action"].numpy() for index in range(len(dataset))])
     assert np.allclose(dataset.meta.stats["action"]["q99"], np.quantile(actions, 0.99, axis=0))
     assert (by_lerobot / "meta/stats.json").read_text() == stored
+
+
+def test_opening_keeps_stored_statistics_where_a_number_is_not_finite(
+    by_lerobot: Path, copy_of: Callable[[Path], Path], caplog: pytest.LogCaptureFixture
+) -> None:
+    root = copy_of(by_lerobot)
+    path = next(root.glob("data/*/*.parquet"))
+    table = pq.read_table(path)
+    index, actions = table.column_names.index("action"), np.array(table.column("action").to_pylist())
+    actions[3] = np.nan
+    column = pa.array(actions.tolist(), type=table.schema.field("action").type)
+    pq.write_table(table.set_column(index, table.schema.field("action"), column), path)
+    dataset = open_dataset(Dataset(name="toy"), root=root)
+    assert "taken as they are stored" in caplog.text and "action is not finite in 1 frames" in caplog.text
+    stored = json.loads((root / "meta/stats.json").read_text())
+    assert np.array_equal(dataset.meta.stats["action"]["q99"], stored["action"]["q99"])
