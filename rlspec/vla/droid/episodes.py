@@ -204,7 +204,7 @@ def _check_rate(times: Numbers, rate: float) -> None:
     if not math.isclose(interval * rate, 1.0, abs_tol=_RATE_TOLERANCE):
         raise Refused(
             "wrong_rate",
-            f"recorded at {1 / interval:.3g} Hz by its timestamps, {rate:g} expected; give source_fps=",
+            f"recorded at {1 / interval:.3g} Hz by its timestamps, {rate:g} expected; source_fps= says what is",
         )
     frame = int(np.argmax(intervals)) + 1
     if (gap := float(intervals[frame - 1])) > _LONGEST_GAP:

@@ -72,6 +72,8 @@ class LeRobotSource:
             raise Refused("length_mismatch", f"{rows.num_rows} frames in the table, {place['length']} in the metadata")
         state, actions = self._numbers(rows, "state"), self._numbers(rows, "action")
         times = _array(rows, "timestamp").reshape(-1) if "timestamp" in rows.column_names else None
+        if times is not None:
+            times *= float(self.info["fps"]) / self._rate  # source_fps= says that the data set's clock is wrong
         taken = _array(rows, INTERVENTION).reshape(-1) > 0 if INTERVENTION in rows.column_names else None
         return Recording(
             identity=item.identity,

@@ -11,8 +11,8 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
-from rlspec.vla.data.files import first_line
-from rlspec.vla.data.pixels import read_film_part
+from rlspec.vla.data.files import INFO, first_line
+from rlspec.vla.data.pixels import FILM_RATE_TOLERANCE, read_film_part, read_film_rate
 from rlspec.vla.data.recording import Pixels
 from rlspec.vla.droid.episodes import Frame, Refused, frames_of_film
 from rlspec.vla.droid.rlds import decode_frame
@@ -52,7 +52,15 @@ def _film_frames(root: Path, info: Mapping[str, Any], place: Mapping[str, Any], 
         raise Refused("missing_camera", f"no {name}")
     whole = "chunk_index" not in info["video_path"]  # one file per episode: it must not hold more
     length = place["length"] + 1 if whole else place["length"]
-    yield from frames_of_film(read_film_part(path, start, length), path, name)
+    yield from frames_of_film(_film_part(path, start, length, info["fps"]), path, name)
+
+
+def _film_part(path: Path, start: float, length: int, fps: float) -> Iterator[Frame]:
+    """A film at another rate would show other moments than the table's rows."""
+    rate = read_film_rate(path)
+    if abs(rate - fps) > FILM_RATE_TOLERANCE:
+        raise Refused("wrong_rate", f"{path.name} has {rate:g} frames per second, {INFO} says fps={fps:g}")
+    yield from read_film_part(path, start, length)
 
 
 def _table_frames(root: Path, info: Mapping[str, Any], place: Mapping[str, Any], key: str) -> Iterator[Frame]:

@@ -95,10 +95,10 @@ def make_images(rng: np.random.Generator, frames: int) -> NDArray[np.uint8]:
     return blocks.repeat(8, axis=1).repeat(8, axis=2)
 
 
-def write_film(path: Path, images: NDArray[np.uint8], *, lossless: bool = True) -> NDArray[np.uint8]:
+def write_film(path: Path, images: NDArray[np.uint8], *, lossless: bool = True, rate: int = 60) -> NDArray[np.uint8]:
     """Write a film; returns what a player decodes."""
     with av.open(str(path), "w") as output:
-        stream = output.add_stream("libx264rgb" if lossless else "libx264", 60, options={"crf": "0"})
+        stream = output.add_stream("libx264rgb" if lossless else "libx264", rate, options={"crf": "0"})
         stream.pix_fmt = "rgb24" if lossless else "yuv420p"
         stream.height, stream.width = images.shape[1:3]
         for image in images:

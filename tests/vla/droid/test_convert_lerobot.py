@@ -111,7 +111,7 @@ def write_v21(
             if video:
                 path = root / f"videos/chunk-{chunk:03d}/{camera}/episode_{number:06d}.mp4"
                 path.parent.mkdir(parents=True, exist_ok=True)
-                episode[camera] = write_film(path, episode[camera])
+                episode[camera] = write_film(path, episode[camera], rate=15)
             else:
                 table[camera] = [{"bytes": png(image), "path": None} for image in episode[camera]]
         path = root / f"data/chunk-{chunk:03d}/episode_{number:06d}.parquet"
@@ -201,13 +201,33 @@ def test_old_videos_and_what_is_missing(tmp_path: Path) -> None:
     write_v21(root, episodes, OPENPI_COLUMNS, OPENPI, video=True)
     (root / "videos/chunk-000/wrist_image_left/episode_000000.mp4").unlink()
     film = root / "videos/chunk-000/wrist_image_left/episode_000001.mp4"
-    write_film(film, episodes[1]["wrist_image_left"][:-1])
+    write_film(film, episodes[1]["wrist_image_left"][:-1], rate=15)
     out = run("lerobot", root, tmp_path / "out", *PLAIN)
     assert np.array_equal(read_pictures(out, "wrist_left"), episodes[2]["wrist_image_left"])
     assert refusals(out) == {
         "episode 0": ("missing_camera", "no videos/chunk-000/wrist_image_left/episode_000000.mp4"),
         "episode 1": ("length_mismatch", "wrist_image_left has 6 frames, the episode 7"),
     }
+
+
+def test_a_film_at_another_rate_than_the_data_set_is_refused(tmp_path: Path) -> None:
+    """LeRobot would show its frames 0, 2, 4, ..."""
+    episodes = make_episodes(OPENPI_COLUMNS, OPENPI)
+    root = tmp_path / "in"
+    write_v21(root, episodes, OPENPI_COLUMNS, OPENPI, video=True)
+    film = root / "videos/chunk-000/wrist_image_left/episode_000001.mp4"
+    write_film(film, episodes[1]["wrist_image_left"], rate=30)
+    out = run("lerobot", root, tmp_path / "out", *PLAIN)
+    reason = "episode_000001.mp4 has 30 frames per second, meta/info.json says fps=15"
+    assert refusals(out) == {"episode 1": ("wrong_rate", reason)}
+
+
+def test_a_rate_goes_before_what_the_data_set_says(tmp_path: Path) -> None:
+    write_v21(tmp_path / "in", make_episodes(OPENPI_COLUMNS, OPENPI), OPENPI_COLUMNS, OPENPI, video=False)
+    out = run("lerobot", tmp_path / "in", tmp_path / "out", *PLAIN, "source_fps=20")
+    assert refusals(out) == {}
+    assert check_dataset(out).fps == 20
+    assert np.allclose(read_rows(out)["timestamp"][:3], [0, 0.05, 0.1])
 
 
 def test_our_own_data_sets_can_be_converted_again(tmp_path: Path) -> None:

@@ -300,7 +300,7 @@ BROKEN: list[tuple[Callable[[RawEpisode], None], str, str]] = [
     (not_a_number, "not_finite", "action joint_velocity is not finite in 1 frames, first in 4"),
     (shorter_action, "length_mismatch", "action joint_velocity has 19 frames, others have 20"),
     (without_key, "missing_key", "no action gripper_position, which action_space=joint_velocity needs"),
-    (slow_clock, "wrong_rate", "recorded at 10 Hz by its timestamps, 15 expected; give source_fps="),
+    (slow_clock, "wrong_rate", "recorded at 10 Hz by its timestamps, 15 expected; source_fps= says what is"),
     (backward_clock, "wrong_rate", "timestamps do not increase: frame 1 is -0.066 s after the one before"),
     (clock_set_back, "wrong_rate", "timestamps do not increase: frame 12 is -3.53 s after the one before"),
     (frames_lost, "gap", "2.07 s are missing before frame 8"),
