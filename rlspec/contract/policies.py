@@ -23,3 +23,9 @@ def action_steps(config: Any) -> int | None:
     """How many of them are meant to be carried out; None: the policy does not say."""
     steps = getattr(config, "n_action_steps", None)
     return None if steps is None else int(steps)
+
+
+def keeps_past(config: Any) -> bool:
+    """Whether a policy reads observations before the newest one."""
+    states = getattr(config, "state_delta_indices", None) or ()
+    return getattr(config, "n_obs_steps", 1) > 1 or len(states) > 1

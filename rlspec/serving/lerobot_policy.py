@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from rlspec.contract.actions import ACTION_SPACES
 from rlspec.contract.features import ACTION, STATE, TASK, camera_of, image_key, is_empty_camera, is_image
 from rlspec.contract.pictures import resize_with_pad
-from rlspec.contract.policies import action_steps, chunk_length
+from rlspec.contract.policies import action_steps, chunk_length, keeps_past
 from rlspec.errors import ConfigError
 from rlspec.serving.policy import Observation, PolicySpec
 
@@ -54,8 +54,11 @@ def read_spec(config: Any, meaning: Meaning) -> PolicySpec:
         ConfigError: It cannot be served: it keeps past observations, wants what robots do not send, or has
             another number of actions than its action space.
     """
-    if getattr(config, "n_obs_steps", 1) > 1:
-        raise ConfigError(f"{meaning.model}: policies that keep past observations (n_obs_steps > 1) cannot be served")
+    if keeps_past(config):
+        raise ConfigError(
+            f"{meaning.model}: it keeps past observations (n_obs_steps or state_history > 1), of which a server sees "
+            "too few; choose a policy that does not"
+        )
     cameras, state = _inputs(config, meaning.model)
     unknown = sorted(set(meaning.wire_keys) - set(cameras))
     if unknown:

@@ -60,6 +60,7 @@ def test_a_spec_is_read_from_the_policys_config() -> None:
     ("changes", "meaning", "words"),
     [
         ({"n_obs_steps": 2}, {}, "past observations"),
+        ({"state_delta_indices": [-1, 0]}, {}, "past observations"),
         ({"input_features": {"observation.environment_state": feature(4)}}, {}, "wants observation.environment_state"),
         ({"output_features": {"action": feature(7)}}, {}, "joint_velocity: has 8 numbers, and tiny gives 7"),
         ({"output_features": {}}, {}, "gives None"),

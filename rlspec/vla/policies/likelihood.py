@@ -7,7 +7,7 @@ from typing import Any, Protocol
 import torch
 from torch import Tensor
 
-from rlspec.contract.policies import WITH_LIKELIHOOD, chunk_length
+from rlspec.contract.policies import WITH_LIKELIHOOD, chunk_length, keeps_past
 from rlspec.errors import ConfigError
 from rlspec.vla.policies.flow_sde import Velocity, chain_log_prob, draw_chain, normal_log_prob
 
@@ -98,9 +98,14 @@ def distribution_of(policy: Any, noise_level: float) -> ChunkDistribution:
         noise_level: of a flow policy.
 
     Raises:
-        ConfigError: It has none.
+        ConfigError: It has none, or reads past observations.
     """
     bare = policy.get_base_model() if hasattr(policy, "get_base_model") else policy
+    if keeps_past(bare.config):
+        raise ConfigError(
+            f"policy.type={bare.config.type}: it keeps past observations (state_history > 1), which reinforcement "
+            "learning does not; choose a policy that was trained with state_history=1"
+        )
     if hasattr(bare, "velocity_field"):
         return FlowDistribution(bare, noise_level)
     if getattr(bare, "log_scale", None) is not None:

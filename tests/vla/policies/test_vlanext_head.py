@@ -12,6 +12,7 @@ from grounding import ACTIONS, CHUNK, features
 from test_backbone_pretrained import SOURCES, batch, build, own_forward
 from torch import Tensor, nn
 
+from rlspec.contract.policies import keeps_past
 from rlspec.errors import ConfigError
 from rlspec.optim import build_optimizer
 from rlspec.vla.policies.backbone.backbone import Hidden
@@ -19,6 +20,7 @@ from rlspec.vla.policies.backbone.vlm import First, VisionLanguageBackbone
 from rlspec.vla.policies.flow.configuration_flow import RlspecFlowConfig
 from rlspec.vla.policies.flow.modeling_flow import RlspecFlowPolicy, follow
 from rlspec.vla.policies.flow.vlanext_head import VlanextHead, frequency_loss, published_times, time_features
+from rlspec.vla.policies.likelihood import distribution_of
 
 WIDTH, SEEN, HEADS = 16, 12, 2
 
@@ -202,6 +204,13 @@ def test_the_newest_states_are_read_those_before_an_episode_are_not_and_actions_
     policy.select_action({**given, "observation.state": states[:, 0]})
     assert seen[-1].mask.sum() == 2
     assert policy.config.state_delta_indices == [-2, -1, 0]
+
+
+def test_only_acting_step_by_step_remembers_states_so_that_server_and_reinforcement_refuse_it() -> None:
+    policy = RlspecFlowPolicy(settings(state_history=8))
+    with pytest.raises(ConfigError, match="rlspec_flow: it keeps past observations"):
+        distribution_of(policy, 0.5)
+    assert keeps_past(policy.config) and not keeps_past(settings())
 
 
 def test_every_matrix_of_the_head_has_its_role_and_all_learn() -> None:
