@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shlex
 import signal
 import sys
 from collections.abc import Mapping, Sequence
@@ -116,12 +117,13 @@ def _compare(line: CompareCommand, arguments: Sequence[str]) -> int:
     sweep.check()
     sys.stdout.write(f"{_size(plan)}, {line.workers} at a time, in {line.out}\n")
     results = sweep.run()
-    report = build_report(plan, results, line.out, f"python -m rlspec.compare {' '.join(arguments)}")
+    words = [argument for argument in arguments if argument != "train=false"]  # the command that goes on
+    report = build_report(plan, results, line.out, shlex.join(["python", "-m", "rlspec.compare", *words]))
     text = render_markdown(report)
     write_json_atomically(line.out / "report.json", report)
     write_text_atomically(line.out / "report.md", text)
     sys.stdout.write(f"\n{text}\nreport: {line.out / 'report.md'}\n")
-    return 1 if any(run.summary is None for arm in results for run in (*arm.tuning, *arm.runs)) else 0
+    return 1 if any(run.summary is None or run.error for arm in results for run in (*arm.tuning, *arm.runs)) else 0
 
 
 def _stop_by_signals(trainer: RunTrainer) -> None:

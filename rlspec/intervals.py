@@ -42,7 +42,7 @@ def mean_interval(values: Sequence[float]) -> Interval:
     return (max(0.0, mean - half), min(1.0, mean + half))
 
 
-# Two-sided 97.5% quantiles of Student's t by degrees of freedom; beyond 30 the normal one is close enough.
+# Two-sided 97.5% quantiles of Student's t by degrees of freedom; beyond 30 `_quantile` is as good.
 _T95 = (
     *(12.706, 4.303, 3.182, 2.776, 2.571, 2.447, 2.365, 2.306, 2.262, 2.228),
     *(2.201, 2.179, 2.160, 2.145, 2.131, 2.120, 2.110, 2.101, 2.093, 2.086),
@@ -60,9 +60,16 @@ def t_interval(values: Sequence[float]) -> Interval:
     if total < 2:
         return (-math.inf, math.inf)
     variance = math.fsum((value - mean) ** 2 for value in values) / (total - 1)
-    quantile = _T95[total - 2] if total - 1 <= len(_T95) else _Z95
-    half = quantile * math.sqrt(variance / total)
+    half = _quantile(total - 1) * math.sqrt(variance / total)
     return (mean - half, mean + half)
+
+
+def _quantile(freedom: int) -> float:
+    """Of Student's t: the table's, or the normal one's expansion in 1 / freedom (Cornish and Fisher 1937)."""
+    if freedom <= len(_T95):
+        return _T95[freedom - 1]
+    z = _Z95
+    return z + (z**3 + z) / (4 * freedom) + (5 * z**5 + 16 * z**3 + 3 * z) / (96 * freedom**2)
 
 
 def pass_at_k(samples: int, correct: int, k: int) -> float:

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 from rlspec.intervals import Interval, t_interval
 
 RESAMPLES = 10_000
+ROUNDING = 1e-9  # differences of shares, which are stored with four digits, that are one number
 
 
 @dataclass(frozen=True)
@@ -18,10 +19,10 @@ class Paired:
 
     n: int
     mean: float
-    low: float  # 95%, Student's
-    high: float
-    p: float  # of a paired t-test
-    p_holm: float  # the same, for as many arms as are compared (Holm 1979)
+    low: float | None  # 95%, Student's; None, as are the others: the differences are one number, not 0
+    high: float | None
+    p: float | None  # of a paired t-test
+    p_holm: float | None  # the same, for as many arms as are compared (Holm 1979)
 
 
 @dataclass(frozen=True)
@@ -66,41 +67,51 @@ def estimate(scores: Sequence[float], collapsed: float, paired: Paired | None = 
 
 
 def paired_differences(
-    arms: Mapping[str, Mapping[int, float]], baseline: str, *, of: Sequence[str] = ()
+    arms: Mapping[str, Mapping[int, float]], baseline: str, *, planned: int = 0
 ) -> dict[str, Paired]:
     """Every other arm less the baseline, seed by seed, with the p-values corrected for their number.
 
     Args:
         arms: Name -> seed -> score.
         baseline: Name of the arm to subtract.
-        of: Arms that are compared; empty: all.
+        planned: Arms that are going to be compared; p-values are corrected for as many at least.
     """
-    from scipy import stats
-
     ours = arms[baseline]
     found: dict[str, Paired] = {}
-    for name in of or arms:
+    for name in arms:
         shared = sorted(ours.keys() & arms[name].keys())
         if name == baseline or len(shared) < 2:
             continue
         differences = [arms[name][seed] - ours[seed] for seed in shared]
+        found[name] = _paired(differences)
+    tested = {name: each.p for name, each in found.items() if each.p is not None}
+    corrected = dict(zip(tested, holm(list(tested.values()), number=max(planned, len(found))), strict=True))
+    return {name: replace(each, p_holm=corrected.get(name)) for name, each in found.items()}
+
+
+def _paired(differences: Sequence[float]) -> Paired:
+    """Not corrected. Equal differences, up to rounding, are no estimate of the spread."""
+    from scipy import stats
+
+    mean = math.fsum(differences) / len(differences)
+    if max(differences) - min(differences) < ROUNDING:
+        low, high, p = (0.0, 0.0, 1.0) if abs(mean) < ROUNDING else (None, None, None)
+    else:
         low, high = t_interval(differences)
-        if len(set(differences)) == 1:  # no spread: the test divides by zero
-            p = 1.0 if differences[0] == 0 else 0.0
-        else:
-            p = float(stats.ttest_1samp(differences, 0.0).pvalue)
-        found[name] = Paired(len(shared), math.fsum(differences) / len(shared), low, high, p, p)
-    return {
-        name: Paired(each.n, each.mean, each.low, each.high, each.p, corrected)
-        for (name, each), corrected in zip(found.items(), holm([each.p for each in found.values()]), strict=True)
-    }
+        p = float(stats.ttest_1samp(differences, 0.0).pvalue)
+    return Paired(len(differences), mean, low, high, p, p)
 
 
-def holm(values: Sequence[float]) -> list[float]:
-    """p-values corrected for their number (Holm 1979): step-down Bonferroni, monotone, at most 1."""
+def holm(values: Sequence[float], number: int = 0) -> list[float]:
+    """p-values corrected for their number (Holm 1979): step-down Bonferroni, monotone, at most 1.
+
+    Args:
+        values: The p-values.
+        number: Of all tests, also of those whose p-value is not known yet; at least that of `values`.
+    """
     order = sorted(range(len(values)), key=lambda index: values[index])
     corrected, largest = [0.0] * len(values), 0.0
     for rank, index in enumerate(order):
-        largest = max(largest, min(1.0, (len(values) - rank) * values[index]))
+        largest = max(largest, min(1.0, (max(number, len(values)) - rank) * values[index]))
         corrected[index] = largest
     return corrected

@@ -13,6 +13,7 @@ import yaml
 
 from rlspec.checkpoint import write_text_atomically
 from rlspec.comparison.plan import Plan
+from rlspec.errors import ConfigError, DataError
 from rlspec.run_directory import RECIPE
 
 PLAN, HISTORY = "plan.yaml", "plans.jsonl"
@@ -20,10 +21,15 @@ PLAN, HISTORY = "plan.yaml", "plans.jsonl"
 
 def record_plan(plan: Plan, out: Path) -> None:
     """Write the plan beside the runs, with its hash, its time, and how many runs there were before it."""
-    out.mkdir(parents=True, exist_ok=True)
+    try:
+        out.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise ConfigError(f"out={out}: cannot be made ({error.strerror}); choose another folder") from None
     with (out / HISTORY).open("a", encoding="utf-8") as file:
         fcntl.flock(file, fcntl.LOCK_EX)  # another command may begin at the same time
         known = read_history(out)
+        text = (out / HISTORY).read_text(encoding="utf-8")
+        file.truncate(len(text[: text.rfind("\n") + 1].encode()))  # what a kill cut short
         if known and known[-1]["sha256"] == plan.sha256:
             return
         now = datetime.now(UTC).isoformat(timespec="seconds")
@@ -38,10 +44,17 @@ def _content(plan: Plan) -> dict[str, Any]:
 
 
 def read_history(out: Path) -> list[dict[str, Any]]:
-    """All plans, the oldest first."""
+    """All plans, the oldest first; a last line that a kill cut short is passed over.
+
+    Raises:
+        DataError: Another line is corrupt.
+    """
     path = out / HISTORY
-    lines = path.read_text(encoding="utf-8").splitlines() if path.is_file() else []
-    return [json.loads(line) for line in lines]
+    lines = path.read_text(encoding="utf-8").splitlines(keepends=True) if path.is_file() else []
+    try:
+        return [json.loads(line) for line in lines if line.endswith("\n")]
+    except ValueError:
+        raise DataError(f"{path}: a line is no JSON; restore it, or choose another out=DIR") from None
 
 
 def _runs(out: Path) -> Iterator[Path]:
@@ -61,7 +74,9 @@ def deviations(out: Path, folders: Sequence[Path]) -> list[str]:
         old, new = earlier["plan"], later["plan"]
         keys = sorted(key for key in old.keys() | new.keys() if old.get(key) != new.get(key))
         if later["runs_before"]:
-            found.append(f"the plan was changed after {later['runs_before']} runs: {', '.join(keys)}")
+            found.append(
+                f"the plan was changed after {later['runs_before']} runs: {', '.join(keys) or 'the order of arms'}"
+            )
     written = datetime.fromisoformat(known[0]["written"]).timestamp() if known else float("inf")
     early = [
         folder for folder in folders if (folder / RECIPE).is_file() and (folder / RECIPE).stat().st_mtime < written

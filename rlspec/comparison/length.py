@@ -36,7 +36,9 @@ def _steps(recipe: Any) -> int:
 
 
 def _samples(recipe: Any) -> int:
-    """Of one step."""
+    """Of one step: answers, demonstrations' frames, or episodes."""
+    if getattr(recipe, "policy", None) is not None and recipe.algorithm == "grpo":
+        return int(recipe.grpo.groups_per_step * recipe.grpo.group_size)
     if hasattr(recipe, "training"):
         return int(recipe.training.batch_size * recipe.training.gradient_accumulation)
     return int(recipe.batch.prompts_per_step * recipe.batch.samples_per_prompt)

@@ -8,13 +8,15 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from rlspec.comparison.running import LENGTHS, Summary
+from rlspec.comparison.plan import Plan
+from rlspec.comparison.running import LENGTHS, Kind, Summary
 from rlspec.config.values import read_yaml
 from rlspec.errors import ConfigError
 from rlspec.run_directory import RECIPE, RunDirectory
 
 SCORES: Mapping[str, str] = {"sampled_pass_at_1": "sampled pass@1", "success_rate": "success"}
 """What a summary measures, in words; the first one that it has is the score, where none is named."""
+_NO_SHARES = {"n", "correct", "excluded", "mean_length", "greedy_mean_length"}  # of what a summary measures
 LEAST_POINTS = 3  # evaluations, the end among them, that make a curve
 Curve = list[tuple[int, float]]  # steps, ascending, and heights
 
@@ -38,7 +40,7 @@ def score_of(scores: Mapping[str, Any] | None, name: str | None) -> float | None
     """A score from what a summary measured.
 
     Raises:
-        ConfigError: It measured something, and this is not among it.
+        ConfigError: It measured something, and this is not among it, or no share.
     """
     if not scores:
         return None
@@ -50,7 +52,30 @@ def score_of(scores: Mapping[str, Any] | None, name: str | None) -> float | None
     if not isinstance(value, int | float):
         known = sorted(key for key, number in scores.items() if isinstance(number, int | float))
         raise ConfigError(f"score={name}: not measured; these are: {', '.join(known)}")
+    if not 0 <= value <= 1:
+        raise ConfigError(f"score={name}: {value:g} is no share in [0, 1], which a score has to be")
     return float(value)
+
+
+def check_measured(plan: Plan, recipe: Any, kind: Kind) -> None:
+    """Refuse a run that cannot be judged as the plan says, before it is trained.
+
+    Raises:
+        ConfigError: naming the key.
+    """
+    evaluation, robotic, name = recipe.evaluation, hasattr(recipe, "policy"), plan.score or ""
+    if name in _NO_SHARES:
+        raise ConfigError(f"score={name}: no share in [0, 1], which a score has to be")
+    if kind == "tune" and not (evaluation.after and (not robotic or recipe.env is not None)):
+        raise ConfigError("tune: the tuning runs have no score; set evaluation.after=true" + " and env" * robotic)
+    k = name.removeprefix("pass_at_k.")
+    if k != name and not robotic and k not in {str(k) for k in evaluation.k if k <= evaluation.samples}:
+        raise ConfigError(f"score={name}: needs {k} in evaluation.k and evaluation.samples={k} or more")
+    if plan.kl and kind == "claim" and (robotic or not evaluation.unchanged):
+        raise ConfigError(
+            "kl=true: needs a language model whose answers are drawn with evaluation.temperature=1 "
+            "evaluation.top_p=1 evaluation.top_k=0"
+        )
 
 
 def measure(summary: Summary, folder: Path, score: str | None, target: float | None) -> RunMeasures:

@@ -24,6 +24,7 @@ MATCHES: Mapping[str, tuple[str, ...]] = {
     "spectral": ("optim.adjust_lr=match_spectral_adamw",),
 }
 """What `match=` sets: whose step is as long as whose."""
+LONGEST = 100  # bytes of a folder's name
 _NAMED = ("recipe", "model", "data", "optim", "policy", "env", "dataset", "match")  # whose value needs no key beside it
 Rate = Annotated[float, Field(gt=0)]
 
@@ -37,7 +38,9 @@ class Tune(Section):
     trials: Annotated[int, Key("rates drawn from the range, the same for every arm", "N")] = Field(5, ge=2)
     seeds: Annotated[list[int], Key("of the tuning runs", "[100]")] = [100]
     overrides: Annotated[list[str], Key("of the tuning runs alone, for example data.seed=7", "[...]")] = []
-    extend: Annotated[int, Key("further rates where the best one is the lowest or the highest", "N")] = Field(2, ge=0)
+    extend: Annotated[int, Key("further rates where the best one of a grid is the lowest or the highest", "N")] = Field(
+        2, ge=0
+    )
 
     @model_validator(mode="after")
     def _whole(self) -> Self:
@@ -96,9 +99,11 @@ class Plan(Section):
                 raise ValueError(f"{key}: no arm {name}; {nearest(name, self.arms)}")
         if self.tune.wanted and (missing := [arm for arm in self.arms if not self.tune.rates(arm)]):
             raise ValueError(f"tune.lr: no rates for {missing[0]}; give tune.lr, or tune.lr_of.{missing[0]}")
-        fixed = [text for arm in self.arms.values() for text in (*self.overrides, *arm) if text.startswith("optim.lr=")]
-        if self.tune.wanted and fixed:
+        own = [text for arm in self.arms.values() for text in (*self.overrides, *arm, *self.tune.overrides)]
+        if self.tune.wanted and (fixed := [text for text in own if key_of_override(text) == "optim.lr"]):
             raise ValueError(f"{fixed[0]}: the rate is tuned; leave one of the two out")
+        if seeded := [text for text in own if key_of_override(text) == "seed"]:
+            raise ValueError(f"{seeded[0]}: seeds are those of the plan; write seeds: [...], or seed=0,1 on a line")
         if self.equal == "seconds" and not (self.tune.wanted and self.baseline):
             raise ValueError("equal=seconds: needs baseline=ARM and tuning runs, in which a step's time is measured")
         slugs = [slug(name) for name in self.arms]
@@ -122,21 +127,35 @@ class Plan(Section):
 
 def merged(overrides: Sequence[str]) -> tuple[str, ...]:
     """Of two overrides of one key the later one."""
-    last = {override.partition("=")[0].lstrip("+~"): override for override in overrides}
-    return tuple(last.values())
+    return tuple({key_of_override(override): override for override in overrides}.values())
+
+
+def key_of_override(override: str) -> str:
+    """Without Hydra's signs before it."""
+    return override.partition("=")[0].lstrip("+~")
 
 
 def slug(text: str) -> str:
-    """A name as a folder's."""
-    return "".join(character if character.isalnum() or character in "._-" else "_" for character in text)
+    """A name as a folder's: neither this folder, nor the one above, nor longer than file systems allow."""
+    name = "".join(character if character.isalnum() or character in "._-" else "_" for character in text)
+    if not name.strip("."):
+        return "_" * max(1, len(name))
+    if len(name.encode()) <= LONGEST:
+        return name
+    return f"{name.encode()[:LONGEST].decode(errors='ignore')}-{hashlib.sha256(text.encode()).hexdigest()[:8]}"
 
 
 def split_values(text: str) -> list[str]:
-    """Cut at commas outside of brackets: `a,b` are two values, `[1,8]` is one."""
-    values, depth = [""], 0
+    """Cut at commas outside of brackets and quotes: `a,b` are two values, `[1,8]` and `'a, b'` are one."""
+    values, depth, quote = [""], 0, ""
     for character in text:
-        depth += (character in "[{(") - (character in "]})")
-        if character == "," and depth == 0:
+        if quote:
+            quote = "" if character == quote else quote
+        elif character in "'\"" and not values[-1].strip():
+            quote = character
+        else:
+            depth += (character in "[{(") - (character in "]})")
+        if character == "," and depth == 0 and not quote:
             values.append("")
         else:
             values[-1] += character
@@ -154,7 +173,12 @@ def plan_of_values(overrides: Sequence[str], matches: Sequence[str] = (), **furt
     Raises:
         ConfigError: One line per mistake.
     """
-    values = {key: split_values(text) for key, _, text in (override.partition("=") for override in overrides)}
+    values: dict[str, list[str]] = {}
+    for key, _, text in (override.partition("=") for override in overrides):
+        choices = split_values(text)
+        if key in values and len(choices) + len(values[key]) > 2:
+            raise ConfigError(f"{key}: given twice; write all its values behind one {key}=")
+        values[key] = choices
     seeds = values.pop("seed", ["0"])
     if bad := [seed for seed in seeds if not seed.isdecimal()]:
         raise ConfigError(f"seed={bad[0]}: whole numbers from 0")

@@ -27,12 +27,15 @@ def build_report(plan: Plan, results: Sequence[ArmResults], out: Path, command: 
     departed += [
         f"{arm.name}: no tuning run has a score, so that no rate is chosen" for arm in results if _unscored(arm)
     ]
+    departed += [f"{run.job.folder}: {run.error}" for arm in results for run in (*arm.tuning, *arm.runs) if run.error]
+    departed += _untimed(plan, results, out, waiting=False)
     return {
         "plan": plan.model_dump(mode="json", exclude_defaults=True),
         "plan_sha256": plan.sha256,
         "followed": not departed,
         "deviations": departed,
-        "unfinished": _without_result(results, out, TO_COME, "still to come:"),
+        "unfinished": _without_result(results, out, TO_COME, "still to come:")
+        + _untimed(plan, results, out, waiting=True),
         "command": command,
         "machine": machine(),
         "versions": library_versions(),
@@ -57,7 +60,9 @@ def machine() -> dict[str, Any]:
 def _estimates(plan: Plan, results: Sequence[ArmResults]) -> dict[str, Estimate | None]:
     scores = {arm.name: _scores(arm) for arm in results}
     with_any = {name: values for name, values in scores.items() if values}
-    paired = paired_differences(with_any, plan.baseline) if plan.baseline in with_any else {}
+    paired = (
+        paired_differences(with_any, plan.baseline, planned=len(plan.arms) - 1) if plan.baseline in with_any else {}
+    )
     return {
         arm.name: estimate(list(scores[arm.name].values()), _collapsed(arm), paired.get(arm.name)) for arm in results
     }
@@ -85,6 +90,15 @@ def _without_result(results: Sequence[ArmResults], out: Path, states: set[str], 
         elif seeds:
             lines.append(f"{arm.name}: {words} seed {seeds}")
     return lines
+
+
+def _untimed(plan: Plan, results: Sequence[ArmResults], out: Path, *, waiting: bool) -> list[str]:
+    """Arms that shall train as long as the baseline, and cannot, or cannot yet."""
+    timing = [run for arm in results if arm.name == plan.baseline for run in arm.tuning]
+    if any(_status(run, out) in TO_COME for run in timing) != waiting:
+        return []
+    arms = [arm.name for arm in results if arm.no_pace and arm.lr is not None]
+    return [f"{name}: not trained, as no step of it or of the baseline has a measured time" for name in arms]
 
 
 def _unscored(arm: ArmResults) -> bool:
@@ -208,7 +222,7 @@ def _markdown(table: Mapping[str, Sequence[str]]) -> list[str]:
     return [
         f"| {' | '.join(table)} |",
         f"|{'|'.join('---' if head in words else '---:' for head in table)}|",
-        *(f"| {' | '.join(row)} |" for row in rows),
+        *(f"| {' | '.join(cell.replace('|', '\\|') for cell in row)} |" for row in rows),
     ]
 
 
@@ -219,7 +233,7 @@ def _tuning_table(arms: Sequence[Mapping[str, Any]], words: str) -> list[str]:
         waiting = sum(run["status"] in TO_COME for run in arm["tuning"])
         note = "the best rate is at the end of what was tried" if arm["at_edge"] and not waiting else ""
         note = f"{waiting} runs to come" if waiting else note
-        lines.append(f"| {arm['name']} | {', '.join(filter(None, cells))} | {note} |")
+        lines.append(f"| {arm['name'].replace('|', '\\|')} | {', '.join(filter(None, cells))} | {note} |")
     return lines
 
 
@@ -250,13 +264,18 @@ def _mean_cell(arm: Mapping[str, Any]) -> str:
 
 
 def _paired_cell(arm: Mapping[str, Any]) -> str:
+    """With the number of pairs, where some seeds have none."""
     found = (arm["statistics"] or {}).get("paired")
-    return f"{100 * found['mean']:+.1f} [{100 * found['low']:+.1f}, {100 * found['high']:+.1f}]" if found else ""
+    if not found:
+        return ""
+    ends = "" if found["low"] is None else f" [{100 * found['low']:+.1f}, {100 * found['high']:+.1f}]"
+    pairs = f" ({found['n']} of {len(arm['runs'])} seeds)" if found["n"] < len(arm["runs"]) else ""
+    return f"{100 * found['mean']:+.1f}{ends}{pairs}"
 
 
 def _p_cell(arm: Mapping[str, Any]) -> str:
     found = (arm["statistics"] or {}).get("paired")
-    return f"{found['p']:.3f} ({found['p_holm']:.3f})" if found else ""
+    return f"{found['p']:.3f} ({found['p_holm']:.3f})" if found and found["p"] is not None else ""
 
 
 def _ends(ends: Sequence[float] | None) -> str:

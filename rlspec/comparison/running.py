@@ -8,7 +8,7 @@ import os
 import signal
 import sys
 import threading
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal, TextIO
@@ -16,7 +16,7 @@ from typing import Any, Literal, TextIO
 from rlspec.checkpoint import list_checkpoints
 from rlspec.comparison.launchers import Launcher
 from rlspec.comparison.plan import Plan, slug
-from rlspec.errors import INTERRUPTED, ConfigError
+from rlspec.errors import INTERRUPTED, ConfigError, DataError
 from rlspec.run_directory import RECIPE, SUMMARY, RunDirectory
 
 Kind = Literal["tune", "claim"]
@@ -97,11 +97,18 @@ def command_of(job: PlannedRun, folder: Path) -> list[str]:
 
 
 def read_summary(folder: Path) -> Summary | None:
-    """The summary of a run that ended by itself."""
+    """The summary of a run that ended by itself.
+
+    Raises:
+        DataError: It is corrupt.
+    """
     path = folder / SUMMARY
     if not path.is_file():
         return None
-    summary: Summary = json.loads(path.read_text(encoding="utf-8"))
+    try:
+        summary: Summary = json.loads(path.read_text(encoding="utf-8"))
+    except ValueError:
+        raise DataError(f"{path}: no JSON; delete it, and the same command goes on from the last checkpoint") from None
     return summary if summary["status"] != "interrupted" else None
 
 
@@ -118,8 +125,13 @@ def unfinished_status(folder: Path) -> str:
     return "interrupted" if (folder / SUMMARY).is_file() else "failed"
 
 
-def check_jobs(jobs: Sequence[PlannedRun], out: Path) -> None:
+def check_jobs(jobs: Sequence[PlannedRun], out: Path, check: Callable[[Any, Kind], None]) -> None:
     """Every run is a valid recipe, and its folder holds no other, before the first is trained.
+
+    Args:
+        jobs: The runs.
+        out: Of the comparison.
+        check: Raises ConfigError for a recipe that the comparison cannot judge.
 
     Raises:
         ConfigError: One of them is not, or does.
@@ -135,6 +147,7 @@ def check_jobs(jobs: Sequence[PlannedRun], out: Path) -> None:
                 raise ConfigError(
                     f"push={recipe.push}: every run of the comparison would be uploaded there; leave it out"
                 )
+            check(recipe, job.kind)
             valid.add((job.arm, job.kind))
         if stored.is_file():
             earlier = load_any_recipe([f"recipe={stored}"])

@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
+import re
 import sys
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 
 from rlspec.checkpoint import write_json_atomically
 from rlspec.comparison.history import record_plan
 from rlspec.comparison.length import same_samples, same_seconds
-from rlspec.comparison.measures import SCORES, RunMeasures, measure
-from rlspec.comparison.plan import Plan
+from rlspec.comparison.measures import SCORES, RunMeasures, check_measured, measure
+from rlspec.comparison.plan import Plan, slug
 from rlspec.comparison.running import (
     TO_COME,
     PlannedRun,
@@ -23,6 +25,7 @@ from rlspec.comparison.running import (
     unfinished_status,
 )
 from rlspec.comparison.tuning import Score, Tuned, tune
+from rlspec.errors import UserError
 
 Further = Callable[[Path], Mapping[str, float]]
 """Measures a finished run's folder; the numbers have names."""
@@ -35,6 +38,7 @@ class Result:
     job: PlannedRun
     summary: Summary | None  # None: it failed
     measured: RunMeasures | None
+    error: str | None = None  # why it could not be measured, or not as a whole
 
 
 @dataclass
@@ -46,6 +50,7 @@ class ArmResults:
     lr: float | None = None
     tuning: list[Result] = field(default_factory=list)
     runs: list[Result] = field(default_factory=list)
+    no_pace: bool = False  # how long it may train is not known
 
 
 class Sweep:
@@ -83,16 +88,25 @@ class Sweep:
     def check(self) -> None:
         """Raises ConfigError where a run is no valid recipe, or its folder holds another; before `run`."""
         plan = self.plan
-        jobs = [
-            job
-            for arm in plan.arms
-            for job in (
-                [planned_run(plan, arm, "tune", seed, lr) for lr in plan.tune.rates(arm) for seed in plan.tune.seeds]
-                if plan.tune.wanted
-                else [planned_run(plan, arm, "claim", seed, None, self._length(arm)) for seed in plan.seeds]
-            )
-        ]
-        check_jobs(jobs, self.runner.out)
+        jobs = [job for arm in plan.arms for job in (*self._possible_tuning(arm), *self._possible_claims(arm))]
+        check_jobs(jobs, self.runner.out, partial(check_measured, plan))
+
+    def _possible_tuning(self, arm: str) -> list[PlannedRun]:
+        tune = self.plan.tune
+        rates = tune.rates(arm) if tune.wanted else []
+        return [planned_run(self.plan, arm, "tune", seed, lr) for lr in rates for seed in tune.seeds]
+
+    def _possible_claims(self, arm: str) -> list[PlannedRun]:
+        """At every rate of the grid, and at those that an earlier command has chosen beyond it."""
+        plan, length = self.plan, self._length(arm)
+        rates: set[float | None] = {*plan.tune.rates(arm)} if plan.tune.wanted else {None}
+        if plan.tune.wanted:
+            folder = self.runner.out / slug(arm)
+            found = (re.fullmatch(r"claim-lr_(.+)-seed_\d+", path.name) for path in folder.glob("claim-lr_*"))
+            rates |= {float(match[1]) for match in found if match}
+        jobs = [planned_run(plan, arm, "claim", seed, lr, length) for lr in rates for seed in plan.seeds]
+        unknown = plan.equal == "seconds"  # the steps of what is there
+        return [job for job in jobs if not (unknown and (self.runner.out / job.folder).exists())]
 
     def _length(self, arm: str, pace: float | None = None) -> tuple[str, ...]:
         plan = self.plan
@@ -113,7 +127,8 @@ class Sweep:
             pace = paces[len(paces) // 2] if paces else None
             if name == plan.baseline:
                 self.baseline_pace = pace
-            if arm.lr is None:
+            arm.no_pace = plan.equal == "seconds" and not (pace and self.baseline_pace)
+            if arm.lr is None or arm.no_pace:
                 return arm
         more = self._length(name, pace)
         arm.runs = self._results([planned_run(plan, name, "claim", seed, arm.lr, more) for seed in plan.seeds])
@@ -139,19 +154,31 @@ class Sweep:
         folder = self.runner.out / job.folder
         known = self.runner.out.joinpath(job.folder, "summary.json").is_file()
         summary = self.runner(job)
-        measured = None
-        if summary is not None:
-            if job.kind == "claim" and self.further is not None and not (folder / "measured.json").is_file():
-                write_json_atomically(folder / "measured.json", dict(self.further(folder)))
-            measured = measure(summary, folder, self.plan.score, self.plan.target)
+        result = Result(job, None, None) if summary is None else self._measured(job, summary, folder)
         if not self.runner.stopped.is_set():
-            _say(job, summary, measured, folder, known=known)
-        return Result(job, summary, measured)
+            _say(result, folder, known=known)
+        return result
+
+    def _measured(self, job: PlannedRun, summary: Summary, folder: Path) -> Result:
+        """What is wrong with one run's measurement is said of that run; the others go on."""
+        error = None
+        if job.kind == "claim" and self.further is not None and not (folder / "measured.json").is_file():
+            try:
+                write_json_atomically(folder / "measured.json", dict(self.further(folder)))
+            except UserError as reason:
+                error = str(reason)
+        try:
+            return Result(job, summary, measure(summary, folder, self.plan.score, self.plan.target), error)
+        except UserError as reason:
+            return Result(job, summary, None, str(reason))
 
 
-def _say(job: PlannedRun, summary: Summary | None, measured: RunMeasures | None, folder: Path, *, known: bool) -> None:
-    if summary is None or measured is None:
+def _say(result: Result, folder: Path, *, known: bool) -> None:
+    job, summary, measured = result.job, result.summary, result.measured
+    if summary is None:
         line = f"FAILED, see {folder}.log"
+    elif measured is None:
+        line = f"{summary['status']}, not measured: {result.error}"
     else:
         words = next((words for key, words in SCORES.items() if key in (summary.get("after") or {})), "score")
         line = f"{summary['status']}, {words} {_percent(measured.before)} -> {_percent(measured.score)}, "

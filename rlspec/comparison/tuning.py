@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
@@ -20,7 +21,9 @@ class Tuned:
 
 
 def tune(settings: Tune, arm: str, run: Callable[[Sequence[float]], Mapping[float, Sequence[Score]]]) -> Tuned:
-    """Try an arm's rates; where the best one lies at an end, go on beyond it by the grid's factor, as often as allowed.
+    """Try an arm's rates; where a grid's best one lies at an end, go on beyond it by its factor, as often as allowed.
+
+    A range is not left.
 
     Args:
         settings: Grid or range, and how often it may be extended.
@@ -28,7 +31,7 @@ def tune(settings: Tune, arm: str, run: Callable[[Sequence[float]], Mapping[floa
         run: Trains at some rates; returns the scores over the tuning seeds of each.
     """
     scores = {rate: _mean(values) for rate, values in run(settings.rates(arm)).items()}
-    for _ in range(settings.extend):
+    for _ in range(settings.extend if settings.range is None else 0):
         edge = _edge(scores)
         if edge is None:
             break
@@ -39,8 +42,8 @@ def tune(settings: Tune, arm: str, run: Callable[[Sequence[float]], Mapping[floa
 
 
 def _mean(values: Sequence[Score]) -> float:
-    """A rate with a failed run loses to every other."""
-    present = [value for value in values if value is not None]
+    """A rate with a failed run, or with a score that is no number, loses to every other."""
+    present = [value for value in values if value is not None and not math.isnan(value)]
     return sum(present) / len(present) if len(present) == len(values) else float("-inf")
 
 

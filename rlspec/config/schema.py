@@ -232,6 +232,11 @@ class Evaluation(Section):
     after: bool = True
     every: int | None = Field(None, ge=0)  # optimizer steps between evaluations during training; None or 0: never
 
+    @property
+    def unchanged(self) -> bool:
+        """Whether answers are drawn from the policy's own distribution: temperature 1, the whole vocabulary."""
+        return (self.temperature, self.top_p, self.top_k) == (1.0, 1.0, 0)
+
 
 class Guard(Section):
     """Stops a collapsed run: the reward's running mean stayed below `fraction` of its best for `patience` steps.

@@ -43,8 +43,7 @@ def drift_of_run(folder: Path, *, most: int = ANSWERS) -> Mapping[str, float]:
         CheckpointError: The run has no checkpoint or no answers, or drew them otherwise.
     """
     recipe = load_recipe([f"recipe={folder / RECIPE}"])
-    settings = recipe.evaluation
-    if (settings.temperature, settings.top_p, settings.top_k) != (1.0, 1.0, 0):
+    if not recipe.evaluation.unchanged:
         raise CheckpointError(f"{folder}: its answers were not drawn at temperature 1 from the whole vocabulary")
     newest = list_checkpoints(RunDirectory(folder).checkpoints)
     answers = _answers(folder, most)

@@ -155,8 +155,10 @@ def render(rows: Sequence[Mapping[str, Any]]) -> str:
         if said := row["statistics"]:
             cells[2] = f"{said['mean']:.3f} [{said['student'][0]:.3f}, {said['student'][1]:.3f}]"
             if paired := said["paired"]:
-                cells[3] = f"{paired['mean']:+.3f} [{paired['low']:+.3f}, {paired['high']:+.3f}]"
-                cells[4] = f"{paired['p_holm']:.2g}"
+                cells[3] = f"{paired['mean']:+.3f}"
+                if paired["p_holm"] is not None:
+                    cells[3] += f" [{paired['low']:+.3f}, {paired['high']:+.3f}]"
+                    cells[4] = f"{paired['p_holm']:.2g}"
         lines.append(f"| {' | '.join(cells)} |")
     return "\n".join(lines)
 

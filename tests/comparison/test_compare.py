@@ -5,6 +5,7 @@ from __future__ import annotations
 import fcntl
 import json
 import os
+import shlex
 import signal
 import subprocess
 import sys
@@ -20,11 +21,13 @@ import pytest
 from rlspec import compare
 from rlspec.checkpoint import staged_folder
 from rlspec.comparison.launchers import Local, Submitit, shares_of_devices, visible_devices
-from rlspec.comparison.plan import plan_of_values
+from rlspec.comparison.plan import Plan, Tune, plan_of_values, slug
+from rlspec.comparison.report import build_report, render_markdown
 from rlspec.comparison.running import PlannedRun, RunTrainer, read_summary
 from rlspec.comparison.sweep import Sweep
+from rlspec.comparison.tuning import tune
 from rlspec.config.load import dump_recipe, load_recipe
-from rlspec.errors import ConfigError
+from rlspec.errors import CheckpointError, ConfigError, DataError
 
 
 def store(folder: Path, after: float | None, before: float | None = 0.4, status: str = "finished") -> None:
@@ -130,6 +133,11 @@ def test_a_run_that_fails_is_named_with_its_log_and_the_others_count(
         (["plan=absent.yaml"], "stands in the plan's file"),
         (["slurm.slurm_partition=gpu"], "needs launcher=slurm"),
         (["match=size"], "published, rms, spectral"),
+        (["score=pass_at_k.99"], "needs 99 in evaluation.k"),
+        (["score=mean_length"], "no share in [0, 1]"),
+        (["kl=true", "evaluation.temperature=0.7"], "needs a language model whose answers"),
+        (["tune.lr=[1e-5,1e-4]", "evaluation.after=false"], "the tuning runs have no score"),
+        (["optim=adamw,muon", "optim=pion"], "optim: given twice"),
     ],
 )
 def test_a_mistake_is_found_before_the_first_run(
@@ -139,6 +147,109 @@ def test_a_mistake_is_found_before_the_first_run(
     error = capsys.readouterr().err
     assert said in error and error.count("\n") == 1
     assert not (tmp_path / "out").exists()
+
+
+def test_a_folder_that_cannot_be_made_is_said(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (tmp_path / "file").touch()
+    assert compare.main(["recipe=debug_grpo", f"out={tmp_path / 'file'}"]) == 2
+    assert "file: cannot be made" in capsys.readouterr().err
+
+
+def test_claims_of_a_tuned_comparison_are_not_taken_for_those_of_another(tmp_path: Path) -> None:
+    tune = {"lr": [1e-5, 1e-4], "overrides": ["data.seed=7"], "extend": 1}
+    values = ["recipe=debug_grpo", "optim=adamw,muon", "seed=0,1"]
+    first, other = (plan_of_values([*values, f"data.seed={seed}"], tune=tune) for seed in (1, 2))
+    for best in (1e-4, 1e-3):  # in the grid, and beyond it
+        out = tmp_path / str(best)
+        Sweep(first, RunTrainer(out, Imitation(best)), 1).run()
+        Sweep(first, RunTrainer(out, Imitation(best)), 1).check()
+        with pytest.raises(ConfigError, match=r"claim.*holds a run with another data\.seed"):
+            Sweep(other, RunTrainer(out, Imitation(best)), 1).check()
+
+
+def test_what_cannot_be_measured_is_said_of_its_run_and_the_others_go_on(tmp_path: Path) -> None:
+    def drift(folder: Path) -> dict[str, float]:
+        if "adamw" in str(folder) and folder.name.endswith("_1"):
+            raise CheckpointError("no answers")
+        return {"KL per answer": 0.1}
+
+    plan = plan_of_values(["recipe=debug_grpo", "optim=adamw,muon", "seed=0,1"])
+    results = Sweep(plan, RunTrainer(tmp_path, Imitation()), 1, drift).run()
+    report = build_report(plan, results, tmp_path, "command")
+    assert report["deviations"] == ["adamw/claim-seed_1: no answers"]
+    assert all(run["score"] for arm in report["arms"] for run in arm["runs"])
+    plan = plan_of_values(["recipe=debug_grpo", "optim=adamw", "seed=0,1"], score="solved")
+    store(tmp_path / "all" / "claim-seed_0", 0.8)
+    (tmp_path / "all" / "claim-seed_1").mkdir()
+    summary = {"status": "finished", "after": {"solved": 0.5}}
+    (tmp_path / "all" / "claim-seed_1" / "summary.json").write_text(json.dumps(summary))
+    report = build_report(plan, Sweep(plan, RunTrainer(tmp_path, Imitation()), 1).run(), tmp_path, "command")
+    assert [run["score"] for run in report["arms"][0]["runs"]] == [None, 0.5]
+    assert "all/claim-seed_0: score=solved: not measured" in report["deviations"][-1]
+
+
+@pytest.mark.parametrize(
+    ("failing", "trained"), [("optim=adamw", set()), ("optim=muon", {"adamw"}), ("", {"adamw", "muon"})]
+)
+def test_an_arm_whose_pace_is_not_known_is_not_trained_for_other_seconds(
+    failing: str, trained: set[str], tmp_path: Path
+) -> None:
+    class Unmeasured(Imitation):  # fails: no seconds are known, though there is a score
+        def run(self, command: Sequence[str], log_path: Path, log: TextIO) -> None:
+            super().run(command, log_path, log)
+            if failing in command:
+                path = Path(self.commands[-1]["output_dir"], self.commands[-1]["run"], "summary.json")
+                path.write_text(json.dumps(json.loads(path.read_text()) | {"seconds": None}))
+
+    imitation = Unmeasured()
+    plan = plan_of_values(
+        ["recipe=debug_grpo", "optim=adamw,muon", "seed=0,1"],
+        tune={"lr": [1e-5, 1e-4, 1e-3]},
+        baseline="adamw",
+        equal="seconds",
+    )
+    results = Sweep(plan, RunTrainer(tmp_path, imitation), 1).run()
+    assert {values["optim"] for values in imitation.commands if values["seed"] != "100"} == trained
+    report = build_report(plan, results, tmp_path, "command")
+    assert [line.partition(":")[0] for line in report["deviations"]] == sorted({"adamw", "muon"} - trained)
+
+
+def test_a_score_that_is_no_number_wins_nothing_and_a_range_is_not_left() -> None:
+    nan = float("nan")
+    rates = {1e-5: [nan], 1e-4: [0.5], 1e-3: [0.4]}
+    assert tune(Tune(lr=list(rates)), "a", lambda asked: {rate: rates[rate] for rate in asked}).best == 1e-4
+    within = Tune(range=[1e-6, 1e-3])
+    found = tune(within, "a", lambda asked: {rate: [rate] for rate in asked})
+    assert list(found.scores) == within.rates("a") and found.edge == "highest"
+
+
+def test_a_corrupt_summary_is_named(tmp_path: Path) -> None:
+    (tmp_path / "summary.json").write_text('{"status": "fin')
+    with pytest.raises(DataError, match=r"summary.json: no JSON; delete it"):
+        read_summary(tmp_path)
+
+
+def test_the_correction_and_the_pairs_are_those_of_the_plan(tmp_path: Path) -> None:
+    for optim, results in {"adamw": (0.5, 0.52, 0.51), "a|b": (0.6, 0.61, None)}.items():
+        for seed, after in enumerate(results):
+            store(tmp_path / slug(optim) / f"claim-seed_{seed}", after)
+    arms = {"adamw": ["optim=adamw"], "a|b": ["optim=muon"], "c": ["optim=pion"], "d": ["optim=sgd"]}
+    plan = Plan(recipe="debug_grpo", arms=arms, seeds=[0, 1, 2], baseline="adamw")
+    trainer = RunTrainer(tmp_path, Imitation())
+    trainer.stopped.set()
+    report = build_report(plan, Sweep(plan, trainer, 1).run(), tmp_path, "command")
+    paired = report["arms"][1]["statistics"]["paired"]
+    assert paired["p_holm"] == pytest.approx(min(1, 3 * paired["p"]))
+    row = next(line for line in render_markdown(report).splitlines() if line.startswith("| a\\|b |"))
+    assert "(2 of 3 seeds)" in row
+
+
+def test_the_command_of_a_report_can_be_given_again(tmp_path: Path) -> None:
+    store(tmp_path / "all" / "claim-seed_0", 0.8)
+    given = ["recipe=debug_grpo", "model.system_prompt='a, b'", f"out={tmp_path}"]
+    assert compare.main([*given, "train=false"]) == 0
+    command = json.loads((tmp_path / "report.json").read_text())["command"]
+    assert shlex.split(command) == ["python", "-m", "rlspec.compare", *given]
 
 
 def test_a_folder_of_another_comparison_is_not_taken_for_this_one(

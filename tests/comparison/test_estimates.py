@@ -29,6 +29,19 @@ def test_paired_differences_are_scipys_paired_t_test() -> None:
     assert "a" not in found
 
 
+def test_equal_differences_are_no_estimate_of_the_spread() -> None:
+    found = paired_differences({"a": {0: 0.5, 1: 0.52, 2: 0.6}, "b": {0: 0.52, 1: 0.54, 2: 0.62}}, "a")["b"]
+    assert (found.n, found.mean) == (3, pytest.approx(0.02))
+    assert (found.low, found.high, found.p, found.p_holm) == (None, None, None, None)
+
+
+def test_the_correction_is_for_all_arms_of_the_plan() -> None:
+    arms = {"a": {0: 0.50, 1: 0.55, 2: 0.61}, "b": {0: 0.60, 1: 0.62, 2: 0.75}}
+    found = paired_differences(arms, "a", planned=5)["b"]
+    assert found.p is not None and found.p_holm == pytest.approx(5 * found.p)
+    assert holm([0.01, 0.02], number=4) == pytest.approx([0.04, 0.06])
+
+
 def test_holm_is_a_step_down_bonferroni() -> None:
     assert holm([0.01, 0.04, 0.03]) == pytest.approx([0.03, 0.06, 0.06])
     assert holm([0.9, 0.8]) == [1.0, 1.0]

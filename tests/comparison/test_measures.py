@@ -92,6 +92,8 @@ def test_peak_area_and_time_to_a_target(tmp_path: Path) -> None:
 def test_a_score_that_was_not_measured_names_those_that_were() -> None:
     with pytest.raises(ConfigError, match=r"score=accuracy: not measured; these are: n, success_rate"):
         score_of({"success_rate": 0.5, "n": 3}, "accuracy")
+    with pytest.raises(ConfigError, match=r"score=mean_length: 212 is no share in \[0, 1\]"):
+        score_of({"mean_length": 212.0}, "mean_length")
     assert score_of(None, "accuracy") is None
     assert score_of({"pass_at_k": {"8": 0.9}}, "pass_at_k.8") == 0.9
 
@@ -104,3 +106,5 @@ def test_arms_are_made_equally_long() -> None:
     assert same_seconds(plan, small, 0.5) == ("trainer.max_steps=40",)
     robots = plan_of_values(["recipe=vla_franka", "training.gradient_accumulation=1,2", "training.steps=100"])
     assert same_samples(robots, list(robots.arms)[1]) == ("training.steps=50",)
+    reinforced = plan_of_values(["recipe=vla_grpo_franka", "grpo.group_size=4,8", "training.steps=100"])
+    assert same_samples(reinforced, list(reinforced.arms)[1]) == ("training.steps=50",)

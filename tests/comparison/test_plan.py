@@ -7,15 +7,22 @@ from pathlib import Path
 
 import pytest
 
-from rlspec.comparison.history import HISTORY, PLAN, deviations, record_plan
-from rlspec.comparison.plan import Plan, Tune, merged, plan_of_values, read_plan, split_values
-from rlspec.errors import ConfigError
+from rlspec.comparison.history import HISTORY, PLAN, deviations, read_history, record_plan
+from rlspec.comparison.plan import Plan, Tune, merged, plan_of_values, read_plan, slug, split_values
+from rlspec.errors import ConfigError, DataError
 
 PLANS = Path(__file__).parents[1] / "benchmarks" / "plans"
 
 
 def test_commas_in_brackets_do_not_split() -> None:
     assert split_values("a,[1,8],{b: 1, c: 2}") == ["a", "[1,8]", "{b: 1, c: 2}"]
+    assert split_values("'a, b',\"c, [\",don't,d") == ["'a, b'", '"c, ["', "don't", "d"]
+
+
+@pytest.mark.parametrize("name", ["", ".", "..", "x" * 300, "\u4e2d" * 300])
+def test_an_arms_folder_is_one_folder_below(name: str, tmp_path: Path) -> None:
+    (tmp_path / slug(name)).mkdir()
+    assert slug(f"{name}y") != slug(name)
 
 
 def test_arms_are_all_combinations_and_seeds_their_runs() -> None:
@@ -69,6 +76,8 @@ def test_the_hash_knows_content_and_order_of_arms_and_nothing_else(tmp_path: Pat
         ("a: [", "no YAML"),
         ("arms: {a: [x=1]}\ntune: {lr: [1e-5, 0]}", "tune.lr.1=0"),
         ("arms: {a: [x=1]}\ntune: {lr_of: {b: [1, 2]}}", "no arm b"),
+        ("arms: {a: [++optim.lr=3e-3]}\ntune: {lr: [1e-5, 1e-4]}", r"\+\+optim.lr=3e-3: the rate is tuned"),
+        ("arms: {a: [seed=9]}", "seed=9: seeds are those of the plan"),
         ("arms: {'a b': [x=1], a_b: [x=2]}", "would share the folder a_b"),
     ],
 )
@@ -90,8 +99,23 @@ def test_a_plan_that_is_changed_after_runs_or_written_after_them_is_said(tmp_pat
     assert deviations(tmp_path, [run]) == []
     record_plan(plan_of_values(["recipe=x", "optim=a,b", "seed=0,1"]), tmp_path)
     assert deviations(tmp_path, [run]) == ["the plan was changed after 1 runs: seeds"]
+    record_plan(plan_of_values(["recipe=x", "optim=b,a", "seed=0,1"]), tmp_path)
+    assert deviations(tmp_path, [run])[1] == "the plan was changed after 1 runs: the order of arms"
     os.utime(run / "recipe.yaml", (0, 0))
     assert "1 of 1 runs are older than the plan" in deviations(tmp_path, [run])
+
+
+def test_a_line_that_a_kill_cut_short_is_no_plan(tmp_path: Path) -> None:
+    first, second = (plan_of_values(["recipe=x", "optim=a,b", f"seed={seeds}"]) for seeds in ("0", "0,1"))
+    record_plan(first, tmp_path)
+    with (tmp_path / HISTORY).open("a") as file:
+        file.write('{"sha256": "ab')
+    record_plan(first, tmp_path)
+    record_plan(second, tmp_path)
+    assert [plan["sha256"] for plan in read_history(tmp_path)] == [first.sha256, second.sha256]
+    (tmp_path / HISTORY).write_text("no\n")
+    with pytest.raises(DataError, match=r"plans.jsonl: a line is no JSON; restore it"):
+        read_history(tmp_path)
 
 
 @pytest.mark.parametrize("path", sorted(PLANS.glob("*.yaml")), ids=lambda path: path.stem)
