@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import fcntl
 import json
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -33,10 +33,20 @@ def record_plan(plan: Plan, out: Path) -> None:
         if known and known[-1]["sha256"] == plan.sha256:
             return
         now = datetime.now(UTC).isoformat(timespec="seconds")
-        entry = {"sha256": plan.sha256, "written": now, "runs_before": len(list(_runs(out))), "plan": _content(plan)}
+        entry: dict[str, Any] = {
+            "sha256": plan.sha256,
+            "written": now,
+            "runs_before": len(list(_runs(out))),
+            "plan": _content(plan),
+        }
         file.write(json.dumps(entry) + "\n")
-    text = yaml.safe_dump(_content(plan), sort_keys=False, allow_unicode=True, width=120)
-    write_text_atomically(out / PLAN, f"# written {now}\n# sha256 {plan.sha256}\n{text}")
+    write_text_atomically(out / PLAN, plan_text(entry))
+
+
+def plan_text(entry: Mapping[str, Any]) -> str:
+    """A line of the history as a plan's file."""
+    text = yaml.safe_dump(entry["plan"], sort_keys=False, allow_unicode=True, width=120)
+    return f"# written {entry['written']}\n# sha256 {entry['sha256']}\n{text}"
 
 
 def _content(plan: Plan) -> dict[str, Any]:

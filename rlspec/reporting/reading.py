@@ -11,6 +11,7 @@ from typing import Any
 
 import yaml
 
+from rlspec.comparison.running import unfinished_status
 from rlspec.errors import DataError
 from rlspec.run_directory import RECIPE, SUMMARY, RunDirectory
 
@@ -28,7 +29,7 @@ class RunRecord:
         summary: summary.json; empty as long as the run goes on.
         rows: Of metrics.jsonl, those with a step, in the order of their steps.
         symmetry: symmetry.json; empty where there is none.
-        running: It has not ended, or it goes on after an earlier end.
+        running: It has not ended, or it goes on after an earlier end; a run of a comparison, as its log's lock says.
         problems: A line for each file that could not be read.
     """
 
@@ -55,7 +56,7 @@ class RunRecord:
         """finished, collapsed, interrupted, or what is known of a run without a summary."""
         if self.running:
             return "running or stopped"
-        return str(self.summary.get("status", "ended"))
+        return str(self.summary.get("status", "ended" if self.summary else "failed"))
 
     @property
     def last_step(self) -> int:
@@ -94,7 +95,8 @@ def read_run(folder: Path) -> RunRecord:
         summary=summary,
         rows=sorted(stepped, key=lambda row: int(row["step"])),
         symmetry=read_mapping(found / SYMMETRY, problems),
-        running=not summary or any(row["step"] > (number(summary.get("steps")) or math.inf) for row in stepped),
+        running=unfinished_status(found) in ("missing", "running")
+        and (not summary or any(row["step"] > (number(summary.get("steps")) or math.inf) for row in stepped)),
         problems=problems,
     )
 

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import base64
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -40,9 +42,11 @@ class StudySection:
 
 
 def read_studies(run: RunRecord) -> list[StudySection]:
-    """Every study that lies in a run."""
+    """Of every study in a run the one of the newest checkpoint."""
     found, room = [], MOST_PICTURES
-    for path in sorted((run.folder / FOLDER).glob("*.json")):
+    folders = [run.folder / FOLDER, *sorted((run.folder / FOLDER).glob("*/"), key=_step)]
+    newest = {path.stem: path for folder in folders for path in folder.glob("*.json")}
+    for _, path in sorted(newest.items()):
         content = read_mapping(path, run.problems)
         blocks = next((rows for source in _SOURCES if (rows := _blocks(content.get(source)))), [])
         legend, charts = _spectra(blocks, _filter(run.recipe), content) if path.stem == "spectra" else ([], [])
@@ -54,8 +58,16 @@ def read_studies(run: RunRecord) -> list[StudySection]:
         notes = [str(note) for note in items(content.get("notes"))]
         if notes or charts or source:
             title = str(content.get("title") or path.stem)
+            if path.parent.name not in (FOLDER, *re.split(r"[ ,:]+", title)):
+                title += f" ({path.parent.name})"
             found.append(StudySection(path.stem, title, notes, legend, charts, source))
     return found
+
+
+def _step(folder: Path) -> int:
+    """Of a checkpoint that was looked into; best/ stands before all of known steps."""
+    step = folder.name.rpartition("-")[2]
+    return int(step) if step.isdecimal() else -1
 
 
 def _blocks(rows: Any) -> list[dict[str, Any]]:

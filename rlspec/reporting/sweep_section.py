@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -10,7 +10,7 @@ import numpy as np
 
 from rlspec.reporting.drawing import Chart, ScoreRow, draw_estimates, draw_lines
 from rlspec.reporting.evaluations import percent
-from rlspec.reporting.reading import mapping, number, read_run
+from rlspec.reporting.reading import items, mapping, number, read_run
 from rlspec.reporting.run_section import Fact, Panels, RunSection, describe_run, duration, roles_of
 from rlspec.reporting.series import Line, StepNumbers, Values, over_seeds
 from rlspec.reporting.sweeps import Arm, Member, SweepRecord
@@ -95,8 +95,16 @@ def describe_sweep(sweep: SweepRecord, key: str, *, film_bytes: int) -> SweepSec
 
 
 def _estimate(arm: Arm) -> ScoreRow:
-    mean, low, high = (number(arm.statistics.get(name)) for name in ("mean", "low", "high"))
-    return ScoreRow(arm.name, mean, low, high, arm.scores)
+    return ScoreRow(arm.name, number(arm.statistics.get("mean")), *_interval(arm.statistics), arm.scores)
+
+
+def _interval(statistics: Mapping[str, Any]) -> tuple[float | None, float | None]:
+    """Student's where it is stored, cut to what a share can be: the bootstrap's is too narrow for a few seeds."""
+    ends = [number(end) for end in items(statistics.get("student"))]
+    if len(ends) != 2 or None in ends:
+        ends = [number(statistics.get(name)) for name in ("low", "high")]
+    low, high = (None if end is None else min(max(end, 0.0), 1.0) for end in ends)
+    return low, high
 
 
 def _facts(ranked: Sequence[Arm], sweep: SweepRecord) -> list[Fact]:
@@ -147,7 +155,7 @@ def _table(sweep: SweepRecord, arms: Sequence[Arm]) -> tuple[list[str], list[lis
 
 def _cells(arm: Arm, is_baseline: bool) -> list[str]:
     found = arm.statistics
-    low, high, paired = number(found.get("low")), number(found.get("high")), mapping(found.get("paired"))
+    (low, high), paired = _interval(found), mapping(found.get("paired"))
     share, p = number(found.get("collapsed")), number(paired.get("p_holm"))
     states = [member.status for member in arm.members]
     return [

@@ -3,23 +3,27 @@
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from rlspec.comparison.history import PLAN, plan_text, read_history
 from rlspec.errors import DataError
 from rlspec.intervals import t_interval
 from rlspec.reporting.reading import RunRecord, find_run, items, mapping, number, read_mapping, read_run
 
 REPORT = "report.json"
-PLAN = "plan.yaml"
 SCORE_WORDS = {"sampled_pass_at_1": "sampled pass@1", "success_rate": "success"}
 _TUNING = "tune-"  # begins the folder of a run that only chose a learning rate
 # Keys by which runs are told apart, in the order in which a reader would name them; others follow.
 _FIRST = ("recipe", "algorithm", "model.name", "data.name", "policy.name", "env.name", "optim.name", "optim.lr")
 _PLACES = ("run", "output_dir", "resume", "device")
-_ASIDE = ("checkpoints.", "evaluation.", "grader.", "guard.", "report.")  # change no run's course
+_SHOWN = ("before", "every", "during_episodes", "replay", "video", "workers")  # of an evaluation
+# These change no run's course and no score.
+_ASIDE = ("checkpoints.", "guard.", "report.", "grader.workers", *(f"evaluation.{key}" for key in _SHOWN))
+_STOPPED = re.compile(r"\.stopped-\d+$")  # ends the folder of a run that another one took the place of
 
 
 @dataclass(frozen=True)
@@ -105,9 +109,7 @@ def read_sweep(folder: Path) -> SweepRecord:
     """
     problems: list[str] = []
     report = read_mapping(folder / REPORT, problems)
-    plan = ""
-    if (folder / PLAN).is_file():
-        plan = (folder / PLAN).read_text(encoding="utf-8", errors="replace")
+    plan = _plan(folder, problems)
     arms = [_stored_arm(mapping(each), folder) for each in items(report.get("arms"))]
     if arms:
         return SweepRecord(
@@ -134,6 +136,18 @@ def read_sweep(folder: Path) -> SweepRecord:
     return SweepRecord(
         folder, found.title, found.arms, plan=plan, score=found.score, waiting=waiting, problems=problems
     )
+
+
+def _plan(folder: Path, problems: list[str]) -> str:
+    """The first one that the folder knows; without a history, its file."""
+    try:
+        history = read_history(folder)
+        if history:
+            return plan_text(history[0])
+    except (DataError, KeyError, TypeError) as error:
+        problems.append(f"plans.jsonl: cannot be read ({error}) and is left out")
+    path = folder / PLAN
+    return path.read_text(encoding="utf-8", errors="replace") if path.is_file() else ""
 
 
 def _about(report: Mapping[str, Any]) -> list[tuple[str, str]]:
@@ -192,23 +206,36 @@ def compare_runs(runs: Sequence[RunRecord], title: str) -> SweepRecord:
 
     Runs in folders `tune-*` are those that chose an arm's learning rate, as far as there are others.
     """
-    tuned = any(run.name.startswith(_TUNING) for run in runs) and any(not run.name.startswith(_TUNING) for run in runs)
-    labels = _labels(runs, ignored=("optim.lr",) if tuned else ())
+    tuning_runs = [run for run in runs if run.name.startswith(_TUNING)]
+    tuned = 0 < len(tuning_runs) < len(runs)
+    labels = _labels(runs, tuning_runs if tuned else [])
+    problems = [f"{run.name}: {each}" for run in runs for each in run.problems]
     grouped: dict[str, list[RunRecord]] = {}
     for run, label in zip(runs, labels, strict=True):
         grouped.setdefault(label, []).append(run)
     arms = []
     for label, group in grouped.items():
-        tuning = [_member(run) for run in group if tuned and run.name.startswith(_TUNING)]
-        members = [_member(run) for run in group if not (tuned and run.name.startswith(_TUNING))]
+        tuning = [_member(run) for run in group if tuned and run in tuning_runs]
+        members = _of_different_seeds([run for run in group if run not in tuning_runs or not tuned], problems)
         rates = {member.lr for member in members}
         lr = rates.pop() if len(rates) == 1 else None
         arms.append(Arm(label, members, tuning, statistics_of(members), lr))
     names = {name for run in runs for name in SCORE_WORDS if name in mapping(run.summary.get("after"))}
     score = SCORE_WORDS[names.pop()] if len(names) == 1 else "score"
-    return SweepRecord(
-        None, title, arms, score=score, problems=[f"{run.name}: {each}" for run in runs for each in run.problems]
-    )
+    return SweepRecord(None, title, arms, score=score, problems=problems)
+
+
+def _of_different_seeds(runs: Sequence[RunRecord], problems: list[str]) -> list[Member]:
+    """Two runs of one seed are no two trials: the first with a score counts, or the first."""
+    members: dict[str, Member] = {}
+    for run in runs:
+        member = _member(run)
+        known = members.setdefault(member.seed, member)
+        if known is not member:
+            kept, other = (member, known) if known.score is None and member.score is not None else (known, member)
+            members[member.seed] = kept
+            problems.append(f"{other.folder}: left out, as {kept.folder} is the same with the same seed {member.seed}")
+    return list(members.values())
 
 
 def _member(run: RunRecord) -> Member:
@@ -225,12 +252,16 @@ def _member(run: RunRecord) -> Member:
     )
 
 
-def _labels(runs: Sequence[RunRecord], ignored: tuple[str, ...]) -> list[str]:
-    """For each run the values by which it differs from others, as few as tell all apart."""
+def _labels(runs: Sequence[RunRecord], tuning: Sequence[RunRecord]) -> list[str]:
+    """For each run the values by which it differs from others of its kind, as few as tell all apart."""
     flat = [_flatten(run.recipe) for run in runs]
-    every = {key for values in flat for key in values if key not in (*_PLACES, *ignored) and not key.startswith(_ASIDE)}
-    every -= {key for key in every if key.rpartition(".")[2] == "seed"}
-    varying = [key for key in every if len({str(values.get(key)) for values in flat}) > 1]
+    kinds = [
+        [values for run, values in zip(runs, flat, strict=True) if (run in tuning) is wanted]
+        for wanted in (True, False)
+    ]
+    ignored = (*_PLACES, "seed", *(["optim.lr"] if tuning else []))
+    every = {key for values in flat for key in values if key not in ignored and not key.startswith(_ASIDE)}
+    varying = [key for key in every if any(_groups(kind, [key]) > 1 for kind in kinds)]
     varying.sort(key=lambda key: (_FIRST.index(key) if key in _FIRST else len(_FIRST), key))
     kept: list[str] = []
     for key in varying:
@@ -266,4 +297,5 @@ def _runs_in(folder: Path) -> Iterable[Path]:
             if find_run(child):
                 yield child
             else:
-                yield from (path for path in child.iterdir() if path.is_dir() and find_run(path))
+                found = (path for path in child.iterdir() if path.is_dir() and find_run(path))
+                yield from (path for path in found if not _STOPPED.search(path.name))

@@ -10,7 +10,9 @@ from typing import Any
 import numpy as np
 import pytest
 
-from rlspec import report
+from rlspec import diagnose, report
+from rlspec.checkpoint import staged_folder
+from rlspec.diagnose import DiagnoseCommand
 from rlspec.reporting import studies
 from rlspec.reporting.reading import read_run
 from rlspec.reporting.series import Values
@@ -54,6 +56,19 @@ def test_directions_that_pass_stand_by_layer_and_head(run: Path, monkeypatch: py
     (spectrum,) = study.charts
     # of attention.q the third direction is missing in one head
     assert [row[4] for row in spectrum.table[1:]] == ["0.3", "0.05"]
+
+
+def test_the_newest_of_what_diagnose_wrote_is_shown(run: Path) -> None:
+    for step in (2, 10):
+        with staged_folder(run / "checkpoints" / f"checkpoint-{step}", metadata={"step": step}) as files:
+            (files / "config.json").write_text("{}")
+        line = DiagnoseCommand(what="spectra", run=str(run))
+        folder = diagnose._output(line, None, diagnose._weights(line))
+        folder.mkdir(parents=True)
+        (folder / "noise.json").write_text(json.dumps({"title": f"noise of {step}", "notes": ["a note"]}))
+    (folder.with_name("checkpoint-2") / "spectra.json").write_text('{"title": "spectra: checkpoint-2", "notes": ["b"]}')
+    titles = [study.title for study in studies.read_studies(read_run(run))]
+    assert titles == ["noise of 10 (checkpoint-10)", "spectra: checkpoint-2"]
 
 
 def test_the_picture_of_another_study_is_in_the_page(run: Path) -> None:

@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+import fcntl
 import json
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
+import yaml
 
 from rlspec import report
+from rlspec.comparison.history import record_plan
+from rlspec.comparison.plan import plan_of_values
 from rlspec.reporting.page import read_content
 from rlspec.reporting.sweeps import SweepRecord, read_sweep
 
@@ -32,6 +36,7 @@ def stored(folder: Path, **changes: Any) -> dict[str, Any]:
 
     paired = {"mean": 0.05, "low": 0.01, "high": 0.09, "p": 0.01, "p_holm": 0.02}
     statistics = {"n": 2, "mean": 0.8, "low": 0.7, "high": 0.9, "paired": paired, "collapsed": 0.5}
+    statistics |= {"student": [-0.47, 2.07]}
     tuning = [
         {"lr": lr, "seed": 100, "status": "finished", "score": score, "run": "x"}
         for lr, score in ((1e-4, 0.5), (1e-3, 0.7))
@@ -71,7 +76,7 @@ def test_the_table_says_what_the_report_says(make_run: MakeRun, tmp_path: Path) 
     page = (folder / "report.html").read_text()
     text = page[page.index('aria-label="Results by arm"') :]
     row = text[text.index('<th scope="row">pion</th>') :].partition("</tr>")[0]
-    for cell in ("80.0%", "70.0 to 90.0", "70.0, 90.0", "+5.0 [+1.0, +9.0]", "0.02", "50%", "2 finished, 1 missing"):
+    for cell in ("80.0%", "0.0 to 100.0", "70.0, 90.0", "+5.0 [+1.0, +9.0]", "0.02", "50%", "2 finished, 1 missing"):
         assert f"<td>{cell}</td>" in row
     assert "0.001 (edge of the grid)" in row and "<td>60 s</td>" in row
     other = text[text.index('<th scope="row">adamw</th>') :].partition("</tr>")[0]
@@ -124,6 +129,63 @@ def test_arms_are_named_by_as_few_values_as_tell_them_apart(make_run: MakeRun, t
     assert {arm.name for arm in read_sweep(tmp_path / "sweep").arms} == {
         *("pion, lr 0.0001", "pion, lr 0.001", "muon, lr 0.0001", "muon, lr 0.001")
     }
+
+
+@pytest.mark.parametrize(
+    ("section", "values", "arms"),
+    [
+        ("evaluation", [{"problems": 8}, {"problems": 400, "samples": 2}], 2),
+        ("grader", [{"timeout": 1.0}, {"timeout": 3.0}], 2),
+        ("data", [{"name": "arithmetic", "seed": 1}, {"name": "arithmetic", "seed": 2}], 2),
+        ("evaluation", [{"videos": 0, "workers": 2, "every": 5}, {"videos": 2, "workers": 1, "every": None}], 1),
+    ],
+)
+def test_what_changes_the_score_tells_arms_apart(
+    section: str, values: list[dict[str, Any]], arms: int, make_run: MakeRun
+) -> None:
+    folders = [make_run(f"run-{seed}", seed=seed) for seed in range(2)]
+    for folder, value in zip(folders, values, strict=True):
+        recipe = yaml.safe_load((folder / "recipe.yaml").read_text())
+        (folder / "recipe.yaml").write_text(yaml.safe_dump(recipe | {section: value}))
+    (sweep,) = read_content(folders).sweeps
+    assert isinstance(sweep, SweepRecord) and len(sweep.arms) == arms
+
+
+def test_tuning_on_other_problems_leaves_an_arm_whole(make_run: MakeRun, tmp_path: Path) -> None:
+    for name, seed, data in (("tune-a", 100, 7), ("tune-b", 100, 7), ("claim-0", 0, 0), ("claim-1", 1, 0)):
+        path = make_run(f"sweep/all/{name}", seed=seed, lr=1e-3 if name == "tune-a" else 1e-4) / "recipe.yaml"
+        path.write_text(yaml.safe_dump(yaml.safe_load(path.read_text()) | {"data": {"seed": data}}))
+    (arm,) = read_sweep(tmp_path / "sweep").arms
+    assert (len(arm.members), len(arm.tuning)) == (2, 2)
+
+
+def test_a_seed_counts_once(make_run: MakeRun, capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+    folders = [make_run("a", after=None), make_run("b", after=0.9), make_run("c", after=0.1), make_run("d", seed=1)]
+    (sweep,) = read_content(folders).sweeps
+    assert isinstance(sweep, SweepRecord) and sweep.arms[0].scores == [0.9, 0.8]
+    assert [problem.partition(":")[0] for problem in sweep.problems] == [str(tmp_path / "a"), str(tmp_path / "c")]
+
+
+def test_a_run_that_was_stopped_or_killed_does_not_go_on(make_run: MakeRun, tmp_path: Path) -> None:
+    make_run("sweep/all/claim-seed_0", after=0.5)
+    make_run("sweep/all/claim-seed_0.stopped-1", after=None)
+    killed = make_run("sweep/all/claim-seed_1", seed=1, after=None)
+    with killed.with_name("claim-seed_1.log").open("w") as log:
+        fcntl.flock(log, fcntl.LOCK_EX)
+        states = [run.status for run in read_sweep(tmp_path / "sweep").arms[0].members]
+        assert states == ["finished", "running"] and read_content([tmp_path / "sweep"]).running
+    assert [run.status for run in read_sweep(tmp_path / "sweep").arms[0].members] == ["finished", "failed"]
+    assert not read_content([tmp_path / "sweep"]).running
+
+
+def test_the_plan_is_the_first_one(make_run: MakeRun, tmp_path: Path) -> None:
+    make_run("sweep/a")
+    for seeds in ("0", "0,1"):
+        record_plan(plan_of_values(["recipe=x", f"seed={seeds}"]), tmp_path / "sweep")
+    first, now = read_sweep(tmp_path / "sweep").plan, (tmp_path / "sweep" / "plan.yaml").read_text()
+    assert "seeds" not in first and "sha256" in first and "- 1" in now
+    (tmp_path / "sweep" / "plans.jsonl").write_text("{}\n")
+    assert read_sweep(tmp_path / "sweep").plan == now
 
 
 def test_runs_that_are_named_are_compared(make_run: MakeRun, tmp_path: Path) -> None:
