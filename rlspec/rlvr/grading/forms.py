@@ -2,6 +2,7 @@ r"""The shape of an answer: a scalar, a word, a tuple, an interval, a set, a lis
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
@@ -9,7 +10,7 @@ from typing import Literal
 from rlspec.rlvr.grading.expression import OverBudget
 from rlspec.rlvr.grading.names import is_name, order_of
 from rlspec.rlvr.grading.normalize import Tokens, spell, tokenize
-from rlspec.rlvr.grading.plain import is_decimal
+from rlspec.rlvr.grading.plain import is_decimal, plain_number
 from rlspec.rlvr.grading.units import DEGREES, SIGNS, unit_of
 
 Kind = Literal["scalar", "word", "tuple", "set", "list", "named", "union", "matrix", "equation", "relation", "empty"]
@@ -32,6 +33,7 @@ _MATRICES = {
     r"\begin{array}": "array",
     r"\begin{vmatrix}": "determinant",
 }
+_POWER = re.compile(r"\^\{(?P<sign>-?)(?P<digit>[123])\}\Z")
 _ALL_REALS = frozenset(("allrealnumbers", "allreals", "realnumbers", "allrealnumber"))
 
 
@@ -204,7 +206,7 @@ def _both_signs(tokens: Tokens) -> list[Tokens]:
 
 
 def _equation(tokens: Tokens, level: int) -> Form | None:
-    for sign in ("=", r"\in"):
+    for sign in ("=", r"\in", r"\approx"):
         parts = _split(tokens, frozenset((sign,)))
         if len(parts) != 2 or not all(parts):
             continue
@@ -212,6 +214,10 @@ def _equation(tokens: Tokens, level: int) -> Form | None:
         if sign == "=" and is_name(tuple(right)) and not is_name(tuple(left)):
             left, right = right, left
         value = _build(right, level + 1)
+        if sign == r"\approx" and plain_number(value.text) is None:
+            return None
+        if is_name(tuple(left)) and (sign == r"\approx" or (sign == r"\in" and value.kind == "set")):
+            sign = "="
         names = [tuple(name) for name in _split(left[1:-1], frozenset((",",)))]
         pairs = (left[0], left[-1], value.kind, value.mark) == ("(", ")", "tuple", "()")
         if sign == "=" and pairs and len(names) == len(value.items) and all(map(is_name, names)):
@@ -341,15 +347,25 @@ def _split_unit(tokens: Tokens) -> tuple[Tokens, str | None]:
     end = len(tokens) - (scale is not None)
     if end > 4 and tokens[end - 4 : end] == ["^", "{", r"\circ", "}"] and not has_function:
         return tokens[: end - 4], scale or "degree"
-    power = 1
-    if len(tokens) > 4 and tokens[-4:-2] == ["^", "{"] and tokens[-2] in ("2", "3") and tokens[-1] == "}":
-        power, end = int(tokens[-2]), len(tokens) - 4
-    else:
-        end = len(tokens)
-    start = end
-    while start > 1 and tokens[start - 1].startswith(r"\text{"):
-        start -= 1
-    if start == end:
-        return tokens, None
-    unit = unit_of(" ".join(token[6:-1].strip() for token in tokens[start:end]), power, one=tokens[:start] == ["1"])
+    start, words = _unit_words(tokens)
+    unit = unit_of(words, one=tokens[:start] == ["1"]) if start else None
     return (tokens[:start], unit) if unit else (tokens, None)
+
+
+def _unit_words(tokens: Tokens) -> tuple[int, str]:
+    r"""Where texts at the end begin, and their words: `m/s` of `\text{m}/\text{s}` and of `\text{m s}^{-1}`."""
+    words: list[str] = []
+    start = len(tokens)
+    while start:
+        power = _POWER.search(spell(tokens[max(0, start - 5) : start]))
+        end = start - (len(power[0]) if power else 0)
+        if end < 2 or not tokens[end - 1].startswith(r"\text{"):
+            break
+        head, _, last = tokens[end - 1][6:-1].strip().rpartition(" ")
+        raised = f"{last}^{power['digit']}" if power and power["digit"] != "1" else last
+        words = [head, "per" if power and power["sign"] else "", raised, *words]
+        start = end - 1
+        if tokens[start - 1] == "/" or (tokens[start - 1] == "*" and tokens[start - 2].startswith(r"\text{")):
+            words = ["per" if tokens[start - 1] == "/" else "", *words]
+            start -= 1
+    return start, " ".join(words)

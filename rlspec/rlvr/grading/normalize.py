@@ -6,20 +6,20 @@ Every pass is linear in the length of the text. Policies, all of them deliberate
 - **Percent, money, degrees, unit words** are units: `10\%`, `\$10`, `10^\circ C`, `10\text{ cm}`, `10 m/s` and
   `$10$ hours` all have the body `10`. A unit that only one side writes is ignored, so `10\%` equals `10` (and never
   `0.1`). Two units that differ (`5\text{ cents}` and `5\text{ dollars}`, `miles north` and `miles south`) are
-  different; words that only one side has beside it (`apples`, `red apples`) are ignored. What is no known unit and no
+  different; a word that only one side has (`red apples`, `apples`) is ignored. What is no known unit and no
   plural (`million`, `K`, `six`, `wrong`) may carry a value: it is no unit, and such an answer is unreadable. One bare
   letter (`5 m`) is a factor, and so is `\text{i}` without a space.
 - **What people type** for TeX (`<=`, `pi/2`, `sqrt(2)`, `4.5e33`, `2 3/4`, full-width signs): see `typed.py`.
 - **Thousands.** `1,080`, `10,\!080`, `1{,}080` and `1 080` are numbers outside of brackets; inside `( )`, `[ ]` and
   `\{ \}` a bare comma separates elements.
-- **Names.** A leading `x=`, `AB=`, `\angle ABC=`, `f(x)=`, `x \in` (see `names.py`) is dropped when only one side has
-  it; `x=5` and `y=5` differ. Several named values (`x=5, y=8` or `(x,y)=(5,8)`) are compared by name, and with
-  unnamed ones in the order of their names: `5,8` or `(5,8)`, never `8,5`.
+- **Names.** A leading `x=`, `AB=`, `\angle ABC=`, `f(x)=`, `x \in`, `x\approx` before a number (see `names.py`) is
+  dropped when only one side has it; `x=5` and `y=5` differ. Several named values (`x=5, y=8` or `(x,y)=(5,8)`) are
+  compared by name, and with unnamed ones in the order of their names: `5,8` or `(5,8)`, never `8,5`.
 - **Sets and regions.** `\{1,2\}` is `1,2`; `x<3` is `(-\infty,3)`, `x<1 or x>3` is a union, `\mathbb{R}` is
   `(-\infty,\infty)`, whatever the variable is called (`x<3` and `y<3` differ all the same). `1<x<3` equals `(1,3)`
   although that may be a point: nobody answers a question about a point with a chain of inequalities.
-- **TeX shorthand.** `\frac43` is `\frac{4}{3}`, `\sqrt2` is `\sqrt{2}`; `2^10` is read as its author meant it:
-  `2^{10}`.
+- **TeX shorthand.** `\frac43` and `{4\over3}` are `\frac{4}{3}`, `\sqrt2` is `\sqrt{2}`; `2^10` is read as its
+  author meant it: `2^{10}`.
 - **Words** (`\text{Evelyn}`, `east`) are compared letter by letter, ignoring case where a side is a `\text{}` of two
   letters or more, or both are bare and have three or more; `\text{(C)}`, `(C)` and `C` are one choice. One or two bare
   letters (`xy`) are a product too: `yx` and `x\cdot y` equal it, `XY` does not.
@@ -35,7 +35,7 @@ from __future__ import annotations
 import re
 
 from rlspec.rlvr.grading.typed import FUNCTIONS, Tokens, as_tex, mixed_numbers, named_letters
-from rlspec.rlvr.grading.units import KNOWN, SIGNS, bare_unit
+from rlspec.rlvr.grading.units import SIGNS, bare_unit, is_symbol
 
 _TOKEN = re.compile(
     r"\\(?:begin|end)\s*+\{[A-Za-z*]+\}|\\[A-Za-z]+|\\.|[0-9]+(?:\.[0-9]+)?|\.[0-9]+|\s+|.",
@@ -69,6 +69,9 @@ _DROPPED = frozenset(
         r"\nolimits",
         r"\mathstrut",
         r"\mathbf",
+        r"\mathsf",
+        r"\bf",
+        r"\underline",
         r"\boldsymbol",
         r"\mathit",
         r"\bold",
@@ -114,6 +117,8 @@ _RENAMED = {
     r"\dots": r"\ldots",
     r"\cdots": r"\ldots",
 }
+_COLOURS = frozenset((r"\color", r"\textcolor"))
+_INFIX = {r"\over": r"\frac", r"\choose": r"\binom"}
 _TEXT = frozenset(
     (r"\text", r"\mbox", r"\textbf", r"\textit", r"\textrm", r"\mathrm", r"\hbox", r"\textnormal", r"\operatorname")
 )
@@ -139,7 +144,7 @@ def tokenize(text: str) -> Tokens:
     tokens = [token for token in mixed_numbers(tokens) if token != " "]
     if tokens[-1:] == ["."]:
         tokens.pop()
-    return _brace_arguments(_brace_brackets(tokens))
+    return _brace_arguments(_prefixed(_brace_brackets(tokens)))
 
 
 def normalize(text: str) -> str:
@@ -168,7 +173,9 @@ def _drop_layout(raw: Tokens) -> Tokens:
         i += 1
         if token in _TEXT:
             content, i = _group(raw, i)
-            tokens.extend(_text_tokens(token, content))
+            tokens.extend(_text_tokens(token, content, spaced=tokens[-1:] == [" "]))
+        elif token in _COLOURS:
+            _, i = _group(raw, i)
         elif token.isspace() or token in _SPACES:
             tokens.append(" ")
         elif token in _DROPPED:
@@ -198,10 +205,10 @@ def _group(raw: Tokens, i: int) -> tuple[Tokens, int]:
     return raw[start:], i
 
 
-def _text_tokens(command: str, content: Tokens) -> Tokens:
+def _text_tokens(command: str, content: Tokens, *, spaced: bool) -> Tokens:
     r"""What a text command stands for: a function's name, an upright letter, or `\text{...}` as one token.
 
-    A space before an upright letter (`25\mathrm{~m}`) says that it is a unit.
+    A space before an upright letter (`25\mathrm{~m}`, `25\,\mathrm{m}`) says that it is a unit.
     """
     start = next((i for i, token in enumerate(content) if not token.isspace() and token not in _SPACES), 0)
     words = "".join(content[start:]).strip()
@@ -211,7 +218,9 @@ def _text_tokens(command: str, content: Tokens) -> Tokens:
         return [words]
     if words.strip(", ") in ("and", "or"):
         words = words.strip(", ")
-    if len(words) == 1 and start == 0 and (command == r"\mathrm" or (words.islower() and words not in KNOWN)):
+    upright = command == r"\mathrm"
+    unit = start or (is_symbol(words) and (spaced or not upright))
+    if len(words) == 1 and not unit and (upright or words.islower()):
         return [words]
     return ["\\text{" + words + "}"] if words else []
 
@@ -267,11 +276,35 @@ def _brace_brackets(tokens: Tokens) -> Tokens:
     return braced
 
 
+def _prefixed(tokens: Tokens) -> Tokens:
+    r"""`{a\over b}` as `\frac{a}{b}`."""
+    if not any(token in _INFIX for token in tokens):
+        return tokens
+    groups: list[Tokens] = [[]]
+    for token in tokens:
+        if token == "{":
+            groups.append([])
+        elif token == "}" and groups[1:]:
+            inner = groups.pop()
+            groups[-1] += _fraction(inner) or ["{", *inner, "}"]
+        else:
+            groups[-1].append(token)
+    return _fraction(groups[0]) or groups[0] if len(groups) == 1 else tokens
+
+
+def _fraction(group: Tokens) -> Tokens | None:
+    places = [i for i, token in enumerate(group) if token in _INFIX]
+    if len(places) != 1:
+        return None
+    (i,) = places
+    return [_INFIX[group[i]], "{", *group[:i], "}", "{", *group[i + 1 :], "}"]
+
+
 def _brace_arguments(tokens: Tokens) -> Tokens:
-    r"""Put single-token arguments of `\frac`, `\sqrt`, `\mathbb`, `^`, `_` and their like into braces."""
+    r"""Put arguments of `\frac`, `\sqrt`, `\mathbb`, `^`, `_` and their like into braces: one token, or a command's."""
     braced: Tokens = []
     pending = 0  # arguments that the last command still wants
-    stack: list[int] = []
+    stack: list[tuple[int, bool]] = []  # how many come after the group, and whether we opened it
     queue = tokens[::-1]
     while queue:
         token = queue.pop()
@@ -279,23 +312,30 @@ def _brace_arguments(tokens: Tokens) -> Tokens:
             queue[-2 if lone else -1 :] = [lone] if lone else []
             continue
         if token == "{":
-            stack.append(max(pending - 1, 0))
+            stack.append((max(pending - 1, 0), False))
             pending = 0
+            braced.append(token)
         elif token == "}":
-            pending = stack.pop() if stack else 0
+            pending, _ = stack.pop() if stack else (0, False)
+            braced.append(token)
+        elif pending and token[0] == "\\" and token in _ARGUMENTS:
+            stack.append((pending - 1, True))
+            pending = _ARGUMENTS[token]
+            braced.extend(("{", token))
         elif pending and not (token == "[" and braced[-1] == r"\sqrt"):
             if len(token) > 1 and token[0].isdigit() and braced[-1] not in ("^", "_"):
                 queue.append(token[1:])
                 token = token[0]
             pending -= 1
             braced.extend(_sign_and(token, queue) if braced[-1] in ("^", "_") else ("{", token, "}"))
-            continue
         elif token == "[" and pending:
             _copy_option(token, queue, braced)
-            continue
         else:
             pending = _ARGUMENTS.get(token, 0)
-        braced.append(token)
+            braced.append(token)
+        while not pending and stack and stack[-1][1]:
+            pending, _ = stack.pop()
+            braced.append("}")
     return braced
 
 

@@ -25,6 +25,7 @@ _TYPED = (
     (re.compile(r"(?<![A-Za-z])\\(pi|sin|cos|tan|ln|log)(?![A-Za-z])\s*"), r"*\1"),
     (re.compile(r"(?<![0-9A-Za-z)*])\*(?!\*)|(?<=\()\*"), ""),
 )
+_FRACTION = re.compile(r"\\[dt]?frac\{([^{}]+)\}\{([^{}]+)\}")
 _NAMES = "xyz"
 
 
@@ -44,6 +45,7 @@ def respelled(text: str, form: Form) -> Iterator[Variant]:
     """
     if form.kind != "word" and "text" not in text and "mbox" not in text:
         yield from _typed(text)
+        yield Variant("over", _FRACTION.sub(r"{\1\\over \2}", text))
     if form.kind == "scalar" and form.unit is None:
         yield from _scalar(form)
         if plain_number(form.text) is not None:

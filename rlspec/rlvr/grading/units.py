@@ -162,14 +162,13 @@ def bare_unit(text: str) -> str:
     return f"{body}\\text{{{words.rstrip('.')}}}"
 
 
-def unit_of(words: str, power: int = 1, *, one: bool = False) -> str | None:
+def unit_of(words: str, *, one: bool = False) -> str | None:
     r"""Canonical name of a unit, or None where the words are no unit.
 
     Known parts have their names (`meter per second^2`), unknown ones are marked (`mile ?north`, `?apple`).
 
     Args:
         words: `cm`, `square feet per minute`, `m/s^2`.
-        power: of the last unit, as in `\text{cm}^2`.
         one: whether it is of the number 1, and what is counted so a singular.
     """
     parts = words.replace("/", " per ").replace(" ^", "^").split()
@@ -179,7 +178,7 @@ def unit_of(words: str, power: int = 1, *, one: bool = False) -> str | None:
     amount, raised = one, 1
     for i, part in enumerate(parts):
         found = _RAISED.search(part)
-        exponent = (int(found[1]) if found else 1) * (power if i == len(parts) - 1 else 1)
+        exponent = int(found[1]) if found else 1
         word = part[: found.start()] if found else part
         if word.lower() in _POWERS:
             raised *= _POWERS[word.lower()]
@@ -195,6 +194,11 @@ def unit_of(words: str, power: int = 1, *, one: bool = False) -> str | None:
     if not amount or raised != 1:
         return None
     return canonical[1] if canonical in (["degree", "celsius"], ["degree", "fahrenheit"]) else " ".join(canonical)
+
+
+def is_symbol(letter: str) -> bool:
+    """Whether one letter is a unit."""
+    return letter in _SYMBOLS or letter in KNOWN
 
 
 def _known(word: str) -> str | None:

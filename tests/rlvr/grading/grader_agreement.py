@@ -29,7 +29,7 @@ SECONDS = 3
 # Kinds of equivalent spelling and of mistake, by group; a kind in no group is its own.
 GROUPS = {
     "TeX layout": ("dollars around", "spaces around", "full stop", "thin spaces", "no space after comma", "left"),
-    "TeX shorthand": (r"\frac43", r"\frac 43", r"\dfrac", r"\tfrac", r"\sqrt2", "a/b"),
+    "TeX shorthand": (r"\frac43", r"\frac 43", r"\dfrac", r"\tfrac", r"\sqrt2", "a/b", "over"),
     "number formats": ("trailing", "commas", "{,}", r",\!", "leading zero", "mixed number"),
     "scientific": ("e-notation", "E-notation", "times ten", "x 10^"),
     "units": (r"\$", r"\%", "degrees", "unit", "euro sign", "pound sign", "celsius", "currency"),

@@ -29,6 +29,7 @@ MATH_VERIFY_REFUSES = {
     "celsius": "it reads C as a variable",
     "euro sign": "it knows the dollar only",
     "pound sign": "it knows the dollar only",
+    "over": "it does not read {a\\over b}",
     "typed": "it reads a box as TeX: pi is p times i",
     "full-width": "it does not know full-width signs",
     "mixed number": "it reads 3 1/2 as a product",

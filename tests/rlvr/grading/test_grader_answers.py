@@ -159,6 +159,7 @@ MATH_NOTATIONS = {
     r"\frac43",
     r"\dfrac",
     r"\sqrt2",
+    "over",
     "other order",
     "typed",
     "full-width",
