@@ -84,7 +84,8 @@ def build_optimizer(
     known = None if lr_from is None else _known(lr_from)
     decay = given.get("weight_decay", OptimizerSettings.weight_decay)
     rates = {spec.name: (lr, None) if known is None else carried_over(known, spec, here) for spec in mapping}
-    optimizer = SpectralOptimizer(_param_groups(model, mapping, rates, decay, paper), lr=lr, **given)
+    later = "adamw" if get_rule(rule).kind == "pair" else rule  # of groups that are added
+    optimizer = SpectralOptimizer(_param_groups(model, mapping, rates, decay, paper), lr=lr, rule=later, **given)
     for penalty in penalties:
         penalise(model, optimizer, **penalty)
     optimizer.symmetry = mapping

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any, Literal
 
 import torch
@@ -14,7 +14,7 @@ from rlspec.optim.engine.finite import Flag
 from rlspec.optim.engine.updates import HALF, Entry, Group, State, layout
 from rlspec.optim.kernels.layout import block_shape
 from rlspec.optim.rules import get_rule
-from rlspec.optim.sharding.shards import is_dtensor
+from rlspec.optim.sharding.shards import is_dtensor, local
 from rlspec.optim.sharding.state import shard_buffer
 from rlspec.optim.stages.elementwise import FUSED_DEVICES
 
@@ -44,6 +44,17 @@ def initial_state(param: Tensor, group: Group, position: int) -> State:
     if param.dtype in HALF:
         state["master"] = param.detach().to(torch.float32)
     return state
+
+
+def follow_weights(states: Iterable[tuple[Tensor, State]]) -> None:
+    """Take into the masters what was written into the weights since the last step: a checkpoint, a clamp, zeros.
+
+    A weight that still is its master, rounded, leaves it as it is.
+    """
+    for param, state in states:
+        if "master" in state:
+            weight, master = local(param.detach()), local(state["master"])
+            torch.where(weight == master.to(weight.dtype), master, weight.to(master.dtype), out=master)
 
 
 CPU_BATCH_BYTES = 1 << 20

@@ -13,7 +13,7 @@ from torch.utils.hooks import RemovableHandle
 
 from rlspec.errors import ConfigError
 from rlspec.optim.composition import Rule
-from rlspec.optim.engine.batches import batches, initial_state, step_device
+from rlspec.optim.engine.batches import batches, follow_weights, initial_state, step_device
 from rlspec.optim.engine.checks import (
     Group,
     check_edited,
@@ -54,9 +54,9 @@ class SpectralOptimizer(torch.optim.Optimizer):
 
     Every keyword is the default of a parameter-group entry of the same name. State is float32 (float64 for float64
     parameters) whatever the parameter's dtype; bf16 and fp16 parameters get a float32 master copy in the state, which
-    is what moves. Weight decay is decoupled: `p *= 1 - lr * weight_decay` before the update. A parameter whose gradient
-    is None is skipped; so is one whose gradient has NaN or Inf, which is counted and warned about once. Gradients are
-    never mutated.
+    is what moves, and takes over what others write into the parameter between steps. Weight decay is decoupled:
+    `p *= 1 - lr * weight_decay` before the update. A parameter whose gradient is None is skipped; so is one whose
+    gradient has NaN or Inf, which is counted and warned about once. Gradients are never mutated.
 
     AdamW groups equal torch.optim.AdamW(fused=True) bit for bit. So does rule `muon` on whole matrices equal
     torch.optim.Muon (`adjust_lr` original or match_rms_adamw), given `normalise="torch"` and
@@ -132,12 +132,19 @@ class SpectralOptimizer(torch.optim.Optimizer):
     def add_param_group(self, param_group: Group) -> None:
         """Add a group; keys that it leaves out take the optimizer's defaults.
 
+        Where `build_optimizer` made this, parameters of fewer than two dimensions become a group of their own that has
+        AdamW without weight decay, as there, unless the group says a rule.
+
         Raises:
             ConfigError: if the group's settings are invalid or do not fit one of its parameters.
         """
         if isinstance(param_group, dict):
             check_modes(param_group)
             check_keys(param_group, self.defaults)
+            if self.symmetry is not None and "rule" not in param_group:
+                for part in _vectors_apart(param_group, self.defaults["rule"]):
+                    self.add_param_group(part)
+                return
         super().add_param_group(param_group)
         try:
             check_group(self.param_groups[-1])
@@ -155,6 +162,7 @@ class SpectralOptimizer(torch.optim.Optimizer):
                 loss = closure()
         self._steps += 1
         self._check_edits()
+        follow_weights(self.state.items())
         asked = self.telemetry_every > 0 and self._steps % self.telemetry_every == 0
         gating = {group["role"] for group in self.param_groups if get_rule(group["rule"]).spectral}
         self._recorder.begin(asked or self.collect_telemetry, gating)
@@ -376,6 +384,16 @@ class SpectralOptimizer(torch.optim.Optimizer):
                 "freeze them (requires_grad_(False)) or leave them be",
                 stacklevel=3,
             )
+
+
+def _vectors_apart(group: Group, rule: str) -> list[Group]:
+    """A group without a rule as up to two: what has a matrix under that rule, and its vectors under AdamW."""
+    params = [group["params"]] if isinstance(group["params"], Tensor) else list(group["params"])
+    parts: tuple[list[Any], list[Any]] = [], []
+    for each in params:
+        parts[(each[1] if isinstance(each, tuple) else each).ndim < 2].append(each)
+    settings: tuple[Group, Group] = {"rule": rule, **group}, {"rule": "adamw", "weight_decay": 0.0, **group}
+    return [{**chosen, "params": part} for chosen, part in zip(settings, parts, strict=True) if part]
 
 
 def _cap(group: Group, rule: Rule, targets: list[Tensor]) -> None:

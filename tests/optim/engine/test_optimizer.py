@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import io
 
 import pytest
@@ -9,7 +10,7 @@ import torch
 from torch import nn
 
 from rlspec.errors import CheckpointError, ConfigError
-from rlspec.optim import SpectralOptimizer
+from rlspec.optim import SpectralOptimizer, build_optimizer
 
 
 class Pair(nn.Module):
@@ -73,6 +74,28 @@ def test_updates_too_small_for_bf16_add_up_in_the_master_weights() -> None:
         optimizer.step()
     assert torch.allclose(optimizer.state[weight]["master"], torch.full((4, 4), 1 - 50 * 0.2e-3), atol=1e-5)
     assert torch.equal(weight, torch.full((4, 4), 0.99, dtype=torch.bfloat16))
+
+
+@pytest.mark.filterwarnings("ignore:the gradient of")
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+def test_what_is_written_into_half_precision_weights_stays(dtype: torch.dtype) -> None:
+    model = Pair(dtype)
+    optimizer = SpectralOptimizer(groups(model, "muon"), lr=0.5)
+    good = copy.deepcopy(model.state_dict())
+    train(model, optimizer, 2)
+    model.load_state_dict(good)
+    for group in optimizer.param_groups:
+        group["lr"] = 1e-3
+    train(model, optimizer, 1)
+    assert all((value - good[name]).abs().max() < 0.02 for name, value in model.state_dict().items())
+    with torch.no_grad():
+        model.first.weight.clamp_(-0.05, 0.05)
+        model.second.weight.zero_()
+        model.second.bias[0] = torch.nan
+    train(model, optimizer, 1)
+    assert model.first.weight.abs().max() < 0.06
+    assert model.second.weight.abs().max() < 0.01
+    assert optimizer.state[model.second.bias]["master"].isnan().tolist() == [True, False, False, False]
 
 
 def test_loading_refuses_other_parameters_and_names_them() -> None:
@@ -155,6 +178,20 @@ def test_groups_can_be_added_and_a_refused_one_leaves_no_trace() -> None:
     assert len(optimizer.param_groups) == 1
     optimizer.add_param_group({"params": [("second.bias", model.second.bias)], "rule": "adamw"})
     assert len(optimizer.param_groups) == 2
+
+
+@pytest.mark.parametrize("rule", ["pion", "adamw", "lora_muon"])
+@pytest.mark.filterwarnings("ignore:rule lora_muon updates nothing")
+def test_what_is_added_to_a_models_optimizer_has_the_rule_that_was_asked_for(rule: str) -> None:
+    optimizer = build_optimizer(Pair(), rule=rule, weight_decay=0.1)
+    before, layer = len(optimizer.param_groups), nn.Linear(8, 8)
+    optimizer.add_param_group({"params": layer.named_parameters(), "lr": 0.3})
+    matrix, vector = optimizer.param_groups[before:]
+    assert (matrix["param_names"], vector["param_names"]) == (["weight"], ["bias"])
+    assert (matrix["rule"], vector["rule"]) == ("adamw" if rule == "lora_muon" else rule, "adamw")
+    assert (matrix["lr"], matrix["weight_decay"], vector["lr"], vector["weight_decay"]) == (0.3, 0.1, 0.3, 0.0)
+    optimizer.add_param_group({"params": [("other", nn.Parameter(torch.ones(4, 4)))], "rule": "sgd"})
+    assert [group["rule"] for group in optimizer.param_groups[before + 2 :]] == ["sgd"]
 
 
 class Sharded(nn.Parameter):
