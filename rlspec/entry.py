@@ -31,6 +31,14 @@ def command[Line: CommandLine](
     except UserError as error:
         sys.stderr.write(f"{error}\n")
         return error.exit_code
+    except ModuleNotFoundError as error:
+        from rlspec.config.extras import extra_of, not_installed
+
+        package = (error.name or "").partition(".")[0]
+        if (extra := extra_of(package)) is None:
+            raise
+        sys.stderr.write(f"rlspec {schema.command}: {not_installed(package, schema.extra or extra)}\n")
+        return UserError.exit_code
     except KeyboardInterrupt:
         sys.stderr.write("interrupted\n")
         return INTERRUPTED

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib.util
 import shlex
 import sys
 from collections.abc import Sequence
@@ -14,7 +13,6 @@ from pydantic import AfterValidator, Field
 from rlspec.config.command import CommandLine
 from rlspec.config.schema import Key
 from rlspec.entry import command
-from rlspec.errors import ConfigError
 
 NAME = "report.html"
 
@@ -59,9 +57,6 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def _report(line: ReportCommand) -> int:
-    for library in ("matplotlib", "jinja2"):
-        if importlib.util.find_spec(library) is None:
-            raise ConfigError(f"report: {library} is not installed; install rlspec[train]")
     from rlspec.reporting.page import Content, watch, write_report
 
     out = line.out or (line.run[0].expanduser() / NAME if len(line.run) == 1 else Path(NAME))

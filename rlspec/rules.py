@@ -33,6 +33,7 @@ class RulesCommand(CommandLine):
     command = "rules"
     synopsis = ("all | markdown | papers | NAME",)
     positional = "name"
+    extra = "optim"
 
     name: Annotated[
         str,

@@ -21,6 +21,7 @@ class StatsCommand(CommandLine):
     command = "stats"
     synopsis = ("path=DIR|OWNER/NAME [--fix] [against=CHECKPOINT] [norm_stats=FILE]",)
     example = "path=DIR, or --fix"
+    extra = "vla"
 
     path: Annotated[str, Key("a data set's folder, or its id on the hub (a local copy where there is one)", "DIR")]
     fix: Annotated[bool, Key("replace wrong statistics in meta/stats.json, in one step")] = False

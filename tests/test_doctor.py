@@ -6,6 +6,7 @@ import json
 import os
 import subprocess
 import sys
+from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
@@ -61,6 +62,13 @@ def test_a_wrong_version_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
     finding = machine.check_libraries()
     assert finding.status == "fail"
     assert "lerobot 0.5.0 (needs ==0.6.1)" in finding.detail
+    assert "uv sync --extra optim --extra train --extra vla" in finding.remedy
+
+
+def test_outside_of_a_checkout_the_remedy_is_pips(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setattr("rlspec.__file__", str(tmp_path / "rlspec" / "__init__.py"))
+    monkeypatch.setitem(sys.modules, "mujoco", None)
+    assert machine.probe_renderer().remedy == "for simulators: `pip install 'rlspec[vla]'`"
 
 
 def test_the_optimizers_alone_may_have_a_newer_torch_than_training(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -17,6 +17,8 @@ import pytest
 from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
 
+from rlspec.config.extras import install
+
 REPOSITORY = Path(__file__).resolve().parents[1]
 IMPORT_NAMES = {"rlspec": "rlspec", "envs": "rlspec_envs", "recipes": "rlspec_recipes"}
 FOR_READERS = (".md", ".png", ".gif", ".svg")  # what a folder shows on a code host
@@ -61,6 +63,33 @@ def installed(wheel: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     with zipfile.ZipFile(wheel) as archive:
         archive.extractall(folder)
     return folder
+
+
+def needed(name: str, seen: set[str]) -> set[str]:
+    """A distribution and what it needs, without extras."""
+    if name not in seen:
+        seen.add(name)
+        for requirement in map(Requirement, metadata.requires(name) or []):
+            if requirement.marker is None or requirement.marker.evaluate({"extra": ""}):
+                needed(canonicalize_name(requirement.name), seen)
+    return seen
+
+
+@pytest.fixture(scope="module")
+def base(installed: Path, tmp_path_factory: pytest.TempPathFactory) -> Command:
+    """The console script where `pip install` was given no extra."""
+    site = tmp_path_factory.mktemp("base")
+    for name in needed("rlspec", set()) - {"rlspec"}:
+        found = metadata.distribution(name)
+        for top in {file.parts[0] for file in found.files or () if file.parts[0] not in ("..", "__pycache__")}:
+            (site / top).symlink_to(Path(str(found.locate_file(top))))
+
+    def run(*arguments: str) -> subprocess.CompletedProcess[str]:
+        variables = {**os.environ, "PYTHONPATH": f"{installed}{os.pathsep}{site}", "PYTHONSAFEPATH": "1"}
+        command = [sys.executable, "-S", "-c", RUN, *arguments]
+        return subprocess.run(command, cwd=site, env=variables, capture_output=True, text=True, check=False)
+
+    return run
 
 
 @pytest.fixture
@@ -141,3 +170,46 @@ def test_the_main_command_trains_from_the_wheel(rlspec: Command, tmp_path: Path)
 )
 def test_commands_find_their_files_in_the_wheel(rlspec: Command, arguments: tuple[str, ...], said: str) -> None:
     assert said in rlspec(*arguments).stdout
+
+
+@pytest.mark.parametrize(
+    ("line", "extra"),
+    [
+        ("rules all", "optim"),
+        ("rules muon", "optim"),
+        ("collect env=franka_pick_place episodes=1", "vla"),
+        ("collect format=droid_raw episodes=1", "vla"),
+        ("stats path=nope", "vla"),
+        ("truncate before=a after=b out=c keep=0.9", "train"),
+        ("train recipe=grpo_math", "train"),
+    ],
+)
+def test_a_command_without_its_libraries_names_the_extra(base: Command, line: str, extra: str) -> None:
+    done = base(*line.split())
+    assert done.returncode == 2, done.stderr
+    assert len(done.stderr.splitlines()) == 2, done.stderr  # the first is the test's own
+    assert f"is not installed: install rlspec with its extra, `pip install 'rlspec[{extra}]'`" in done.stderr
+
+
+@pytest.mark.parametrize("line", ["--help", "train --help", "doctor --help", "deploy --help"])
+def test_the_base_install_does_what_needs_no_more(base: Command, line: str) -> None:
+    done = base(*line.split())
+    assert done.returncode == 0, done.stderr
+
+
+@pytest.mark.parametrize(
+    ("lock", "extras", "expected"),
+    [
+        (True, (), "`uv sync`"),
+        (True, ("train",), "`uv sync --extra train`"),
+        (False, (), "`pip install rlspec`"),
+        (False, ("optim", "vla"), "`pip install 'rlspec[optim,vla]'`"),
+    ],
+)
+def test_how_to_install_depends_on_where_rlspec_lies(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, lock: bool, extras: tuple[str, ...], expected: str
+) -> None:
+    monkeypatch.setattr("rlspec.__file__", str(tmp_path / "rlspec" / "__init__.py"))
+    if lock:
+        (tmp_path / "uv.lock").touch()
+    assert install(*extras) == expected

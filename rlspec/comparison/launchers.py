@@ -13,6 +13,7 @@ from pathlib import Path
 from queue import SimpleQueue
 from typing import Any, Protocol, TextIO
 
+from rlspec.config.extras import install
 from rlspec.config.schema import Launch
 from rlspec.errors import ConfigError
 
@@ -95,7 +96,7 @@ class Submitit:
         try:
             self.executor()
         except ImportError:
-            raise ConfigError("launcher=slurm: submitit is not installed; pip install 'rlspec[slurm]'") from None
+            raise ConfigError(f"launcher=slurm: submitit is not installed; {install('slurm')}") from None
         except (AssertionError, NameError, TypeError, RuntimeError) as error:
             raise ConfigError(f"slurm: {' '.join(str(error).split())}") from None
 

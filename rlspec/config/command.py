@@ -42,6 +42,7 @@ class CommandLine(Section):
     command: ClassVar[str]  # as in `python -m rlspec.COMMAND`
     synopsis: ClassVar[tuple[str, ...]]  # what may follow it, one line each
     example: ClassVar[str]  # a setting, for who writes something else
+    extra: ClassVar[str] = ""  # that it needs, where the one of its first missing package is another
     short: ClassVar[Mapping[str, str]] = {}  # short key -> dotted key
     below: ClassVar[Mapping[str, str]] = {}  # K -> the mapping that takes what is given as K.ANYTHING
     positional: ClassVar[str] = ""  # key of what is given without one

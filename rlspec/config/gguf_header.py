@@ -16,6 +16,7 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
+from rlspec.config.extras import not_installed
 from rlspec.errors import CheckpointError
 
 _MAGIC = b"GGUF"
@@ -166,7 +167,7 @@ def gguf_fault(path: str) -> str | None:
 
 def _faults(header: GgufHeader, path: Path) -> Iterator[str]:
     if importlib.util.find_spec("gguf") is None:
-        yield "reading it needs the package gguf: `pip install rlspec[gguf]`, or `uv sync --extra gguf`"
+        yield not_installed("gguf", "gguf")
         return
     if (parts := header.metadata.get("split.count", 1)) > 1:
         yield f"one of {parts} parts; merge them first: llama-gguf-split --merge FIRST-PART.gguf WHOLE.gguf"

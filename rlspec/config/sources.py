@@ -10,6 +10,7 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
+from rlspec.config.extras import install, not_installed
 from rlspec.errors import ConfigError
 
 # Class -> package and file. A base class that is not listed ends the search.
@@ -90,7 +91,7 @@ def read_knobs(class_name: str) -> dict[str, Knob]:
     )
     if definition is None:
         raise ConfigError(
-            f"the installed {_FILES[class_name][0]} has no {class_name}: run `uv sync` for a version that fits"
+            f"the installed {_FILES[class_name][0]} has no {class_name}: {install('train')} brings a version that fits"
         )
     knobs: dict[str, Knob] = {}
     for base in reversed(definition.bases):
@@ -117,7 +118,7 @@ def package_folder(package: str, extra: str = "train") -> Path:
     """
     spec = importlib.util.find_spec(package)  # top level: finds without importing
     if spec is None or spec.origin is None:
-        raise ConfigError(f"{package} is not installed: install rlspec with its extra, `pip install rlspec[{extra}]`")
+        raise ConfigError(not_installed(package, extra))
     return Path(spec.origin).parent
 
 
@@ -125,7 +126,7 @@ def package_folder(package: str, extra: str = "train") -> Path:
 def _parse(package: str, file: str) -> ast.Module:
     path = package_folder(package) / file
     if not path.is_file():
-        raise ConfigError(f"the installed {package} has no {file}: run `uv sync` for a version that fits")
+        raise ConfigError(f"the installed {package} has no {file}: {install('train')} brings a version that fits")
     return ast.parse(path.read_text(encoding="utf-8"))
 
 

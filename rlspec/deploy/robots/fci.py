@@ -9,6 +9,7 @@ import time
 from importlib import metadata
 from typing import Any
 
+from rlspec.config.extras import install
 from rlspec.errors import RobotError
 
 PORT = 1337
@@ -26,7 +27,7 @@ def import_franky() -> Any:
     except ImportError as error:
         if error.name not in ("franky", "franky._franky"):
             raise RobotError(f"franky cannot be imported ({error}); reinstall franky-control") from None
-        raise RobotError("the Franka driver is not installed; pip install 'rlspec[franka]'") from None
+        raise RobotError(f"the Franka driver is not installed; {install('franka')}") from None
     return franky
 
 

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from rlspec.config.extras import install
 from rlspec.contract.features import EXTERIOR_1, WRIST
 from rlspec.deploy.arm.interfaces import Array
 from rlspec.deploy.robots.cameras import CameraSource, Image
@@ -91,7 +92,7 @@ class RenderedSource:
             from rlspec_envs.errors import EnvironmentUnavailable
             from rlspec_envs.rendering import choose_gl
         except ImportError as error:
-            raise RobotError(f"images=render: {error.name} is missing; pip install 'rlspec[vla]'") from None
+            raise RobotError(f"images=render: {error.name} is missing; {install('vla')}") from None
         try:
             choose_gl()
         except EnvironmentUnavailable as error:

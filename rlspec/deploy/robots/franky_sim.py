@@ -17,6 +17,7 @@ from typing import Any
 
 import numpy as np
 
+from rlspec.config.extras import install
 from rlspec.contract.actions import DROID_HZ
 from rlspec.contract.features import EXTERIOR_1, WRIST
 from rlspec.contract.pictures import DROID_SIZE
@@ -102,7 +103,7 @@ class SimulatorProcess:
                         del self._lines[: place + 1]
                         return line
                 if self._process.poll() is not None:
-                    raise RobotError(f"franky-sim ended: {self._last_words()}; pip install 'rlspec[franka]'")
+                    raise RobotError(f"franky-sim ended: {self._last_words()}; {install('franka')}")
                 if time.monotonic() > end:
                     self._process.kill()
                     raise RobotError(f"franky-sim has not answered within {patience:g} s; is the machine overloaded?")

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
+from rlspec.config.extras import install
 from rlspec.contract.actions import JOINT_VELOCITY
 from rlspec.contract.features import EXTERIOR_1, EXTERIOR_2, WRIST
 from rlspec.contract.pictures import DROID_SIZE
@@ -139,7 +140,7 @@ class MujocoRobot(Robot):
             import rlspec_envs
             from rlspec_envs.errors import EnvironmentUnavailable
         except ImportError as error:
-            raise RobotError(f"robot=mujoco: {error.name} is missing; pip install 'rlspec[vla]'") from None
+            raise RobotError(f"robot=mujoco: {error.name} is missing; {install('vla')}") from None
         try:
             env = rlspec_envs.make_env(
                 "franka",

@@ -13,6 +13,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from rlspec.config.extras import install
 from rlspec.deploy.robots.gripper_thread import PERIOD, GripperThread
 from rlspec.errors import RobotError
 
@@ -101,14 +102,14 @@ class RobotiqBus:
             from pymodbus.client import ModbusSerialClient
             from pymodbus.exceptions import ModbusException
         except ImportError:
-            raise RobotError("robot.gripper=robotiq: pymodbus is missing; pip install 'rlspec[robotiq]'") from None
+            raise RobotError(f"robot.gripper=robotiq: pymodbus is missing; {install('robotiq')}") from None
         logging.getLogger("pymodbus.logging").setLevel(logging.CRITICAL)  # what fails is told by us
         self.port = port
         self._failures = (ModbusException, OSError)
         try:
             self._client: Any = ModbusSerialClient(port, baudrate=BAUD, timeout=_TIMEOUT, retries=_RETRIES)
         except RuntimeError:
-            raise RobotError("robot.gripper=robotiq: pyserial is missing; pip install 'rlspec[robotiq]'") from None
+            raise RobotError(f"robot.gripper=robotiq: pyserial is missing; {install('robotiq')}") from None
 
     def read(self) -> RobotiqStatus:
         """What the hand says.

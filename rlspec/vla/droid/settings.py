@@ -54,6 +54,7 @@ class ConvertSettings(CommandLine):
     """
 
     command = "convert"
+    extra = "vla"
     synopsis = ("source=droid_raw|droid_rlds|lerobot path=DIR out=DIR [key=value ...]",)
     example = "source=droid_raw"
 
