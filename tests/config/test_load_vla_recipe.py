@@ -45,6 +45,15 @@ def test_every_recipe_takes_every_policy(recipe: str, policy: str) -> None:
     assert policy in loaded.run_name
 
 
+@pytest.mark.parametrize("policy", ["smolvla", "pi05"])
+def test_grpo_on_libero_reinforces_what_its_evaluation_measures(policy: str) -> None:
+    from rlspec_envs.libero.profiles import PROFILES
+
+    loaded = load_vla_recipe(["recipe=vla_grpo_libero", f"policy={policy}", "policy.path=someone/run"])
+    assert loaded.evaluation.profile is not None
+    assert loaded.policy.options["n_action_steps"] == PROFILES[loaded.evaluation.profile].replan_steps
+
+
 @pytest.mark.parametrize(
     ("env", "optim"), list(zip(list_group("env"), cycle(["adamw", "muon", "vla_pion"]), strict=False))
 )
