@@ -22,7 +22,7 @@ from rlspec.deploy.clocks import Clock
 from rlspec.deploy.robots.mujoco_cameras import Cameras
 from rlspec.deploy.robots.mujoco_faults import Faults, Reflexes
 from rlspec.deploy.robots.mujoco_physics import LAWS_HERE, Brake, Drive, Imagination, Physics
-from rlspec.deploy.robots.options import RobotDescription
+from rlspec.deploy.robots.options import FIRST_SCENE, RobotDescription
 from rlspec.errors import ConfigError, RobotError
 
 if TYPE_CHECKING:
@@ -84,7 +84,7 @@ class MujocoRobot(Robot):
     def __init__(
         self,
         task: str = "pick_place",
-        seed: int = 0,
+        seed: int = FIRST_SCENE,
         model: str = "fr3",
         *,
         cameras: Mapping[str, str] | Sequence[str] = DEFAULT_CAMERAS,

@@ -13,6 +13,9 @@ from rlspec.contract.pictures import DROID_SIZE
 from rlspec.deploy.robots.robotiq import DROID_FORCE, DROID_SPEED, DROID_STROKE
 from rlspec.deploy.safety.tick_bounds import ROBOTIQ_LENGTH
 
+FIRST_SCENE = 200_000
+"""Seed of the first scene of deployments in simulation: demonstrations, evaluations and GRPO have others."""
+
 _Byte = Annotated[int, Field(ge=0, le=255)]
 
 
@@ -100,7 +103,7 @@ class MujocoOptions(Section):
     """See `rlspec.deploy.robots.mujoco.MujocoRobot` and, for what is None here, the environment's own defaults."""
 
     task: str = "pick_place"
-    seed: int = Field(0, ge=0)
+    seed: int = Field(FIRST_SCENE, ge=0)
     image_size: tuple[int, int] = DROID_SIZE
     camera_hz: float = Field(30.0, gt=0)
     images: bool = True

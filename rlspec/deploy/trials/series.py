@@ -17,6 +17,7 @@ from rlspec.checkpoint import write_json_atomically
 from rlspec.config.schema import SEEDS, Key
 from rlspec.deploy.outcome import DeploymentOutcome
 from rlspec.deploy.robots.drivers import Driver
+from rlspec.deploy.robots.options import FIRST_SCENE
 from rlspec.deploy.run import deploy
 from rlspec.deploy.series import SeriesCommand, SeriesJournal, settings_of_run
 from rlspec.deploy.settings import Settings
@@ -47,7 +48,7 @@ class TrialsCommand(SeriesCommand):
         list[str], Key("tabletop (the paper's three), FILE.yaml, or tasks of the simulation", "NAME[,NAME]")
     ] = Field(min_length=1)
     trials: Annotated[int, Key("of each policy on each task")] = Field(30, ge=1)
-    seed: Annotated[int, Key("of the order and the scenes")] = Field(0, ge=0, lt=SEEDS)
+    seed: Annotated[int, Key("of the order and the scenes")] = Field(FIRST_SCENE, ge=0, lt=SEEDS)
     stop: Annotated[
         Literal["fixed", "sequential"],
         Key("sequential: end early, when an anytime-valid test has decided every pair; the plan states the rule"),

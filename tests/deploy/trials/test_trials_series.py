@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 
+from rlspec.config.vla_schema import Demonstrations, Grpo, SimEvaluation
 from rlspec.deploy.outcome import DeploymentOutcome
 from rlspec.deploy.settings import Settings
 from rlspec.deploy.trials.judge import OperatorJudge, SimulationJudge
@@ -126,6 +127,8 @@ def test_in_the_simulation_every_policy_meets_the_same_scene_and_the_task_judges
         seeds.setdefault(line["scene"], set()).add(header["settings"]["robot"]["options"]["seed"])
     assert [len(each) for each in seeds.values()] == [1, 1]
     assert seeds[0] != seeds[1]
+    assert seeds[0] == {200_000} == {Settings.read(["robot=mujoco", "policy=hold"]).robot.options["seed"]}
+    assert not seeds[0] & {Demonstrations().seed, SimEvaluation().seed, Grpo().seed}
 
 
 @pytest.mark.parametrize(
