@@ -117,7 +117,7 @@ _NUMBER_WORD = re.compile(  # in the singular
 _WORD = re.compile(r"[A-Za-z][A-Za-z'-]{2,}\.?\Z", re.ASCII)
 _COUNTED = re.compile(
     r"[a-z'-]+[^sui]s'?\Z|(?:.*men|people|.*children|.*fish|sheep|deer|mice|teeth|geese|dice"
-    r"|candy|pizza|fruit|money|water|food|total|altogether|left|remaining|each)\Z"
+    r"|candy|pizza|fruit|money|water|food|total|altogether|all|left|remaining|each)\Z"
 )
 _SINGULARS = {"people": "person", "children": "child", "men": "man", "women": "woman"}
 _LITTLE = frozenset(("a", "an", "of", "the", "in", "on", "at"))

@@ -16,6 +16,7 @@ SAME = [
     (r"1\text{ box}", r"1\text{ boxes}"),
     (r"1\text{ apple}", "1"),
     (r"12\text{ eggs in total}", "12"),
+    (r"12\text{ in all}", "12"),
     (r"5\text{ miles north}", r"5\text{ miles}"),
     (r"\frac12\text{ square unit}", r"\frac12\text{ cm}^2"),
     (r"12\text{ PM}", r"12\text{ p.m.}"),
