@@ -124,6 +124,6 @@ def test_groups_that_are_all_wrong_are_no_gradient() -> None:
 
 
 def test_no_problems_are_no_subject(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(diagnosis, "read_problems", lambda data: ([], []))
+    monkeypatch.setattr(diagnosis, "read_problems", lambda data, **__: ([], []))
     with pytest.raises(DataError, match="data=arithmetic: it has no problems to train on"):
         subject("grpo_math")
