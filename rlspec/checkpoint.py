@@ -32,6 +32,7 @@ TRAINING_STATE = (
     "training_args.bin",  # a pickle
     "training_state*",
     "rollouts_*.pt",
+    "reference.pt",
 )
 """Patterns of the files that only a resume needs."""
 _NAME = re.compile(r"^checkpoint-(\d+)$")

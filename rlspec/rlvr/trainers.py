@@ -187,6 +187,9 @@ def _reference_copied_from(model: nn.Module) -> Iterator[None]:
         yield
 
 
+_REFERENCE = "reference.pt"  # weights of the model of the KL penalty, where they move
+
+
 class SpectralGRPOTrainer(RlspecTrainerMixin, GRPOTrainer):
     """GRPO with prompts in an order that survives a restart, and rollouts that are saved with the weights.
 
@@ -199,6 +202,7 @@ class SpectralGRPOTrainer(RlspecTrainerMixin, GRPOTrainer):
     args: Any
     model: Any
     num_generations: int
+    ref_model: Any
     reward_funcs: list[Any]
     reward_func_names: list[str]
     reward_processing_classes: list[Any]
@@ -288,6 +292,8 @@ class SpectralGRPOTrainer(RlspecTrainerMixin, GRPOTrainer):
         return folder / f"rollouts_{self.accelerator.process_index}.pt"
 
     def _write_extras(self, folder: Path) -> None:
+        if self.args.sync_ref_model and self.accelerator.is_main_process:
+            torch.save(self.ref_model.state_dict(), folder / _REFERENCE)
         if self._inside_block:
             content = {
                 "step": self._step,
@@ -300,6 +306,8 @@ class SpectralGRPOTrainer(RlspecTrainerMixin, GRPOTrainer):
         super()._load_optimizer_and_scheduler(checkpoint)
         if checkpoint is None:
             return
+        if self.args.sync_ref_model:
+            self._load_reference(Path(checkpoint) / _REFERENCE)
         self._step = self.state.global_step * self.args.gradient_accumulation_steps
         if self._inside_block:
             path = self._rollouts_file(Path(checkpoint))
@@ -314,6 +322,13 @@ class SpectralGRPOTrainer(RlspecTrainerMixin, GRPOTrainer):
                     f"resume with launch.processes={written}, or from a checkpoint at a block's end"
                 )
             self._buffered_inputs = saved["rollouts"]
+
+    def _load_reference(self, path: Path) -> None:
+        if not path.is_file():
+            raise CheckpointError(
+                f"{path} is missing: the run's reference has moved with trainer.sync_ref_model=true; start a new run"
+            )
+        self.ref_model.load_state_dict(torch.load(path, map_location=self.accelerator.device, weights_only=True))
 
 
 class SpectralGMPOTrainer(SpectralGRPOTrainer):

@@ -96,6 +96,7 @@ CALLING = [
     "evaluation.every=null",
     "checkpoints.every=null",
 ]
+MOVING = ["trainer.beta=0.5", "trainer.sync_ref_model=true", "trainer.ref_model_sync_steps=1"]
 CASES = {
     "in epoch 0": (["recipe=grpo_math"], 2, 4),
     "inside a block of rollouts": (["recipe=grpo_math", "batch.updates_per_generation=4"], 2, 5),
@@ -103,6 +104,7 @@ CASES = {
     "exactly at an epoch's end": (["recipe=grpo_math", "data.limit=6"], 3, 5),
     "in a block across an epoch's end, GMPO, AdamW": (["recipe=gmpo_math", "optim=adamw", "data.limit=6"], 3, 6),
     "with several micro batches per step, Muon": (["recipe=grpo_math", "optim=muon", "batch.micro_batch=4"], 2, 4),
+    "with a reference that moves": (["recipe=grpo_math", *MOVING], 2, 4),
     "with LoRA": (["recipe=grpo_math", "model.lora.r=4"], 2, 4),
     "with calls of a tool": (["recipe=grpo_calculator", *CALLING], 1, 2),
     # Noise is looked at over five steps and the batch doubles at a block's end: after steps 6 and 12.
@@ -254,6 +256,13 @@ def test_a_run_goes_on_that_was_written_before_a_key_came(short: Path) -> None:
     checkpoint.write_manifest(point, {key: manifest[key] for key in manifest.keys() - {"files", "format"}})
     resume(short, "trainer.max_steps=2")
     assert load_recipe([f"recipe={short / 'recipe.yaml'}"]).optim.adamw_lr_scale == 1.0
+
+
+def test_a_missing_reference_that_moved_is_named(tmp_path: Path) -> None:
+    run = train(tmp_path, "recipe=grpo_math", *MOVING, "trainer.max_steps=1")
+    (run / "checkpoints" / "checkpoint-1" / "reference.pt").unlink()
+    with pytest.raises(CheckpointError, match=r"reference\.pt is missing"):
+        resume(run, "trainer.max_steps=2")
 
 
 def test_a_missing_block_of_rollouts_is_named(short: Path) -> None:

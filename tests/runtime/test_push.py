@@ -113,6 +113,7 @@ def run(tmp_path: Path) -> Run:
             "scheduler.pt",
             "trainer_state.json",
             "rollouts_0.pt",
+            "reference.pt",
             "training_state.pt",
             "scaler.pt",
         ):
