@@ -16,7 +16,7 @@ from rlspec.rlvr.verifiers.jail import missing
 from rlspec.rlvr.verifiers.sandbox import ProgramEnd, ProgramJob, Sandbox, check_machine
 from rlspec.rlvr.verifiers.verifier import Attempt, Fault, Judgement, Verifier
 
-_FENCE = re.compile(r"^[ \t]*```[ \t]*(?:python|py|python3)?[ \t]*\n(.*?)^[ \t]*```", re.DOTALL | re.MULTILINE | re.I)
+_FENCE = re.compile(r"^([ \t]*)```[ \t]*(?:python|py|python3)?[ \t]*\n(.*?)^[ \t]*```", re.DOTALL | re.MULTILINE | re.I)
 _NOTHING = "pass\n"
 
 
@@ -133,9 +133,12 @@ def _reason(end: ProgramEnd) -> str:
 
 
 def find_code(text: str) -> str | None:
-    """The last fenced block of Python, or without a language."""
+    """The last fenced block of Python, or without a language, as it stands between its fences."""
     blocks = _FENCE.findall(text)
-    return blocks[-1] if blocks else None
+    if not blocks:
+        return None
+    margin, code = blocks[-1]  # of a block in a list
+    return re.sub(f"^{margin}", "", code, flags=re.MULTILINE)
 
 
 def _with_context(code: str, columns: Mapping[str, Any]) -> str:
@@ -183,19 +186,27 @@ def _cases(columns: Mapping[str, Any], value: Any) -> Iterator[ProgramTest]:
 def _input_output(_: Mapping[str, Any], value: Any) -> Iterator[ProgramTest]:
     """APPS and TACO: `inputs`, `outputs` and, for calls, `fn_name`."""
     value = _decoded(value)
+    # APPS wraps results of calls in a list, mostly.
+    wrapped = all(isinstance(expected, list) and len(expected) == 1 for expected in value["outputs"])
     for given, expected in zip(value["inputs"], value["outputs"], strict=True):
         if value.get("fn_name"):
-            # APPS wraps results of calls in a list.
-            yield _call(value["fn_name"], given, expected[0] if isinstance(expected, list) and expected else expected)
+            yield _call(value["fn_name"], given, expected[0] if wrapped else expected)
         else:
             yield ProgramTest({"kind": "program", "input": _text(given)}, _text(expected))
 
 
 def _asserts(columns: Mapping[str, Any], value: Any) -> Iterator[ProgramTest]:
     """MBPP: `test_list`, behind `test_setup_code` and imports."""
-    before = "\n".join([*(columns.get("test_imports") or []), str(columns.get("test_setup_code") or "")])
-    for line in _decoded(value) if isinstance(value, str) and value.startswith("[") else value:
+    before = "\n".join([*_listed(columns.get("test_imports") or []), str(columns.get("test_setup_code") or "")])
+    for line in _listed(value):
         yield ProgramTest({"kind": "script", "script": f"{before}\n{line}"})
+
+
+def _listed(value: Any) -> list[Any]:
+    """A list, also one that is written as JSON, or a text that stands alone."""
+    if isinstance(value, str):
+        value = _decoded(value) if value.startswith("[") else [value]
+    return list(value)
 
 
 def _check_function(columns: Mapping[str, Any], value: Any) -> Iterator[ProgramTest]:

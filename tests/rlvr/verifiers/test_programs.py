@@ -84,6 +84,31 @@ def test_only_the_last_fenced_block_counts() -> None:
     assert find_code("```json\n{}\n```") is None
 
 
+def test_a_block_in_a_list_loses_the_margin_of_its_fence_and_no_more() -> None:
+    assert find_code("1. so:\n   ```python\n   def f():\n       return 1\n   ```") == "def f():\n    return 1\n"
+    assert find_code("```python\n    return 1\n```") == "    return 1\n"  # goes on with the prompt's `def`
+
+
+@pytest.mark.parametrize(
+    ("outputs", "expected"),
+    [
+        ([[1, 2]], [[1, 2]]),
+        ([[1], [1, 2], []], [[1], [1, 2], []]),
+        ([[1], [2]], [1, 2]),
+        ([[[1, 2]]], [[1, 2]]),
+        ([1, True], [1, True]),
+    ],
+)
+def test_results_of_calls_are_wrapped_where_all_of_them_are(outputs: list[Any], expected: list[Any]) -> None:
+    tests = read_tests({"input_output": {"fn_name": "two", "inputs": [[1, 2]] * len(outputs), "outputs": outputs}})
+    assert [test.expected for test in tests] == expected
+
+
+def test_a_test_that_stands_alone_is_one_text() -> None:
+    (test,) = read_tests({"test_list": "assert f() == 1", "test_imports": "import math"})
+    assert test.job["script"].split("\n") == ["import math", "", "assert f() == 1"]
+
+
 @pytest.mark.parametrize(
     ("code", "reason"),
     [
