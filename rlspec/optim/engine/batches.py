@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from rlspec.optim.composition import Rule
+from rlspec.optim.engine.checks import started
 from rlspec.optim.engine.finite import Flag
 from rlspec.optim.engine.updates import HALF, Entry, Group, State, layout
 from rlspec.optim.kernels.layout import block_shape
@@ -83,7 +84,7 @@ def batches(
         unit = range(start, start + width)
         if all(flags[position] is not None for position in unit):
             for position in unit:
-                if not states[params[position]]:
+                if not started(states[params[position]]):
                     states[params[position]].update(initial_state(params[position], group, position))
             alike[_kind([params[position] for position in unit], flags[start], states, rule)].append(start)
     for starts in alike.values():

@@ -52,6 +52,11 @@ def parameter_name(group: Group, position: int) -> str:
     return names[position] if names else f"parameter {position} of role {group['role']}"
 
 
+def started(state: State | None) -> bool:
+    """Whether a parameter's state is begun; others may keep something there before the first step."""
+    return state is not None and "step" in state
+
+
 def check_group(group: Group) -> None:
     """Refuse a parameter group that cannot work.
 
@@ -119,7 +124,7 @@ def check_edited(group: Group, states: Mapping[Tensor, State], initial: Callable
     """
     check_group(group)
     for position, (name, param) in enumerate(named_parameters(group)):
-        if states.get(param):
+        if started(states.get(param)):
             problem = _misfit(states[param], initial(describe(param), group, position))
             if problem:
                 raise ConfigError(
@@ -202,6 +207,11 @@ def check_stored(state_dict: dict[str, Any], own: list[Group], initial: Callable
     if not state_dict.keys() >= {"state", "param_groups"}:
         raise CheckpointError("this is no state of an optimizer: it has no `state` and `param_groups`")
     stored = state_dict["param_groups"]
+    if any("rule" not in group for group in stored):
+        raise CheckpointError(
+            "the optimizer state is of another optimizer, as torch.optim's: its groups name no rule; load the weights "
+            "alone and start with a new state"
+        )
     if len(stored) != len(own):
         raise CheckpointError(
             f"the optimizer state has {len(stored)} parameter groups and not {len(own)}; use the model and the optim "
@@ -220,7 +230,7 @@ def check_stored(state_dict: dict[str, Any], own: list[Group], initial: Callable
                     f"is {now[key]}; use the optim settings of the checkpoint"
                 )
         for position, (index, (name, param)) in enumerate(zip(before["params"], named_parameters(now), strict=True)):
-            if index in state_dict["state"]:
+            if started(state_dict["state"].get(index)):
                 expected = initial(describe(param), now, position)
                 problem = _misfit(state_dict["state"][index], expected)
                 if problem:
@@ -228,8 +238,8 @@ def check_stored(state_dict: dict[str, Any], own: list[Group], initial: Callable
 
 
 def _misfit(state: State, expected: State) -> str:
-    """How a parameter's state differs from what it needs; "" if it does not."""
-    if state.keys() != expected.keys():
+    """How a parameter's state differs from what it needs; "" if it does not. What others keep there is theirs."""
+    if expected.keys() - state.keys() or "master" in state.keys() - expected.keys():
         return f"has {', '.join(state) or 'nothing'} and needs {', '.join(expected)}"
     for key, tensor in expected.items():
         shape = tuple(torch.as_tensor(state[key]).shape)

@@ -24,6 +24,7 @@ from rlspec.optim.engine.checks import (
     check_stored,
     named_parameters,
     parameter_name,
+    started,
 )
 from rlspec.optim.engine.finite import Flag
 from rlspec.optim.engine.telemetry import Recorder
@@ -34,7 +35,7 @@ from rlspec.optim.rules import get_rule
 from rlspec.optim.settings import OptimizerSettings, Running, limits
 from rlspec.optim.settings import defaults as declared_defaults
 from rlspec.optim.sharding.shards import is_dtensor, local
-from rlspec.optim.sharding.state import cut_state
+from rlspec.optim.sharding.state import cut_state, describe
 from rlspec.optim.stages.constraints import constrain
 
 if TYPE_CHECKING:
@@ -180,7 +181,9 @@ class SpectralOptimizer(torch.optim.Optimizer):
             collected = self._recorder.end(shared.least, shared.totals)
         for callback in list(self._telemetry_callbacks.values()) if collected else ():
             callback(self._steps, self.telemetry())
-        if self._steps == REPORT_UNUSED_AFTER and any(self.state.values()):  # none after steps of zeros alone
+        if self._steps == REPORT_UNUSED_AFTER and any(
+            map(started, self.state.values())
+        ):  # none after steps of zeros alone
             self._report_unused()
         return loss
 
@@ -225,27 +228,32 @@ class SpectralOptimizer(torch.optim.Optimizer):
     def without_updates(self) -> list[str]:
         """Names of parameters that have had no usable gradient so far."""
         return [
-            name for group in self.param_groups for name, param in named_parameters(group) if not self.state.get(param)
+            name
+            for group in self.param_groups
+            for name, param in named_parameters(group)
+            if not started(self.state.get(param))
         ]
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Load a state, keeping its float32 tensors whatever the parameters' dtype (torch would cast them).
+        """Load a state in the dtypes of this optimizer's own, whatever the parameters' (to which torch would cast it).
 
         Raises:
             CheckpointError: if the stored names, rules, splits or shapes are not this optimizer's, naming the offender.
         """
         check_stored(state_dict, self.param_groups, initial_state)
         stored = [index for group in state_dict["param_groups"] for index in group["params"]]
-        params = [(param, group) for group in self.param_groups for param in group["params"]]
-        if any(is_dtensor(param) for param, _ in params):
+        if any(is_dtensor(param) for group in self.param_groups for param in group["params"]):
             state_dict = cut_state(state_dict, self.param_groups, initial_state)
         super().load_state_dict(state_dict)
-        for index, (param, group) in zip(stored, params, strict=True):
+        params = [(*each, group) for group in self.param_groups for each in enumerate(group["params"])]
+        for index, (position, param, group) in zip(stored, params, strict=True):
+            own = initial_state(describe(param), group, position)
             for key, value in state_dict["state"].get(index, {}).items():
                 if isinstance(value, Tensor):
                     device = step_device(param, group) if key == "step" else param.device
-                    if self.state[param][key].dtype != value.dtype or self.state[param][key].device != device:
-                        self.state[param][key] = value.detach().clone().to(device)
+                    dtype = own[key].dtype if key in own else value.dtype
+                    if self.state[param][key].dtype != dtype or self.state[param][key].device != device:
+                        self.state[param][key] = value.detach().clone().to(device, dtype)
 
     def __getstate__(self) -> dict[str, Any]:
         kept = {name: getattr(self, name) for name in declared_defaults(Running)}
@@ -325,7 +333,7 @@ class SpectralOptimizer(torch.optim.Optimizer):
         """Of parameters with a gradient: torch.distributed.checkpoint takes a step of zeros for it before it loads."""
         for group in self.param_groups:
             for slot, param in enumerate(group["params"]):
-                if param.grad is not None and param.numel() and not self.state[param]:
+                if param.grad is not None and param.numel() and not started(self.state[param]):
                     self.state[param].update(initial_state(param, group, slot))
 
     def _defers(self, param: Tensor) -> bool:

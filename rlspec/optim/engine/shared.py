@@ -23,7 +23,7 @@ from torch import Tensor
 
 from rlspec.optim.composition import Rule
 from rlspec.optim.engine.batches import CPU_BATCH_BYTES, batches, initial_state, make_entry
-from rlspec.optim.engine.checks import named_parameters
+from rlspec.optim.engine.checks import named_parameters, started
 from rlspec.optim.engine.finite import Flag
 from rlspec.optim.engine.telemetry import LARGEST_MEASURED, Recorder
 from rlspec.optim.engine.updates import OWN_KEYS, Entry, Group, State, Updates, apply_updates, averaged, layout, updates
@@ -140,7 +140,7 @@ class Distribution:
             if any(flags[first + slot] is None for slot in slots):
                 continue
             for slot in slots:
-                if not states[params[slot]]:
+                if not started(states[params[slot]]):
                     states[params[slot]].update(initial_state(params[slot], group, slot))
             blocks = self._blocks_here(params[start], group, rule, collecting)
             if blocks is None:

@@ -189,10 +189,11 @@ def _pair_updates(group: Group, rule: Rule, entries: list[Entry]) -> Updates:
 def _begin(group: Group, entries: list[Entry], rows: int, cols: int, rule: Rule) -> Step:
     """Count the step and gather the buffers of the stages, batch first."""
     torch._foreach_add_([entry.state["step"] for entry in entries], 1)
-    names = entries[0].state.keys() | entries[-1].state.keys()  # of a pair, those of A and of B
+    names = {name for factor in ("", "a", "b") for name in rule.buffers(rows, cols, group, factor)}
+    kept = entries[0].state.keys() | entries[-1].state.keys()  # of a pair, those of A and of B
     state = {
         name: torch.cat([entry.state[name] for entry in entries if name in entry.state])
-        for name in sorted(names.difference(OWN_KEYS))
+        for name in sorted(names & kept)
     }
     length = _length(group, rule, rows, cols)[0]
     count = int(entries[0].state["step"])

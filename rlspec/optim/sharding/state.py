@@ -84,12 +84,12 @@ def cut_state(state_dict: dict[str, Any], groups: list[Group], initial: Initial)
         for position, (index, param) in enumerate(zip(before["params"], now["params"], strict=True)):
             if index in states and is_dtensor(param):
                 like = initial(param, now, position)
-                states[index] = {name: _cut(value, like[name]) for name, value in states[index].items()}
+                states[index] = {name: _cut(value, like.get(name)) for name, value in states[index].items()}
     return state_dict | {"state": states}
 
 
-def _cut(value: Any, like: Tensor) -> Any:
-    if not isinstance(value, Tensor) or is_dtensor(value) or not is_dtensor(like) or cut_axis(like) is None:
+def _cut(value: Any, like: Tensor | None) -> Any:
+    if not isinstance(value, Tensor) or is_dtensor(value) or like is None or cut_axis(like) is None:
         return value
     group = shard_group(like)[0]
     dim = cut_axis(like)

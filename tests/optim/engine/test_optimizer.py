@@ -152,6 +152,40 @@ def test_loading_refuses_a_state_of_another_shape_or_half_a_state(rule: str) -> 
         other.load_state_dict(half)
 
 
+@pytest.mark.parametrize(("before", "now"), [("float32", "float64"), ("float64", "float32"), ("float32", "float32")])
+def test_a_state_is_loaded_in_the_dtype_that_the_parameters_need(before: str, now: str) -> None:
+    first, second = Pair(getattr(torch, before)), Pair(getattr(torch, now))
+    optimizer, resumed = (SpectralOptimizer(groups(each, "normuon")) for each in (first, second))
+    train(first, optimizer, 2)
+    resumed.load_state_dict(optimizer.state_dict())
+    kinds = {value.dtype for state in resumed.state.values() for key, value in state.items() if key != "step"}
+    assert kinds == {getattr(torch, now)}
+    train(second, resumed, 1)
+    assert int(resumed.state[second.first.weight]["step"]) == 3
+
+
+@pytest.mark.parametrize("make", [torch.optim.AdamW, torch.optim.Muon])
+def test_a_state_of_torchs_own_optimizers_is_told_as_such(make: type[torch.optim.Optimizer]) -> None:
+    weight = nn.Parameter(torch.ones(4, 4))
+    with pytest.raises(CheckpointError, match="is of another optimizer, as torch.optim's"):
+        SpectralOptimizer([weight]).load_state_dict(make([weight]).state_dict())
+
+
+def test_what_others_keep_beside_the_state_is_theirs() -> None:
+    plain, model = Pair(), Pair()
+    expected, optimizer = SpectralOptimizer(groups(plain, "muon")), SpectralOptimizer(groups(model, "muon"))
+    for param in model.parameters():
+        optimizer.state[param] |= {"z": param.detach().clone(), "seen": 3}
+    assert len(optimizer.without_updates()) == 4
+    train(plain, expected, 2)
+    train(model, optimizer, 1)
+    optimizer.load_state_dict(optimizer.state_dict())
+    optimizer.param_groups[0]["nesterov"] = False
+    train(model, optimizer, 1, start=1)
+    assert all(torch.equal(a, b) for a, b in zip(plain.parameters(), model.parameters(), strict=True))
+    assert all(state["seen"] == 3 and state["z"].dtype == torch.float32 for state in optimizer.state.values())
+
+
 def test_loading_refuses_another_number_of_groups() -> None:
     state = stepped(nn.Parameter(torch.ones(4, 4))).state_dict()
     state["param_groups"] *= 2
