@@ -73,7 +73,11 @@ PAPERS: dict[str, Paper] = {
     "lora_pion": Paper(remains="ours: Pion's filter in LoRA-Muon's coordinates"),
     "adapre_lora": Paper(remains=f"{_NO_CONSTANTS}; it has the whole gradient's moments, which ours estimates"),
     "fismo": Paper(_WHOLE | _UNMATCHED, _NO_CONSTANTS),
-    "trion": Paper(_WHOLE, "three lengths are published: `adjust_lr` original, match_rms_adamw and spectral"),
+    "trion": Paper(
+        _WHOLE | {"adjust_lr": "original"},
+        "its lengths: `adjust_lr` original, spectral, and 0.2 sqrt(max), of which match_rms_adamw "
+        "is some sqrt(1 / `dct_rank`) times",
+    ),
     "dion": Paper(_WHOLE | {"adjust_lr": "spectral"}),
     "scion": Paper(_WHOLE | {"momentum": 0.9}, "constrained: `optim.weight_decay=1`"),
     "scion_sign": Paper({"momentum": 0.9}),

@@ -44,7 +44,7 @@ PUBLISHED: dict[str, tuple[Any, ...]] = {
     "spectra": ("whole", 0.95, False, 0.0, "original", "spectral_clip", 10.0),
     "lora_muon": ("heads", 0.9, False, 0.01, "none", "extra_ns_steps", 3),
     "fismo": ("whole", 0.95, False, 0.0, "none"),
-    "trion": ("whole", 0.95, False, 0.0, "match_rms_adamw"),
+    "trion": ("whole", 0.95, False, 0.0, "original"),
     "dion": ("whole", 0.95, False, 0.0, "spectral"),
     "scion": ("whole", 0.9, False, 0.0, "match_rms_adamw", "scion_radius", 50.0),
     "scion_sign": ("heads", 0.9, False, 0.0, "match_rms_adamw", "scion_radius", 3000.0),
