@@ -286,6 +286,8 @@ class SpectralOptimizer(torch.optim.Optimizer):
         What schedulers drive is theirs: as in torch, nobody looks at it again.
         """
         for number, group in enumerate(self.param_groups):
+            if "max_momentum" in group:  # OneCycleLR and CyclicLR cycle the first beta of whoever has betas
+                group["momentum"] = group["betas"][0]
             settings = {key: value for key, value in group.items() if key not in SCHEDULED}
             if self._checked.get(number) != settings:
                 check_edited(group, self.state, initial_state)

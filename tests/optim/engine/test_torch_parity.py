@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import copy
+from collections.abc import Callable
 
 import pytest
 import torch
 from torch import nn
+from torch.optim.lr_scheduler import CyclicLR, LRScheduler, OneCycleLR
 
 from rlspec.optim import SpectralOptimizer
 
@@ -37,6 +39,24 @@ def test_muon_equals_torch_muon_bitwise(adjust_lr: str, nesterov: bool, weight_d
     expected = run(torch.optim.Muon(theirs, adjust_lr_fn=adjust_lr, **common), theirs)
     parity = {"rule": "muon", "adjust_lr": adjust_lr, "normalise": "torch", "compute_dtype": "bfloat16"}
     result = run(SpectralOptimizer(ours, **parity, **common), ours)
+    assert all(torch.equal(a, b) for a, b in zip(expected, result, strict=True))
+
+
+@pytest.mark.parametrize(
+    "schedule",
+    [lambda each: OneCycleLR(each, 0.02, total_steps=8), lambda each: CyclicLR(each, 1e-3, 0.02, step_size_up=3)],
+    ids=["OneCycleLR", "CyclicLR"],
+)
+def test_a_scheduler_that_cycles_the_momentum_cycles_that_of_matrices(schedule: Callable[..., LRScheduler]) -> None:
+    def scheduled(optimizer: torch.optim.Optimizer, params: list[nn.Parameter]) -> list[torch.Tensor]:
+        scheduler = schedule(optimizer)
+        optimizer.register_step_post_hook(lambda *_: scheduler.step())
+        return run(optimizer, params, steps=7)
+
+    theirs, ours = parameters(*SHAPES), parameters(*SHAPES)
+    expected = scheduled(torch.optim.Muon(theirs, lr=0.02, weight_decay=0.1), theirs)
+    parity = {"adjust_lr": "original", "normalise": "torch", "compute_dtype": "bfloat16", "nesterov": True}
+    result = scheduled(SpectralOptimizer(ours, rule="muon", lr=0.02, weight_decay=0.1, **parity), ours)
     assert all(torch.equal(a, b) for a, b in zip(expected, result, strict=True))
 
 
