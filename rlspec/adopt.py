@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import shlex
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -86,21 +87,21 @@ def main(argv: Sequence[str] | None = None) -> int:
 def _adopt(line: AdoptCommand) -> int:
     from rlspec.display import Display
 
-    cameras = line.cameras or CAMERAS[line.source]
+    cameras, out = line.cameras or CAMERAS[line.source], shlex.quote(str(line.out))
     if line.source == "vla_adapter":
         from rlspec.vla.policies import vla_adapter
 
         found = vla_adapter.VlaAdapterCheckpoint.read(line.path, line.dataset)
         vla_adapter.adopt(found, line.out, cameras=cameras)
         head = vla_adapter.settings(found)["head"]  # and the profile's name
-        further = f"policy={head} policy.path={line.out} policy.norm_stats=checkpoint"
+        further = f"policy={head} policy.path={out} policy.norm_stats=checkpoint"
         said = f"a policy of type rlspec_adapter; train it with {further}"
     else:
         from rlspec.vla.policies import openpi
 
         given = openpi.Checkpoint.read(line.path, line.norm_stats, state=line.state, action=line.action)
         openpi.adopt(given, line.out, cameras=cameras)
-        said = f"a policy of type rlspec_pi05; train it with policy=pi05 policy.path={line.out}"
+        said = f"a policy of type rlspec_pi05; train it with policy=pi05 policy.path={out}"
     Display().line(f"{line.out}: {said}")
     return 0
 

@@ -10,6 +10,7 @@ import hashlib
 import json
 import os
 import re
+import shlex
 import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -114,7 +115,8 @@ def read_manifest(folder: Path) -> dict[str, Any]:
         content = json.loads((folder / MANIFEST).read_text(encoding="utf-8"))
     except FileNotFoundError:
         raise CheckpointError(
-            f"{folder}: no checkpoint of rlspec (it has no {MANIFEST}); to start from its weights, use model={folder}"
+            f"{folder}: no checkpoint of rlspec (it has no {MANIFEST}); to start from its weights, use "
+            f"model={shlex.quote(str(folder))}"
         ) from None
     except (ValueError, OSError) as error:
         raise CheckpointError(

@@ -16,6 +16,7 @@
 from __future__ import annotations
 
 import json
+import shlex
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -116,7 +117,8 @@ def create_run(output_dir: Path, name: str, *, explicit: bool) -> RunDirectory:
     """
     path = output_dir / name
     if explicit and path.exists() and any(path.iterdir()):
-        raise ConfigError(f"run={name}: {path} exists already; choose another name, or continue it with resume={path}")
+        remedy = f"choose another name, or continue it with resume={shlex.quote(str(path))}"
+        raise ConfigError(f"run={name}: {path} exists already; {remedy}")
     number = 2
     while path.exists() and any(path.iterdir()):
         path = output_dir / f"{name}-{number}"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -61,7 +62,8 @@ def _truncate(line: TruncateCommand) -> int:
         sys.stdout.write(
             f"{cut.name:{width}}  {shape:>14}  {cut.rank:>5} directions  {cut.energy:7.2%} of {cut.change:.3g}\n"
         )
-    sys.stdout.write(f"{len(cuts)} matrices cut; measure by: python -m rlspec.evaluate checkpoint={line.out}\n")
+    measure = f"python -m rlspec.evaluate checkpoint={shlex.quote(str(line.out))}"
+    sys.stdout.write(f"{len(cuts)} matrices cut; measure by: {measure}\n")
     return 0
 
 

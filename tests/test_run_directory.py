@@ -28,9 +28,10 @@ def test_a_second_run_of_the_same_name_gets_a_number_and_touches_nothing(tmp_pat
 
 
 def test_a_name_that_the_user_chose_is_not_changed_but_refused(tmp_path: Path) -> None:
-    (create_run(tmp_path, "mine", explicit=True).path / "file").touch()
-    with pytest.raises(ConfigError, match=r"run=mine: .* exists already; .*resume="):
-        create_run(tmp_path, "mine", explicit=True)
+    folder = tmp_path / "my runs"
+    (create_run(folder, "mine", explicit=True).path / "file").touch()
+    with pytest.raises(ConfigError, match=r"run=mine: .* exists already; .*resume='.*/my runs/mine'$"):
+        create_run(folder, "mine", explicit=True)
 
 
 def test_an_output_folder_that_cannot_be_made_is_one_line(tmp_path: Path) -> None:

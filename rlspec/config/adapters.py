@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shlex
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -59,7 +60,8 @@ def base_of(folder: Path) -> dict[str, Any]:
     name = stored.get("base_model_name_or_path")
     if not name:
         raise ConfigError(
-            f"model={folder}: its {ADAPTERS} names no base model; give it: model=BASE model.lora.path={folder}"
+            f"model={folder}: its {ADAPTERS} names no base model; give it: model=BASE "
+            f"model.lora.path={shlex.quote(str(folder))}"
         )
     return {"path": name, "revision": stored.get("revision"), "architecture": None, "init": None}
 

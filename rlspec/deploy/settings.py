@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ipaddress
 import json
+import shlex
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self
@@ -229,7 +230,8 @@ afterwards, with the folder of a run:
     @model_validator(mode="after")
     def _a_box_that_was_set(self) -> Settings:
         if self.effective_mode == "real" and not {"workspace_low", "workspace_high"} <= self.safety.model_fields_set:
-            remedy = f"python -m rlspec.deploy calibrate=workspace robot={self.robot.name} host={self.robot.host}"
+            robot = shlex.quote(self.robot.name)  # or a file's path
+            remedy = f"python -m rlspec.deploy calibrate=workspace robot={robot} host={self.robot.host}"
             raise ValueError(
                 "safety.workspace_low, safety.workspace_high: not both set, and the default box reaches a metre each "
                 f"way and below the table; set them, or run `{remedy}` and take the file that it writes as robot="

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+import shlex
 import warnings
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -86,7 +87,8 @@ def snapshot(path: str, *, revision: str | None = None, weights: bool = True) ->
     missing = _missing_files(folder, weights)
     if missing and (folder / ADAPTERS).is_file():
         raise CheckpointError(
-            f"model {path}: {folder} holds adapters and not a model; go on with them (model={folder}), or merge them: "
+            f"model {path}: {folder} holds adapters and not a model; go on with them "
+            f"(model={shlex.quote(str(folder))}), or merge them: "
             "peft's AutoPeftModelForCausalLM.from_pretrained(FOLDER).merge_and_unload().save_pretrained(OUT)"
         )
     if missing:

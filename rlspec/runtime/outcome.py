@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shlex
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -81,10 +82,11 @@ def show_outcome(outcome: RunOutcome, ending: Ending, run: Run) -> None:
     show(f"curves    {path / 'curves.png'}")
     if run.directory.evaluations.is_dir():
         show(f"{ending.evaluations:<10}{run.directory.evaluations}")
-    show(f"report    python -m rlspec.report {path}")
-    show(f"evaluate  python -m rlspec.evaluate checkpoint={path}")
+    typed = shlex.quote(str(path))
+    show(f"report    python -m rlspec.report {typed}")
+    show(f"evaluate  python -m rlspec.evaluate checkpoint={typed}")
     further = f" {ending.further}" if outcome.status == "finished" else ""
-    show(f"resume    python -m rlspec.train resume={path}{further}")
+    show(f"resume    python -m rlspec.train resume={typed}{further}")
 
 
 def keep_best(run: Run, step: int, score: tuple[str, float], write: Callable[[Path], None]) -> None:

@@ -100,10 +100,10 @@ def test_the_command_writes_a_file_that_a_run_takes(tmp_path: Path, capsys: pyte
 
 @pytest.mark.usefixtures("on_a_terminal")
 def test_another_file_is_not_overwritten(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    file = tmp_path / "ours.yaml"
+    file = tmp_path / "our arm.yaml"
     file.write_text("precious")
     assert main(["calibrate=workspace", "robot=dry_run", f"out={file}"]) == 2
-    assert "exists; take another file, or robot=" in capsys.readouterr().err
+    assert f"exists; take another file, or robot='{file}' to calibrate" in capsys.readouterr().err
     assert file.read_text() == "precious"
 
 

@@ -111,10 +111,10 @@ def test_the_command_writes_the_cut_model_and_says_what_it_kept(
         folder.mkdir()
         save_file({"w": random(6, 10, seed=seed), "norm": random(6, seed=seed)}, folder / "model.safetensors")
     paths = [f"before={folders[0]}", f"after={folders[1]}"]
-    assert main([*paths, f"out={tmp_path / 'cut'}", "rank=2"]) == 0
+    assert main([*paths, f"out={tmp_path / 'a cut'}", "rank=2"]) == 0
     out = capsys.readouterr().out
-    assert "6 x 10      2 directions" in out and f"python -m rlspec.evaluate checkpoint={tmp_path / 'cut'}" in out
-    before, after, cut = (load_file(folder / "model.safetensors") for folder in (*folders, tmp_path / "cut"))
+    assert "6 x 10      2 directions" in out and f"python -m rlspec.evaluate checkpoint='{tmp_path}/a cut'" in out
+    before, after, cut = (load_file(folder / "model.safetensors") for folder in (*folders, tmp_path / "a cut"))
     assert torch.allclose(cut["w"], by_svd(before["w"], after["w"], slice(0, 2)), atol=1e-9)
     assert main([*paths, f"out={tmp_path / 'tail'}", "keep=1", "part=tail"]) == 0
     assert torch.allclose(load_file(tmp_path / "tail" / "model.safetensors")["w"], before["w"], atol=1e-9)
@@ -126,5 +126,5 @@ def test_the_command_writes_the_cut_model_and_says_what_it_kept(
         (["rank=1"], "is there already; give another folder"),
     ):
         capsys.readouterr()
-        assert main([*paths, f"out={tmp_path / 'cut'}", *given]) == 2
+        assert main([*paths, f"out={tmp_path / 'a cut'}", *given]) == 2
         assert said in capsys.readouterr().err

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shlex
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
@@ -95,6 +96,14 @@ def test_a_run_measures_trains_measures_and_says_how_to_go_on(
     assert lines[0] == f"run directory: {tmp_path}/run"
     assert lines[-1] == f"resume    python -m rlspec.train resume={tmp_path}/run steps=6"
     assert "nothing was learnt" in lines
+
+
+def test_the_commands_at_the_end_can_be_pasted(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert tell(Kind(recipe(tmp_path / "my runs"))) == 0
+    pasted = [shlex.split(line)[3:] for line in capsys.readouterr().out.splitlines()[-3:]]
+    path = f"{tmp_path}/my runs/run"
+    report, evaluate = ["rlspec.report", path], ["rlspec.evaluate", f"checkpoint={path}"]
+    assert pasted == [report, evaluate, ["rlspec.train", f"resume={path}", "steps=6"]]
 
 
 def test_an_interrupted_run_is_not_measured_and_its_seconds_count_when_it_goes_on(

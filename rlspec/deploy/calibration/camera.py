@@ -7,6 +7,7 @@ base frame, or in the flange's for the camera at the hand.
 
 from __future__ import annotations
 
+import shlex
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
@@ -89,7 +90,7 @@ def calibrate_camera(line: CalibrateCameraCommand, display: Display, *, file: Pa
     display.line(f"{line.camera} at {pose} ({'flange' if line.camera == WRIST else 'base'} frame); {focal}")
     apart = f"{1000 * found.metres:.1f} mm, {np.degrees(found.radians):.2f} degrees"
     display.line(f"in all views the board is where it should be, within {apart}")
-    display.line(f"python -m rlspec.deploy robot={out} ...")
+    display.line(f"python -m rlspec.deploy robot={shlex.quote(str(out))} ...")
     return 0
 
 

@@ -5,6 +5,7 @@ Somebody guides the arm to the ends of where it may be; nothing is commanded (th
 
 from __future__ import annotations
 
+import shlex
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -77,7 +78,8 @@ def calibrate(line: CalibrateCommand, display: Display, *, file: Path | None = N
         poses = guide(robot, lambda step, text: ask(display, "workspace", step, len(STEPS), text))
     box = enclosing_box(poses, line.robot.hand_length, line.clearance)
     write_robot(out, line.robot, box=box.model_dump())
-    display.line(f"box from {_show(box.low)} to {_show(box.high)} m; python -m rlspec.deploy robot={out} ...")
+    use = f"python -m rlspec.deploy robot={shlex.quote(str(out))} ..."
+    display.line(f"box from {_show(box.low)} to {_show(box.high)} m; {use}")
     if outside := outside_at_home(box, line.robot.hand_length):
         display.warn(f"DROID's reset pose is not in this box: its {outside} is outside; a run cannot begin there")
     return 0
@@ -161,7 +163,9 @@ def check_file(given: Path | None, file: Path | None, name: str) -> Path:
     """
     out = given or file or Path(f"{name}.yaml")
     if out.exists() and out != file:
-        raise ConfigError(f"out={out}: exists; take another file, or robot={out} to calibrate it anew")
+        raise ConfigError(
+            f"out={out}: exists; take another file, or robot={shlex.quote(str(out))} to calibrate it anew"
+        )
     return out
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.util
+import shlex
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated
@@ -81,7 +82,7 @@ def review(line: ReviewCommand, display: Display) -> int:
 def summarise(folder: Path, display: Display) -> None:
     """Draw a run that has just ended, where matplotlib is installed; a robot's computer may do without."""
     if importlib.util.find_spec("matplotlib") is None:
-        display.line(f"summary    elsewhere: python -m rlspec.deploy summary={folder}")
+        display.line(f"summary    elsewhere: python -m rlspec.deploy summary={shlex.quote(str(folder))}")
         return
     from rlspec.deploy.log.summary import write_summary
 

@@ -10,6 +10,7 @@ that is full loses nothing; data sets are made of the runs, and made again when 
 
 from __future__ import annotations
 
+import shlex
 import shutil
 import sys
 from collections.abc import Callable
@@ -207,7 +208,8 @@ class RecordingSession:
         if self.line.format == "droid_raw":
             for each in kept:  # those that a full disk had left out
                 self._keep_raw(read_log(each.run), self.out / "droid_raw", self.line.lab, each.success)
-            self._display.line(f"python -m rlspec.convert source=droid_raw path={self.out / 'droid_raw'} out=DATA")
+            raw = shlex.quote(str(self.out / "droid_raw"))
+            self._display.line(f"python -m rlspec.convert source=droid_raw path={raw} out=DATA")
             return
         from rlspec.deploy.log.export import export_logs
 

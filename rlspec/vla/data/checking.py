@@ -5,6 +5,7 @@ Reads all numbers and the heads of pictures and videos, by pyarrow alone, withou
 
 from __future__ import annotations
 
+import shlex
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -231,7 +232,7 @@ def _check_film(path: Path, name: str, feature: Mapping[str, Any], fps: float, f
 
 
 def _check_statistics(root: Path, features: Mapping[str, Any]) -> None:
-    remedy = f"repair them: python -m rlspec.stats path={root} --fix"
+    remedy = f"repair them: python -m rlspec.stats path={shlex.quote(str(root))} --fix"
     if not (root / STATS).is_file():
         raise DataError(f"{root / STATS}: missing; {remedy}")
     stored = read_json(root / STATS)
