@@ -83,7 +83,7 @@ def _name_starts(section: dict[str, Any], part: str) -> None:
     That run may go on: what was started from it says from what.
     """
     for key in ("path", "init"):
-        if isinstance(section.get(key), str):
+        if isinstance(section.get(key), str) and section[key].strip():
             section[key] = _named_start(section[key], f"{part}.{key}")
     if part == "model":
         _name_adapters(section)
@@ -101,13 +101,13 @@ def _name_adapters(model: dict[str, Any]) -> None:
     """A model that is adapters gives way to their base with them, and section `lora` has what they have."""
     given = model.get("path")
     lora = model.get("lora")
-    if isinstance(given, str) and holds_adapters(folder := Path(given).expanduser()):
+    if isinstance(given, str) and given.strip() and holds_adapters(folder := Path(given).expanduser()):
         lora = lora if isinstance(lora, dict) else {}
         if lora.get("path") is not None:
             raise ConfigError(f"model={given}: holds adapters, and model.lora.path names others; give their base here")
         lora = {**lora, "path": str(folder)}
         model |= base_of(folder) | {"lora": lora}
-    if isinstance(lora, dict) and isinstance(lora.get("path"), str):
+    if isinstance(lora, dict) and isinstance(lora.get("path"), str) and lora["path"].strip():
         path = _named_start(lora["path"], "model.lora.path")
         place = resolve_path(path)
         model["lora"] = with_stored({**lora, "path": str(place) if place.is_dir() else path})

@@ -7,10 +7,11 @@ well under a second. TRL's own knobs live in the free mapping `trainer` and are 
 
 from __future__ import annotations
 
+import os
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Discriminator, Field, Tag, create_model, field_validator
+from pydantic import AfterValidator, BaseModel, ConfigDict, Discriminator, Field, Tag, create_model, field_validator
 from pydantic.fields import FieldInfo
 
 from rlspec.config.functions import is_function
@@ -64,6 +65,16 @@ def key_of(field: FieldInfo) -> Key | None:
     return next((item for item in field.metadata if isinstance(item, Key)), None)
 
 
+def _named(text: str | None) -> str | None:
+    if text is not None and not text.strip():
+        raise ValueError("no value; leave it out, or give one")
+    return text
+
+
+NAMED = AfterValidator(_named)
+Place = Annotated[str | None, NAMED]  # a file, folder or hub id
+
+
 class Lora(Section):
     """Adapters (peft); absent means full fine-tuning."""
 
@@ -79,17 +90,17 @@ class Lora(Section):
 class ModelLora(Lora):
     """Adapters of a language model."""
 
-    path: str | None = None  # a run or folder whose adapters go on; what they have (r, alpha, ...) may be left out
+    path: Place = None  # a run or folder whose adapters go on; what they have (r, alpha, ...) may be left out
 
 
 class Model(Section):
     """Which policy is trained and how it is addressed."""
 
     name: str
-    path: str | None = None  # hub id, local folder, run or GGUF file; None: built from `architecture`
+    path: Place = None  # hub id, local folder, run or GGUF file; None: built from `architecture`
     revision: str | None = None
     architecture: dict[str, Any] | None = None  # keyword arguments of Qwen3Config, for a model built locally
-    init: str | None = None  # a run, or a folder with weights, to start from in place of `path`'s or random ones
+    init: Place = None  # a run, or a folder with weights, to start from in place of `path`'s or random ones
     weights_dtype: Literal["float32", "bfloat16"] = "float32"
     attn_implementation: str | None = None  # of training, by transformers' names; None: sdpa where there is
     enable_thinking: bool | None = None  # Qwen3's chat template switch; None: the template has none
@@ -112,8 +123,8 @@ class Data(Section):
     """A set of problems with verifiable answers."""
 
     name: str
-    path: str | None = None  # hub id, or a local .jsonl/.json/.csv/.parquet file; None: one of GENERATED
-    test_path: str | None = None  # a local file with held-out problems; None: `test_split` of `path`
+    path: Place = None  # hub id, or a local .jsonl/.json/.csv/.parquet file; None: one of GENERATED
+    test_path: Place = None  # a local file with held-out problems; None: `test_split` of `path`
     subset: str | None = None
     split: str = "train"
     test_split: str | None = "test"  # None: hold out `test_fraction` by content hash
@@ -299,7 +310,7 @@ class Launch(Section):
     nodes: int = Field(1, ge=1)  # of Slurm
     minutes: int = Field(1440, ge=1)  # Slurm's limit
     cluster: Literal["slurm", "local"] = "slurm"  # local: submitit's executor on this machine, to try a job
-    folder: str = "checkpoints/slurm"  # where Slurm's logs go
+    folder: Annotated[str, NAMED] = "checkpoints/slurm"  # where Slurm's logs go
     options: dict[str, Any] = {}  # submitit's: slurm_partition, gpus_per_node, cpus_per_task, mem_gb, ...
 
 
@@ -326,9 +337,9 @@ class AnyRecipe(Section):
     recipe: str
     algorithm: str
     seed: int = Field(0, ge=0, lt=SEEDS)
-    run: str | None = None  # name of the run directory; None: <recipe>-<what is trained>-<optim>-seed<seed>
-    output_dir: str = "checkpoints"
-    resume: str | None = None  # a run directory, a checkpoint in one, or "auto"
+    run: Place = None  # name of the run directory; None: <recipe>-<what is trained>-<optim>-seed<seed>
+    output_dir: Annotated[str, NAMED, AfterValidator(os.path.expanduser)] = "checkpoints"
+    resume: Place = None  # a run directory, a checkpoint in one, or "auto"
     push: str | None = None  # OWNER/NAME on the Hugging Face hub, to which a finished run's weights are uploaded
     device: Literal["auto", "cpu", "cuda"] = "auto"
     launch: Launch = Launch()

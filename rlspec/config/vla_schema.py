@@ -12,7 +12,7 @@ from typing import Any, Literal
 
 from pydantic import Field, model_validator
 
-from rlspec.config.schema import SEEDS, AnyRecipe, Lora, Section
+from rlspec.config.schema import SEEDS, AnyRecipe, Lora, Place, Section
 from rlspec.contract.policies import REGRESSION
 
 
@@ -54,7 +54,7 @@ class Dataset(Section):
 
     name: str
     repo_id: str | None = None
-    root: str | None = None  # local folder; demonstrations: where they are kept (default: checkpoints/data/...)
+    root: Place = None  # local folder; demonstrations: where they are kept (default: checkpoints/data/...)
     revision: str | None = None
     episodes: list[int] | None = None  # train on these alone
     tasks: list[str] = []  # train on these alone: a LIBERO suite, SUITE/NUMBER, a task, its words; "env": as measured
@@ -94,8 +94,8 @@ class Policy(Section):
 
     name: str
     type: str  # LeRobot's name of the policy
-    path: str | None = None  # hub id or local folder; None: built from its config
-    norm_stats: str | None = None  # null: of the data; "checkpoint": of `path`; or openpi's norm_stats.json
+    path: Place = None  # hub id or local folder; None: built from its config
+    norm_stats: Place = None  # null: of the data; "checkpoint": of `path`; or openpi's norm_stats.json
     options: dict[str, Any] = {}  # fields of the policy's config by LeRobot's names
     fresh: list[Part] = []  # parts that begin anew, whatever `path` has there
     lora: PolicyLora | None = None

@@ -63,7 +63,7 @@ def _new_directory(recipe: AnyRecipe, process: PartialState, display: Display) -
     """Made by the main process; the others learn its name. With resume=auto, that of a run without any checkpoint."""
     path, parent = [""], Path(recipe.output_dir)
     if process.is_main_process:
-        again = restart_run(parent.expanduser(), recipe.run_name) if recipe.resume is not None else None
+        again = restart_run(parent, recipe.run_name) if recipe.resume is not None else None
         if again is not None:
             display.warn(f"{again.path}: ended before its first checkpoint; it starts over")
         run = again or create_run(parent, recipe.run_name, explicit=recipe.run is not None)
@@ -77,7 +77,7 @@ def _new_directory(recipe: AnyRecipe, process: PartialState, display: Display) -
 def _resume_point(
     recipe: AnyRecipe, resume: str, display: Display, process: PartialState, stretched: StretchedSchedule
 ) -> ResumePoint | None:
-    point = find_resume_point(resume, Path(recipe.output_dir).expanduser(), recipe.run_name)
+    point = find_resume_point(resume, Path(recipe.output_dir), recipe.run_name)
     if point is None:
         return None
     text = (point.checkpoint / RECIPE).read_text(encoding="utf-8")

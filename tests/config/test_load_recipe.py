@@ -258,6 +258,10 @@ MISTAKES = {
     ("recipe=grpo_math", "optim.lr=${optim.lrr}"): ["optim.lrr"],
     ("recipe=grpo_math", "model=hub"): ["model.path: required"],
     ("recipe=grpo_math", "data=local"): ["data.path: required"],
+    ("recipe=grpo_math", "output_dir="): ["output_dir=: no value; leave it out"],
+    ("recipe=grpo_math", "model.path="): ["model.path=: no value"],
+    ("recipe=grpo_math", "model.lora.path= "): ["model.lora.path=: no value"],
+    ("recipe=vla_franka", "policy.path="): ["policy.path=: no value"],
     # impossible combinations
     ("recipe=grpo_math", "model.path=a/b"): ["model.path=a/b", "model.architecture", "model=a/b"],
     ("recipe=grpo_math", "model=gone.gguf"): ["model.path=gone.gguf: there is no such file"],

@@ -126,6 +126,21 @@ def test_an_interrupted_run_is_not_measured_and_its_seconds_count_when_it_goes_o
     assert "follows a cosine schedule over that length" in capsys.readouterr().out
 
 
+def test_a_folder_of_runs_at_home_is_found_again_by_auto(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def saved(run: Run) -> str:
+        checkpoint(run, 3)
+        return "finished"
+
+    monkeypatch.setenv("HOME", str(tmp_path))
+    monkeypatch.chdir(tmp_path)
+    for _ in range(2):
+        assert tell(Kind(recipe(Path("~/runs"), "resume=auto"), saved)) == 0
+    assert [path.name for path in tmp_path.iterdir()] == ["runs"]
+    assert f"run directory: {tmp_path}/runs/run, resumed after step 3" in capsys.readouterr().out
+
+
 @pytest.mark.parametrize(
     ("fault", "said"),
     [
