@@ -116,7 +116,7 @@ class Training(Section):
     augmentation: dict[str, Any] = {}  # fields of LeRobot's ImageTransformsConfig; empty: none
     random_shift: int = Field(0, ge=0)  # largest shift of images in pixels, edges repeated
     num_workers: int = Field(0, ge=0)  # of the data loader
-    held_out: float = Field(0.0, ge=0, le=0.5)  # share of episodes that are not trained on, but whose loss is logged
+    held_out: float = Field(0.0, ge=0, le=0.5)  # share of recordings that are not trained on, but whose loss is logged
     held_out_every: int = Field(100, ge=1)  # steps between two such losses
     log_every: int = Field(10, ge=1)
 
