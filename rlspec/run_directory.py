@@ -115,19 +115,22 @@ def create_run(output_dir: Path, name: str, *, explicit: bool) -> RunDirectory:
     Raises:
         ConfigError: The name is taken, or the folder cannot be made.
     """
-    path = output_dir / name
-    if explicit and path.exists() and any(path.iterdir()):
-        remedy = f"choose another name, or continue it with resume={shlex.quote(str(path))}"
-        raise ConfigError(f"run={name}: {path} exists already; {remedy}")
-    number = 2
-    while path.exists() and any(path.iterdir()):
-        path = output_dir / f"{name}-{number}"
-        number += 1
+    path, number = output_dir / name, 2
     try:
+        if explicit and _is_taken(path):
+            remedy = f"choose another name, or continue it with resume={shlex.quote(str(path))}"
+            raise ConfigError(f"run={name}: {path} exists already; {remedy}")
+        while _is_taken(path):
+            path, number = output_dir / f"{name}-{number}", number + 1
         path.mkdir(parents=True, exist_ok=True)
     except OSError as error:
-        raise ConfigError(f"output_dir={output_dir}: cannot make {path} ({error.strerror}); choose another") from error
+        fault = f"cannot make {path} ({error.strerror})"
+        raise ConfigError(f"output_dir={output_dir}: {fault}; choose another, or another run=NAME") from error
     return RunDirectory(path)
+
+
+def _is_taken(path: Path) -> bool:
+    return path.exists() and not (path.is_dir() and not any(path.iterdir()))
 
 
 def find_resume_point(resume: str, output_dir: Path, name: str) -> ResumePoint | None:

@@ -34,10 +34,20 @@ def test_a_name_that_the_user_chose_is_not_changed_but_refused(tmp_path: Path) -
         create_run(folder, "mine", explicit=True)
 
 
-def test_an_output_folder_that_cannot_be_made_is_one_line(tmp_path: Path) -> None:
+@pytest.mark.parametrize(("folder", "name"), [("file", "run"), (".", "x" * 300)])
+@pytest.mark.parametrize("explicit", [False, True])
+def test_a_folder_that_cannot_be_made_is_one_line(tmp_path: Path, folder: str, name: str, explicit: bool) -> None:
     (tmp_path / "file").touch()
-    with pytest.raises(ConfigError, match="output_dir="):
-        create_run(tmp_path / "file", "run", explicit=False)
+    with pytest.raises(ConfigError, match=r"output_dir=.*: cannot make .*; choose another, or another run=NAME$"):
+        create_run(tmp_path / folder, name, explicit=explicit)
+
+
+def test_a_file_takes_a_name_like_a_run(tmp_path: Path) -> None:
+    (tmp_path / "run").write_text("kept")
+    assert create_run(tmp_path, "run", explicit=False).path == tmp_path / "run-2"
+    with pytest.raises(ConfigError, match=r"run=run: .* exists already"):
+        create_run(tmp_path, "run", explicit=True)
+    assert (tmp_path / "run").read_text() == "kept"
 
 
 def test_a_run_is_resumed_from_its_newest_whole_checkpoint(tmp_path: Path) -> None:
