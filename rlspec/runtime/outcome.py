@@ -86,7 +86,12 @@ def show_outcome(outcome: RunOutcome, ending: Ending, run: Run) -> None:
     show(f"report    python -m rlspec.report {typed}")
     show(f"evaluate  python -m rlspec.evaluate checkpoint={typed}")
     further = f" {ending.further}" if outcome.status == "finished" else ""
-    show(f"resume    python -m rlspec.train resume={typed}{further}")
+    show(f"resume    {resume_command(run.directory)}{further}")
+
+
+def resume_command(run: RunDirectory) -> str:
+    """What is typed to go on with a run."""
+    return f"python -m rlspec.train resume={shlex.quote(str(run.path))}"
 
 
 def keep_best(run: Run, step: int, score: tuple[str, float], write: Callable[[Path], None]) -> None:

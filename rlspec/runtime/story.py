@@ -15,14 +15,23 @@ from typing import Any, Protocol
 import torch
 from accelerate import PartialState
 
-from rlspec.checkpoint import explain_write_failure, what_is_left
+from rlspec.checkpoint import explain_write_failure, list_checkpoints, what_is_left
 from rlspec.config.schema import AnyRecipe, Report
 from rlspec.display import Display
 from rlspec.errors import INTERRUPTED, ConfigError, UserError
 from rlspec.run_directory import RunDirectory
 from rlspec.runtime.card import write_cards
 from rlspec.runtime.launching import check_processes
-from rlspec.runtime.outcome import Ending, RunOutcome, Scores, Status, earlier_seconds, show_outcome, write_outcome
+from rlspec.runtime.outcome import (
+    Ending,
+    RunOutcome,
+    Scores,
+    Status,
+    earlier_seconds,
+    resume_command,
+    show_outcome,
+    write_outcome,
+)
 from rlspec.runtime.push import check_push, push
 from rlspec.runtime.quiet import quiet_libraries
 from rlspec.runtime.starting import Run, start_run
@@ -83,7 +92,11 @@ def tell(kind: RunKind) -> int:
     kind.introduce(display)
     run = start_run(recipe, display, process, stretched=kind.stretched)
     with run.interrupt.installed(), _explained(run.directory, kind.out_of_memory):
-        outcome = _carry_out(kind, run)
+        try:
+            outcome = _carry_out(kind, run)
+        except KeyboardInterrupt:  # while it measures, or a second time
+            display.warn(_interrupted(run.directory))
+            return INTERRUPTED
         if process.is_main_process:
             _conclude(kind.ending(outcome, run.directory), outcome, run)
     return INTERRUPTED if outcome.status == "interrupted" else 0
@@ -100,6 +113,13 @@ def _conclude(ending: Ending, outcome: RunOutcome, run: Run) -> None:
         run.display.warn(f"push={run.recipe.push}: nothing was uploaded, because the run {outcome.status}")
         return
     push(newest, run.recipe.push, run.display)
+
+
+def _interrupted(directory: RunDirectory) -> str:
+    saved = list_checkpoints(directory.checkpoints)
+    if not saved:
+        return f"interrupted before anything was saved; {directory.path} can be removed"
+    return f"interrupted; what was trained is in {saved[-1]}; go on: {resume_command(directory)}"
 
 
 def _carry_out(kind: RunKind, run: Run) -> RunOutcome:

@@ -162,6 +162,30 @@ def test_what_the_user_can_mend_is_one_line_that_says_what_is_left(fault: Except
     assert not (tmp_path / "run" / "summary.json").exists()
 
 
+@pytest.mark.parametrize("phase", ["before", "after"])
+def test_ctrl_c_while_it_measures_names_what_there_is(
+    phase: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    def saved(run: Run) -> str:
+        checkpoint(run, 3)
+        return "finished"
+
+    def stopped(*_: Any) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(Session, phase, stopped)
+    kind = Kind(recipe(tmp_path), saved)
+    assert tell(kind) == 130
+    assert kind.calls[-1] == "close"
+    run = tmp_path / "run"
+    said = {
+        "before": f"interrupted before anything was saved; {run} can be removed",
+        "after": f"interrupted; what was trained is in {run}/checkpoints/checkpoint-3; go on: python -m rlspec.train "
+        f"resume={run}",
+    }
+    assert said[phase] in "".join(capfd.readouterr())
+
+
 def test_other_faults_stay_what_they_are(tmp_path: Path) -> None:
     def broken(run: Run) -> str:
         raise RuntimeError("shapes do not match")
