@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections import Counter
 from collections.abc import Sequence
 from typing import Any
@@ -59,6 +60,8 @@ class SpreadGuard(TrainerCallback):
         share = (logs or {}).get("frac_reward_zero_std")
         if share is None:
             return
+        if math.isnan((logs or {}).get("reward", 0.0)):  # no answer was judged, which TRL takes for spread
+            share = 1.0
         self.cut = (logs or {}).get("completions/clipped_ratio", 0.0)
         self.seen = self.seen or share < 1
         self.without = 0 if share < 1 else self.without + 1

@@ -102,6 +102,14 @@ def test_a_run_without_spread_is_ended_with_its_likely_cause(reason: str, cause:
         log(watch, 1.0)
 
 
+def test_a_run_in_which_no_answer_is_judged_is_ended_though_trl_logs_spread() -> None:
+    watch = guard(0.0, "not_judged")
+    logs = {"frac_reward_zero_std": 0.0, "reward": float("nan")}
+    with pytest.raises(UserError, match="100% of the answers are not_judged .* the reward returned None"):
+        for _ in range(3):
+            watch.on_log(None, SimpleNamespace(), SimpleNamespace(), logs)
+
+
 def test_one_group_with_spread_begins_the_count_anew() -> None:
     log(guard(0.0, "no_box"), 1.0, 1.0, 0.9, 1.0, 1.0)
 

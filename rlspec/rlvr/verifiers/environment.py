@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from rlspec.rlvr.verifiers.foreign import finished, judgement_of
+from rlspec.rlvr.verifiers.foreign import finished, judgement_of, named
 from rlspec.rlvr.verifiers.verifier import Attempt, Judgement, Verifier
 
 
@@ -19,5 +19,7 @@ class EnvironmentVerifier(Verifier):
         return [self._judge(attempt.environment) for attempt in attempts]
 
     def _judge(self, environment: Any) -> Judgement:
-        score = environment.get_reward() if hasattr(environment, "get_reward") else None
-        return judgement_of(finished(score), f"environment {type(environment).__name__}")
+        who = f"environment {type(environment).__name__}"
+        with named(who):
+            score = finished(environment.get_reward()) if hasattr(environment, "get_reward") else None
+        return judgement_of(score, who)

@@ -4,11 +4,26 @@ from __future__ import annotations
 
 import inspect
 import math
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 from rlspec.errors import UserError
 from rlspec.rlvr.user_code import finish
 from rlspec.rlvr.verifiers.verifier import Judgement
+
+
+@contextmanager
+def named(who: str) -> Iterator[None]:
+    """A file that code of the user's cannot read or write is its own, and none of the run's.
+
+    Raises:
+        UserError: With its name, in one line.
+    """
+    try:
+        yield
+    except OSError as error:
+        raise UserError(f"{who}: " + " ".join(f"{type(error).__name__}: {error}".split())) from error
 
 
 def finished(value: Any) -> Any:

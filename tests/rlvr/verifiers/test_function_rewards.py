@@ -39,6 +39,18 @@ def no_number(completions, **kwargs):
 def nothing(completions, **kwargs):
     return 3
 
+def digits(completions, **kwargs):
+    return "1" * len(completions)
+
+def by_number(completions, **kwargs):
+    return {0: 1.0, 1: 0.0}
+
+def forbidden(completions, **kwargs):
+    raise PermissionError(13, "Permission denied", "/etc/shadow")
+
+def narrow(completions):
+    return [0.5] * len(completions)
+
 value = 3
 """
 
@@ -105,6 +117,9 @@ def test_asynchronous_functions_and_none_work_as_in_trl(file: Path) -> None:
         ("wrong_number", "returned 1 rewards for 2 completions"),
         ("no_number", "returned 'good', not a number"),
         ("nothing", "returned int, not a list"),
+        ("digits", "returned str, not a list"),
+        ("by_number", "returned dict, not a list"),
+        ("forbidden", "reward forbidden: PermissionError: .*/etc/shadow"),
     ],
 )
 def test_what_a_function_returns_amiss_is_one_line(file: Path, function: str, message: str) -> None:
@@ -116,6 +131,7 @@ def test_what_cannot_be_loaded_is_one_line(file: Path, tmp_path: Path) -> None:
     (tmp_path / "broken_reward.py").write_text("import no_such_thing\n")
     for name, message in (
         (f"{file}:value", "not a function but int"),
+        (f"{file}:narrow", r"reward narrow: .* let it take \*\*kwargs"),
         (f"{file}:correctnes", "did you mean correctness"),
         (f"{tmp_path / 'broken_reward.py'}:f", "ModuleNotFoundError"),
         (f"{tmp_path / 'gone.py'}:f", "no file"),
