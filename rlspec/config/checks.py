@@ -320,7 +320,7 @@ def devices(recipe: Recipe) -> Lines:
 
 _CUTTING = frozenset(
     {"allowed_token_ids", "bad_words", "frequency_penalty", "logit_bias", "min_p", "min_tokens", "presence_penalty"}
-    | {"repetition_penalty", "structured_outputs", "temperature", "top_k", "top_p"}
+    | {"repetition_penalty", "structured_outputs", "top_k", "top_p"}
 )
 """What makes vLLM draw tokens from another distribution than the model's at the recipe's temperature."""
 

@@ -117,9 +117,27 @@ def _contradictions(algorithm: str, trainer: Mapping[str, Any]) -> Iterator[str]
     for name in ("sync_ref_model", "use_bias_correction_kl"):
         if algorithm != "sft" and trainer.get(name) and not beta:
             yield f"trainer.{name}=true: has no effect without a KL penalty; add trainer.beta=0.001 or the like"
+    yield from _schedule(str(trainer.get("lr_scheduler_type")), trainer.get("lr_scheduler_kwargs") or {})
+    if "temperature" in (trainer.get("generation_kwargs") or {}):
+        yield "trainer.generation_kwargs.temperature: the loss would have another one; use trainer.temperature"
     for name in ("max_completion_length", "temperature", "epsilon", "epsilon_high"):
         if name in trainer and trainer[name] is not None and not _positive(trainer[name]):
             yield f"trainer.{name}={show(trainer[name])}: must be > 0"
+
+
+_SCHEDULE_NEEDS = {
+    "cosine_with_min_lr": ("min_lr_rate", "min_lr"),
+    "cosine_warmup_with_min_lr": ("min_lr_rate", "min_lr"),
+    "warmup_stable_decay": ("num_decay_steps",),
+}
+
+
+def _schedule(kind: str, given: Mapping[str, Any]) -> Iterator[str]:
+    """What transformers would ask for only once the model is loaded: exactly one of these."""
+    needs = _SCHEDULE_NEEDS.get(kind, ())
+    if needs and len(set(needs) & set(given)) != 1:
+        example = f"trainer.lr_scheduler_kwargs.{needs[0]}={10 if needs[0] == 'num_decay_steps' else 0.1}"
+        yield f"trainer.lr_scheduler_type={kind}: needs one of {', '.join(needs)}; add {example}, and no other"
 
 
 def _positive(value: Any) -> bool:

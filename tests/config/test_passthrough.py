@@ -101,6 +101,13 @@ def test_fine_tuning_says_why_it_ignores_a_knob(name: str) -> None:
         ({"max_steps": 0}, "trainer.max_steps=0"),
         ({"temperature": 0.0}, "temperature=0.0: must be > 0"),
         ({"label_smoothing_factor": 0.1}, "grpo ignores it"),
+        ({"lr_scheduler_type": "cosine_with_min_lr"}, "add trainer.lr_scheduler_kwargs.min_lr_rate=0.1"),
+        (
+            {"lr_scheduler_type": "cosine_warmup_with_min_lr", "lr_scheduler_kwargs": {"min_lr": 0, "min_lr_rate": 0}},
+            "one of min_lr_rate, min_lr",
+        ),
+        ({"lr_scheduler_type": "warmup_stable_decay"}, "add trainer.lr_scheduler_kwargs.num_decay_steps=10"),
+        ({"generation_kwargs": {"temperature": 0.7}}, "use trainer.temperature"),
     ],
 )
 def test_a_knob_that_is_wrong_or_without_effect_is_one_line(trainer: dict[str, object], part: str) -> None:
@@ -110,6 +117,7 @@ def test_a_knob_that_is_wrong_or_without_effect_is_one_line(trainer: dict[str, o
 
 def test_what_is_right_passes() -> None:
     assert not lines("grpo", loss_type="dr_grpo", beta=0.001, sync_ref_model=True, lr_scheduler_kwargs={"a": 1})
+    assert not lines("grpo", lr_scheduler_type="cosine_with_min_lr", lr_scheduler_kwargs={"min_lr": 0.0})
     assert not lines("grpo", engine="vllm", vllm_mode="server", warmup_steps=0.1)
     assert not lines("gmpo", epsilon=0.4, epsilon_high=0.4, beta=0.0)
     assert not lines("sft", loss_type="dft", label_smoothing_factor=0.1)
