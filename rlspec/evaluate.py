@@ -40,8 +40,8 @@ class EvaluateCommand(CommandLine):
     data: Annotated[
         list[str] | None,
         Key(
-            "a data set of recipes/data (its held-out part) or a local file (all of it); several with commas (default: "
-            "the held-out problems of the run's own training data)",
+            "a data set of recipes/data (its held-out part), several with commas, or one local file, all of it "
+            "(default: the held-out problems of the run's own training data)",
             "NAME",
             group="of language models",
         ),

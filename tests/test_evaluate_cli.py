@@ -13,7 +13,9 @@ import pytest
 from rlspec import evaluate
 from rlspec.checkpoint import staged_folder
 from rlspec.config.load import dump_recipe, load_vla_recipe
+from rlspec.errors import ConfigError
 from rlspec.rlvr import measure as rlvr_measure
+from rlspec.runtime.measuring import evaluation_recipe
 
 LIGHT = "import sys; from rlspec.evaluate import main; code = main(sys.argv[1:]); "
 CASES = [
@@ -51,6 +53,11 @@ def test_a_mistake_is_one_line_and_exit_code_2(
     assert evaluate.main(arguments) == 2
     error = capsys.readouterr().err
     assert line in error and error.count("\n") == 1, error
+
+
+def test_several_local_files_are_refused_in_one_line() -> None:
+    with pytest.raises(ConfigError, match=r"data=a\.jsonl: measured on alone"):
+        evaluation_recipe("checkpoints/tiny-arithmetic", [], data=["math500", "a.jsonl"])
 
 
 def test_mistakes_are_answered_without_torch_and_lerobot() -> None:

@@ -62,12 +62,15 @@ def simulation_output(weights: str, env: str, *, named: bool) -> Path:
 def evaluation_recipe(folder: str, overrides: Sequence[str], *, data: Sequence[str] | None) -> Recipe:
     """The recipe of the run that wrote the weights, or the profile of any model, with the data asked for."""
     from rlspec.config.load import load_recipe
+    from rlspec.config.overrides import DATA_SUFFIXES
 
     stored = Path(folder) / "recipe.yaml"
     base = [f"recipe={stored}"] if stored.is_file() else ["recipe=grpo_math", f"model={folder}"]
     if data is None:
         return load_recipe([*base, *overrides])
     if len(data) > 1:
+        if file := next((name for name in data if name.lower().endswith(DATA_SUFFIXES)), None):
+            raise ConfigError(f"data={file}: measured on alone; give one file, or names of recipes/data")
         return load_recipe([*base, f"evaluation.data=[{','.join(data)}]", *overrides])
     recipe = load_recipe([*base, f"data={data[0]}", "evaluation.data=[]", *overrides])
     if recipe.data.path is not None and Path(recipe.data.path).is_file() and recipe.data.test_path is None:
