@@ -37,10 +37,10 @@ RANKS: dict[str, float] = {
     "entry": 2,
     "run_directory": 2,
     "diagnostics": 2.5,
-    "reporting": 2.75,
     "comparison": 3,
     "runtime": 3,
     "serving": 3,
+    "reporting": 3.5,  # on what comparisons and runs left
     "rlvr": 4,
     "vla": 4,
     "deploy": 4,
