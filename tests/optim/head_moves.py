@@ -143,6 +143,8 @@ def turn_values(model: nn.Module, attention: Attention) -> None:
     signed = "O(head)" not in attention.group("v")
 
     def order(size: int, head: int) -> Tensor:
+        if "S_head" not in attention.group("v"):
+            return torch.eye(size, dtype=torch.float64)
         return torch.eye(size, dtype=torch.float64)[
             torch.randperm(size, generator=torch.Generator().manual_seed(head + 5))
         ]

@@ -27,6 +27,8 @@ _OUTPUT = re.compile(
 """Output heads by the words of torch, torchvision, timm and transformers."""
 _QUERIES = re.compile(r"(?:^|_)[wW]?(?:q|qk|qkv|query)(?:_|$)|^(?:c_attn|att_proj)$")
 """Layers beside which an output projection is one of attention; mixers, MLPs and heads have some of that name too."""
+_LATENT = {f"attention.{key}": f"{words}_head_dim" for key, words in zip("qkvo", ("qk", "qk", "v", "v"), strict=True)}
+"""Role -> size of its heads in configs of latent attention (MLA), whose head_dim is that of the positions alone."""
 _NEAR = 4  # modules above a projection among which its attention is sought; adapters put two between
 
 
@@ -191,9 +193,14 @@ def refusal(unknown: Sequence[tuple[str, Tensor, Owner]]) -> ConfigError:
     return ConfigError(
         f"no role is known for {len(unknown)} trainable parameters: {'; '.join(listed)} (roles here: "
         f"{', '.join(sorted(known))}); freeze them, name their rules: overrides=[{', '.join(lines)}]"
-        f"{' (a spectral rule with stacked: true where the first axis counts matrices)' if stacks else ''}, or declare "
+        f"{_STACK if stacks else ''}, or declare "
         "them in a family"
     )
+
+
+_STACK = (
+    " (a spectral rule with stacked: true where the first axis counts matrices, parts: 2 where each is gate and up)"
+)
 
 
 def _readable(pattern: str) -> str:
@@ -230,6 +237,10 @@ def _fits(entry: Entry, param: Tensor, owner: Owner) -> bool:
     """Whether a common name can mean this: bare parameters for tokens, linear and convolution layers for the rest."""
     if entry.role in _NAMED_ALONE:
         return param.ndim > 1
+    if entry.stacked:
+        return param.ndim == 3 and not getattr(owner.module, "is_transposed", False)
+    if entry.role == "router":  # a bare matrix beside its experts; a linear layer is one whatever it is for
+        return not isinstance(owner.module, nn.Linear) and owner.near("experts") is not None
     if entry.role == "attention.o" and not owner.has_queries:
         return False
     kinds = (nn.modules.conv._ConvNd,) if entry.role == "conv.patch" else (nn.Linear,)
@@ -270,10 +281,12 @@ def _letters(name: str, param: Tensor, entry: Entry, owner: Owner, stored: tuple
         said = ", ".join(f"{attribute}={count}" for attribute, count in counts.items())
     check_layout(param.shape, len(letters), entry.head_axis, f"{name} ({said})", *stored)
     size = block_shape(param.shape, 1, 0, *stored)[1 + entry.head_axis] // max(len(letters), 1)
-    head_dim = owner.number(entry.head_dim, declared=declared) if entry.head_dim and entry.blocks is None else None
-    if head_dim is not None and head_dim != size:
+    sizes = (_LATENT.get(entry.role, ""), entry.head_dim) if entry.head_dim and entry.blocks is None else ()
+    found = ((key, owner.number(key, declared=declared)) for key in sizes)
+    key, head_dim = next(((key, number) for key, number in found if number is not None), ("", size))
+    if head_dim != size:
         raise ConfigError(
-            f"{name}: {said} makes heads of {size}, but the config's {entry.head_dim} is {head_dim}; correct the "
+            f"{name}: {said} makes heads of {size}, but the config's {key} is {head_dim}; correct the "
             "config, or override it with split: whole"
         )
     return letters

@@ -280,6 +280,7 @@ NOTES = {
     "state": "rates of decay are numbers of single channels",
     "coefficients": "coefficients of a mixture are no matrix",
     "scalar_gate": "one row is no matrix",
+    "router": "whether a softmax follows is not known",
 }
 """Role of tensors that look like matrices -> why they get AdamW."""
 

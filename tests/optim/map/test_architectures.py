@@ -60,6 +60,8 @@ CUT = dict.fromkeys(CASES, GROUPED) | {
     "codegen": {"attention.qkv": "24 heads on rows", "attention.o": "8 heads on columns"},
     "deepseek_v2": LATENT | EXPERTS,
     "deepseek_v3": LATENT | EXPERTS,
+    "glm4_moe_lite": LATENT | EXPERTS,
+    "youtu": LATENT,
     "deepseek_v3_uneven": {"attention.q": "4 heads on rows", "attention.kv_b": "4 heads on rows",
                            "attention.o": "4 heads on columns"} | EXPERTS,
     "mamba": {"linear.mixer": "2 parts on rows"},
@@ -78,11 +80,24 @@ CUT = dict.fromkeys(CASES, GROUPED) | {
 }  # fmt: skip
 CUT |= {
     name: GROUPED | EXPERTS
-    for name in ("qwen3_moe", "gemma4_experts", "mixtral", "olmoe", "qwen2_moe", "gpt_oss", "llama4", "granitemoe")
-} | {"glm4_moe": GROUPED | EXPERTS}
+    for name in (
+        *(
+            "qwen3_moe",
+            "gemma4_experts",
+            "mixtral",
+            "olmoe",
+            "qwen2_moe",
+            "gpt_oss",
+            "llama4",
+            "granitemoe",
+            "glm4_moe",
+        ),
+        *("phimoe", "flex_olmo", "minimax_m2", "exaone_moe", "granitemoeshared"),
+    )
+}
 
 ADAMW = {"embed", "norm", "bias", "vector", "lm_head", "output", "position", "token", "depthwise", "state",
-         "coefficients", "scalar_gate"}  # fmt: skip
+         "coefficients", "scalar_gate", "router"}  # fmt: skip
 UNKNOWN = {"depthwise", "model_type"}  # of no family: attention by common names, mixers whole
 NOTED = {
     "qwen3_5": {"depthwise"},
@@ -92,6 +107,8 @@ NOTED = {
     "lfm2": {"depthwise"},
     "lfm2_moe": {"depthwise"},
     "olmo_hybrid": {"depthwise"},
+    **dict.fromkeys(("phimoe", "granitemoeshared"), {"model_type"}),
+    **dict.fromkeys(("flex_olmo", "minimax_m2", "exaone_moe"), {"model_type", "router"}),
     **dict.fromkeys(("bamba", "falcon_h1", "granitemoehybrid", "nemotron_h", "zamba2"), UNKNOWN),
     "mamba": {"depthwise", "state"},
     "mamba2": {"depthwise"},
@@ -172,7 +189,19 @@ def test_values_turn_against_outputs_head_by_head(name: str) -> None:
         assert misfit(name, lambda model, one=wrong: turn_values(model, one)) > BROKEN
 
 
-FIXED = ("olmo2", "olmo3", "olmoe", "olmo_hybrid", "bloom", "gpt_oss", "t5", "swin")
+FIXED = (
+    "olmo2",
+    "olmo3",
+    "olmoe",
+    "olmo_hybrid",
+    "flex_olmo",
+    "minimax_m2",
+    "bitnet",
+    "bloom",
+    "gpt_oss",
+    "t5",
+    "swin",
+)
 """Heads that cannot change places alone: gains, slopes, sinks and biases of positions are their own."""
 
 
@@ -186,11 +215,13 @@ def test_heads_change_places_with_their_keys_and_queries(name: str) -> None:
         assert misfit(name, lambda model, one=wrong: exchange_heads(model, one)) > BROKEN
 
 
-LATENT_KEYS = ("deepseek_v2", "deepseek_v3", "deepseek_v3_uneven")
+LATENT_KEYS = ("deepseek_v2", "deepseek_v3", "deepseek_v3_uneven", "glm4_moe_lite", "youtu")
 """Their queries have channels for positions, which belong to a key that all heads share."""
+NORMED_KEYS = ("flex_olmo", "minimax_m2", "exaone_moe")
+"""Of no family, so that the map knows nothing of the norms of their queries and keys."""
 
 
-@pytest.mark.parametrize("name", [name for name in WITH_HEADS if name not in LATENT_KEYS])
+@pytest.mark.parametrize("name", [name for name in WITH_HEADS if name not in LATENT_KEYS + NORMED_KEYS])
 def test_keys_turn_with_their_queries_as_far_as_positions_and_norms_let_them(name: str) -> None:
     case = CASES[name]
     for attention in every(name):

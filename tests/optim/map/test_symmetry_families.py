@@ -242,6 +242,28 @@ def test_the_order_of_fused_projections_of_an_unknown_model_is_not_guessed() -> 
     assert (specs["attn.qkv_proj.weight"].role, specs["attn.qkv_proj.weight"].split) == ("linear", "whole")
 
 
+def test_heads_of_latent_attention_are_measured_by_their_own_sizes() -> None:
+    model = nn.Module()
+    sizes = {"num_attention_heads": 4, "head_dim": 8, "qk_head_dim": 24, "v_head_dim": 16}
+    model.config = SimpleNamespace(model_type="unheard_of", **sizes)
+    model.self_attn = nn.ModuleDict({"q_proj": nn.Linear(64, 96), "o_proj": nn.Linear(64, 64)})
+    assert [spec.num_heads for spec in symmetry_map(model, rule="muon") if spec.matrices] == [4, 4]
+    model.config.v_head_dim = 32
+    with pytest.raises(ConfigError, match="o_proj.*makes heads of 16, but the config's v_head_dim is 32"):
+        symmetry_map(model, rule="muon")
+
+
+def test_experts_stored_the_other_way_round_are_not_known_by_their_name() -> None:
+    model = nn.Module()
+    model.mlp = nn.Module()
+    model.mlp.experts = nn.Module()
+    model.mlp.experts.gate_up_proj = nn.Parameter(torch.ones(4, 12, 8))
+    assert [spec.split for spec in symmetry_map(model, rule="muon")] == ["4 stacked, 2 parts on rows"]
+    model.mlp.experts.is_transposed = True
+    with pytest.raises(ConfigError, match="stacked: true .* parts: 2"):
+        symmetry_map(model, rule="muon")
+
+
 def test_attention_without_a_number_of_heads_stays_whole_and_is_said() -> None:
     attention = nn.ModuleDict({"q_proj": nn.Linear(8, 8), "o_proj": nn.Linear(8, 8)})
     with pytest.warns(UserWarning, match="no head layout is known for ModuleDict"):

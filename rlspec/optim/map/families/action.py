@@ -5,7 +5,8 @@ from __future__ import annotations
 import re
 
 from rlspec.optim.map.families.entry import Entry
-from rlspec.optim.map.families.language import FUSED_GATE, GATED_MLP
+from rlspec.optim.map.families.experts import GRANITE_EXPERTS
+from rlspec.optim.map.families.language import FUSED_GATE, GATED_MLP, STACKED_EXPERTS
 from rlspec.optim.map.families.recurrent import MIXERS
 from rlspec.optim.map.families.vision import FREE, PATCHES, POSITIONS
 
@@ -51,6 +52,9 @@ MODULES = (
     Entry(r"att(?:n|ention)\w*\.proj\.weight", "attention.o", "O(d) x O(head)", _Q, 1),
     *GATED_MLP,
     *FUSED_GATE,
+    *STACKED_EXPERTS,
+    *GRANITE_EXPERTS,
+    Entry(r"mlp\.gate\.weight", "router", "S_experts x O(d)"),
     Entry(r"(?:fc1|linear1)\.weight", "mlp.fc1", "S_ff x O(d)"),
     Entry(r"(?:fc2|linear2)\.weight", "mlp.fc2", "O(d) x S_ff"),
     *PATCHES,

@@ -71,19 +71,27 @@ LLAMA4 = (
     *_shared("feed_forward"),
 )  # fmt: skip
 
-GRANITE = (
+GRANITE_EXPERTS = (
     Entry(r"block_sparse_moe\.input_linear\.weight", "mlp.expert.gate_up", "S_experts, S_ff x O(d)",
           parts=2, stacked=True),
     Entry(r"block_sparse_moe\.output_linear\.weight", "mlp.expert.down", "S_experts, O(d) x S_ff, signs",
           stacked=True),
-    Entry(r"block_sparse_moe\.router\.layer\.weight", "mlp.router", "S_experts, shift x O(d)"),
 )  # fmt: skip
+
+GRANITE = (
+    *GRANITE_EXPERTS,
+    Entry(r"block_sparse_moe\.router\.layer\.weight", "mlp.router", "S_experts, shift x O(d)"),
+)
 
 WITH_EXPERTS = (
     Family("olmoe", ("olmoe",), (*decoder_attention(JOINTLY_NORMED), *EXPERTS, *HEADS)),
     Family("qwen2_moe", ("qwen2_moe",), (*decoder_attention(ROTARY), *EXPERTS, *SHARED, *GATED_MLP, *HEADS)),
     Family("deepseek_v2", ("deepseek_v2",), (*MLA, *EXPERTS, *SHARED, *GATED_MLP, *HEADS)),
-    Family("deepseek_v3", ("deepseek_v3",), (*MLA, SIGMOID_ROUTER, *EXPERTS, *SHARED, *GATED_MLP, *HEADS)),
+    Family(
+        "deepseek_v3",
+        ("deepseek_v3", "glm4_moe_lite", "youtu"),
+        (*MLA, SIGMOID_ROUTER, *EXPERTS, *SHARED, *GATED_MLP, *HEADS),
+    ),
     Family(
         "glm4_moe",
         ("glm4_moe",),

@@ -35,11 +35,12 @@ FUSED_GATE = (
     Entry(r"mlp\.down_proj\.weight", "mlp.down", "O(d) x S_ff, signs"),
 )
 
-EXPERTS = (
+STACKED_EXPERTS = (
     Entry(r"experts\.gate_up_proj", "mlp.expert.gate_up", "S_experts, S_ff x O(d)", parts=2, stacked=True),
     Entry(r"experts\.down_proj", "mlp.expert.down", "S_experts, O(d) x S_ff, signs", stacked=True),
-    Entry(r"mlp\.gate\.weight", "mlp.router", "S_experts, shift x O(d)"),
 )
+
+EXPERTS = (*STACKED_EXPERTS, Entry(r"mlp\.gate\.weight", "mlp.router", "S_experts, shift x O(d)"))
 
 HEADS = (
     Entry(r"lm_head\.weight", "lm_head", "S_V, shift x O(d)"),
@@ -63,7 +64,7 @@ GEMMA4 = (
     Entry(r"self_attn\.k_proj\.weight", "attention.k", NORMED, blocks=_gemma4_keys),
     Entry(r"self_attn\.v_proj\.weight", "attention.v", "O(head) x O(d)", blocks=_gemma4_keys),
     Entry(r"self_attn\.o_proj\.weight", "attention.o", "O(d) x O(head)", _Q, 1, head_dim=""),
-    *EXPERTS,
+    *STACKED_EXPERTS,
     Entry(r"router\.proj\.weight", "mlp.router", "S_experts, shift x O(d)"),
 )
 
@@ -81,6 +82,16 @@ LFM2 = (
     Entry(r"feed_forward\.w2\.weight", "mlp.down", "O(d) x S_ff, signs"),
     Entry(r"conv\.in_proj\.weight", "linear.mixer", "- x O(d)", parts=3),
     Entry(r"conv\.out_proj\.weight", "linear.mixer", "O(d) x -"),
+)
+
+BITNET = (  # norms with gains of their own before the outputs of attention and MLP leave signs
+    Entry(r"self_attn\.q_proj\.weight", "attention.q", "SO(2) x O(d)", _Q),
+    Entry(r"self_attn\.k_proj\.weight", "attention.k", "SO(2) x O(d)", _KV),
+    Entry(r"self_attn\.v_proj\.weight", "attention.v", "signs x O(d)", _KV),
+    Entry(r"self_attn\.o_proj\.weight", "attention.o", "O(d) x signs", _Q, 1),
+    Entry(r"mlp\.gate_proj\.weight", "mlp.gate", "- x O(d)"),
+    Entry(r"mlp\.up_proj\.weight", "mlp.up", "signs x O(d)"),
+    Entry(r"mlp\.down_proj\.weight", "mlp.down", "O(d) x signs"),
 )
 
 LANGUAGE = (
@@ -114,5 +125,6 @@ LANGUAGE = (
     ),
     Family("gemma3n", ("gemma3n_text",), (*decoder_attention(NORMED), *GATED_MLP, *PER_LAYER, *GEMMA3N, *HEADS)),
     Family("gemma4", ("gemma4_text",), (*GEMMA4, *GATED_MLP, *PER_LAYER, *HEADS)),
+    Family("bitnet", ("bitnet",), (*BITNET, *HEADS)),
     Family("lfm2", ("lfm2",), (*decoder_attention(NORMED), *LFM2, *HEADS)),
 )
