@@ -15,6 +15,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import shlex
 from dataclasses import dataclass
@@ -65,6 +66,12 @@ class RunDirectory:
     def metrics(self) -> Path:
         """One JSON line per logged step."""
         return self.path / "metrics.jsonl"
+
+    @property
+    def tracker_id(self) -> str:
+        """Of the run in Weights & Biases: who resumes it goes on there; another folder's run of that name does not."""
+        place = hashlib.sha256(str(self.path.absolute()).encode()).hexdigest()[:8]
+        return f"{self.path.name[:100]}-{place}"
 
     def append_metrics(self, row: dict[str, Any]) -> None:
         """Add a line to metrics.jsonl; NaN and infinity become null, which JSON has a word for."""

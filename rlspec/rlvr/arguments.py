@@ -12,6 +12,7 @@ from rlspec.config.schema import Evaluation, Recipe, Rollout
 from rlspec.errors import ConfigError
 from rlspec.rlvr.batching import BatchPlan
 from rlspec.rlvr.prompts import PromptStyle
+from rlspec.run_directory import RunDirectory
 
 _COMPLETION_TOKENS = 512  # where the recipe gives no length
 _NEVER = 10**9  # optimizer steps: the trainer still saves at the end of training
@@ -55,6 +56,8 @@ def common_arguments(recipe: Recipe, *, checkpoints: Path, device: str, steps: i
     """Arguments of any Hugging Face trainer; the recipe's own knobs come last and win where both are allowed."""
     report_to = [name for name in ("tensorboard", "wandb") if getattr(recipe.report, name)]
     os.environ["TENSORBOARD_LOGGING_DIR"] = str(checkpoints.parent / "tensorboard")
+    if recipe.report.wandb:
+        os.environ |= {"WANDB_RUN_ID": RunDirectory(checkpoints.parent).tracker_id, "WANDB_RESUME": "allow"}
     arguments = {
         "output_dir": str(checkpoints),
         "run_name": checkpoints.parent.name,

@@ -5,9 +5,11 @@ from __future__ import annotations
 import math
 import re
 from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 from transformers import TrainerCallback, TrainerControl, TrainerState
+from transformers.integrations import TensorBoardCallback
 
 from rlspec.config.schema import Guard
 from rlspec.diagnostics.idle import IdleRoles
@@ -38,6 +40,13 @@ class MetricsCallback(TrainerCallback):
         self.run.append_metrics(row)
         panel = "  ".join(filter(None, [reward_panel(logs), tool_panel(logs), engine_panel(logs), self.trainer.panel]))
         self.display.step(row, state.max_steps, panel)
+
+
+def events_after(step: int, folder: Path) -> TensorBoardCallback:
+    """Events of a resumed run: those that an earlier session wrote of later steps are hidden, and taken again."""
+    from torch.utils.tensorboard import SummaryWriter
+
+    return TensorBoardCallback(SummaryWriter(str(folder), purge_step=step + 1))
 
 
 def reward_panel(logs: Mapping[str, Any]) -> str:

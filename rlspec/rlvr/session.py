@@ -14,6 +14,7 @@ from datasets import Dataset
 from pyarrow import ArrowInvalid, ArrowTypeError
 from torch import nn
 from transformers import PretrainedConfig, PreTrainedTokenizerBase
+from transformers.integrations import TensorBoardCallback
 from transformers.trainer_callback import PrinterCallback
 
 from rlspec.checkpoint import read_manifest
@@ -37,6 +38,7 @@ from rlspec.rlvr.arguments import (
     uses_bf16,
 )
 from rlspec.rlvr.batching import BatchPlan, plan_batches
+from rlspec.rlvr.callbacks import events_after
 from rlspec.rlvr.data import Problem, read_for_training, read_problems
 from rlspec.rlvr.evaluator import HeldOutEvaluations, ProblemEvaluator, build_protocol
 from rlspec.rlvr.generation import Policy, Sampler, generate_tokens
@@ -347,6 +349,10 @@ def build_trainer(parts: TrainerParts) -> RlspecTrainerMixin:
     """The trainer of the recipe's algorithm, with its own callbacks removed: rlspec shows and writes by itself."""
     trainer = _build_sft(parts) if parts.recipe.algorithm == "sft" else _build_grpo(parts)
     trainer.remove_callback(PrinterCallback)
+    run = parts.run
+    if parts.recipe.report.tensorboard and run.start and run.process.is_main_process:
+        trainer.remove_callback(TensorBoardCallback)
+        trainer.add_callback(events_after(run.start, run.directory.path / "tensorboard"))
     return trainer
 
 

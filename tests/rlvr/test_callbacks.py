@@ -3,14 +3,22 @@
 from __future__ import annotations
 
 import math
+import os
 from collections.abc import Sequence
+from pathlib import Path
 from types import SimpleNamespace
+from unittest.mock import MagicMock
 
 import pytest
 
-from rlspec.config.schema import Guard
+from rlspec.config.load import load_recipe
+from rlspec.config.schema import Evaluation, Guard
 from rlspec.display import Display, format_step
-from rlspec.rlvr.callbacks import CollapseGuard, reward_panel, tool_panel
+from rlspec.rlvr.arguments import common_arguments
+from rlspec.rlvr.callbacks import CollapseGuard, events_after, reward_panel, tool_panel
+from rlspec.rlvr.evaluation import AccuracyMetrics
+from rlspec.rlvr.evaluator import HeldOutEvaluations
+from rlspec.run_directory import RunDirectory
 
 
 def guard(rewards: Sequence[float] = ()) -> CollapseGuard:
@@ -88,3 +96,46 @@ def test_calls_are_shown_with_the_share_that_failed_and_nothing_where_there_are_
     assert tool_panel({"loss": 0.1}) == ""
     logs = {"tools/call_frequency": 0.625, "tools/failure_frequency": 0.25}
     assert tool_panel(logs) == "calls 0.62 per answer, 25% failed"
+
+
+def test_steps_that_are_taken_again_are_drawn_once(tmp_path: Path) -> None:
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+    from torch.utils.tensorboard import SummaryWriter
+
+    killed = SummaryWriter(str(tmp_path))
+    for step in range(1, 6):
+        killed.add_scalar("loss", 0.0, step)
+    killed.close()
+    resumed = events_after(3, tmp_path).tb_writer
+    for step in (4, 5):
+        resumed.add_scalar("loss", 1.0, step)
+    resumed.close()
+    events = EventAccumulator(str(tmp_path))
+    events.Reload()
+    assert [(each.step, each.value) for each in events.Scalars("loss")] == [(1, 0), (2, 0), (3, 0), (4, 1), (5, 1)]
+
+
+def test_a_run_goes_on_in_weights_and_biases_and_others_of_its_name_do_not(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    ids = []
+    for folder in ("a/run", "a/run", "b/run"):
+        monkeypatch.setattr(os, "environ", dict(os.environ))
+        checkpoints = tmp_path / folder / "checkpoints"
+        recipe = load_recipe(["recipe=debug_grpo", "report.wandb=true"])
+        common_arguments(recipe, checkpoints=checkpoints, device="cpu", steps=1)
+        assert os.environ["WANDB_RESUME"] == "allow"
+        ids.append(os.environ["WANDB_RUN_ID"])
+    assert ids[0] == ids[1] != ids[2] and ids[0].startswith("run-")
+
+
+def test_an_evaluations_pass_at_k_is_in_the_metrics(tmp_path: Path) -> None:
+    metrics = AccuracyMetrics(
+        8, 4, 0.5, (0.2, 0.8), 0.4, (0.2, 0.6), pass_at_k={8: 0.9}, pass_at_k_ci95={8: (0.7, 1.0)}
+    )
+    run = MagicMock(directory=RunDirectory(tmp_path))
+    evaluator = MagicMock(verifier=MagicMock(describe=lambda _: ([], [])))
+    evaluations = HeldOutEvaluations(Evaluation(), evaluator, MagicMock(), MagicMock(), run, None)
+    evaluations._record({"sums": metrics}, "step 5", 5)
+    (row,) = RunDirectory(tmp_path).read_metrics()
+    assert row["eval/sums/pass_at_k.8"] == 0.9

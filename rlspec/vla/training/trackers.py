@@ -25,7 +25,11 @@ class Trackers:
             import wandb
 
             self._wandb = wandb.init(
-                name=path.name, id=path.name, resume="allow", dir=str(path), config=run.recipe.model_dump()
+                name=path.name,
+                id=run.directory.tracker_id,
+                resume="allow",
+                dir=str(path),
+                config=run.recipe.model_dump(),
             )
         if report.tensorboard:
             from torch.utils.tensorboard import SummaryWriter
