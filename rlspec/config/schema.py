@@ -111,7 +111,10 @@ class Model(Section):
 
 
 class Columns(Section):
-    r"""Names of a data set's columns. `answer` may hold a whole solution (GSM8K `####`, or a last `\boxed{}`)."""
+    r"""Names of a data set's columns; with dots of what stands in one: `reward_model.ground_truth`.
+
+    `answer` may hold a whole solution (GSM8K `####`, or a last `\boxed{}`), `problem` a list with one message.
+    """
 
     problem: str = "problem"
     answer: str | None = "answer"  # None: there is no gold, as where programs are tested

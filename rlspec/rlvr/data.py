@@ -184,21 +184,17 @@ def content_id(text: str) -> str:
 
 def parse_rows(rows: Iterable[Row], columns: Columns, source: str, *, whole_rows: bool = False) -> list[Problem]:
     """Rows of a table as problems. Raises DataError with the row's place for a missing column or a wrong type."""
-    wanted = [name for name in (columns.problem, columns.answer, columns.solution, columns.level) if name]
     problems = []
     first: dict[str, Mapping[str, Any]] = {}  # row of each text
     for place, row in rows:
-        missing = [name for name in wanted if name not in row]
-        if missing:
-            there = ", ".join(map(str, row)) or "none"
-            raise DataError(f"{place}: no column {missing[0]!r}; the columns are {there} (set data.columns.*)")
-        answer = cell_text(row[columns.answer], columns.answer, place, numbers=True) if columns.answer else ""
-        solution = cell_text(row[columns.solution], columns.solution, place) if columns.solution else None
+        cell = partial(_cell, row, place=place)
+        text = cell_text(_question(cell(columns.problem), place), columns.problem, place)
+        answer = cell_text(cell(columns.answer), columns.answer, place, numbers=True) if columns.answer else ""
+        solution = cell_text(cell(columns.solution), columns.solution, place) if columns.solution else None
         gold, extracted = extract_gold(answer)
-        text = cell_text(row[columns.problem], columns.problem, place)
         if not text.strip():
             raise DataError(f"{place}: column {columns.problem!r} is empty")
-        level = _level(row[columns.level], columns.level, place) if columns.level else None
+        level = _level(cell(columns.level), columns.level, place) if columns.level else None
         solution = solution or (answer if extracted else None)
         identity = content_id(text)
         if whole_rows and first.setdefault(identity, row) != row:
@@ -207,6 +203,29 @@ def parse_rows(rows: Iterable[Row], columns: Columns, source: str, *, whole_rows
     if not problems:
         raise DataError(f"{source} holds no problems")
     return problems
+
+
+def _cell(row: Mapping[str, Any], name: str, *, place: str) -> Any:
+    """A column, or what stands in one: `reward_model.ground_truth`."""
+    value: Any = row
+    for key in [name] if name in row else name.split("."):
+        if not isinstance(value, Mapping) or key not in value:
+            there = ", ".join(map(str, row)) or "none"
+            raise DataError(f"{place}: no column {name!r}; the columns are {there} (set data.columns.*)")
+        value = value[key]
+    return value
+
+
+def _question(value: Any, place: str) -> Any:
+    """Text, also as the one message of a conversation."""
+    if not isinstance(value, list) or not all(isinstance(message, Mapping) for message in value):
+        return value
+    if [message.get("role") for message in value] != ["user"]:
+        raise DataError(
+            f"{place}: a prompt of {len(value)} messages; only one of the user is read: the rest belongs into "
+            "model.system_prompt or model.instruction"
+        )
+    return value[0].get("content")
 
 
 def _level(value: Any, column: str, place: str) -> int | None:

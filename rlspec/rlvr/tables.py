@@ -6,7 +6,7 @@ import csv
 import io
 import json
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from decimal import Decimal
 from pathlib import Path
 from typing import Any
@@ -115,9 +115,21 @@ def _json(text: str, path: Path) -> Iterator[Row]:
 
 def _parse(text: str, place: str) -> Any:
     try:
-        return json.loads(text)
+        return json.loads(text, object_pairs_hook=_once)
     except (ValueError, RecursionError) as error:  # ValueError also covers integers of too many digits
         raise DataError(f"{place}: not valid JSON: {_one_line(error)}") from error
+
+
+def _once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    """An object, of which json would keep the last of two values."""
+    found = dict(pairs)
+    if len(found) < len(pairs):
+        raise ValueError(f"key {_twice([name for name, _ in pairs])!r} stands twice in one object")
+    return found
+
+
+def _twice(names: Sequence[str]) -> str | None:
+    return next((name for name in names if names.count(name) > 1), None)
 
 
 def _object(value: Any, place: str) -> dict[str, Any]:
@@ -129,6 +141,8 @@ def _object(value: Any, place: str) -> dict[str, Any]:
 def _csv(text: str, path: Path) -> Iterator[Row]:
     reader = csv.DictReader(io.StringIO(text, newline=""), strict=True)
     try:
+        if (name := _twice(reader.fieldnames or [])) is not None:
+            raise DataError(f"{path}:1: column {name!r} stands twice in the header; rename one")
         for row in reader:
             place = f"{path}:{reader.line_num}"
             if None in row or None in row.values():
@@ -160,14 +174,25 @@ def _read_folder(folder: Path, subset: str | None, split: str) -> list[Row]:
 
 
 def _read_snapshot(folder: Path, subset: str | None, split: str, source: str) -> list[Row]:
-    from datasets import DatasetDict, disable_progress_bars, load_dataset
+    from datasets import DatasetDict, disable_progress_bars
     from datasets.exceptions import DatasetsError
 
     disable_progress_bars()
     try:
-        parts = load_dataset(str(folder), subset)
+        parts = _parts(folder, subset)
     except (DatasetsError, ValueError, OSError) as error:
         raise DataError(f"cannot read data set {source}: {_one_line(error)} (set data.path, data.subset)") from error
     if not isinstance(parts, DatasetDict) or split not in parts:
         raise DataError(f"data set {source} has no split {split!r}; it has {', '.join(parts)} (set data.split)")
     return [(f"{source} {split}, row {number}", row) for number, row in enumerate(parts[split], start=1)]
+
+
+def _parts(folder: Path, subset: str | None) -> Any:
+    """What `load_dataset` reads, or `save_to_disk` has written: a single set without splits counts as `train`."""
+    from datasets import DatasetDict, load_dataset, load_from_disk
+
+    if (folder / "dataset_dict.json").is_file():
+        return load_from_disk(str(folder))
+    if (folder / "state.json").is_file():
+        return DatasetDict(train=load_from_disk(str(folder)))
+    return load_dataset(str(folder), subset)

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from datasets import Dataset, DatasetDict
 
 from rlspec.config.load import load_recipe
 from rlspec.config.schema import Columns
@@ -163,6 +164,47 @@ def test_overlap_and_repeats_are_removed_from_training_and_reported(
     assert (len(train), len(test)) == (58, 2)
     assert "1 repeated problems removed" in caplog.text
     assert "2 training problems are also held out" in caplog.text
+
+
+@pytest.mark.parametrize(
+    ("name", "text", "message"),
+    [
+        ("a.csv", "problem,answer,answer\n1+1,2,3\n", "a.csv:1: column 'answer' stands twice"),
+        ("a.jsonl", '{"problem": "1+1", "answer": 2, "answer": 3}\n', "a.jsonl:1: .* key 'answer' stands twice"),
+        ("a.json", '[{"problem": "1+1", "answer": 2, "answer": 3}]', "key 'answer' stands twice"),
+    ],
+)
+def test_a_column_that_is_there_twice_is_refused(name: str, text: str, message: str, tmp_path: Path) -> None:
+    (tmp_path / name).write_text(text)
+    with pytest.raises(DataError, match=message):
+        load_problems(name="mine", path=str(tmp_path / name))
+
+
+def test_what_save_to_disk_has_written_is_read(tmp_path: Path) -> None:
+    several = DatasetDict(train=Dataset.from_list(ROWS[:50]), test=Dataset.from_list(ROWS[50:]))
+    several.save_to_disk(str(tmp_path / "several"))
+    train, test = load_problems(name="mine", path=str(tmp_path / "several"))
+    assert (len(train), len(test)) == (50, 10)
+    Dataset.from_list(ROWS).save_to_disk(str(tmp_path / "one"))
+    train, test = load_problems(name="mine", path=str(tmp_path / "one"), test_split=None)
+    assert len(train) + len(test) == 60 and test
+    with pytest.raises(DataError, match="no split 'test'; it has train"):
+        load_problems(name="mine", path=str(tmp_path / "one"))
+
+
+def test_a_prompt_of_one_message_and_a_gold_inside_a_column_are_read(tmp_path: Path) -> None:
+    rows = [
+        {"prompt": [{"role": "user", "content": row["problem"]}], "reward_model": {"ground_truth": row["answer"]}}
+        for row in ROWS
+    ]
+    columns = Columns(problem="prompt", answer="reward_model.ground_truth")
+    train, test = load_problems(name="verl", path=write_jsonl(tmp_path / "verl.jsonl", rows), columns=columns)
+    assert {(each.problem, each.answer) for each in train + test} == {(row["problem"], row["answer"]) for row in ROWS}
+    rows[0]["prompt"].insert(0, {"role": "system", "content": "Be brief."})
+    with pytest.raises(DataError, match="a prompt of 2 messages; only one of the user is read"):
+        load_problems(name="verl", path=write_jsonl(tmp_path / "verl.jsonl", rows), columns=columns)
+    with pytest.raises(DataError, match="no column 'prompt.role'"):
+        load_problems(name="verl", path=str(tmp_path / "verl.jsonl"), columns=Columns(problem="prompt.role"))
 
 
 WORDLE = [{"problem": "Let's play Wordle", "answer": "", "secret": f"word{n % 30}"} for n in range(31)]
