@@ -130,7 +130,7 @@ class CommandLine(Section):
                 raise ConfigError(f"{argument}: write it without dashes: {name}={value}")
             field = cls.model_fields.get(cls.full_key(name))
             if field is None or field.annotation is not bool:
-                raise ConfigError(_unknown(cls, key, None))
+                raise ConfigError(_unknown(cls, key, None) + (_of_a_recipe(name) if cls.recipe else ""))
             return name, "true"
         if not equals and cls.positional:
             return cls.positional, argument
@@ -148,6 +148,13 @@ def is_flag(field: FieldInfo) -> bool:
 
 def _unknown(schema: type[CommandLine], key: str, value: str | None) -> str:
     return unknown_key(key.split("."), value, schema, typed=schema.typed_keys())
+
+
+def _of_a_recipe(name: str) -> str:
+    """What else a word with dashes may have meant on a command line with a recipe."""
+    if name in ("m", "multirun"):
+        return "; several values are compared: python -m rlspec.compare recipe=NAME seed=0,1"
+    return f"; a recipe's keys have no dashes: {name}=VALUE"
 
 
 def _assign(tree: dict[str, Any], schema: type[CommandLine], key: str, text: str) -> None:

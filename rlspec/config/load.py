@@ -6,6 +6,7 @@ Hydra and the schema are imported when they are needed, and nothing here imports
 from __future__ import annotations
 
 import json
+import re
 import threading
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
@@ -15,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 from rlspec.checkpoint import CHECKPOINTS, find_weights, list_checkpoints, named_folder
 from rlspec.config.adapters import base_of, holds_adapters, with_stored
 from rlspec.config.kinds import BC, RLVR_GROUPS, VLA_GROUPS, groups_of, schema_of
-from rlspec.config.overrides import Arguments, check_option, parse_arguments
+from rlspec.config.overrides import Arguments, check_option, parse_arguments, several_values
 from rlspec.config.paths import is_recipe_file, list_group, recipes_folder, resolve_path
 from rlspec.config.resolvers import bf16_where_fast, packaged
 from rlspec.config.rules import known_rules
@@ -179,6 +180,7 @@ def resolve(parsed: Arguments) -> dict[str, Any]:
         chosen = [f"~{group}" if name == "null" else f"{group}={name}" for group, name in parsed.groups.items()]
         values = _compose(parsed.recipe, chosen + assignments)
     _measure_what_is_trained_on(values, parsed)
+    _measure_as_often_as_said(values, parsed)
     if parsed.rewards is not None:
         values["reward"] = _read_list("reward", parsed.rewards)
     if values.get("algorithm") == "sft":
@@ -197,6 +199,18 @@ def _measure_what_is_trained_on(values: dict[str, Any], parsed: Arguments) -> No
     measured = evaluation.get("data") or []
     if chosen not in measured and _MEASURED_ON.get(chosen) not in measured:
         evaluation["data"] = []
+
+
+def _measure_as_often_as_said(values: dict[str, Any], parsed: Arguments) -> None:
+    """Fewer samples than a profile's pass@k need leave those k out that the command line does not ask for."""
+    from rlspec.config.schema import Evaluation
+
+    evaluation = values.get("evaluation")
+    if not isinstance(evaluation, dict) or parsed.value("evaluation.samples") is None:
+        return
+    samples, known = evaluation.get("samples"), evaluation.get("k", Evaluation().k)
+    if parsed.value("evaluation.k") is None and isinstance(samples, int) and isinstance(known, list):
+        evaluation["k"] = [k for k in known if k <= samples] or [1]
 
 
 def _read_list(key: str, text: str) -> Any:
@@ -246,7 +260,8 @@ def _read_resolved(parsed: Arguments) -> dict[str, Any]:
     except (OSError, UnicodeDecodeError, yaml.YAMLError, OmegaConfBaseException) as error:
         raise ConfigError(f"recipe={path}: cannot be read: {' '.join(str(error).split())}") from None
     if not isinstance(values, dict) or "defaults" in values:
-        raise ConfigError(f"recipe={path}: not a resolved recipe (a mapping without defaults)")
+        made = "make one: python -m rlspec.train recipe=NAME key=value --print > mine.yaml"
+        raise ConfigError(f"recipe={path}: not a resolved recipe (a mapping without defaults); {made}")
     optim = values.get("optim")
     if isinstance(optim, dict) and "name" in optim:
         optim.setdefault("rule", optim["name"])  # stored before presets and rules were told apart
@@ -305,7 +320,11 @@ def _explain_hydra(error: Exception) -> str:
     if "Ambiguous value" in lines[0]:
         given = lines[0].rpartition("'++")[2].rstrip("'")
         key, _, value = given.partition("=")
-        return f"{given}: one value only; write {key}=[{value}] where a list is meant"
+        return f"{given}: {several_values(f'recipe=NAME {given}')}; a list is {key}=[{value}]"
+    if absent := re.search(r"Interpolation key '(.+)' not found", lines[0]):
+        return f"${{{absent[1]}}}: no such key, or one at its default; add {absent[1]}=VALUE"
+    if absent := re.search(r"Could not delete .*'(.+)' does not exist", lines[0]):
+        return f"~{absent[1]}: no such key, or one at its default already; leave it out"
     override = getattr(error, "override", None)
     if not isinstance(override, str):
         return lines[0]

@@ -126,7 +126,7 @@ def unknown_key(path: Sequence[str], value: Any = None, root: Root = Recipe, *, 
     key = ".".join(str(part) for part in path)
     given = "" if value is None else f"={show(value)}"
     typed = {*typed, *(name.partition(".")[0] for name in typed)}
-    alike = same_meaning(key, lambda other: bool({other, f"--{other}"} & typed) if typed else _holds(other, root))
+    alike = same_meaning(key, lambda other: bool({other, f"--{other}"} & typed) if typed else holds(other, root))
     alike = [f"--{name}" if f"--{name}" in typed else name for name in alike]
     elsewhere = [leaf for leaf in leaves(root) if leaf.rpartition(".")[2] == path[-1] and leaf != key]
     if section is None and not alike:
@@ -144,7 +144,7 @@ def unknown_key(path: Sequence[str], value: Any = None, root: Root = Recipe, *, 
     return f"{key}{given}: unknown key; {hint}"
 
 
-def _holds(key: str, root: Root) -> bool:
+def holds(key: str, root: Root) -> bool:
     """Whether a schema has a key, or a free mapping for it."""
     path = key.split(".")
     known, field = find_field(path, root)

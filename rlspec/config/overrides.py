@@ -117,6 +117,8 @@ def check_option(group: str, name: str) -> None:
     """Raises ConfigError where a group has no such option; a recipe may do without a simulator."""
     if (group, name) == ("env", "null"):
         return
+    if "," in name:
+        raise ConfigError(f"{group}={name}: {several_values(f'recipe=NAME {group}={name}')}")
     if group == "optim":
         if name not in list_optimizers():
             raise ConfigError(unknown_optimizer(name))
@@ -124,6 +126,11 @@ def check_option(group: str, name: str) -> None:
     names = list_group(group)
     if name not in names:
         raise ConfigError(f"{group}={name}: unknown; {nearest(name, names)}{_ALSO.get(group, '')}")
+
+
+def several_values(arguments: str) -> str:
+    """The end of a message about values with commas between them, which Hydra's --multirun would take."""
+    return f"one value only; several are compared: python -m rlspec.compare {arguments}"
 
 
 def _refuse_another_place(parsed: Arguments) -> None:
@@ -172,6 +179,8 @@ def _find_recipe(overrides: Sequence[CommandOverride]) -> str:
     if is_recipe_file(name):
         if not Path(name).is_file():
             raise ConfigError(f"recipe={name}: there is no such file")
+    elif "," in name:
+        raise ConfigError(f"recipe={name}: {several_values(f'recipe={name}')}")
     elif name not in list_recipes():
         raise ConfigError(f"recipe={name}: unknown; {nearest(name, list_recipes())}; or a .yaml file")
     return name
@@ -244,8 +253,9 @@ def _is_data_file(name: str) -> bool:
 
 def _check_overrides(parsed: Arguments) -> None:
     """Answer misspelt keys and plain values of the wrong type without Hydra, which takes half a second to import."""
-    from rlspec.config.messages import join_lines, wrong_override
-    from rlspec.config.passthrough import check_knob
+    from rlspec.config.messages import holds, join_lines, wrong_override
+    from rlspec.config.passthrough import check_knob, elsewhere
+    from rlspec.config.synonyms import same_meaning
 
     lines = []
     algorithm, schema = parsed.algorithm, schema_of(parsed.robotic)
@@ -253,15 +263,11 @@ def _check_overrides(parsed: Arguments) -> None:
         scalars = list(_scalar(override.value))
         line = wrong_override(override.key, scalars, schema)
         section, _, name = override.key.partition(".")
-        if (
-            line is None
-            and section == "trainer"
-            and algorithm is not None
-            and not parsed.robotic
-            and scalars
-            and "." not in name
-        ):
-            line = check_knob(algorithm, name, scalars[0])
+        if algorithm is not None and not parsed.robotic and scalars and "." not in name:
+            if line is None and section == "trainer":
+                line = check_knob(algorithm, name, scalars[0])
+            elif not name and not holds(section, schema) and not same_meaning(section, lambda key: holds(key, schema)):
+                line = elsewhere(section, scalars[0]) or line
         if line:
             lines.append(line)
     if lines:

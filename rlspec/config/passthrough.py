@@ -42,14 +42,20 @@ def check_trainer(algorithm: str, trainer: Mapping[str, Any], *, engine: str) ->
     return lines + list(_contradictions(algorithm, trainer))
 
 
-def check_knob(algorithm: str, name: str, value: Any) -> str | None:
-    """The line for one knob that is unknown, has the wrong type, or belongs to another key; None where it is fine."""
-    knobs = read_knobs(CONFIG_CLASSES[algorithm])
-    key = f"trainer.{name}"
+def elsewhere(key: str, value: Any) -> str | None:
+    """The line for a knob, with its section or bare, whose work another key does or that TRL has no more; else None."""
+    name = key.removeprefix("trainer.")
     if name in REMOVED:
         return f"{key}={show(value)}: TRL has it no more; {REMOVED[name]}"
-    if name in REPLACED:
-        return f"{key}={show(value)}: set by rlspec; use {REPLACED[name]}"
+    return f"{key}={show(value)}: set by rlspec; use {REPLACED[name]}" if name in REPLACED else None
+
+
+def check_knob(algorithm: str, name: str, value: Any) -> str | None:
+    """The line for one knob that is unknown, has the wrong type, or belongs to another key; None where it is fine."""
+    key = f"trainer.{name}"
+    if line := elsewhere(key, value):
+        return line
+    knobs = read_knobs(CONFIG_CLASSES[algorithm])
     if algorithm == "gmpo" and name in IGNORED_BY_GMPO:
         return f"{key}={show(value)}: GMPO's loss ignores it; remove it, or use algorithm: grpo"
     if algorithm == "sft" and name in IGNORED_BY_SFT:

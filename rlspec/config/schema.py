@@ -11,7 +11,16 @@ import os
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, Discriminator, Field, Tag, create_model, field_validator
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    ConfigDict,
+    Discriminator,
+    Field,
+    Tag,
+    create_model,
+    field_validator,
+)
 from pydantic.fields import FieldInfo
 
 from rlspec.config.functions import is_function
@@ -386,6 +395,13 @@ class Recipe(AnyRecipe):
     def _tool_alone(cls, tools: Any) -> Any:
         """One may stand without a list."""
         return [tools] if isinstance(tools, str) else tools
+
+    @field_validator("reward", mode="before")
+    @classmethod
+    def _rewards_by_name(cls, reward: Any) -> Any:
+        """In a list a name may stand for a reward."""
+        named = isinstance(reward, list)
+        return [{"name": each} if isinstance(each, str) else each for each in reward] if named else reward
 
     @property
     def rewards(self) -> list[Reward]:

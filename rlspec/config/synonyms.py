@@ -43,7 +43,8 @@ optim.adamw_lr_scale: adamw_lr adam_lr muon_lr lr_adam lr_adamw learning_rate_ad
 optim.weight_decay: weight_decay wd optimizer_weight_decay optimizer.weight_decay
 optim.betas: beta1 beta2 adam_beta1 adam_beta2 adam_betas
 batch.prompts_per_step training.batch_size: batch_size bs train_batch_size global_batch_size total_batch_size
-    per_device_train_batch_size data.train_batch_size per_device_batch_size
+    data.train_batch_size
+batch.micro_batch training.batch_size: per_device_train_batch_size per_device_batch_size
 batch.micro_batch training.gradient_accumulation: micro_batch_size ppo_micro_batch_size ppo_micro_batch_size_per_gpu
     gradient_accumulation_steps grad_accum accumulate_grad_batches
 batch.samples_per_prompt: num_generations group_size rollout.n n_samples num_samples rollouts_per_prompt
@@ -55,6 +56,8 @@ trainer.max_completion_length: max_completion_length max_new_tokens max_tokens m
 trainer.beta: kl_coef kl_beta kl_coeff kl_loss_coef beta kl kl_penalty
 trainer.epsilon: epsilon clip_ratio clip_range cliprange clip_eps eps_clip
 trainer.temperature: temperature sampling_temperature
+training.scheduler.type trainer.lr_scheduler_type: scheduler.type scheduler scheduler_type lr_scheduler
+    lr_scheduler_type
 trainer.gradient_checkpointing training.gradient_checkpointing: gradient_checkpointing activation_checkpointing
 trainer.max_grad_norm training.grad_clip_norm: grad_clip grad_clip_norm max_grad_norm clip_grad_norm clip_grad
     gradient_clip_val grad_norm
@@ -78,7 +81,9 @@ limit: max_episodes max_recordings num_episodes n episodes max_samples head
 action_space: action_type action_mode action_format control_mode control actions action
 video: use_videos use_video videos mp4 save_video
 law execution_law: controller control_law law execution_law
-roles: preset
+roles optim.roles: roles preset
+policy.options.chunk_size: policy.chunk_size
+push: policy.repo_id policy.push_to_hub push_to_hub hub_model_id hub_repo_id
 name: rule optimizer optim rule_name optimizer_name
 recipe: config config_path config_name config_file cfg yaml
 show: top max_rows print_rows
@@ -96,12 +101,20 @@ mutations: num_mutations n_mutations variants perturbations
 """
 
 
+# Knobs of TRL that are often written without their section.
+_KNOBS = """
+bf16 delta epsilon_high importance_sampling_level loss_type lr_scheduler_kwargs mask_truncated_completions min_p
+    num_iterations off_policy_mask_threshold repetition_penalty scale_rewards sync_ref_model top_entropy_quantile top_k
+    top_p torch_compile use_bias_correction_kl use_liger_kernel vllm_gpu_memory_utilization vllm_mode warmup_steps
+"""
+
+
 def _table() -> list[tuple[list[str], frozenset[str]]]:
     table = []
     for line in _MEANINGS.replace("\n    ", " ").strip().splitlines():
         ours, words = (side.split() for side in line.split(":"))
         table.append((ours, frozenset([*ours, *words])))
-    return table
+    return table + [([f"trainer.{name}"], frozenset([f"trainer.{name}", name])) for name in _KNOBS.split()]
 
 
 _TABLE = _table()

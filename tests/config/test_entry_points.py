@@ -55,6 +55,31 @@ def test_the_usage_lists_every_recipe(capsys: pytest.CaptureFixture[str]) -> Non
     assert all(name in text for name in (*list_recipes(), "pion", "qwen3_1.7b", "gsm8k"))
 
 
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (["-m", "seed=0,1"], "python -m rlspec.compare recipe=NAME seed=0,1"),
+        (["--multirun"], "python -m rlspec.compare recipe=NAME seed=0,1"),
+        (["--learning_rate", "1e-5"], "a recipe's keys have no dashes: learning_rate=VALUE"),
+        (["--prnt"], "did you mean --print?"),
+    ],
+)
+def test_words_with_dashes_are_answered_with_what_was_meant(
+    arguments: list[str], said: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert train.main(["recipe=grpo_math", *arguments]) == 2
+    error = capsys.readouterr().err
+    assert said in error and error.count("\n") == 1, error
+
+
+def test_a_file_with_defaults_is_told_how_to_become_a_recipe(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "mine.yaml").write_text("defaults: [grpo_math, _self_]\n")
+    assert train.main([f"recipe={tmp_path / 'mine.yaml'}"]) == 2
+    assert "make one: python -m rlspec.train recipe=NAME key=value --print > mine.yaml" in capsys.readouterr().err
+
+
 def test_a_printed_recipe_can_be_run(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
     assert train.main(["recipe=debug_grpo", "--print"]) == 0
     text = capsys.readouterr().out

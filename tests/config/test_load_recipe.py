@@ -254,6 +254,18 @@ MISTAKES = {
     ("recipe=grpo_math", "optim.lr"): ["'optim.lr' is no override", "key=value"],
     ("recipe=grpo_math", "--verbose"): ["'--verbose' is no override"],
     ("recipe=grpo_math", "optim.ns_steps=1,2"): ["optim.ns_steps=1,2", "one value only"],
+    ("recipe=grpo_math", "seed=0,1"): ["seed=0,1: one value only", "python -m rlspec.compare recipe=NAME seed=0,1;"],
+    ("recipe=grpo_math", "optim.lr=1e-5,1e-4"): ["python -m rlspec.compare recipe=NAME optim.lr=1e-5,1e-4;"],
+    ("recipe=grpo_math", "optim=pion,muon"): ["python -m rlspec.compare recipe=NAME optim=pion,muon"],
+    ("recipe=grpo_math,gmpo_math",): ["python -m rlspec.compare recipe=grpo_math,gmpo_math"],
+    ("recipe=grpo_math", "run=grpo-${seed}"): ["${seed}: no such key, or one at its default; add seed=VALUE"],
+    ("recipe=grpo_math", "~seed"): ["~seed: no such key, or one at its default already; leave it out"],
+    ("recipe=grpo_math", "loss_type=dr_grpo"): ["loss_type: unknown key; did you mean trainer.loss_type?"],
+    ("recipe=grpo_math", "scale_rewards=false"): ["did you mean trainer.scale_rewards?"],
+    ("recipe=grpo_math", "bf16=true"): ["did you mean trainer.bf16?"],
+    ("recipe=grpo_math", "use_vllm=true"): ["use_vllm=true", "use rollout.engine=vllm"],
+    ("recipe=grpo_math", "warmup_ratio=0.1"): ["use trainer.warmup_steps"],
+    ("recipe=grpo_math", "max_prompt_length=512"): ["TRL has it no more", "leave it out"],
     ("recipe=grpo_math", "optim.ns_steps=[1"): ["optim.ns_steps=[1", "not understood"],
     ("recipe=grpo_math", "optim.lr=${optim.lrr}"): ["optim.lrr"],
     ("recipe=grpo_math", "model=hub"): ["model.path: required"],
@@ -354,6 +366,20 @@ MISTAKES = {
     ("recipe=grpo_math", "model.architecture.vocab_size=99"): ["vocab_size=99", "the tokenizer decides"],
     ("recipe=grpo_math", "model.architecture.eos_token_id=2"): ["eos_token_id=2", "the tokenizer decides"],
 }
+
+
+def test_fewer_samples_leave_out_what_a_profile_measures_with_more() -> None:
+    for model, given, expected in (
+        ("tiny", ["evaluation.samples=4"], [1]),
+        ("smollm2_135m", ["evaluation.samples=4"], [1, 4]),
+        ("tiny", ["evaluation.samples=4", "evaluation.k=[2]"], [2]),
+    ):
+        assert load_recipe(["recipe=grpo_math", f"model={model}", *given]).evaluation.k == expected
+
+
+def test_rewards_of_a_list_may_be_names() -> None:
+    recipe = load_recipe(["recipe=grpo_math", "reward=[math, {name: length, weight: 0.1, options: {limit: 9}}]"])
+    assert [(reward.name, reward.weight) for reward in recipe.rewards] == [("math", 1.0), ("length", 0.1)]
 
 
 @pytest.mark.parametrize("arguments", MISTAKES, ids=lambda arguments: " ".join(arguments) or "nothing")

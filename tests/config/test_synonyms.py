@@ -10,7 +10,8 @@ from readme_commands import judge
 
 from rlspec import cli
 from rlspec.config.command import CommandLine
-from rlspec.config.synonyms import _TABLE, same_meaning
+from rlspec.config.sources import read_knobs
+from rlspec.config.synonyms import _KNOBS, _TABLE, same_meaning
 
 # Command, what it needs beside the wrong key, and: wrong key -> the one that is meant.
 WORDS = {
@@ -23,7 +24,8 @@ WORDS = {
         "use_flash_attention=model.attn_implementation "
         "max_completion_length=trainer.max_completion_length wandb.enable=report.wandb output=output_dir "
         "resume_from_checkpoint=resume kl_coef=trainer.beta eval_steps=evaluation.every actor_rollout_ref.rollout.n="
-        "batch.samples_per_prompt",
+        "batch.samples_per_prompt top_p=trainer.top_p per_device_train_batch_size=batch.micro_batch "
+        "lr_scheduler_type=trainer.lr_scheduler_type",
     ),
     "evaluate": ("env=franka policy=expert", "num_episodes=episodes n=episodes output_dir=out num_workers=workers"),
     "compare": ("recipe=grpo_math", "learning_rate=optim.lr num_workers=workers jobs=workers save_dir=out"),
@@ -62,9 +64,14 @@ WORDS = {
         "open_loop_horizon=n_action_steps output_dir=out remote_host=server server_address=server dry_run=mode",
     ),
 }
+OF_A_POLICY = (
+    "recipe=vla_franka",
+    "roles=optim.roles scheduler.type=training.scheduler.type policy.repo_id=push policy.push_to_hub=push "
+    "policy.chunk_size=policy.options.chunk_size per_device_train_batch_size=training.batch_size",
+)
 CASES = [
     (command, beside, *pair.split("="))
-    for command, (beside, pairs) in WORDS.items()
+    for command, (beside, pairs) in (*WORDS.items(), ("train", OF_A_POLICY))
     for pair in pairs.replace("rollout.n= ", "rollout.n=").split()
 ]
 
@@ -106,3 +113,4 @@ def test_the_whole_word_goes_before_its_last_part() -> None:
 
 def test_no_meaning_is_empty_and_the_first_words_are_ours() -> None:
     assert all(ours and words > set(ours) for ours, words in _TABLE)
+    assert {*_KNOBS.split()} <= read_knobs("GRPOConfig").keys()
