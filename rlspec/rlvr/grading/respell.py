@@ -45,7 +45,8 @@ def respelled(text: str, form: Form) -> Iterator[Variant]:
     """
     if form.kind != "word" and "text" not in text and "mbox" not in text:
         yield from _typed(text)
-        yield Variant("over", _FRACTION.sub(r"{\1\\over \2}", text))
+        if (over := _FRACTION.sub(r"{\1\\over \2}", text)) != text:
+            yield Variant("over", over)
     if form.kind == "scalar" and form.unit is None:
         yield from _scalar(form)
         if plain_number(form.text) is not None:
