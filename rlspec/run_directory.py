@@ -15,9 +15,13 @@
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import json
+import os
 import shlex
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -122,18 +126,38 @@ def create_run(output_dir: Path, name: str, *, explicit: bool) -> RunDirectory:
     Raises:
         ConfigError: The name is taken, or the folder cannot be made.
     """
+    path = place_of_run(output_dir, name, explicit=explicit)
+    with _that_can_be_made(path):
+        path.mkdir(parents=True, exist_ok=True)
+    return RunDirectory(path)
+
+
+def place_of_run(output_dir: Path, name: str, *, explicit: bool) -> Path:
+    """Where `create_run` would make a run; nothing is made yet.
+
+    Raises:
+        ConfigError: The name is taken, or the folder cannot be made.
+    """
     path, number = output_dir / name, 2
-    try:
+    with _that_can_be_made(path):
         if explicit and _is_taken(path):
             remedy = f"choose another name, or continue it with resume={shlex.quote(str(path))}"
             raise ConfigError(f"run={name}: {path} exists already; {remedy}")
         while _is_taken(path):
             path, number = output_dir / f"{name}-{number}", number + 1
-        path.mkdir(parents=True, exist_ok=True)
+        above = next(folder for folder in path.parents if folder.exists())
+        if not above.is_dir() or not os.access(above, os.W_OK):
+            raise PermissionError(errno.EACCES, f"{above} is no folder that can be written to")
+    return path
+
+
+@contextmanager
+def _that_can_be_made(path: Path) -> Iterator[None]:
+    try:
+        yield
     except OSError as error:
         fault = f"cannot make {path} ({error.strerror})"
-        raise ConfigError(f"output_dir={output_dir}: {fault}; choose another, or another run=NAME") from error
-    return RunDirectory(path)
+        raise ConfigError(f"output_dir={path.parent}: {fault}; choose another, or another run=NAME") from error
 
 
 def _is_taken(path: Path) -> bool:
@@ -151,15 +175,25 @@ def find_resume_point(resume: str, output_dir: Path, name: str) -> ResumePoint |
     """
     if resume == "auto":
         return _newest_run(output_dir, name)
-    path = named_folder(Path(resume).expanduser().absolute())
-    if not path.is_dir():
-        raise CheckpointError(f"resume={resume}: {no_such_folder(path)}; give a run directory or a checkpoint in one")
+    path = resume_folder(resume)
     if (path / MANIFEST).is_file() and path.parent.name == CHECKPOINTS:
         if path.name == BEST:
             raise CheckpointError(f"resume={resume}: best/ holds weights only; resume from a checkpoint-N beside it")
         manifest = verify_checkpoint(path)
         return ResumePoint(RunDirectory(path.parent.parent), path, manifest["step"], [])
     return _from_run(RunDirectory(path))
+
+
+def resume_folder(resume: str) -> Path:
+    """The folder of a run or checkpoint that `resume=` names; what is in it is not looked at.
+
+    Raises:
+        CheckpointError: There is none.
+    """
+    path = named_folder(Path(resume).expanduser().absolute())
+    if not path.is_dir():
+        raise CheckpointError(f"resume={resume}: {no_such_folder(path)}; give a run directory or a checkpoint in one")
+    return path
 
 
 def _from_run(run: RunDirectory) -> ResumePoint:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import gc
 import sys
 from collections.abc import Callable, Sequence
+from pathlib import Path
 from typing import Annotated, Any
 
 from rlspec.config.command import CommandLine
@@ -68,12 +69,12 @@ def _train(line: TrainCommand) -> int:
         from rlspec.runtime.push import check_push
 
         check_push(recipe.push)
-    if not isinstance(recipe, VlaRecipe):
-        _look_at_sources(recipe)
-    if recipe.launch.by != "here":
-        from rlspec.runtime.launching import is_launched, launch
+    (_look_at_policy if isinstance(recipe, VlaRecipe) else _look_at_sources)(recipe)
+    from rlspec.runtime.launching import is_launched, launch
 
-        if not is_launched():
+    if not is_launched():  # of several processes the first one makes the folder
+        _look_at_place(recipe)
+        if recipe.launch.by != "here":
             return launch(recipe.launch, "rlspec.train", line.overrides)
     libraries = "torch and lerobot" if isinstance(recipe, VlaRecipe) else "torch, transformers and trl"
     sys.stdout.write(f"loading {libraries}\n")  # ten seconds or more in which nothing else is said
@@ -90,6 +91,32 @@ def _look_at_sources(recipe: Any) -> None:
         initial_folder(recipe.model.init)
     if recipe.data.path is not None:
         read_for_training(recipe.data, whole_rows=recipe.whole_rows)
+
+
+def _look_at_policy(recipe: Any) -> None:
+    """The same for a robot's policy and its data, as far as they are folders."""
+    from rlspec.checkpoint import find_weights
+    from rlspec.config.paths import resolve_path
+    from rlspec.errors import DataError
+
+    policy, dataset = recipe.policy, recipe.dataset
+    if policy.path is not None and not resolve_path(policy.path).exists():
+        find_weights(policy.path, key="policy.path")
+    key, given = "dataset.root", None if dataset.demonstrations or dataset.recordings else dataset.root
+    if dataset.repo_id is not None:
+        key, given = "dataset.repo_id", dataset.repo_id if dataset.repo_id.startswith(("/", "~", ".")) else None
+    if given is not None and not Path(given).expanduser().is_dir():
+        raise DataError(f"{key}={given}: no such folder; correct it, or leave it out")
+
+
+def _look_at_place(recipe: Any) -> None:
+    """A name that is taken, a folder that cannot be made and a run that is not there, before libraries are loaded."""
+    from rlspec.run_directory import place_of_run, resume_folder
+
+    if recipe.resume is None:
+        place_of_run(Path(recipe.output_dir), recipe.run_name, explicit=recipe.run is not None)
+    elif recipe.resume != "auto":
+        resume_folder(recipe.resume)
 
 
 def _runner(*, robotic: bool) -> Callable[[Any], int]:

@@ -49,6 +49,28 @@ def test_nothing_heavy_is_imported_before_a_recipe_is_valid(arguments: tuple[str
     assert bool(result.stdout) == (code == 0)
 
 
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (("recipe=grpo_math", "resume=/nope"), "resume=/nope: no such folder"),
+        (("recipe=grpo_math", f"output_dir={Path(__file__).parents[1]}", "run=config"), "run=config: "),
+        (("recipe=grpo_math", f"output_dir={__file__}"), "is no folder that can be written to"),
+        (("recipe=vla_franka", "policy.path=nope"), "policy.path=nope: no such folder"),
+        (("recipe=vla_franka", "dataset=/nope"), "dataset.repo_id=/nope: no such folder"),
+        (
+            ("recipe=vla_franka", "dataset=lerobot", "dataset.repo_id=null", "dataset.root=nope"),
+            "dataset.root=nope: no such folder",
+        ),
+    ],
+)
+def test_a_folder_that_is_not_there_or_taken_is_said_before_libraries_are_loaded(
+    arguments: tuple[str, ...], said: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert train.main(arguments) == 2
+    out, error = capsys.readouterr()
+    assert out == "" and said in error and error.count("\n") == 1  # `loading torch` would stand in the output
+
+
 def test_the_usage_lists_every_recipe(capsys: pytest.CaptureFixture[str]) -> None:
     assert train.main([]) == 0
     text = capsys.readouterr().out
