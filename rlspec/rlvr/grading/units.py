@@ -185,11 +185,11 @@ def unit_of(words: str, *, one: bool = False) -> str | None:
         elif word == "per":
             canonical.append(word)
         elif word.lower() not in _LITTLE or (word == "in" and parts[i + 1 : i + 2] in ([], ["per"])):
-            name = _known(word) or _unknown(word)
+            name = _known(word) or _known(word.rstrip(".")) or _unknown(word)
             if name is None:
                 return None
             canonical.append(_raise(name, exponent * raised))
-            amount = amount or name[0] != "?" or _COUNTED.match(word.lower()) is not None
+            amount = amount or name[0] != "?" or _COUNTED.match(word.lower().rstrip(".")) is not None
             raised = 1
     if not amount or raised != 1:
         return None

@@ -316,6 +316,20 @@ NO_UNITS = (
     " wrong",
 )
 
+# Units and things that are counted, each ignored where the other side has the number alone.
+UNITS = (
+    "inches.",
+    "cookies.",
+    "cm.",
+    "miles.",
+    "dollars.",
+    "hrs.",
+    "min.",
+    "oz.",
+    "square feet.",
+    "people.",
+)
+
 # The question's own equation or inequality is no answer to it, but its solution is equal to it.
 UNSOLVED = [
     ("2x=10", "x=5"),
@@ -342,6 +356,12 @@ def test_near_misses_are_refused_whichever_is_the_gold(one: str, other: str) -> 
 def test_a_word_that_may_change_the_value_is_no_unit(words: str, gold: str) -> None:
     assert grade_answer(rf"5\text{{{words}}}", gold).correct is False
     assert grade_answer(f"5{words}", gold).correct is False
+
+
+@pytest.mark.parametrize("words", UNITS)
+def test_a_unit_beside_the_right_number_is_accepted(words: str) -> None:
+    assert grade_answer(rf"12\text{{ {words}}}", "12").correct is True
+    assert grade_answer(rf"13\text{{ {words}}}", "12").correct is False
 
 
 @pytest.mark.parametrize(("answer", "gold"), UNSOLVED)
