@@ -348,7 +348,12 @@ def _split_unit(tokens: Tokens) -> tuple[Tokens, str | None]:
     if end > 4 and tokens[end - 4 : end] == ["^", "{", r"\circ", "}"] and not has_function:
         return tokens[: end - 4], scale or "degree"
     start, words = _unit_words(tokens)
-    unit = unit_of(words, one=tokens[:start] == ["1"]) if start else None
+    if not (start and words):
+        return tokens, None
+    value = plain_number(spell(tokens[:start]))
+    if value is None and words.strip() in DEGREES:  # `A\text{C}` are two letters
+        return tokens, None
+    unit = unit_of(words, singular=value is not None and (value == 1 or value.denominator > 1))
     return (tokens[:start], unit) if unit else (tokens, None)
 
 

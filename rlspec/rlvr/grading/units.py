@@ -1,7 +1,8 @@
 """Units at the end of an answer: which words are units, which of them name the same one.
 
-A word nobody knows is a unit only beside a known one or where it is what is counted, which is a plural (`apples`): so
-`K`, `lakh`, `factorial`, `six` and whatever else may change the value is none, without being listed.
+A word nobody knows is a unit only beside a known one or where it is what is counted, which is a plural (`apples`), and
+a singular behind 1, a fraction or a decimal (`1/2 pie`): so `K`, `lakh`, `six` and whatever else may change the value
+is none, and only singulars that may change it are listed.
 """
 
 from __future__ import annotations
@@ -41,6 +42,8 @@ _NAMES: dict[str, str] = {
     "acre": "acre acres",
     "ton": "ton tons",
     "unit": "unit units",
+    "revolution": "revolution revolutions",
+    "foot-pound": "ft-lb ft-lbs",
     "gallon": "gal gallon gallons",
     "millisecond": "ms",
     "second": "s sec secs",
@@ -65,7 +68,17 @@ _METRIC = {
     "volt": "V",
     "byte": "B",
 }
-_PREFIXED = {short + symbol: big + unit for big, short in _PREFIXES.items() for unit, symbol in _METRIC.items()}
+_PREFIXED = {short + symbol: big + unit for big, short in _PREFIXES.items() for unit, symbol in _METRIC.items()} | {
+    "dm": "decimeter",
+    "dL": "deciliter",
+    "KB": "kilobyte",
+    "TB": "terabyte",
+    "kWh": "kilowatt-hour",
+    "kcal": "kilocalorie",
+    "mol": "mole",
+    "hp": "horsepower",
+    "ha": "hectare",
+}
 KNOWN: dict[str, str] = {
     **{unit + plural: unit for unit in _PREFIXED.values() for plural in ("", "s")},
     **{re.sub("er$", f"re{plural}", unit): unit for unit in _PREFIXED.values() for plural in ("", "s")},
@@ -78,6 +91,12 @@ _SYMBOLS = {
     **dict.fromkeys(("pm", "PM", "p.m.", "P.M."), "post-meridiem"),
     **dict.fromkeys(("BC", "BCE", "B.C."), "before-Christ"),
     **dict.fromkeys(("AD", "CE", "A.D."), "anno-Domini"),
+    **dict.fromkeys(("st", "nd", "rd", "th"), "ordinal"),
+    "C": "celsius",
+    "F": "fahrenheit",
+    "cc": "centimeter^3",
+    "psi": "pound per inch^2",
+    "fl": "?fluid",
 }
 SIGNS = {
     r"\$": "dollar",
@@ -90,7 +109,13 @@ SIGNS = {
     r"\%": "percent",
 }
 DEGREES = {"C": "celsius", r"\text{C}": "celsius", "F": "fahrenheit", r"\text{F}": "fahrenheit"}
-_SHORT = {"mph": "mile per hour", "kph": "kilometer per hour", "kmh": "kilometer per hour", "mpg": "mile per gallon"}
+_SHORT = {
+    "mph": "mile per hour",
+    "kph": "kilometer per hour",
+    "kmh": "kilometer per hour",
+    "mpg": "mile per gallon",
+    "rpm": "revolution per minute",
+}
 _POWERS = {"square": 2, "sq": 2, "sq.": 2, "cubic": 3, "cu": 3}
 _LOOSE = (  # one word for several units
     {"pound", "pound-mass"},
@@ -106,7 +131,9 @@ _MONEY = frozenset(("dollar", "cent", "euro", "sterling", "pound", "yen", "yuan"
 _NOT_UNITS = frozenset(
     """or and to not if more less than over under least most between no never minus plus times squared cubed mod modulo
     remainder below above about approximately pi negative approx roughly around by divided multiplied is equals does has
-    was yes always perhaps sometimes besides binary octal hexadecimal wrong incorrect false""".split()  # noqa: SIM905
+    was yes always perhaps maybe sometimes besides binary octal hexadecimal wrong incorrect false this thus versus
+    modulus repeating recurring repeated periodic factorial root inverse reciprocal exponent power infinity mil mill
+    milli centi micro nano mega giga tera bn mn tn cr ln lg vs""".split()  # noqa: SIM905
 )
 _NUMBER_WORD = re.compile(  # in the singular
     r"(?:.*-)?(?:one|two|three|four|five|six|seven|eight|nine|ten|eleven|twelve|(?:twen|thir|for|fif|six|seven|eigh|nine)ty"
@@ -114,9 +141,10 @@ _NUMBER_WORD = re.compile(  # in the singular
     r"|half|halve|third|quarter|fourth|fifth|sixth|seventh|eighth|ninth|tenth|eleventh|twelfth|[a-z]+tieth"
     r"|lakh|crore|myriad|dozen|score|gross|grand|pair|double|triple|base)\Z"
 )
-_WORD = re.compile(r"[A-Za-z][A-Za-z'-]{2,}\.?\Z", re.ASCII)
+_WORD = re.compile(r"[A-Za-z][A-Za-z'-]+\.?\Z", re.ASCII)
 _COUNTED = re.compile(
-    r"[a-z'-]+[^sui]s'?\Z|(?:.*men|people|.*children|.*fish|sheep|deer|mice|teeth|geese|dice"
+    r"[a-z'-]+[^s]s'?\Z|(?:.*men|people|.*children|.*fish|sheep|deer|mice|teeth|geese|dice"
+    r"|bacteria|criteria|phenomena|data|media|larvae|antennae|cacti|fungi|alumni|nuclei|radii|foci|octopi"
     r"|candy|pizza|fruit|money|water|food|total|altogether|all|left|remaining|each)\Z"
 )
 _SINGULARS = {"people": "person", "children": "child", "men": "man", "women": "woman"}
@@ -162,20 +190,20 @@ def bare_unit(text: str) -> str:
     return f"{body}\\text{{{words.rstrip('.')}}}"
 
 
-def unit_of(words: str, *, one: bool = False) -> str | None:
+def unit_of(words: str, *, singular: bool = False) -> str | None:
     r"""Canonical name of a unit, or None where the words are no unit.
 
     Known parts have their names (`meter per second^2`), unknown ones are marked (`mile ?north`, `?apple`).
 
     Args:
         words: `cm`, `square feet per minute`, `m/s^2`.
-        one: whether it is of the number 1, and what is counted so a singular.
+        singular: whether what is counted may be a singular, as it is behind 1, a fraction or a decimal.
     """
     parts = words.replace("/", " per ").replace(" ^", "^").split()
     if not parts or sum(part != "per" for part in parts) > MAX_WORDS:
         return None
     canonical: list[str] = []
-    amount, raised = one, 1
+    amount, raised = singular, 1
     for i, part in enumerate(parts):
         found = _RAISED.search(part)
         exponent = int(found[1]) if found else 1
@@ -185,7 +213,8 @@ def unit_of(words: str, *, one: bool = False) -> str | None:
         elif word == "per":
             canonical.append(word)
         elif word.lower() not in _LITTLE or (word == "in" and parts[i + 1 : i + 2] in ([], ["per"])):
-            name = _known(word) or _known(word.rstrip(".")) or _unknown(word)
+            beside = any(unit[0] != "?" for unit in canonical)
+            name = _known(word) or _known(word.rstrip(".")) or _unknown(word, shortest=2 if beside else 3)
             if name is None:
                 return None
             canonical.append(_raise(name, exponent * raised))
@@ -208,11 +237,11 @@ def _known(word: str) -> str | None:
     return _SHORT.get(word.lower()) or KNOWN.get(word.lower())
 
 
-def _unknown(word: str) -> str | None:
+def _unknown(word: str, shortest: int) -> str | None:
     """A word that is no known unit, in the singular and marked; None where it may change the value."""
     lower = word.lower().rstrip(".'")
     single = _singular(lower)
-    if not _WORD.match(word) or lower in _NOT_UNITS or _NUMBER_WORD.match(single):
+    if not _WORD.match(word) or len(lower) < shortest or lower in _NOT_UNITS or _NUMBER_WORD.match(single):
         return None
     return f"?{single}"
 

@@ -21,6 +21,7 @@ SAME = [
     (r"\frac12\text{ square unit}", r"\frac12\text{ cm}^2"),
     (r"12\text{ PM}", r"12\text{ p.m.}"),
     (r"5\text{ MB}", r"5\text{ megabytes}"),
+    (r"5\text{ fl oz}", r"5\text{ fluid ounces}"),
     (r"5\text{ KM}", r"5\text{ kilometres}"),
     (r"3\text{i}", "3i"),
     (r"\text{e}^2", "e^2"),
@@ -256,6 +257,8 @@ DIFFERENT = [
     (r"5\text{ MHz}", r"5\text{ Hz}"),
     (r"5\text{ MW}", r"5\text{ mW}"),
     (r"5\text{ GB}", r"5\text{ MB}"),
+    (r"5\text{ TB}", r"5\text{ KB}"),
+    (r"5\text{ C}", r"5\text{ degrees F}"),
     (r"5\text{ km}", r"5\text{ nm}"),
     (r"5\text{ N}", r"5\text{ J}"),
     (r"5\text{ quarts}", r"5\text{ pints}"),
@@ -267,6 +270,7 @@ DIFFERENT = [
     (r"3+5\text{i}", "8"),
     (r"5\text{i}", "5"),
     (r"5\text{ square}", "5"),
+    (r"A\text{C}", "A"),
     (r"x^\frac{1}{2}", r"\sqrt[3]{x}"),
     (r"\sqrt\frac{2}{3}", r"\frac{\sqrt2}{3}"),
     (r"x^\sqrt2+1", r"x^{\sqrt{2}+1}"),
@@ -328,7 +332,38 @@ UNITS = (
     "oz.",
     "square feet.",
     "people.",
+    "rpm",
+    "kWh",
+    "mol",
+    "kcal",
+    "hp",
+    "psi",
+    "cc",
+    "dm",
+    "dL",
+    "ha",
+    "TB",
+    "KB",
+    "fl oz",
+    "ft-lb",
+    "degrees F",
+    "C",
+    "hours of TV",
+    "taxis",
+    "menus",
+    "bacteria",
 )
+
+# What is counted in the singular, behind a fraction or a decimal.
+SINGULARS = [
+    (r"\frac{3}{4}\text{ pie}", r"\frac{3}{4}"),
+    (r"\frac12\text{ page}", r"\frac12"),
+    (r"\frac72\text{ of the cake}", r"\frac72"),
+    (r"7\frac12\text{ lap}", r"7\frac12"),
+    (r"2.5\text{ child}", "2.5"),
+    (r"10\text{th}", "10"),
+    (r"21\text{st}", "21"),
+]
 
 # The question's own equation or inequality is no answer to it, but its solution is equal to it.
 UNSOLVED = [
@@ -362,6 +397,17 @@ def test_a_word_that_may_change_the_value_is_no_unit(words: str, gold: str) -> N
 def test_a_unit_beside_the_right_number_is_accepted(words: str) -> None:
     assert grade_answer(rf"12\text{{ {words}}}", "12").correct is True
     assert grade_answer(rf"13\text{{ {words}}}", "12").correct is False
+
+
+@pytest.mark.parametrize(("answer", "gold"), SINGULARS)
+def test_a_singular_behind_a_fraction_and_an_ordinal_are_accepted(answer: str, gold: str) -> None:
+    assert grade_answer(answer, gold).correct is True
+    assert grade_answer(f"1{answer}", gold).correct is False
+
+
+@pytest.mark.parametrize("words", ["repeating", "factorial", "K", "lakh", "dozen", "in binary", "bn", "dollars bn"])
+def test_a_word_that_may_change_the_value_of_a_decimal_is_no_unit(words: str) -> None:
+    assert grade_answer(rf"2.5\text{{ {words}}}", "2.5").correct is False
 
 
 @pytest.mark.parametrize(("answer", "gold"), UNSOLVED)
