@@ -14,18 +14,24 @@ from rlspec.rlvr.verifiers.verifier import Attempt, Fault, Judgement, Verifier
 
 _PLACES = ("boxed", "boxed_word", "answer_tag")
 _DRESS = re.compile(r"\\(?:text|math)[a-z]*\s*|[{}$]")
-_BARE = re.compile(r"[\s*(]*([A-Za-z])[\s*).:]*\Z")
+_OPEN, _CLOSE = r"[*(\[\"'`“]*", r"[*)\]\"'`”]*"
+_BARE = re.compile(r"[\s*(\"'`“]*([A-Za-z])[\s*).:\"'`”]*\Z")
 # Behind a letter: what ends it, and what says that it is not the answer, or one of several.
-_END = r"(?=[*)\]]|\s*(?:[,:;!?\n]|\.(?!\w)|\Z)|\s+(?:because|since|as)\b)"
+_SPACE = r"\\(?:quad|[ ,;])"
+_END = (
+    rf"(?=[*)\]]|[\"'`”](?!\w)|\s*(?:[,:;!?\n]|{_SPACE}|\.(?!\w)|\Z)|\s+(?:because|since|as|which)\b"
+    r"|(?<=[A-Z])\s+(?:[-–—=]|\([^()\n]{1,200}\)\s*(?:[.,;\n]|\Z)))"
+)
 _WRONG = r"(?!\s+(?:(?:is|was)\s+(?:not|wrong|incorrect|false)\b|isn|wasn|cannot|can['’]))"
-_JOINT = r"(?:\s*[,/&]|\s+(?:n?or|and)\b)\s*(?:(?:or|and)\s+)?(?:(?:option|choice)\s+)?"
-_MORE = rf"(?![*)\]]*{_JOINT}[*(\[]*(?:[A-HJ-Z]\b|[a-z]\)))"
+_JOINT = r"(?:\s*[,/&]|\s+\(?(?:n?or|and)\b)\s*(?:(?:or|and)\s+)?(?:(?:option|choice)\s+)?"
+_BESIDE = rf"(?:[^\S\n]|[-–—(=]|{_SPACE})+[A-HJ]\b(?!\.?[^\S\n]+[a-z])"
+_MORE = rf"(?!{_CLOSE}{_JOINT}{_OPEN}(?:[A-HJ-Z]\b|[a-z]\))|{_BESIDE})"
 _LETTER = rf"\b([A-Za-z])\b(?:(?<=[B-HJ-Z])(?!['’+^-])|{_END}){_WRONG}{_MORE}"  # lone `A`, `I`, `a` may be words
 _GAP = r"[^\w.,;!?]{0,9}"
 _NO = r"(?<!not )(?<!not the )(?<!neither )(?<!than )"
 _NOUN = r"\b(?:answer|choice|option)\b"
 _SAID = re.compile(rf"(?i:{_NO}{_NOUN}{_GAP}(?:is)?(?:\s+the\s+letter)?){_GAP}{_LETTER}")
-_FIRST = re.compile(rf"\s*[*(\[]*([A-Za-z])\b{_END}{_MORE}")
+_FIRST = re.compile(rf"\s*{_OPEN}([A-Za-z])\b(?:(?<=[B-HJ-Z])(?=\s+(?!(?:is|are)\b))|{_END}){_WRONG}{_MORE}")
 
 
 class ChoiceVerifier(Verifier):

@@ -60,6 +60,30 @@ def judge(member: Verifier, text: str, gold: str = "B", tokens: int = 1) -> Judg
         (r"The answer is $\textbf{(B)}$", "B"),
         ("So the answer is C because no other option a reader might pick fits.", "C"),
         ("answer" + " " * 100_000 + "1", None),
+        ("The answer is A - Paris", "A"),
+        ("The answer is A – Paris", "A"),
+        ("The answer is A (Paris).", "A"),
+        ("The answer is A which is Paris", "A"),
+        ('The answer is "A".', "A"),
+        ("The answer is `A`.", "A"),
+        (r"\boxed{B 12}", "B"),
+        (r"\boxed{B - 12}", "B"),
+        (r"\boxed{B \quad 12}", "B"),
+        (r"\boxed{A \quad 12}", "A"),
+        ("<answer>B Paris</answer>", "B"),
+        ("B - Paris", "B"),
+        ("B - A dog", "B"),
+        ("The answer is B (C is wrong).", "B"),
+        ("Answer: B - E. coli", "B"),
+        ("A (hard) problem", None),
+        ("The answer is a - I do not know", None),
+        ("B is wrong", None),
+        ("D is the midpoint", None),
+        ("B - C", None),
+        ('The answer is "A" or "B"', None),
+        ("The answer is A (or B)", None),
+        (r"\boxed{A \quad B}", None),
+        ("B and" + " " * 100_000 + "1", "B"),
         ("Because of it", None),
         ("the answer is unclear", None),
         (r"\boxed{AB}", None),
@@ -73,7 +97,7 @@ def test_a_choice_is_read_where_models_write_it(text: str, letter: str | None) -
 
 
 def test_all_letters_at_once_win_nothing() -> None:
-    for text in (r"\boxed{A,B,C,D}", "A B C D", "<answer>A or B</answer>"):
+    for text in (r"\boxed{A,B,C,D}", "A B C D", "B A C D", "<answer>A or B</answer>"):
         assert judge(verifier("choice"), text).score == 0.0
 
 
