@@ -7,8 +7,8 @@ Every pass is linear in the length of the text. Policies, all of them deliberate
   `$10$ hours` all have the body `10`. A unit that only one side writes is ignored, so `10\%` equals `10` (and never
   `0.1`). Two units that differ (`5\text{ cents}` and `5\text{ dollars}`, `miles north` and `miles south`) are
   different; a word that only one side has (`red apples`, `apples`) is ignored. What is no known unit and no
-  plural (`million`, `K`, `six`, `wrong`) may carry a value: it is no unit, and such an answer is unreadable. One bare
-  letter (`5 m`) is a factor, and so is `\text{i}` without a space.
+  plural (or a singular, as in `1/2 pie`) may carry a value (`million`, `K`, `six`, `wrong`): it is no unit, and such an
+  answer is unreadable. One bare letter (`5 m`) is a factor, and so is `\text{i}` without a space.
 - **What people type** for TeX (`<=`, `pi/2`, `sqrt(2)`, `4.5e33`, `2 3/4`, full-width signs): see `typed.py`.
 - **Thousands.** `1,080`, `10,\!080`, `1{,}080` and `1 080` are numbers outside of brackets; inside `( )`, `[ ]` and
   `\{ \}` a bare comma separates elements.
