@@ -8,6 +8,7 @@ import signal
 import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from time import monotonic
 from typing import TYPE_CHECKING, Annotated, Any, Literal, Self
 
 from pydantic import Field, model_validator
@@ -16,7 +17,7 @@ from rlspec.comparison.plan import Match, Plan, Tune, plan_of_values, read_plan
 from rlspec.config.command import CommandLine
 from rlspec.config.schema import Key
 from rlspec.entry import command
-from rlspec.errors import INTERRUPTED, ConfigError
+from rlspec.errors import INTERRUPTED, ONE_SIGNAL, ConfigError
 
 if TYPE_CHECKING:
     from types import FrameType
@@ -129,15 +130,20 @@ def _compare(line: CompareCommand, arguments: Sequence[str]) -> int:
 def _stop_by_signals(trainer: RunTrainer) -> None:
     """Ctrl-C, or a scheduler's word: no further run begins, and those under way write a checkpoint and end.
 
-    A second signal is passed on to them, and not waited for.
+    A second signal, a second later or more, is passed on to them, and not waited for.
     """
+    first: float | None = None
 
     def stop(number: int, frame: FrameType | None) -> None:
-        again = trainer.stopped.is_set()
+        nonlocal first
+        now = monotonic()
+        if first is not None and now - first < ONE_SIGNAL:
+            return
         trainer.stopped.set()
         running = trainer.launcher.stop()
-        if again:
+        if first is not None:
             os._exit(INTERRUPTED)
+        first = now
         if running:  # not through a stream: the signal may have come while it was written to
             os.write(2, f"\nwaiting for {running} runs to write a checkpoint (again to leave at once)\n".encode())
         signal.default_int_handler(number, frame)

@@ -4,6 +4,7 @@ import difflib
 from collections.abc import Iterable
 
 INTERRUPTED = 130  # exit code after Ctrl-C, as in a shell
+ONE_SIGNAL = 1.0  # seconds: a scheduler signals all processes, and those that launched another pass it on
 
 
 class UserError(Exception):

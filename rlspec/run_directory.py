@@ -16,12 +16,12 @@
 from __future__ import annotations
 
 import errno
-import hashlib
 import json
 import os
+import secrets
 import shlex
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -73,9 +73,11 @@ class RunDirectory:
 
     @property
     def tracker_id(self) -> str:
-        """Of the run in Weights & Biases: who resumes it goes on there; another folder's run of that name does not."""
-        place = hashlib.sha256(str(self.path.absolute()).encode()).hexdigest()[:8]
-        return f"{self.path.name[:100]}-{place}"
+        """Of the run in Weights & Biases, drawn once and kept in its folder: who resumes it goes on there."""
+        path = self.path / "tracker_id"
+        with suppress(FileExistsError), path.open("x", encoding="utf-8") as file:
+            file.write(secrets.token_hex(4))
+        return f"{self.path.name[:100]}-{path.read_text(encoding='utf-8')}"
 
     def append_metrics(self, row: dict[str, Any]) -> None:
         """Add a line to metrics.jsonl; NaN and infinity become null, which JSON has a word for."""

@@ -8,6 +8,7 @@ import signal
 import subprocess
 import threading
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from queue import SimpleQueue
@@ -48,7 +49,7 @@ class Local:
         )
         self._running.add(process)
         if self._stopped.is_set():
-            process.send_signal(signal.SIGINT)
+            _interrupt(process)
         try:
             return process.wait()
         finally:
@@ -56,12 +57,18 @@ class Local:
             self._shares.put(share)
 
     def stop(self) -> int:
-        """SIGINT to every process."""
+        """SIGINT to every run."""
         self._stopped.set()
         running = list(self._running)
         for process in running:
-            process.send_signal(signal.SIGINT)
+            _interrupt(process)
         return len(running)
+
+
+def _interrupt(process: subprocess.Popen[bytes]) -> None:
+    """All of a run, as a terminal does: `accelerate launch`, say, is not told by who began it."""
+    with suppress(ProcessLookupError):
+        os.killpg(process.pid, signal.SIGINT)
 
 
 def visible_devices() -> list[str]:
@@ -75,11 +82,12 @@ def visible_devices() -> list[str]:
 
 
 def shares_of_devices(devices: Sequence[str], workers: int) -> list[dict[str, str]]:
-    """Variables of each worker: with fewer GPUs than workers, workers share them; without any, nothing is set."""
-    shares = [
-        devices[worker::workers] or devices[worker % len(devices) :][:1] for worker in range(workers if devices else 0)
-    ]
-    return [{"CUDA_VISIBLE_DEVICES": ",".join(share)} for share in shares] or [{} for _ in range(workers)]
+    """Variables of each worker: as many GPUs for each, at least one, which workers then share; without any, none."""
+    if not devices:
+        return [{} for _ in range(workers)]
+    each = max(1, len(devices) // workers)
+    starts = [worker * each % len(devices) for worker in range(workers)]
+    return [{"CUDA_VISIBLE_DEVICES": ",".join(devices[start : start + each])} for start in starts]
 
 
 @dataclass(frozen=True)

@@ -24,7 +24,7 @@ MATCHES: Mapping[str, tuple[str, ...]] = {
     "spectral": ("optim.adjust_lr=match_spectral_adamw",),
 }
 """What `match=` sets: whose step is as long as whose."""
-LONGEST = 100  # bytes of a folder's name
+LONGEST = 246  # bytes of a folder's name, of 255, before a hash
 _NAMED = ("recipe", "model", "data", "optim", "policy", "env", "dataset", "match")  # whose value needs no key beside it
 Rate = Annotated[float, Field(gt=0)]
 

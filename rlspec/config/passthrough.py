@@ -138,10 +138,12 @@ _SCHEDULE_NEEDS = {
 }
 
 
-def _schedule(kind: str, given: Mapping[str, Any]) -> Iterator[str]:
+def _schedule(kind: str, given: Mapping[str, Any] | str) -> Iterator[str]:
     """What transformers would ask for only once the model is loaded: exactly one of these."""
     needs = _SCHEDULE_NEEDS.get(kind, ())
-    if needs and len(set(needs) & set(given)) != 1:
+    if isinstance(given, str):  # transformers takes JSON too
+        return
+    if needs and sum(given.get(name) is not None for name in needs) != 1:
         example = f"trainer.lr_scheduler_kwargs.{needs[0]}={10 if needs[0] == 'num_decay_steps' else 0.1}"
         yield f"trainer.lr_scheduler_type={kind}: needs one of {', '.join(needs)}; add {example}, and no other"
 

@@ -11,6 +11,7 @@ from typing import Any
 
 import yaml
 
+from rlspec.comparison.history import HISTORY
 from rlspec.comparison.running import unfinished_status
 from rlspec.errors import DataError
 from rlspec.run_directory import RECIPE, SUMMARY, RunDirectory
@@ -95,10 +96,15 @@ def read_run(folder: Path) -> RunRecord:
         summary=summary,
         rows=sorted(stepped, key=lambda row: int(row["step"])),
         symmetry=read_mapping(found / SYMMETRY, problems),
-        running=unfinished_status(found) in ("missing", "running")
+        running=not _ended(found)
         and (not summary or any(row["step"] > (number(summary.get("steps")) or math.inf) for row in stepped)),
         problems=problems,
     )
+
+
+def _ended(folder: Path) -> bool:
+    """Whether a comparison's run is known to have no process any more: its log is not locked."""
+    return (folder.parent.parent / HISTORY).is_file() and unfinished_status(folder) not in ("missing", "running")
 
 
 def read_mapping(path: Path, problems: list[str]) -> dict[str, Any]:

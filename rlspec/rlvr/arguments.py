@@ -8,6 +8,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from accelerate import PartialState
+
 from rlspec.config.schema import Evaluation, Recipe, Rollout
 from rlspec.errors import ConfigError
 from rlspec.rlvr.batching import BatchPlan
@@ -56,8 +58,9 @@ def common_arguments(recipe: Recipe, *, checkpoints: Path, device: str, steps: i
     """Arguments of any Hugging Face trainer; the recipe's own knobs come last and win where both are allowed."""
     report_to = [name for name in ("tensorboard", "wandb") if getattr(recipe.report, name)]
     os.environ["TENSORBOARD_LOGGING_DIR"] = str(checkpoints.parent / "tensorboard")
-    if recipe.report.wandb:
-        os.environ |= {"WANDB_RUN_ID": RunDirectory(checkpoints.parent).tracker_id, "WANDB_RESUME": "allow"}
+    if recipe.report.wandb and PartialState().is_main_process:
+        os.environ.setdefault("WANDB_RUN_ID", RunDirectory(checkpoints.parent).tracker_id)
+        os.environ.setdefault("WANDB_RESUME", "allow")
     arguments = {
         "output_dir": str(checkpoints),
         "run_name": checkpoints.parent.name,

@@ -13,6 +13,7 @@ import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cache, partial
+from operator import attrgetter
 from typing import Any
 
 from rlspec.config.paths import resolve_path
@@ -165,16 +166,23 @@ def _generated(name: str, levels: Sequence[int] | None, seed: int) -> list[Probl
 
 
 def hold_out(problems: list[Problem], test_fraction: float, seed: int) -> tuple[list[Problem], list[Problem]]:
-    """Split by a hash of each problem's text and `seed`, so that a problem's part does not depend on the others."""
-    train: list[Problem] = []
-    test: list[Problem] = []
-    for problem in problems:
-        digest = hashlib.sha256(f"{seed}:{problem.id}".encode()).digest()
-        share = int.from_bytes(digest[:8], "big") / 2**64
-        (test if share < test_fraction else train).append(problem)
-    if not train or not test:
-        raise DataError(f"data.test_fraction={test_fraction} of {len(problems)} problems leaves one part empty")
-    return train, test
+    """Split by a hash of each problem's text and `seed`, so that a problem's part does not depend on the others.
+
+    Where whole rows count and texts are so few that a part stays empty (a game's one prompt), rows are split.
+    """
+    for identity in _text_of, _row_of:
+        train: list[Problem] = []
+        test: list[Problem] = []
+        for problem in problems:
+            digest = hashlib.sha256(f"{seed}:{identity(problem)}".encode()).digest()
+            share = int.from_bytes(digest[:8], "big") / 2**64
+            (test if share < test_fraction else train).append(problem)
+        if train and test:
+            return train, test
+    raise DataError(f"data.test_fraction={test_fraction} of {len(problems)} problems leaves one part empty")
+
+
+_text_of, _row_of = attrgetter("text_id"), attrgetter("id")
 
 
 def content_id(text: str) -> str:
@@ -286,8 +294,11 @@ def _others(problem: Problem, golds: Mapping[str, Iterable[str]]) -> tuple[str, 
 
 
 def _without_overlap(train: list[Problem], test: list[Problem], name: str) -> list[Problem]:
-    held_out = {problem.id for problem in test}
-    kept = [problem for problem in train if problem.id not in held_out]
+    for identity in _text_of, _row_of:  # as in `hold_out`
+        held_out = set(map(identity, test))
+        kept = [problem for problem in train if identity(problem) not in held_out]
+        if kept:
+            break
     if len(kept) < len(train):
         log.warning("data=%s: %d training problems are also held out and were removed", name, len(train) - len(kept))
     if not kept:

@@ -13,7 +13,7 @@ import torch
 from accelerate import PartialState
 from accelerate.utils import reduce
 
-ONE = 1.0  # seconds: a scheduler signals all processes, and those that launched a run pass it on
+from rlspec.errors import ONE_SIGNAL
 
 
 class Interrupt:
@@ -44,7 +44,7 @@ class Interrupt:
 
     def _handle(self, number: int, frame: FrameType | None) -> None:
         now = monotonic()
-        if self.requested and now - self._first < ONE:
+        if self.requested and now - self._first < ONE_SIGNAL:
             return
         if self.requested or not self.training:
             raise KeyboardInterrupt  # outside of training there is nothing to save

@@ -20,6 +20,7 @@ import pytest
 
 from rlspec import compare
 from rlspec.checkpoint import staged_folder
+from rlspec.compare import _stop_by_signals
 from rlspec.comparison.launchers import Local, Submitit, shares_of_devices, visible_devices
 from rlspec.comparison.plan import Plan, Tune, plan_of_values, slug
 from rlspec.comparison.report import build_report, render_markdown
@@ -460,6 +461,32 @@ def test_what_runs_here_is_asked_once_to_end_and_so_is_what_was_just_begun(tmp_p
         assert launcher.run(["sleep", "1000"], log_path, log) == -signal.SIGINT
 
 
+def test_a_signal_reaches_what_a_run_has_launched(tmp_path: Path) -> None:
+    launcher, log_path = Local(1), tmp_path / "run.log"
+    ranks = "trap 'echo told' INT; echo begun; sleep 1000"
+    script = f"import subprocess, signal; signal.signal(2, lambda *_: None); subprocess.run(['bash', '-c', {ranks!r}])"
+    with log_path.open("w") as log, ThreadPoolExecutor() as pool:
+        waiting = pool.submit(launcher.run, [sys.executable, "-c", script], log_path, log)
+        while not log_path.read_text():
+            time.sleep(0.01)
+        launcher.stop()
+        waiting.result()
+    assert log_path.read_text().split() == ["begun", "told"]
+
+
+def test_signals_of_one_moment_are_one(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """Who launched the command passes a scheduler's on, and a run may have met it first."""
+    monkeypatch.setattr(os, "_exit", lambda code: pytest.fail("it left at once"))
+    trainer = RunTrainer(tmp_path, Local(1))
+    handlers: dict[int, Callable[[int, None], None]] = {}
+    monkeypatch.setattr(signal, "signal", lambda number, handler: handlers.update({number: handler}))
+    _stop_by_signals(trainer)
+    trainer.stopped.set()
+    with pytest.raises(KeyboardInterrupt):
+        handlers[signal.SIGTERM](signal.SIGTERM, None)
+    handlers[signal.SIGINT](signal.SIGINT, None)
+
+
 def test_a_job_has_a_day_unless_the_user_says_otherwise_and_is_cancelled(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -494,7 +521,8 @@ def test_workers_divide_cores_and_gpus_as_far_as_the_user_has_not(
             Local(2).run(show, log_path, log)
         assert log_path.read_text().strip() == said
     assert [*shares_of_devices(["4", "7"], 3)] == [{"CUDA_VISIBLE_DEVICES": name} for name in ("4", "7", "4")]
-    assert shares_of_devices(["0", "1", "2", "3"], 2)[1] == {"CUDA_VISIBLE_DEVICES": "1,3"}
+    assert shares_of_devices(["0", "1", "2", "3"], 2)[1] == {"CUDA_VISIBLE_DEVICES": "2,3"}
+    assert shares_of_devices(["0", "1", "2", "3"], 3) == [{"CUDA_VISIBLE_DEVICES": name} for name in "012"]
     assert shares_of_devices([], 2) == [{}, {}]
 
 

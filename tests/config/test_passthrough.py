@@ -117,7 +117,8 @@ def test_a_knob_that_is_wrong_or_without_effect_is_one_line(trainer: dict[str, o
 
 def test_what_is_right_passes() -> None:
     assert not lines("grpo", loss_type="dr_grpo", beta=0.001, sync_ref_model=True, lr_scheduler_kwargs={"a": 1})
-    assert not lines("grpo", lr_scheduler_type="cosine_with_min_lr", lr_scheduler_kwargs={"min_lr": 0.0})
+    for kwargs in ({"min_lr": 0.0}, {"min_lr": 0.0, "min_lr_rate": None}, '{"min_lr": 1e-7}'):
+        assert not lines("grpo", lr_scheduler_type="cosine_with_min_lr", lr_scheduler_kwargs=kwargs)
     assert not lines("grpo", engine="vllm", vllm_mode="server", warmup_steps=0.1)
     assert not lines("gmpo", epsilon=0.4, epsilon_high=0.4, beta=0.0)
     assert not lines("sft", loss_type="dft", label_smoothing_factor=0.1)

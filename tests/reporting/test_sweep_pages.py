@@ -15,6 +15,7 @@ from rlspec import report
 from rlspec.comparison.history import record_plan
 from rlspec.comparison.plan import plan_of_values
 from rlspec.reporting.page import read_content
+from rlspec.reporting.reading import read_run
 from rlspec.reporting.sweeps import SweepRecord, read_sweep
 
 pytestmark = pytest.mark.usefixtures("undrawn")
@@ -170,12 +171,19 @@ def test_a_run_that_was_stopped_or_killed_does_not_go_on(make_run: MakeRun, tmp_
     make_run("sweep/all/claim-seed_0", after=0.5)
     make_run("sweep/all/claim-seed_0.stopped-1", after=None)
     killed = make_run("sweep/all/claim-seed_1", seed=1, after=None)
+    (tmp_path / "sweep" / "plans.jsonl").touch()
     with killed.with_name("claim-seed_1.log").open("w") as log:
         fcntl.flock(log, fcntl.LOCK_EX)
         states = [run.status for run in read_sweep(tmp_path / "sweep").arms[0].members]
         assert states == ["finished", "running"] and read_content([tmp_path / "sweep"]).running
     assert [run.status for run in read_sweep(tmp_path / "sweep").arms[0].members] == ["finished", "failed"]
     assert not read_content([tmp_path / "sweep"]).running
+
+
+def test_a_log_beside_a_run_of_its_own_says_nothing_of_it(make_run: MakeRun) -> None:
+    run = make_run("checkpoints/x", after=None)
+    run.with_name("x.log").write_text("from a shell")
+    assert read_run(run).running
 
 
 def test_the_plan_is_the_first_one(make_run: MakeRun, tmp_path: Path) -> None:

@@ -120,13 +120,19 @@ def test_a_run_goes_on_in_weights_and_biases_and_others_of_its_name_do_not(
 ) -> None:
     ids = []
     for folder in ("a/run", "a/run", "b/run"):
-        monkeypatch.setattr(os, "environ", dict(os.environ))
+        monkeypatch.setattr(os, "environ", {key: os.environ[key] for key in os.environ if "WANDB" not in key})
         checkpoints = tmp_path / folder / "checkpoints"
+        checkpoints.mkdir(parents=True, exist_ok=True)
         recipe = load_recipe(["recipe=debug_grpo", "report.wandb=true"])
         common_arguments(recipe, checkpoints=checkpoints, device="cpu", steps=1)
         assert os.environ["WANDB_RESUME"] == "allow"
         ids.append(os.environ["WANDB_RUN_ID"])
     assert ids[0] == ids[1] != ids[2] and ids[0].startswith("run-")
+    os.environ["WANDB_RUN_ID"] = "of-an-agent"
+    common_arguments(recipe, checkpoints=checkpoints, device="cpu", steps=1)
+    assert os.environ["WANDB_RUN_ID"] == "of-an-agent"
+    (tmp_path / "b/run/tracker_id").unlink()  # trained anew in its place
+    assert RunDirectory(tmp_path / "b/run").tracker_id != ids[2]
 
 
 def test_an_evaluations_pass_at_k_is_in_the_metrics(tmp_path: Path) -> None:

@@ -214,12 +214,26 @@ def test_rows_of_one_text_are_several_problems_where_whole_rows_count(
     tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     path = write_jsonl(tmp_path / "games.jsonl", WORDLE)
-    train, test = load_problems(name="mine", path=path, whole_rows=True)
+    with caplog.at_level(logging.INFO):
+        train, test = load_problems(name="mine", path=path, whole_rows=True)
     assert sorted(problem.columns["secret"] for problem in train + test) == sorted({row["secret"] for row in WORDLE})
     assert len({problem.id for problem in train + test}) == 30
     assert "1 repeated problems removed" in caplog.text and "29 rows repeat a text" in caplog.text
     with pytest.raises(DataError):  # one problem for a verifier that sees nothing but text and gold
         load_problems(name="mine", path=path)
+
+
+def test_rows_of_a_held_out_text_are_not_trained_on(tmp_path: Path) -> None:
+    rows = [{"problem": f"Guess the word in game {n % 20}", "answer": "", "secret": f"word{n}"} for n in range(60)]
+    path = write_jsonl(tmp_path / "games.jsonl", rows)
+    for other in (None, write_jsonl(tmp_path / "test.jsonl", rows[:5])):
+        train, test = load_problems(name="mine", path=path, test_path=other, whole_rows=True)
+        texts = [{problem.problem for problem in part} for part in (train, test)]
+        assert texts[0] and texts[1] and not texts[0] & texts[1]
+        assert len(train) == 3 * len(texts[0])
+    one, few = write_jsonl(tmp_path / "one.jsonl", WORDLE), write_jsonl(tmp_path / "few.jsonl", WORDLE[:3])
+    train, test = load_problems(name="mine", path=one, test_path=few, whole_rows=True)
+    assert (len(train), len(test)) == (27, 3)
 
 
 def test_golds_of_one_text_are_known_to_contradict_in_whole_rows_too(tmp_path: Path) -> None:

@@ -116,8 +116,10 @@ def check_keys(given: Group, defaults: Mapping[str, Any]) -> None:
             raise ConfigError(f"a group of rule {rule.name} has no key {key!r}; {nearest(key, known[: -len(FOREIGN)])}")
 
 
-def check_edited(group: Group, states: Mapping[Tensor, State], initial: Callable[[Tensor, Group, int], State]) -> None:
-    """Refuse settings that were written into a group after its state began.
+def check_edited(
+    group: Group, states: Mapping[Tensor, State], initial: Callable[[Tensor, Group, int], State], before: Group | None
+) -> None:
+    """Refuse settings that were written into a group after its state began; `before` are those that it had.
 
     Raises:
         ConfigError: naming the setting, or a parameter and what its state lacks.
@@ -125,7 +127,11 @@ def check_edited(group: Group, states: Mapping[Tensor, State], initial: Callable
     check_group(group)
     for position, (name, param) in enumerate(named_parameters(group)):
         if started(states.get(param)):
-            problem = _misfit(states[param], initial(describe(param), group, position))
+            needed = initial(describe(param), group, position)
+            problem = _misfit(states[param], needed)
+            if before is not None and not problem:
+                left = initial(describe(param), {**group, **before}, position).keys() - needed.keys()
+                problem = f"has {', '.join(sorted(left))} left over" if left else ""
             if problem:
                 raise ConfigError(
                     f"role {group['role']}: rule, split or options were changed to rule {group['rule']} after the "

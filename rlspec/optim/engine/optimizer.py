@@ -273,6 +273,7 @@ class SpectralOptimizer(torch.optim.Optimizer):
         self._steps = 0
         self._warned_of_half = False
         self._checked: dict[int, dict[str, Any]] = {}
+        self._cycled: dict[int, float] = {}  # first beta of each group in the last step
         self._shared: Distribution | None = None
         self._shared_as: list[int] = []
         self.process_group = None
@@ -286,11 +287,13 @@ class SpectralOptimizer(torch.optim.Optimizer):
         What schedulers drive is theirs: as in torch, nobody looks at it again.
         """
         for number, group in enumerate(self.param_groups):
-            if "max_momentum" in group:  # OneCycleLR and CyclicLR cycle the first beta of whoever has betas
-                group["momentum"] = group["betas"][0]
+            cycled = group["betas"][0]
+            if "max_momentum" in group and self._cycled.get(number) != cycled:
+                group["momentum"] = cycled  # OneCycleLR and CyclicLR cycle the first beta of whoever has betas
+            self._cycled[number] = cycled
             settings = {key: value for key, value in group.items() if key not in SCHEDULED}
             if self._checked.get(number) != settings:
-                check_edited(group, self.state, initial_state)
+                check_edited(group, self.state, initial_state, self._checked.get(number))
                 self._checked[number] = settings
 
     def _distribution(self) -> Distribution | None:

@@ -63,7 +63,7 @@ class FunctionVerifier(Verifier):
 
 def _takes_all(function: RewardFunction) -> bool:
     try:
-        parameters = inspect.signature(function).parameters.values()
+        parameters = inspect.signature(function, follow_wrapped=False).parameters.values()
     except (ValueError, TypeError):  # compiled code tells no signature
         return True
     return any(each.kind is each.VAR_KEYWORD for each in parameters)

@@ -105,8 +105,8 @@ def _stale(record: Mapping[str, Any]) -> Iterator[str]:
     format_, space = record["settings"].get("format", 1), record["settings"]["action_space"]
     if format_ < 2:
         yield "pictures that were scaled"
-    of_tip = record.get("pose_frame") == TCP and space in (CARTESIAN_POSITION, CARTESIAN_VELOCITY)
-    if format_ < 3 and (of_tip or space == DELTA_EEF):
+    wrong = (CARTESIAN_POSITION, CARTESIAN_VELOCITY) if record.get("pose_frame") == TCP else (DELTA_EEF,)
+    if format_ < 3 and space in wrong:
         yield f"{space} actions"
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Iterator, Mapping
 from functools import partial
 from pathlib import Path
@@ -72,8 +73,10 @@ class LeRobotSource:
             raise Refused("length_mismatch", f"{rows.num_rows} frames in the table, {place['length']} in the metadata")
         state, actions = self._numbers(rows, "state"), self._numbers(rows, "action")
         times = _array(rows, "timestamp").reshape(-1) if "timestamp" in rows.column_names else None
-        if times is not None:
-            times *= float(self.info["fps"]) / self._rate  # source_fps= says that the data set's clock is wrong
+        if times is not None and len(times) > 1:
+            fps, interval = float(self.info["fps"]), float(np.median(np.diff(times)))
+            if math.isclose(interval * fps, 1, abs_tol=0.1):  # the clock is that rate, which source_fps= says is wrong
+                times *= fps / self._rate
         taken = _array(rows, INTERVENTION).reshape(-1) > 0 if INTERVENTION in rows.column_names else None
         return Recording(
             identity=item.identity,

@@ -186,6 +186,30 @@ def test_what_others_keep_beside_the_state_is_theirs() -> None:
     assert all(state["seen"] == 3 and state["z"].dtype == torch.float32 for state in optimizer.state.values())
 
 
+def test_a_rule_that_leaves_state_behind_is_no_edit() -> None:
+    weight = nn.Parameter(torch.ones(4, 4))
+    optimizer = SpectralOptimizer([weight], rule="normuon")
+    weight.grad = torch.randn(4, 4)
+    optimizer.step()
+    optimizer.param_groups[0]["rule"] = "muon"
+    with pytest.raises(ConfigError, match="has variance.* left over; make a new optimizer"):
+        optimizer.step()
+
+
+def test_a_momentum_that_is_set_after_a_cycle_stays() -> None:
+    weight = nn.Parameter(torch.ones(4, 4))
+    optimizer = SpectralOptimizer([weight], lr=0.1)
+    scheduler = torch.optim.lr_scheduler.OneCycleLR(optimizer, max_lr=0.1, total_steps=3)
+    weight.grad = torch.randn(4, 4)
+    optimizer.step()
+    scheduler.step()
+    optimizer.step()
+    assert optimizer.param_groups[0]["momentum"] == optimizer.param_groups[0]["betas"][0] != 0.95
+    optimizer.param_groups[0]["momentum"] = 0.5
+    optimizer.step()
+    assert optimizer.param_groups[0]["momentum"] == 0.5
+
+
 def test_loading_refuses_another_number_of_groups() -> None:
     state = stepped(nn.Parameter(torch.ones(4, 4))).state_dict()
     state["param_groups"] *= 2

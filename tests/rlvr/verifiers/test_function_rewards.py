@@ -127,6 +127,15 @@ def test_what_a_function_returns_amiss_is_one_line(file: Path, function: str, me
         load(f"{file}:{function}").judge([attempt("a"), attempt("b")])
 
 
+def test_what_wraps_a_function_takes_what_itself_says(file: Path, tmp_path: Path) -> None:
+    (tmp_path / "wrapping.py").write_text(
+        "import functools\n\ndef plain(completions):\n    return [1.0 for _ in completions]\n\n"
+        "@functools.wraps(plain)\ndef timed(completions, **kwargs):\n    return plain(completions)\n"
+    )
+    judged = load(f"{tmp_path / 'wrapping.py'}:timed").judge([attempt("a")])
+    assert [each.score for each in judged] == [1.0]
+
+
 def test_what_cannot_be_loaded_is_one_line(file: Path, tmp_path: Path) -> None:
     (tmp_path / "broken_reward.py").write_text("import no_such_thing\n")
     for name, message in (

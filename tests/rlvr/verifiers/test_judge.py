@@ -91,6 +91,14 @@ def test_the_score_is_the_last_one_of_the_reply(endpoint: Endpoint, make: Callab
     assert "Reference:\n42" in body["messages"][1]["content"]
 
 
+@pytest.mark.parametrize(("reply", "score"), [("0.85/1", 0.85), ("1/1", 1), ("0.8 / 1.0", 0.8), ("1 out of 1", 1)])
+def test_a_score_may_name_its_scale(
+    endpoint: Endpoint, make: Callable[..., JudgeVerifier], reply: str, score: float
+) -> None:
+    endpoint.answer = lambda number, body: (200, f"SCORE: {reply}")
+    assert make().judge([attempt()])[0].score == score
+
+
 def test_what_fails_for_a_while_is_tried_again(endpoint: Endpoint, make: Callable[..., JudgeVerifier]) -> None:
     endpoint.answer = lambda number, body: (429, "later") if number < 3 else (200, "SCORE: 1")
     assert make(retries=3).judge([attempt()])[0].score == 1.0
@@ -111,6 +119,8 @@ def test_what_fails_for_a_while_is_tried_again(endpoint: Endpoint, make: Callabl
         ((200, "SCORE: 0.5 / 10"), "judge_unreadable", 1),
         ((200, "SCORE: 1 out of 10"), "judge_unreadable", 1),
         ((200, "SCORE: 1%"), "judge_unreadable", 1),
+        ((200, "SCORE: 1/10.0"), "judge_unreadable", 1),
+        ((200, "SCORE: 1/1.5"), "judge_unreadable", 1),
         ((200, '{"error": "no choices"}'), "judge_unreadable", 3),
         ((200, "{no json"), "judge_unreadable", 3),
         ((200, None), "judge_timeout", 3),

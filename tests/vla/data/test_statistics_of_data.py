@@ -15,6 +15,7 @@ import pytest
 from numpy.typing import NDArray
 
 from rlspec.config.vla_schema import Dataset
+from rlspec.errors import DataError
 from rlspec.vla.data.exact_statistics import (
     exact_statistics,
     image_statistics,
@@ -160,3 +161,7 @@ def test_opening_keeps_stored_statistics_where_a_number_is_not_finite(
     assert "taken as they are stored" in caplog.text and "action is not finite in 1 frames" in caplog.text
     stored = json.loads((root / "meta/stats.json").read_text())
     assert np.array_equal(dataset.meta.stats["action"]["q99"], stored["action"]["q99"])
+    stored["action"]["mean"][0] = float("nan")
+    (root / "meta/stats.json").write_text(json.dumps(stored))
+    with pytest.raises(DataError, match="stored statistics are not finite either"):
+        open_dataset(Dataset(name="toy"), root=root)

@@ -159,6 +159,7 @@ def test_what_an_earlier_version_converted_stays_complete_and_is_not_gone_on_wit
     [
         ("joint_velocity", "tcp", False),
         ("delta_eef", "flange", True),
+        ("delta_eef", "tcp", False),
         ("cartesian_velocity", "tcp", True),
         ("cartesian_position", "flange", False),
     ],

@@ -230,6 +230,20 @@ def test_a_rate_goes_before_what_the_data_set_says(tmp_path: Path) -> None:
     assert np.allclose(read_rows(out)["timestamp"][:3], [0, 0.05, 0.1])
 
 
+def test_a_rate_may_be_what_the_clock_says(tmp_path: Path) -> None:
+    """Then info.json alone is wrong."""
+    root = tmp_path / "in"
+    write_v21(root, make_episodes(OPENPI_COLUMNS, OPENPI), OPENPI_COLUMNS, OPENPI, video=False)
+    for path in root.glob("data/*/*.parquet"):
+        table = pq.read_table(path)
+        slow = pa.array(np.arange(len(table)) / 10, type=table.schema.field("timestamp").type)
+        pq.write_table(table.set_column(table.schema.get_field_index("timestamp"), "timestamp", slow), path)
+    with pytest.raises(DataError, match="recorded at 10 Hz by its timestamps, 15 expected; source_fps="):
+        run("lerobot", root, tmp_path / "no", *PLAIN)
+    out = run("lerobot", root, tmp_path / "out", *PLAIN, "source_fps=10")
+    assert refusals(out) == {} and check_dataset(out).fps == 10
+
+
 def test_our_own_data_sets_can_be_converted_again(tmp_path: Path) -> None:
     episode = write_raw(tmp_path / "raw" / "one", rlspec={"execution_law": "stiff_position", "pose_frame": "tcp"})
     once = run("droid_raw", tmp_path / "raw", tmp_path / "once", *PLAIN, "action_space=joint_position")
