@@ -22,6 +22,7 @@ LATENT = ROUTED | {
 }
 DELTA = {"linear_num_key_heads": 2, "linear_num_value_heads": 4, "linear_key_head_dim": 8, "linear_value_head_dim": 8}
 STATES = {"mamba_n_heads": 8, "mamba_d_head": 16, "mamba_d_state": 8, "mamba_n_groups": 1}
+STATES |= {"mamba_chunk_size": 8}  # texts are padded to it
 MIXED = {"layer_types": ["linear_attention", "full_attention"]}
 TOWER = {"hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 2, "num_attention_heads": 4}
 TOWER |= {"image_size": 32, "patch_size": 8}
@@ -159,8 +160,8 @@ ARCHITECTURES = (
     text("granitemoehybrid", layer_types=["mamba", "attention"], num_local_experts=0, shared_intermediate_size=32,
          planes="", **STATES),
     text("nemotron_h", planes="", layers_block_type=["mamba", "attention"], mamba_num_heads=8, mamba_head_dim=16,
-         ssm_state_size=8, n_groups=2),
-    text("zamba2", planes="", mamba_ngroups=1, n_mamba_heads=8, hybrid_layer_ids=[1],
+         ssm_state_size=8, n_groups=2, chunk_size=8),
+    text("zamba2", planes="", mamba_ngroups=1, n_mamba_heads=8, hybrid_layer_ids=[1], chunk_size=8,
          layers_block_type=["mamba", "hybrid"]),
     text("ministral"),
     text("ministral3"),
@@ -185,7 +186,7 @@ ARCHITECTURES = (
     text("granitemoe", num_local_experts=4, num_experts_per_tok=2),
     text("glm4_moe", rotary=8, **ROUTED),
     text("mamba", state_size=8),
-    text("mamba2", num_heads=8, head_dim=16, state_size=8, n_groups=2, expand=2),
+    text("mamba2", num_heads=8, head_dim=16, state_size=8, n_groups=2, expand=2, chunk_size=8),
     text("bert", "", "AutoModelForMaskedLM", planes=""),
     text("t5", "", "AutoModelForSeq2SeqLM", planes="", d_model=64, d_kv=16, d_ff=96, num_layers=2, num_heads=4,
          loss=translated),
