@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import json
 import os
 import shutil
 import subprocess
@@ -212,4 +213,16 @@ def test_how_to_install_depends_on_where_rlspec_lies(
     monkeypatch.setattr("rlspec.__file__", str(tmp_path / "rlspec" / "__init__.py"))
     if lock:
         (tmp_path / "uv.lock").touch()
+    monkeypatch.setattr(metadata.PathDistribution, "read_text", lambda *_: None)
     assert install(*extras) == expected
+
+
+@pytest.mark.parametrize("place", ["/a clone", "/dist/rlspec-0.1.0-py3-none-any.whl"])
+def test_what_pip_installed_from_a_place_it_installs_from_there(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, place: str
+) -> None:
+    """No index has rlspec, and another package may take its name there."""
+    monkeypatch.setattr("rlspec.__file__", str(tmp_path / "rlspec" / "__init__.py"))
+    record = json.dumps({"url": Path(place).as_uri(), "dir_info": {}})
+    monkeypatch.setattr(metadata.PathDistribution, "read_text", lambda *_: record)
+    assert install("train") == f"`pip install '{place}[train]'`"

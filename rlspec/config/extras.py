@@ -3,9 +3,13 @@
 from __future__ import annotations
 
 import importlib.util
+import json
 import re
+import shlex
 from importlib import metadata
 from pathlib import Path
+from urllib.parse import urlsplit
+from urllib.request import url2pathname
 
 from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
@@ -19,7 +23,18 @@ def install(*extras: str) -> str:
     """The command, in backticks, that brings the base and extras in versions that fit."""
     if (Path(rlspec.__file__).parents[1] / "uv.lock").is_file():  # a source checkout
         return f"`{' --extra '.join(['uv sync', *extras])}`"
-    return f"`pip install {f"'rlspec[{','.join(extras)}]'" if extras else 'rlspec'}`"
+    named = f"[{','.join(extras)}]" if extras else ""
+    return f"`pip install {shlex.quote(_origin() + named)}`"
+
+
+def _origin() -> str:
+    """What pip installed: the clone or the wheel that its record names (PEP 610), for no index has rlspec."""
+    try:
+        record = metadata.distribution("rlspec").read_text("direct_url.json")
+    except metadata.PackageNotFoundError:
+        record = None
+    url = urlsplit(json.loads(record)["url"]) if record else urlsplit("")
+    return url2pathname(url.path) if url.scheme == "file" else "rlspec"
 
 
 def not_installed(package: str, extra: str) -> str:

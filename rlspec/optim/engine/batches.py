@@ -55,7 +55,7 @@ def follow_weights(states: Iterable[tuple[Tensor, State]]) -> None:
     for param, state in states:
         if "master" in state:
             weight, master = local(param.detach()), local(state["master"])
-            torch.where(weight == master.to(weight.dtype), master, weight.to(master.dtype), out=master)
+            torch.where(weight == master.to(weight.dtype), master, weight, out=master)
 
 
 CPU_BATCH_BYTES = 1 << 20

@@ -134,7 +134,8 @@ class SpectralOptimizer(torch.optim.Optimizer):
         """Add a group; keys that it leaves out take the optimizer's defaults.
 
         Where `build_optimizer` made this, parameters of fewer than two dimensions become a group of their own that has
-        AdamW without weight decay, as there, unless the group says a rule.
+        AdamW without weight decay, as there, unless the group says a rule. Its rate is the optimizer's `lr` where the
+        group gives none, without `adamw_lr_scale`.
 
         Raises:
             ConfigError: if the group's settings are invalid or do not fit one of its parameters.
@@ -181,10 +182,8 @@ class SpectralOptimizer(torch.optim.Optimizer):
             collected = self._recorder.end(shared.least, shared.totals)
         for callback in list(self._telemetry_callbacks.values()) if collected else ():
             callback(self._steps, self.telemetry())
-        if self._steps == REPORT_UNUSED_AFTER and any(
-            map(started, self.state.values())
-        ):  # none after steps of zeros alone
-            self._report_unused()
+        if self._steps == REPORT_UNUSED_AFTER and any(map(started, self.state.values())):
+            self._report_unused()  # not after steps of zeros alone
         return loss
 
     def register_telemetry_callback(self, callback: TelemetryCallback) -> RemovableHandle:
@@ -402,11 +401,15 @@ class SpectralOptimizer(torch.optim.Optimizer):
 def _vectors_apart(group: Group, rule: str) -> list[Group]:
     """A group without a rule as up to two: what has a matrix under that rule, and its vectors under AdamW."""
     params = [group["params"]] if isinstance(group["params"], Tensor) else list(group["params"])
-    parts: tuple[list[Any], list[Any]] = [], []
-    for each in params:
-        parts[(each[1] if isinstance(each, tuple) else each).ndim < 2].append(each)
+    is_vector = [(each[1] if isinstance(each, tuple) else each).ndim < 2 for each in params]
+    listed = {"params": params, **({"param_names": group["param_names"]} if "param_names" in group else {})}
     settings: tuple[Group, Group] = {"rule": rule, **group}, {"rule": "adamw", "weight_decay": 0.0, **group}
-    return [{**chosen, "params": part} for chosen, part in zip(settings, parts, strict=True) if part]
+    return [
+        {**chosen, **{key: [each for each, one in zip(whole, is_vector, strict=True) if one is wanted]
+                      for key, whole in listed.items()}}
+        for chosen, wanted in zip(settings, (False, True), strict=True)
+        if wanted in is_vector
+    ]  # fmt: skip
 
 
 def _cap(group: Group, rule: Rule, targets: list[Tensor]) -> None:

@@ -248,6 +248,10 @@ def test_what_is_added_to_a_models_optimizer_has_the_rule_that_was_asked_for(rul
     assert (matrix["param_names"], vector["param_names"]) == (["weight"], ["bias"])
     assert (matrix["rule"], vector["rule"]) == ("adamw" if rule == "lora_muon" else rule, "adamw")
     assert (matrix["lr"], matrix["weight_decay"], vector["lr"], vector["weight_decay"]) == (0.3, 0.1, 0.3, 0.0)
+    listed = {"params": [nn.Parameter(torch.ones(4)), nn.Parameter(torch.ones(4, 4))], "param_names": ["one", "two"]}
+    optimizer.add_param_group(listed)
+    assert [group["param_names"] for group in optimizer.param_groups[before + 2 :]] == [["two"], ["one"]]
+    del optimizer.param_groups[before + 2 :]
     optimizer.add_param_group({"params": [("other", nn.Parameter(torch.ones(4, 4)))], "rule": "sgd"})
     assert [group["rule"] for group in optimizer.param_groups[before + 2 :]] == ["sgd"]
 
