@@ -67,6 +67,7 @@ def test_a_wrong_version_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def test_outside_of_a_checkout_the_remedy_is_pips(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setattr("rlspec.__file__", str(tmp_path / "rlspec" / "__init__.py"))
+    monkeypatch.setattr(machine.metadata.PathDistribution, "read_text", lambda *_: None)  # no record of its origin
     monkeypatch.setitem(sys.modules, "mujoco", None)
     assert machine.probe_renderer().remedy == "for simulators: `pip install 'rlspec[vla]'`"
 

@@ -463,7 +463,7 @@ def test_what_runs_here_is_asked_once_to_end_and_so_is_what_was_just_begun(tmp_p
 
 def test_a_signal_reaches_what_a_run_has_launched(tmp_path: Path) -> None:
     launcher, log_path = Local(1), tmp_path / "run.log"
-    ranks = "trap 'echo told' INT; echo begun; sleep 1000"
+    ranks = "trap 'echo told' INT; echo begun; sleep 20"
     script = f"import subprocess, signal; signal.signal(2, lambda *_: None); subprocess.run(['bash', '-c', {ranks!r}])"
     with log_path.open("w") as log, ThreadPoolExecutor() as pool:
         waiting = pool.submit(launcher.run, [sys.executable, "-c", script], log_path, log)
