@@ -17,7 +17,7 @@ from rlspec.entry import command
 from rlspec.errors import CheckpointError
 
 if TYPE_CHECKING:
-    from rlspec.config.schema import Recipe
+    from rlspec.config.rlvr_schema import Recipe
     from rlspec.config.vla_schema import VlaRecipe
     from rlspec.diagnostics.subject import Subject
     from rlspec.display import Display

@@ -29,7 +29,7 @@ class TrainCommand(CommandLine):
     example = "optim.lr=2e-6"
     recipe = True
 
-    print: Annotated[bool, Key("print the resolved recipe and stop")] = False
+    print: Annotated[bool, Key("print the resolved recipe, with what each key means, and stop")] = False
     overrides: list[str] = []
 
     @classmethod
@@ -54,7 +54,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def _train(line: TrainCommand) -> int:
     # Nothing below is imported before it is needed: a misspelt key is answered without torch.
-    from rlspec.config.load import dump_recipe, load_any_recipe
+    from rlspec.config.load import load_any_recipe
     from rlspec.config.vla_schema import VlaRecipe
 
     gc.disable()  # what is imported now lives on: collecting meanwhile costs time and frees nothing
@@ -63,7 +63,9 @@ def _train(line: TrainCommand) -> int:
     finally:
         gc.enable()
     if line.print:
-        sys.stdout.write(dump_recipe(recipe))
+        from rlspec.config.annotated import annotated_recipe
+
+        sys.stdout.write(annotated_recipe(recipe))
         return 0
     if recipe.push is not None:
         from rlspec.runtime.push import check_push

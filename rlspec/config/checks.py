@@ -12,8 +12,9 @@ from rlspec.config.gguf_header import gguf_fault, is_gguf
 from rlspec.config.passthrough import check_architecture, check_trainer
 from rlspec.config.paths import list_group, show
 from rlspec.config.rewards import check_reward
+from rlspec.config.rlvr_schema import GENERATED, Recipe
 from rlspec.config.rules import import_plugins, known_rules, list_optimizers, pair_rules, preset
-from rlspec.config.schema import GENERATED, Optim, Recipe, RoleSettings
+from rlspec.config.schema import Optim, RoleSettings
 from rlspec.config.tools import tool_use
 from rlspec.errors import nearest
 

@@ -13,7 +13,8 @@ from pydantic import AfterValidator, ConfigDict, ValidationError
 from pydantic.fields import FieldInfo
 
 from rlspec.config.messages import explain, find_field, join_lines, leaves, unknown_key
-from rlspec.config.schema import Recipe, Section, key_of
+from rlspec.config.rlvr_schema import Recipe
+from rlspec.config.schema import Section, key_of
 from rlspec.config.synonyms import same_meaning
 from rlspec.config.values import read_value
 from rlspec.errors import ConfigError, nearest

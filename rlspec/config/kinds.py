@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 from rlspec.config.paths import is_recipe_file, recipes_folder
 
 if TYPE_CHECKING:
-    from rlspec.config.schema import Recipe
+    from rlspec.config.rlvr_schema import Recipe
     from rlspec.config.vla_schema import VlaRecipe
 
 BC = "bc"
@@ -39,7 +39,7 @@ def schema_of(robotic: bool) -> type[Recipe] | type[VlaRecipe]:
         from rlspec.config.vla_schema import VlaRecipe
 
         return VlaRecipe
-    from rlspec.config.schema import Recipe
+    from rlspec.config.rlvr_schema import Recipe
 
     return Recipe
 

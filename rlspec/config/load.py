@@ -25,7 +25,8 @@ from rlspec.errors import CheckpointError, ConfigError
 if TYPE_CHECKING:
     from typing_extensions import TypeIs
 
-    from rlspec.config.schema import AnyRecipe, Recipe
+    from rlspec.config.rlvr_schema import Recipe
+    from rlspec.config.schema import AnyRecipe
     from rlspec.config.vla_schema import VlaRecipe
 
 _TURN = threading.Lock()
@@ -203,7 +204,7 @@ def _measure_what_is_trained_on(values: dict[str, Any], parsed: Arguments) -> No
 
 def _measure_as_often_as_said(values: dict[str, Any], parsed: Arguments) -> None:
     """Fewer samples than a profile's pass@k need leave those k out that the command line does not ask for."""
-    from rlspec.config.schema import Evaluation
+    from rlspec.config.rlvr_schema import Evaluation
 
     evaluation = values.get("evaluation")
     if not isinstance(evaluation, dict) or parsed.value("evaluation.samples") is None:

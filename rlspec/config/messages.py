@@ -12,7 +12,8 @@ from pydantic import BaseModel, ValidationError
 from pydantic.fields import FieldInfo
 
 from rlspec.config.paths import show
-from rlspec.config.schema import ONE, SEVERAL, Key, Recipe, key_of
+from rlspec.config.rlvr_schema import ONE, SEVERAL, Recipe
+from rlspec.config.schema import Key, key_of
 from rlspec.config.synonyms import same_meaning
 from rlspec.errors import ConfigError, nearest
 

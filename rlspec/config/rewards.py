@@ -9,7 +9,8 @@ from pydantic import Field, ValidationError
 
 from rlspec.config.functions import is_function, missing_function
 from rlspec.config.messages import explain
-from rlspec.config.schema import Reward, Section
+from rlspec.config.rlvr_schema import Reward
+from rlspec.config.schema import Section
 from rlspec.errors import nearest
 
 Place = Literal["boxed", "boxed_word", "answer_tag", "hashes", "last_number"]

@@ -53,11 +53,13 @@ class Knob:
         name: its name.
         annotation: its type as an expression.
         choices: the only values it may have; empty: not restricted.
+        about: the first sentence of its help.
     """
 
     name: str
     annotation: ast.expr
     choices: tuple[str, ...] = ()
+    about: str = ""
 
     def accepts(self, value: Any) -> bool:
         """Whether a value from YAML has the field's type; a type that YAML cannot express counts as fitting."""
@@ -106,7 +108,7 @@ def own_fields(definition: ast.ClassDef) -> dict[str, Knob]:
     knobs: dict[str, Knob] = {}
     for node in definition.body:
         if isinstance(node, ast.AnnAssign) and isinstance(node.target, ast.Name) and node.target.id.islower():
-            knobs[node.target.id] = Knob(node.target.id, node.annotation, _choices(node, documentation))
+            knobs[node.target.id] = Knob(node.target.id, node.annotation, _choices(node, documentation), _help(node))
     return {name: knob for name, knob in knobs.items() if "ClassVar" not in ast.unparse(knob.annotation)}
 
 
@@ -136,17 +138,32 @@ def _choices(node: ast.AnnAssign, documentation: str) -> tuple[str, ...]:
     enumeration = [name for name in names if name in _enumerations()]
     if enumeration and "list" not in names:  # a list may also be written as one text, "full_shard auto_wrap"
         return _enumerations()[enumeration[0]]
-    if isinstance(node.value, ast.Call):
-        metadata = next((word.value for word in node.value.keywords if word.arg == "metadata"), None)
-        for key, value in zip(getattr(metadata, "keys", []), getattr(metadata, "values", []), strict=False):
-            if isinstance(key, ast.Constant) and key.value == "choices" and isinstance(value, ast.List):
-                return tuple(ast.literal_eval(value))
+    stated = _metadata(node).get("choices")
+    if isinstance(stated, ast.List):
+        return tuple(ast.literal_eval(stated))
     if ast.unparse(node.annotation) != "str" or not isinstance(node.target, ast.Name):
         return ()
     # TRL documents its choices as `"word"` (or `"one"` or `"two"`) and checks them only when training starts.
     paragraph = re.search(rf"^( *){node.target.id} \(`str`.*\n((?:\1 +.*\n?|\s*\n)*)", documentation, re.MULTILINE)
     words = tuple(dict.fromkeys(re.findall(r'`"(\w+)"`', paragraph[2]))) if paragraph else ()
     return words if len(words) > 1 else ()
+
+
+def _metadata(node: ast.AnnAssign) -> dict[str, ast.expr]:
+    """Of `field(metadata={...})`, the expressions by name."""
+    words = node.value.keywords if isinstance(node.value, ast.Call) else []
+    metadata = next((word.value for word in words if word.arg == "metadata"), None)
+    if not isinstance(metadata, ast.Dict):
+        return {}
+    pairs = zip(metadata.keys, metadata.values, strict=True)
+    return {key.value: value for key, value in pairs if isinstance(key, ast.Constant) and isinstance(key.value, str)}
+
+
+def _help(node: ast.AnnAssign) -> str:
+    text = _metadata(node).get("help")
+    if not isinstance(text, ast.Constant) or not isinstance(text.value, str):
+        return ""
+    return re.split(r"[.;] |\.$", " ".join(text.value.split()), maxsplit=1)[0]
 
 
 @cache

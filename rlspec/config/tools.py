@@ -7,7 +7,7 @@ from collections.abc import Iterator
 
 from rlspec.config.extras import not_installed
 from rlspec.config.functions import is_function, missing_function
-from rlspec.config.schema import Recipe
+from rlspec.config.rlvr_schema import Recipe
 from rlspec.errors import nearest
 
 TOOLS = ("calculator",)  # built in, see rlspec.rlvr.tools

@@ -5,8 +5,10 @@ Needs nothing, torch included, so that a recipe is checked before torch is impor
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass, field, fields
 from functools import cache
+from inspect import cleandoc
 from typing import Any, Literal, get_type_hints
 
 AdjustLr = Literal["match_rms_adamw", "match_spectral_adamw", "original", "spectral", "paper", "none"]
@@ -29,9 +31,9 @@ class OptimizerSettings:
     Attributes:
         weight_decay: decoupled.
         betas: of AdamW and of rules with Adam in them.
-        eps: likewise.
+        eps: of AdamW and of rules with Adam in them.
         momentum: of rules that average gradients.
-        nesterov: likewise.
+        nesterov: of rules that average gradients.
         ns_steps: Newton-Schulz iterations.
         promotion_steps: Pion's k_p, 0 to ns_steps, also between whole numbers; auto: per block, the fewest with which
             its top direction passes.
@@ -154,6 +156,14 @@ def defaults(*declarations: type) -> dict[str, Any]:
 def declared_types(declaration: type) -> dict[str, Any]:
     """Name -> type of every setting."""
     return get_type_hints(declaration)
+
+
+def meanings(declaration: type) -> dict[str, str]:
+    """Name -> what every setting means, off the docstring."""
+    listed = cleandoc(declaration.__doc__ or "").partition("Attributes:\n")[2]
+    entries = re.split(r"^    (?=\w+: )", listed, flags=re.MULTILINE)[1:]
+    pairs = (entry.split(": ", 1) for entry in entries)
+    return {name: " ".join(text.split()).rstrip(".") for name, text in pairs}
 
 
 def limits(declaration: type) -> dict[str, dict[str, float]]:

@@ -10,7 +10,7 @@ from typing import Any
 
 from accelerate import PartialState
 
-from rlspec.config.schema import Evaluation, Recipe, Rollout
+from rlspec.config.rlvr_schema import Evaluation, Recipe, Rollout
 from rlspec.errors import ConfigError
 from rlspec.rlvr.batching import BatchPlan
 from rlspec.rlvr.prompts import PromptStyle

@@ -11,7 +11,7 @@ from typing import Any
 from transformers import TrainerCallback, TrainerControl, TrainerState
 from transformers.integrations import TensorBoardCallback
 
-from rlspec.config.schema import Guard
+from rlspec.config.rlvr_schema import Guard
 from rlspec.diagnostics.idle import IdleRoles
 from rlspec.display import Display
 from rlspec.rlvr.trainers import RlspecTrainerMixin

@@ -17,7 +17,7 @@ from operator import attrgetter
 from typing import Any
 
 from rlspec.config.paths import resolve_path
-from rlspec.config.schema import Columns, Data
+from rlspec.config.rlvr_schema import Columns, Data
 from rlspec.errors import ConfigError, DataError
 from rlspec.rlvr import arithmetic, words
 from rlspec.rlvr.grading.extract import extract_answer

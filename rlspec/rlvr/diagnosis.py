@@ -19,7 +19,7 @@ from transformers import PreTrainedTokenizerBase
 
 from rlspec.config.adapters import ADAPTERS
 from rlspec.config.optim import map_settings
-from rlspec.config.schema import Model, Recipe
+from rlspec.config.rlvr_schema import Model, Recipe
 from rlspec.diagnostics.subject import Part, Subject, check_finite, stored_moments
 from rlspec.display import Display
 from rlspec.errors import ConfigError, DataError

@@ -13,7 +13,7 @@ from transformers import PreTrainedTokenizerBase
 from rlspec.checkpoint import list_checkpoints
 from rlspec.config.adapters import ADAPTERS
 from rlspec.config.load import load_recipe
-from rlspec.config.schema import Model
+from rlspec.config.rlvr_schema import Model
 from rlspec.errors import CheckpointError
 from rlspec.rlvr.data import Problem
 from rlspec.rlvr.generation import Policy

@@ -14,7 +14,7 @@ from accelerate.utils import gather_object
 from transformers import PreTrainedTokenizerBase
 
 from rlspec.checkpoint import write_json_atomically
-from rlspec.config.schema import Evaluation
+from rlspec.config.rlvr_schema import Evaluation
 from rlspec.rlvr.arguments import completion_length, uses_bf16
 from rlspec.rlvr.data import Problem
 from rlspec.rlvr.evaluation import (

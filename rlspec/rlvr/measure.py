@@ -9,7 +9,7 @@ from peft import PeftModel
 from transformers import PreTrainedTokenizerBase
 
 from rlspec.config.adapters import ADAPTERS
-from rlspec.config.schema import Model, Recipe
+from rlspec.config.rlvr_schema import Model, Recipe
 from rlspec.display import Display
 from rlspec.rlvr.data import read_problems
 from rlspec.rlvr.evaluator import ProblemEvaluator, build_protocol, format_metrics

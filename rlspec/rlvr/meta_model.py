@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from rlspec.config.schema import Model
+from rlspec.config.rlvr_schema import Model
 from rlspec.errors import ConfigError
 from rlspec.rlvr.models import DTYPES, IMPOSSIBLE, apply_lora, build_config, freeze, load_tokenizer, lora_as_stored
 from rlspec.runtime.quiet import quiet_libraries

@@ -6,7 +6,7 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 
 from rlspec.config.paths import resolve_path
-from rlspec.config.schema import Data, Model, Recipe
+from rlspec.config.rlvr_schema import Data, Model, Recipe
 from rlspec.hub import is_local
 from rlspec.rlvr.data import is_single_file
 from rlspec.run_directory import RunDirectory

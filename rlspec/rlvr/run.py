@@ -10,7 +10,7 @@ from typing import Any
 from accelerate import PartialState
 
 from rlspec.checkpoint import checkpoint_name
-from rlspec.config.schema import Recipe
+from rlspec.config.rlvr_schema import Recipe
 from rlspec.display import Display
 from rlspec.rlvr.arguments import stretched_schedule
 from rlspec.rlvr.callbacks import CollapseGuard, EvaluationCallback, InterruptCallback, MetricsCallback

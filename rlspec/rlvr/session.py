@@ -21,7 +21,8 @@ from rlspec.checkpoint import read_manifest
 from rlspec.config.load import load_group
 from rlspec.config.optim import builder_settings, describe_rate, map_settings
 from rlspec.config.paths import resolve_path
-from rlspec.config.schema import Batch, Data, Grader, Model, ModelLora, Optim, Recipe, Reward
+from rlspec.config.rlvr_schema import Batch, Data, Grader, Model, ModelLora, Recipe, Reward
+from rlspec.config.schema import Optim
 from rlspec.diagnostics.alignment import live_probes
 from rlspec.diagnostics.norm_test import NormTest
 from rlspec.diagnostics.probes import PROBES, Probe

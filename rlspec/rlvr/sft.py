@@ -17,7 +17,7 @@ from torch.utils.data import Sampler, SequentialSampler
 from transformers import PreTrainedTokenizerBase
 from trl import SFTTrainer
 
-from rlspec.config.schema import Corruption
+from rlspec.config.rlvr_schema import Corruption
 from rlspec.errors import ConfigError, DataError
 from rlspec.rlvr.arithmetic import PATTERN, corrupt
 from rlspec.rlvr.conversation import result_ids

@@ -10,7 +10,7 @@ from rlspec.checkpoint import MANIFEST
 from rlspec.errors import ConfigError
 
 if TYPE_CHECKING:
-    from rlspec.config.schema import Recipe
+    from rlspec.config.rlvr_schema import Recipe
     from rlspec.config.vla_schema import VlaRecipe
 
 

@@ -136,7 +136,7 @@ def test_the_console_script_lists_and_runs_commands() -> None:
         assert f"  {name} " in listing.stdout
     assert {"train", "symmetry"} <= set(cli.commands()) and "cli" not in cli.commands()
     result = run("cli", "train", "recipe=grpo_math", "--print")
-    assert result.returncode == 0 and result.stdout.startswith("recipe: grpo_math\n")
+    assert result.returncode == 0 and result.stdout.startswith("recipe: grpo_math  # ")
     assert run("cli", "train", "recipe=nope").returncode == 2
 
 

@@ -14,8 +14,8 @@ from rlspec.checkpoint import staged_folder
 from rlspec.config.kinds import is_robotic
 from rlspec.config.load import dump_recipe, load_any_recipe, load_group, load_recipe, load_vla_recipe
 from rlspec.config.paths import headline, list_group, list_recipes, recipes_folder, resolve_path
+from rlspec.config.rlvr_schema import Recipe
 from rlspec.config.rules import built_in_rules, list_optimizers
-from rlspec.config.schema import Recipe
 from rlspec.errors import CheckpointError, ConfigError
 
 PAPER = [name for name in list_recipes() if name.startswith("pion_g")]  # of Qwen3, whose thinking is on

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from rlspec.config.load import load_recipe
 from rlspec.config.match import as_written_today, differing_keys
-from rlspec.config.schema import Recipe
+from rlspec.config.rlvr_schema import Recipe
 
 
 def dump(*overrides: str) -> dict:

@@ -45,7 +45,7 @@ def test_completions_that_cannot_be_divided_among_processes_are_refused() -> Non
 
 
 def test_the_norm_test_needs_micro_batches_to_compare() -> None:
-    from rlspec.config.schema import Batch
+    from rlspec.config.rlvr_schema import Batch
     from rlspec.rlvr.session import batch_plan
 
     sizes = {"prompts_per_step": 4, "samples_per_prompt": 4, "norm_test": True}
@@ -56,7 +56,7 @@ def test_the_norm_test_needs_micro_batches_to_compare() -> None:
 
 def test_completions_are_passed_over_where_nothing_but_their_advantage_speaks() -> None:
     from rlspec.config.load import load_recipe
-    from rlspec.config.schema import Batch
+    from rlspec.config.rlvr_schema import Batch
     from rlspec.rlvr.session import batch_plan
 
     with pytest.raises(ConfigError, match=r"batch.skip_zero_advantages=true: for one process"):
@@ -71,7 +71,7 @@ def test_completions_are_passed_over_where_nothing_but_their_advantage_speaks() 
 
 def test_a_batch_that_grows_needs_them_too_and_a_limit_that_can_be_reached() -> None:
     from rlspec.config.load import load_recipe
-    from rlspec.config.schema import Batch
+    from rlspec.config.rlvr_schema import Batch
     from rlspec.rlvr.session import batch_plan
 
     with pytest.raises(ConfigError, match=r"batch.grow=true: compares .* set batch.micro_batch to 8 or less"):

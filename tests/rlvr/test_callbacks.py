@@ -12,7 +12,7 @@ from unittest.mock import MagicMock
 import pytest
 
 from rlspec.config.load import load_recipe
-from rlspec.config.schema import Evaluation, Guard
+from rlspec.config.rlvr_schema import Evaluation, Guard
 from rlspec.display import Display, format_step
 from rlspec.rlvr.arguments import common_arguments
 from rlspec.rlvr.callbacks import CollapseGuard, events_after, reward_panel, tool_panel

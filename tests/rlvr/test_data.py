@@ -13,7 +13,7 @@ import pytest
 from datasets import Dataset, DatasetDict
 
 from rlspec.config.load import load_recipe
-from rlspec.config.schema import Columns
+from rlspec.config.rlvr_schema import Columns
 from rlspec.errors import ConfigError, DataError
 from rlspec.rlvr.data import (
     Problem,

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from rlspec.config.schema import Columns
+from rlspec.config.rlvr_schema import Columns
 from rlspec.errors import DataError
 from rlspec.rlvr.data import Problem, content_id, load_problems
 from rlspec.rlvr.grading import GraderPool

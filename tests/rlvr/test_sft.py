@@ -13,7 +13,7 @@ from trl import SFTConfig
 from trl.trainer.sft_trainer import DataCollatorForLanguageModeling
 
 from rlspec.checkpoint import checkpoint_name
-from rlspec.config.schema import Corruption
+from rlspec.config.rlvr_schema import Corruption
 from rlspec.errors import ConfigError, DataError
 from rlspec.optim import build_optimizer
 from rlspec.rlvr.arithmetic import Mistakes, answer, worked_solution

@@ -18,7 +18,7 @@ from trl import GRPOConfig
 from trl.chat_template_utils import qwen3_chat_template
 
 from rlspec.config.load import load_recipe
-from rlspec.config.schema import Grader, Reward
+from rlspec.config.rlvr_schema import Grader, Reward
 from rlspec.display import Display
 from rlspec.errors import ConfigError, UserError
 from rlspec.optim import build_optimizer

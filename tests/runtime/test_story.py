@@ -15,7 +15,7 @@ from accelerate import PartialState
 
 from rlspec.checkpoint import staged_folder
 from rlspec.config.load import load_recipe
-from rlspec.config.schema import Recipe
+from rlspec.config.rlvr_schema import Recipe
 from rlspec.display import Display
 from rlspec.errors import ConfigError, UserError
 from rlspec.run_directory import RECIPE, RunDirectory

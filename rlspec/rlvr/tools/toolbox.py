@@ -19,7 +19,7 @@ from trl.chat_template_utils import (
 )
 
 from rlspec.config.functions import is_function
-from rlspec.config.schema import Recipe
+from rlspec.config.rlvr_schema import Recipe
 from rlspec.errors import ConfigError, DataError
 from rlspec.hub import one_line
 from rlspec.rlvr.data import Problem

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from rlspec.config.schema import Grader, Reward
+from rlspec.config.rlvr_schema import Grader, Reward
 from rlspec.errors import ConfigError, UserError
 from rlspec.rlvr.data import Problem
 from rlspec.rlvr.rewards import VerifierReward
