@@ -6,13 +6,13 @@ no simulator.
 
 from __future__ import annotations
 
-import difflib
 from typing import Any, Protocol
 
 import gymnasium
 import numpy as np
 from gymnasium.envs.registration import WrapperSpec
 from numpy.typing import NDArray
+from rlspec_envs.errors import check_keywords, nearest
 
 FRANKA_TASKS: dict[str, tuple[str, int]] = {
     "pick_place": ("rlspec/FrankaPickPlace-v0", 200),
@@ -62,9 +62,7 @@ def _register() -> None:
 
 def _check_suite(suite: str) -> str:
     if suite not in SUITES:
-        near = difflib.get_close_matches(str(suite), SUITES, n=1)
-        hint = f" (did you mean {near[0]}?)" if near else ""
-        raise ValueError(f"suite {suite!r} is unknown{hint}: choose one of {', '.join(SUITES)}")
+        raise ValueError(f"suite {suite!r} is unknown; {nearest(str(suite), SUITES)}")
     return suite
 
 
@@ -125,6 +123,9 @@ def make_env(suite: str, task: str, **options: Any) -> gymnasium.Env[Any, Any]:
 
             require_display()
         return gymnasium.make(FRANKA_TASKS[task][0], disable_env_checker=True, **options)
+    from rlspec_envs.libero.environment import LiberoEnv
+
+    check_keywords(options, LiberoEnv, where=suite)  # gymnasium would answer with a paragraph
     return gymnasium.make(LIBERO_IDS[suite], disable_env_checker=True, task_id=int(task), **options)
 
 

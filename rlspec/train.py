@@ -96,7 +96,7 @@ def _look_at_sources(recipe: Any) -> None:
 
 
 def _look_at_policy(recipe: Any) -> None:
-    """The same for a robot's policy and its data, as far as they are folders."""
+    """The same for a robot's policy and its data, as far as they are folders, and for what the simulator is asked."""
     from rlspec.checkpoint import find_weights
     from rlspec.config.paths import resolve_path
     from rlspec.errors import DataError
@@ -109,6 +109,12 @@ def _look_at_policy(recipe: Any) -> None:
         key, given = "dataset.repo_id", dataset.repo_id if dataset.repo_id.startswith(("/", "~", ".")) else None
     if given is not None and not Path(given).expanduser().is_dir():
         raise DataError(f"{key}={given}: no such folder; correct it, or leave it out")
+    if recipe.env is not None:
+        from rlspec.vla.evaluation.simulator import Simulator
+
+        simulator = Simulator(recipe.env.suite, dict(recipe.env.options))
+        for task in recipe.env.tasks or simulator.tasks()[:1]:
+            simulator.make(task).close()
 
 
 def _look_at_place(recipe: Any) -> None:

@@ -13,7 +13,7 @@ import mujoco
 import numpy as np
 from gymnasium import spaces
 from numpy.typing import ArrayLike, NDArray
-from rlspec_envs.errors import EnvironmentUnavailable
+from rlspec_envs.errors import EnvironmentUnavailable, check_keywords
 from rlspec_envs.franka.control import CONTROLLERS, Controller
 from rlspec_envs.franka.randomisation import RANDOMISATIONS, Appearance
 from rlspec_envs.franka.robots import FINGER_STROKE, HOME, JOINTS, ROBOTS
@@ -128,10 +128,8 @@ class FrankaEnv(gymnasium.Env[Observation, NDArray[np.float32]]):
         if render_mode == "human":
             require_display()
         self.render_mode = render_mode
-        try:
-            self._task = TASKS[task](**options)
-        except TypeError as error:
-            raise ValueError(f"task {task!r}: {str(error).split('() ')[-1]}") from error
+        check_keywords(options, FrankaEnv, TASKS[task], where=f"task {task}")
+        self._task = TASKS[task](**options)
         self.control_hz = float(controller.default_hz if control_hz is None else control_hz)
         if not 1.0 <= self.control_hz <= 100.0:
             raise ValueError(f"control_hz={control_hz!r}: give 1 to 100")

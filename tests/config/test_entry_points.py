@@ -129,6 +129,22 @@ def test_a_run_that_fails_ends_in_one_line(
     assert capsys.readouterr().err == message
 
 
+@pytest.mark.parametrize(
+    ("given", "words"),
+    [
+        (["env.options.image_sise=64"], "task pick_place has no such option; did you mean image_size?"),
+        (["env.options.action_space=delta"], "choose one of delta_eef, joint_velocity, joint_position"),
+        (["env.options.distractors=9"], "distractors=9: give a whole number from 0 to 3"),
+    ],
+)
+def test_what_the_simulator_cannot_do_is_said_before_libraries_are_loaded(
+    given: list[str], words: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(train, "_runner", lambda robotic: pytest.fail("it was started"))
+    assert train.main(["recipe=vla_franka", *given]) == 2
+    assert words in capsys.readouterr().err
+
+
 def test_the_console_script_lists_and_runs_commands() -> None:
     listing = run("cli")
     assert listing.returncode == 0

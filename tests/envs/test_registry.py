@@ -54,7 +54,7 @@ def test_importing_is_cheap() -> None:
 
 
 def test_unknown_names_are_refused_with_the_allowed_ones() -> None:
-    with pytest.raises(ValueError, match="suite 'libero_spatal' is unknown .did you mean libero_spatial"):
+    with pytest.raises(ValueError, match="suite 'libero_spatal' is unknown; did you mean libero_spatial"):
         rlspec_envs.list_tasks("libero_spatal")
     with pytest.raises(ValueError, match="task 'pickplace' of suite franka is unknown: choose one of pick_place"):
         rlspec_envs.make_env("franka", "pickplace")

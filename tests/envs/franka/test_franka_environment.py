@@ -252,7 +252,7 @@ def _colour_name(rgba: np.ndarray) -> str:
         ({"colours": ["pink"]}, "colours="),
         ({"workspace": (0.4, 0.3, 0, 0.1)}, "workspace="),
         ({"plate_radius": 1.0}, "plate_radius=1.0"),
-        ({"distracters": 1}, "task 'pick_place': got an unexpected keyword argument 'distracters'"),
+        ({"distracters": 1}, "distracters=1: task pick_place has no such option; did you mean distractors?"),
         ({"time_limit": 0}, "time_limit=0"),
     ],
 )
