@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import operator
+import re
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from numbers import Real
 from typing import Any, Literal, get_args, get_origin
@@ -24,6 +25,8 @@ WORDS = {
     name: get_args(kind) for name, kind in declared_types(OptimizerSettings).items() if get_origin(kind) is Literal
 }
 """Settings of a few words -> the words."""
+
+_WRAPPERS = re.compile(r"\b(?:_orig_mod|_checkpoint_wrapped_module)\.")
 
 BOUNDS = ("gradient_clip", "update_clip", "spectral_cap")
 
@@ -262,8 +265,9 @@ def check_names(stored: list[Group], own: list[Group]) -> None:
     """
     if any("param_names" not in group for group in [*stored, *own]):
         return
-    before = {name: index for index, group in enumerate(stored) for name in group["param_names"]}
-    now = {name: index for index, group in enumerate(own) for name in group["param_names"]}
+    names_before, names_now = _plain_names(stored), _plain_names(own)
+    before = {name: index for index, names in enumerate(names_before) for name in names}
+    now = {name: index for index, names in enumerate(names_now) for name in names}
     problems = [f"{name} is not in the checkpoint" for name in now if name not in before]
     problems += [f"{name} is not in the model" for name in before if name not in now]
     problems += [
@@ -271,7 +275,7 @@ def check_names(stored: list[Group], own: list[Group]) -> None:
         for name in now
         if name in before and before[name] != now[name]
     ]
-    if not problems and [group["param_names"] for group in stored] != [group["param_names"] for group in own]:
+    if not problems and names_before != names_now:
         problems = ["the same parameters in another order"]
     if problems:
         more = f" and {len(problems) - 3} more" if len(problems) > 3 else ""
@@ -279,3 +283,11 @@ def check_names(stored: list[Group], own: list[Group]) -> None:
             f"the optimizer state does not belong to these parameters: {'; '.join(problems[:3])}{more}; "
             "use the model and the optim settings of the checkpoint"
         )
+
+
+def _plain_names(groups: list[Group]) -> list[list[str]]:
+    """Names of a model's parameters without those of what is around it: torch.compile, DDP, checkpointed layers."""
+    names = [[_WRAPPERS.sub("", name) for name in group["param_names"]] for group in groups]
+    while any(names) and all(name.startswith("module.") for part in names for name in part):
+        names = [[name.removeprefix("module.") for name in part] for part in names]
+    return names

@@ -182,8 +182,8 @@ class SpectralOptimizer(torch.optim.Optimizer):
             collected = self._recorder.end(shared.least, shared.totals)
         for callback in list(self._telemetry_callbacks.values()) if collected else ():
             callback(self._steps, self.telemetry())
-        if self._steps == REPORT_UNUSED_AFTER and any(map(started, self.state.values())):
-            self._report_unused()  # not after steps of zeros alone
+        if self._steps == REPORT_UNUSED_AFTER:
+            self._report_unused()
         return loss
 
     def register_telemetry_callback(self, callback: TelemetryCallback) -> RemovableHandle:
@@ -239,11 +239,31 @@ class SpectralOptimizer(torch.optim.Optimizer):
         Raises:
             CheckpointError: if the stored names, rules, splits or shapes are not this optimizer's, naming the offender.
         """
+        before, after = self._optimizer_load_state_dict_pre_hooks, self._optimizer_load_state_dict_post_hooks
+        state_dict = state_dict.copy()
+        for hook in before.values():
+            changed = hook(self, state_dict)
+            state_dict = state_dict if changed is None else changed
+        self._optimizer_load_state_dict_pre_hooks = OrderedDict()
+        self._optimizer_load_state_dict_post_hooks = OrderedDict()
+        try:
+            self._load(state_dict)
+        finally:
+            self._optimizer_load_state_dict_pre_hooks, self._optimizer_load_state_dict_post_hooks = before, after
+        for done in after.values():
+            done(self)
+
+    def _load(self, state_dict: dict[str, Any]) -> None:
+        """Load what the hooks made of a stored state."""
         check_stored(state_dict, self.param_groups, initial_state)
         stored = [index for group in state_dict["param_groups"] for index in group["params"]]
         if any(is_dtensor(param) for group in self.param_groups for param in group["params"]):
             state_dict = cut_state(state_dict, self.param_groups, initial_state)
+        names = [group.get("param_names") for group in self.param_groups]
         super().load_state_dict(state_dict)
+        for group, own_names in zip(self.param_groups, names, strict=True):
+            if own_names is not None:  # what is around a model may have another name in the state
+                group["param_names"] = own_names
         params = [(*each, group) for group in self.param_groups for each in enumerate(group["params"])]
         for index, (position, param, group) in zip(stored, params, strict=True):
             own = initial_state(describe(param), group, position)
@@ -389,7 +409,14 @@ class SpectralOptimizer(torch.optim.Optimizer):
 
     def _report_unused(self) -> None:
         unused = self.without_updates()
-        if unused:
+        if unused and len(unused) == sum(len(group["params"]) for group in self.param_groups):
+            warnings.warn(
+                f"no parameter had a usable gradient in {REPORT_UNUSED_AFTER} steps, so that none has moved: if the "
+                "model has gradients, its parameters are others than when this optimizer was built (fully_shard, a "
+                "copy, adapters); build the optimizer after that",
+                stacklevel=3,
+            )
+        elif unused:
             warnings.warn(
                 f"{len(unused)} trainable parameters had no usable gradient in {REPORT_UNUSED_AFTER} steps "
                 f"({', '.join(unused[:3])}{', ...' if len(unused) > 3 else ''}): they take no part in the loss; "

@@ -98,6 +98,37 @@ def test_what_is_written_into_half_precision_weights_stays(dtype: torch.dtype) -
     assert optimizer.state[model.second.bias]["master"].isnan().tolist() == [True, False, False, False]
 
 
+@pytest.mark.parametrize(
+    ("before", "now"),
+    [("_orig_mod.", ""), ("", "module."), ("module._orig_mod.", "_orig_mod."), ("module.module.", "module.")],
+)
+def test_what_is_around_a_model_is_no_part_of_its_parameters_names(before: str, now: str) -> None:
+    stored, other = (
+        SpectralOptimizer([(around + name, param) for name, param in Pair().named_parameters() if param.ndim > 1])
+        for around in (before, now)
+    )
+    other.load_state_dict(stored.state_dict())
+    assert other.param_groups[0]["param_names"] == [now + "first.weight", now + "second.weight"]
+
+
+def test_hooks_see_a_state_before_it_is_checked_and_when_all_of_it_is_loaded() -> None:
+    weight = nn.Parameter(torch.ones(4, 4, dtype=torch.bfloat16))
+    state, optimizer, seen = stepped(weight).state_dict(), SpectralOptimizer([("weight", weight)]), []
+    state["param_groups"][0]["param_names"] = ["old"]
+
+    def rename_and_double(_: torch.optim.Optimizer, stored: dict) -> dict:
+        (group,) = stored["param_groups"]
+        kept = {name: 2 * value for name, value in stored["state"][0].items()}
+        return {"state": {0: kept}, "param_groups": [{**group, "param_names": ["weight"]}]}
+
+    optimizer.register_load_state_dict_pre_hook(rename_and_double)
+    optimizer.register_load_state_dict_post_hook(lambda it: seen.append(it.state[weight]["master"].dtype))
+    for _ in range(2):
+        optimizer.load_state_dict(state)
+    assert torch.equal(optimizer.state[weight]["master"], 2 * state["state"][0]["master"])
+    assert seen == [torch.float32] * 2
+
+
 def test_loading_refuses_other_parameters_and_names_them() -> None:
     optimizer = SpectralOptimizer(groups(Pair()))
     other = optimizer.state_dict()

@@ -270,6 +270,14 @@ def test_parameters_without_any_gradient_are_reported_once_and_not_fatal() -> No
     assert optimizer.without_updates() == ["unused"]
 
 
+def test_an_optimizer_of_which_nothing_has_a_gradient_says_so() -> None:
+    optimizer = SpectralOptimizer(params_for("muon"))
+    with pytest.warns(UserWarning, match=r"no parameter had a usable gradient in 10 steps.*fully_shard") as told:
+        for _ in range(12):
+            optimizer.step()
+    assert len(told) == 1
+
+
 @every_rule
 def test_without_the_check_for_nan_finite_gradients_give_the_same_bits(rule: str) -> None:
     checked, trusted = params_for(rule), params_for(rule)
