@@ -9,10 +9,10 @@ from typing import Any, Literal
 import torch
 from torch import Tensor
 
-from rlspec.optim.composition import Rule
+from rlspec.optim.composition import Buffer, Rule
 from rlspec.optim.engine.checks import started
 from rlspec.optim.engine.finite import Flag
-from rlspec.optim.engine.updates import HALF, Entry, Group, State, layout
+from rlspec.optim.engine.updates import HALF, OWN_KEYS, Entry, Group, State, layout
 from rlspec.optim.kernels.layout import block_shape
 from rlspec.optim.rules import get_rule
 from rlspec.optim.sharding.shards import is_dtensor, local
@@ -35,9 +35,8 @@ def initial_state(param: Tensor, group: Group, position: int) -> State:
         state["momentum_buffer"] = torch.zeros_like(param, dtype=kept, memory_format=torch.preserve_format)
     for name in rule.kernel.buffers if rule.kernel is not None else ():
         state[name] = torch.zeros_like(param, dtype=dtype, memory_format=torch.preserve_format)
-    factor: Literal["", "a", "b"] = "" if rule.kind != "pair" else ("b" if position % 2 else "a")
-    blocks, rows, cols = block_shape(param.shape, *layout(group, rule))
-    for name, buffer in rule.buffers(rows, cols, group, factor).items():
+    blocks, buffers = _stage_buffers(param, group, position)
+    for name, buffer in buffers.items():
         if is_dtensor(param):
             state[name] = shard_buffer(buffer, blocks, dtype, param, rule, layout(group, rule))
         else:
@@ -47,13 +46,28 @@ def initial_state(param: Tensor, group: Group, position: int) -> State:
     return state
 
 
+def _stage_buffers(param: Tensor, group: Group, position: int) -> tuple[int, dict[str, Buffer]]:
+    """How many blocks a parameter has, and what the stages of its rule keep of each."""
+    rule = get_rule(group["rule"])
+    factor: Literal["", "a", "b"] = "" if rule.kind != "pair" else ("b" if position % 2 else "a")
+    blocks, rows, cols = block_shape(param.shape, *layout(group, rule))
+    return blocks, rule.buffers(rows, cols, group, factor)
+
+
+def own_state(param: Tensor, group: Group, position: int, state: State) -> State:
+    """What of a parameter's state is the rule's; others may keep something beside it."""
+    kernel = get_rule(group["rule"]).kernel
+    names = {*OWN_KEYS, *(() if kernel is None else kernel.buffers), *_stage_buffers(param, group, position)[1]}
+    return {name: value for name, value in state.items() if name in names}
+
+
 def follow_weights(states: Iterable[tuple[Tensor, State]]) -> None:
     """Take into the masters what was written into the weights since the last step: a checkpoint, a clamp, zeros.
 
     A weight that still is its master, rounded, leaves it as it is.
     """
     for param, state in states:
-        if "master" in state:
+        if isinstance(param, Tensor) and "master" in state:  # under a word others keep what is theirs
             weight, master = local(param.detach()), local(state["master"])
             torch.where(weight == master.to(weight.dtype), master, weight, out=master)
 

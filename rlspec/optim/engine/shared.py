@@ -22,7 +22,7 @@ import torch.distributed as dist
 from torch import Tensor
 
 from rlspec.optim.composition import Rule
-from rlspec.optim.engine.batches import CPU_BATCH_BYTES, batches, initial_state, make_entry
+from rlspec.optim.engine.batches import CPU_BATCH_BYTES, batches, initial_state, make_entry, own_state
 from rlspec.optim.engine.checks import named_parameters, started
 from rlspec.optim.engine.finite import Flag
 from rlspec.optim.engine.telemetry import LARGEST_MEASURED, Recorder
@@ -172,9 +172,10 @@ class Distribution:
         self, group: Group, rule: Rule, slots: list[int], first: int, flags: Sequence[Flag], states: Any, full: bool
     ) -> Unit:
         params = [group["params"][slot] for slot in slots]
+        kept = [own_state(param, group, slot, states[param]) for param, slot in zip(params, slots, strict=True)]
         shards = []
-        for param in params:
-            cut = {name: shards_of(value, self.size) for name, value in states[param].items() if name != "step"}
+        for param, state in zip(params, kept, strict=True):
+            cut = {name: shards_of(value, self.size) for name, value in state.items() if name != "step"}
             shards.append({"param": shards_of(param, self.size)} | cut)
         capped = rule.spectral and (group["gradient_clip"] or group["spectral_cap"])
         decays = rule.sets_decay and group["weight_decay"]
@@ -186,7 +187,7 @@ class Distribution:
             [_part(param) for param in params],
             [tuple(param.shape) for param in params],
             [],
-            [{name: local(value) for name, value in states[param].items()} for param in params],
+            [{name: local(value) for name, value in state.items()} for state in kept],
             shards,
             layout(group, rule),
             torch.stack(alive).amin() if alive else None,

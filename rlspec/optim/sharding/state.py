@@ -128,7 +128,7 @@ def whole_state(optimizer: torch.optim.Optimizer, *, kept: bool = True) -> dict[
     """
     state_dict = optimizer.state_dict()
     states = {
-        index: {name: whole(value, kept=kept) for name, value in state.items()}
+        index: {name: whole(value, kept=kept) for name, value in state.items()} if isinstance(state, dict) else state
         for index, state in state_dict["state"].items()
     }
     return state_dict | {"state": states}

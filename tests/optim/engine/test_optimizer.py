@@ -207,6 +207,7 @@ def test_what_others_keep_beside_the_state_is_theirs() -> None:
     expected, optimizer = SpectralOptimizer(groups(plain, "muon")), SpectralOptimizer(groups(model, "muon"))
     for param in model.parameters():
         optimizer.state[param] |= {"z": param.detach().clone(), "seen": 3}
+    optimizer.state["calls"] = 3
     assert len(optimizer.without_updates()) == 4
     train(plain, expected, 2)
     train(model, optimizer, 1)
@@ -214,6 +215,7 @@ def test_what_others_keep_beside_the_state_is_theirs() -> None:
     optimizer.param_groups[0]["nesterov"] = False
     train(model, optimizer, 1, start=1)
     assert all(torch.equal(a, b) for a, b in zip(plain.parameters(), model.parameters(), strict=True))
+    assert optimizer.state.pop("calls") == 3
     assert all(state["seen"] == 3 and state["z"].dtype == torch.float32 for state in optimizer.state.values())
 
 

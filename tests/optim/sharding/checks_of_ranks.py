@@ -351,6 +351,22 @@ def other_dtypes_give_the_weights_of_one_process(folder: Path) -> None:
 
 
 @check
+def what_others_keep_beside_the_state_stays_theirs(folder: Path) -> None:
+    for kind in ("fsdp2", "ddp"):
+        for rule, telemetry_every in (("normuon", 0), ("pion", 1), ("lora_rite", 0), ("adamw", 1)):
+            params, optimizer = run(rule, kind, range(0), telemetry_every=telemetry_every)
+            rank = float(dist.get_rank())
+            for param in params:
+                optimizer.state[param] |= {"word": "x", "rank": torch.full((3,), rank)}
+            optimizer.state["calls"] = 3  # type: ignore[assignment,index]
+            advance(params, optimizer, range(2))
+            assert_same(params, run(rule, "", range(2))[0])
+            assert whole_state(optimizer)["state"]["calls"] == 3
+            kept = [optimizer.state[param] for param in params]
+            assert all(state["word"] == "x" and (state["rank"] == rank).all() for state in kept)
+
+
+@check
 def a_tiny_workspace_gives_the_same_in_many_rounds(folder: Path) -> None:
     for kind in ("fsdp2", "ddp"):
         params = list(sharded(Bag([(8, 6)] * 9), kind).parameters())
