@@ -1,41 +1,51 @@
-"""A resolved recipe as YAML that says what each key means."""
+"""A recipe, or the settings of a command, as YAML that says what each key means."""
 
 from __future__ import annotations
 
 import textwrap
 import types
 import typing
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from inspect import cleandoc
 from typing import Any, Literal
 
 import yaml
 from pydantic import BaseModel
-from pydantic.fields import FieldInfo
 
 from rlspec.config.messages import section_of
 from rlspec.config.passthrough import CONFIG_CLASSES
 from rlspec.config.rlvr_schema import Recipe
-from rlspec.config.schema import AnyRecipe
-from rlspec.config.sources import read_knobs
+from rlspec.config.schema import AnyRecipe, documented, key_of
+from rlspec.config.sources import Knob, read_knobs
 
 _WIDTH = 120
 
 
 def annotated_recipe(recipe: AnyRecipe) -> str:
     """What `dump_recipe` gives, with a comment at every key of the schema, and TRL's own words at its knobs."""
-    lines = _lines(recipe, recipe.algorithm, "")
-    return "\n".join(lines) + "\n"
+    knobs = read_knobs(CONFIG_CLASSES[recipe.algorithm]) if isinstance(recipe, Recipe) else {}
+    return annotated(recipe, knobs)
 
 
-def meaning(field: FieldInfo) -> str:
-    """What a key means, and the words that it takes; a section's is its docstring's first sentence."""
-    section = section_of(field.annotation)
-    about = field.description or (cleandoc(section.__doc__ or "").split("\n")[0].rstrip(".") if section else "")
+def annotated(settings: BaseModel, knobs: Mapping[str, Knob] | None = None, *, without: Collection[str] = ()) -> str:
+    """A section as YAML; `knobs` are what a mapping `trainer` in it may hold, `without` keys that are left out."""
+    return "\n".join(_lines(settings, knobs or {}, "", without)) + "\n"
+
+
+def meaning(section: type[BaseModel], name: str) -> str:
+    """What a key means, and the words that it takes.
+
+    Its field's description says so, else the docstring of its section, else, of a section, its own first sentence.
+    """
+    field = section.model_fields[name]
+    own, key = section_of(field.annotation), key_of(field)
+    about = field.description or (key.about if key else documented(section).get(name, ""))
+    if not about and own is not None:
+        about = cleandoc(own.__doc__ or "").split("\n")[0].rstrip(".")
     words = _words(field.annotation)
     if all(word in about for word in words):
         return about
-    return f"{about} ({', '.join(words)})"
+    return f"{about} ({', '.join(words)})".strip()
 
 
 def _words(annotation: Any) -> list[str]:
@@ -50,24 +60,18 @@ def _is_union(annotation: Any) -> bool:
     return typing.get_origin(annotation) in (typing.Union, types.UnionType)
 
 
-def _lines(section: BaseModel, algorithm: str, indent: str) -> Iterator[str]:
-    for name, field in type(section).model_fields.items():
-        value = getattr(section, name)
+def _lines(section: BaseModel, knobs: Mapping[str, Knob], indent: str, without: Collection[str] = ()) -> Iterator[str]:
+    for name in (each for each in type(section).model_fields if each not in without):
+        value, about = getattr(section, name), meaning(type(section), name)
         if isinstance(value, BaseModel):
-            yield from _with_comment(f"{indent}{name}:", meaning(field))
-            yield from _lines(value, algorithm, indent + "  ")
-        elif isinstance(section, Recipe) and name == "trainer":
-            yield from _with_comment(f"{indent}{name}:", meaning(field))
-            yield from _knobs(value, algorithm, indent + "  ")
+            yield from _with_comment(f"{indent}{name}:", about)
+            yield from _lines(value, knobs, indent + "  ")
+        elif name == "trainer" and knobs:
+            yield from _with_comment(f"{indent}{name}:", about)
+            for knob, setting in value.items():
+                yield from _entry({knob: setting}, knobs[knob].about, indent + "  ")
         else:
-            plain = section.model_dump(mode="json", include={name})
-            yield from _entry(plain, meaning(field), indent)
-
-
-def _knobs(values: Mapping[str, Any], algorithm: str, indent: str) -> Iterator[str]:
-    known = read_knobs(CONFIG_CLASSES[algorithm])
-    for name, value in values.items():
-        yield from _entry({name: value}, known[name].about, indent)
+            yield from _entry(section.model_dump(mode="json", include={name}), about, indent)
 
 
 def _entry(plain: dict[str, Any], about: str, indent: str) -> Iterator[str]:

@@ -8,7 +8,9 @@ description is what `python -m rlspec.train recipe=NAME --print` says of the key
 from __future__ import annotations
 
 import os
+import re
 from dataclasses import dataclass
+from inspect import cleandoc
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from pydantic import (
@@ -30,7 +32,6 @@ from rlspec.optim.settings import (
     declared_types,
     defaults,
     limits,
-    meanings,
 )
 
 SEEDS = 2**32  # numpy's generators take no larger seed
@@ -71,6 +72,14 @@ def key_of(field: FieldInfo) -> Key | None:
     return next((item for item in field.metadata if isinstance(item, Key)), None)
 
 
+def documented(declaration: type) -> dict[str, str]:
+    """Name -> what a field means, off the section `Attributes:` of its docstring and of its bases'."""
+    listed = "".join(cleandoc(each.__doc__ or "").partition("Attributes:\n")[2] + "\n" for each in declaration.__mro__)
+    entries = re.split(r"^    (?=\w+(?:, \w+)*: )", listed, flags=re.MULTILINE)[1:]
+    pairs = (entry.split(": ", 1) for entry in entries)
+    return {name: " ".join(text.split()).rstrip(".") for names, text in pairs for name in names.split(", ")}
+
+
 def _named(text: str | None) -> str | None:
     if text is not None and not text.strip():
         raise ValueError("no value; leave it out, or give one")
@@ -102,7 +111,7 @@ class Lora(Section):
 
 def _derived(declaration: type) -> type[Section]:
     """A section with the fields, defaults and limits of a dataclass."""
-    values, within, about = defaults(declaration), limits(declaration), meanings(declaration)
+    values, within, about = defaults(declaration), limits(declaration), documented(declaration)
     fields: dict[str, Any] = {}
     for name, kind in declared_types(declaration).items():
         constraints: dict[str, Any] = within.get(name, {})

@@ -29,6 +29,11 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def _deploy(settings: Settings) -> int:
+    if settings.print:
+        from rlspec.config.annotated import annotated
+
+        sys.stdout.write(annotated(settings, without=("print", "token")))
+        return 0
     from rlspec.deploy.run import deploy
 
     return deploy(settings, Display()).exit_code

@@ -14,9 +14,10 @@ from pydantic import Field, ValidationError, model_validator
 from rlspec.config.command import CommandLine
 from rlspec.config.messages import explain, join_lines
 from rlspec.config.paths import list_robots, recipes_folder
-from rlspec.config.schema import Key, Section
+from rlspec.config.schema import Key, Section, documented
 from rlspec.contract.actions import EXECUTION_LAWS, ActionSpaceName, ExecutionLaw
 from rlspec.deploy.arm.gripper import GripperSettings
+from rlspec.deploy.policy.schedule import Timing
 from rlspec.deploy.robots.drivers import RobotSettings
 from rlspec.deploy.safety.tick_bounds import SafetySettings
 from rlspec.deploy.safety.watchdog import WatchdogSettings
@@ -26,27 +27,33 @@ from rlspec.errors import ConfigError, nearest
 RobotMode = Literal["dry_run", "shadow", "sim", "real"]
 
 _SOURCES = ("server", "checkpoint", "policy")
+_TIMING = documented(Timing)
 
 
 class Schedule(Section):
-    """How chunks become actions; see `rlspec.deploy.policy.schedule.Timing`."""
+    """How chunks become actions."""
 
     name: Annotated[Literal["open_loop", "ensemble", "rtc"], Key("how chunks become actions")] = "open_loop"
     n_action_steps: Annotated[
         int | None, Key("actions of a chunk that are carried out (default: what the policy says)")
     ] = Field(None, ge=1)
-    overlap: bool = True
-    stale: float = Field(1.5, gt=0)
-    margin: int = Field(1, ge=0)
-    decay: float = Field(0.01, ge=0)
-    blend: int = Field(4, ge=0)
+    overlap: bool = Field(True, description=_TIMING["overlap"])
+    stale: float = Field(1.5, gt=0, description=_TIMING["stale"])
+    margin: int = Field(1, ge=0, description=_TIMING["margin"])
+    decay: float = Field(0.01, ge=0, description=_TIMING["decay"])
+    blend: int = Field(4, ge=0, description=_TIMING["blend"])
 
 
 class SlowStart(Section):
-    """The share of the velocity limits that may be used at first, and seconds until all of them may."""
+    """How slowly a run begins.
+
+    Attributes:
+        share: Of the velocity limits, which may be used at first.
+        seconds: Until all of them may; null: 3 on a real robot, else 0.
+    """
 
     share: float = Field(0.2, gt=0, le=1)
-    seconds: float | None = Field(None, ge=0)  # None: 3 on a real robot, else 0
+    seconds: float | None = Field(None, ge=0)
 
 
 class Inference(Section):
@@ -159,6 +166,7 @@ class Settings(RobotCommand):
         bool | None,
         Key("false: no SCHED_FIFO for the loop; true: say so where the system forbids it (default: where it permits)"),
     ] = None
+    print: Annotated[bool, Key("print all settings, with what each key means and its unit, and stop")] = False
     schedule: Schedule = Schedule()
     safety: SafetySettings = SafetySettings()
     watchdog: WatchdogSettings = WatchdogSettings()

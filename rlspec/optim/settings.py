@@ -5,10 +5,8 @@ Needs nothing, torch included, so that a recipe is checked before torch is impor
 
 from __future__ import annotations
 
-import re
 from dataclasses import dataclass, field, fields
 from functools import cache
-from inspect import cleandoc
 from typing import Any, Literal, get_type_hints
 
 AdjustLr = Literal["match_rms_adamw", "match_spectral_adamw", "original", "spectral", "paper", "none"]
@@ -156,14 +154,6 @@ def defaults(*declarations: type) -> dict[str, Any]:
 def declared_types(declaration: type) -> dict[str, Any]:
     """Name -> type of every setting."""
     return get_type_hints(declaration)
-
-
-def meanings(declaration: type) -> dict[str, str]:
-    """Name -> what every setting means, off the docstring."""
-    listed = cleandoc(declaration.__doc__ or "").partition("Attributes:\n")[2]
-    entries = re.split(r"^    (?=\w+: )", listed, flags=re.MULTILINE)[1:]
-    pairs = (entry.split(": ", 1) for entry in entries)
-    return {name: " ".join(text.split()).rstrip(".") for name, text in pairs}
 
 
 def limits(declaration: type) -> dict[str, dict[str, float]]:

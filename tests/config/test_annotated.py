@@ -55,7 +55,7 @@ def test_keys_choices_and_trls_knobs_are_explained() -> None:
 
 def _fields(section: type[BaseModel], path: str = "") -> Iterator[tuple[str, str]]:
     for name, field in section.model_fields.items():
-        yield f"{path}{name}", meaning(field)
+        yield f"{path}{name}", meaning(section, name)
         below = section_of(field.annotation)
         if below is not None:
             yield from _fields(below, f"{path}{name}.")

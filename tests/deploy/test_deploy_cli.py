@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import pty
+import re
 import signal
 import subprocess
 import sys
@@ -13,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import yaml
 
 from rlspec.config.paths import list_robots
 from rlspec.deploy.__main__ import main
@@ -89,6 +91,22 @@ def test_usage(capsys: pytest.CaptureFixture[str]) -> None:
     assert main([]) == 0
     usage = capsys.readouterr().out
     assert all(robot in usage for robot in ROBOTS)
+
+
+def test_all_settings_are_printed_with_meaning_and_unit(capsys: pytest.CaptureFixture[str]) -> None:
+    given = ["robot=mujoco", "policy=expert", "token=secret", "law=ruckig", "safety.max_step=0.05", *BOX]
+    assert main([*given, "--print"]) == 0
+    text = capsys.readouterr().out
+    shown = yaml.safe_load(text)
+    settings = Settings.read(given)
+    assert shown == settings.model_dump(mode="json", exclude={"print", "token"}) and "secret" not in text
+    assert (shown["safety"]["max_step"], shown["safety"]["velocity_share"]) == (0.05, 1.0)
+    assert "  max_step: 0.05  # Radians that a joint's target moves in one tick (DROID: 0.2)\n" in text
+    assert "  blend: 4  # `rtc`: actions over which the old chunk fades into the new one\n" in text
+    names = {name for section in (shown, *shown.values()) if isinstance(section, dict) for name in section}
+    found = re.findall(r"^ *'?(\w+)'?:.* # |^ *# .*\n *'?(\w+)'?:", text, re.MULTILINE)
+    explained = {name for either in found for name in either}
+    assert len(names) > 60 and names - explained == set()
 
 
 def test_every_robot_of_the_recipes_is_valid() -> None:

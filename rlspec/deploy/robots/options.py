@@ -20,7 +20,12 @@ _Byte = Annotated[int, Field(ge=0, le=255)]
 
 
 class WorkspaceBox(Section):
-    """Metres in the base frame: what elbow, wrist, hand and its tip stay in."""
+    """Metres in the base frame: what elbow, wrist, hand and its tip stay in.
+
+    Attributes:
+        low: x, y, z of the corner where all three are least.
+        high: Of the one where all are greatest.
+    """
 
     low: list[float] = Field(min_length=3, max_length=3)
     high: list[float] = Field(min_length=3, max_length=3)
