@@ -16,7 +16,9 @@ from rlspec.rlvr.verifiers.jail import missing
 from rlspec.rlvr.verifiers.sandbox import ProgramEnd, ProgramJob, Sandbox, check_machine
 from rlspec.rlvr.verifiers.verifier import Attempt, Fault, Judgement, Verifier
 
-_FENCE = re.compile(r"^([ \t]*)```[ \t]*(?:python|py|python3)?[ \t]*\n(.*?)^[ \t]*```", re.DOTALL | re.MULTILINE | re.I)
+# Blocks of any language: the fence that ends one must not be taken for the beginning of the next.
+_BLOCK = re.compile(r"^([ \t]*)(`{3,})([^`\n]*)\n(.*?)^[ \t]*\2", re.DOTALL | re.MULTILINE)
+_PYTHON = re.compile(r"\s*(?:python|py)[\d.]*(?!\S)", re.I)
 _NOTHING = "pass\n"
 
 
@@ -37,7 +39,7 @@ class ProgramTest:
 
 
 class PythonVerifier(Verifier):
-    """1 for the program in the last fenced block if it passes the problem's tests; with `partial` the share it passes.
+    """1 for an answer whose program (`find_code`) passes the problem's tests; with `partial` the share it passes.
 
     The tests are found in the row: `verification_info` or `input_output` (APPS, TACO, open-r1), `test_list` (MBPP),
     `test` and `entry_point` (HumanEval), `tests`. Output is compared line by line without white space at the ends.
@@ -133,11 +135,12 @@ def _reason(end: ProgramEnd) -> str:
 
 
 def find_code(text: str) -> str | None:
-    """The last fenced block of Python, or without a language, as it stands between its fences."""
-    blocks = _FENCE.findall(text)
-    if not blocks:
+    """The last fenced block of Python, else the last without a language, as it stands between its fences."""
+    blocks = _BLOCK.findall(text)
+    chosen = [block for block in blocks if _PYTHON.match(block[2])] or [each for each in blocks if not each[2].strip()]
+    if not chosen:
         return None
-    margin, code = blocks[-1]  # of a block in a list
+    margin, _, _, code = chosen[-1]  # of a block in a list
     return re.sub(f"^{margin}", "", code, flags=re.MULTILINE)
 
 
