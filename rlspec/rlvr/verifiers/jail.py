@@ -165,6 +165,7 @@ def _allowed(folder: str, everything: int) -> Iterator[tuple[str, int]]:
         yield os.path.realpath(path), read | _EXECUTE
     for path in _DEVICES:
         yield path, _READ_FILE | 1 << 1
+    yield "/dev/stdin", _READ_FILE
     yield folder, everything & ~(1 << 6 | 1 << 11 | _EXECUTE)  # no devices
 
 

@@ -5,15 +5,19 @@ It knows no expected output, so that no program can find one in its memory. `pyt
 
 from __future__ import annotations
 
+import atexit
+import builtins
 import json
 import os
 import select
 import shutil
 import sys
 import tempfile
+import threading
 import time
 from collections.abc import Callable
 from contextlib import suppress
+from types import ModuleType
 from typing import Any
 
 from rlspec.rlvr.verifiers.jail import Limits, confine, leave_network
@@ -125,6 +129,7 @@ def _become(job: Job, folder: str, given: int, written: int, send: int) -> None:
         os.chdir(folder)
         sys.stdin = open(0, encoding="utf-8", errors="replace", closefd=False)  # noqa: SIM115
         sys.stdout = open(1, "w", encoding="utf-8", errors="replace", closefd=False)  # noqa: SIM115
+        sys.__stdin__, sys.__stdout__ = sys.stdin, sys.stdout  # type: ignore[misc]
         sys.stderr = open(os.devnull, "w", encoding="utf-8")  # noqa: SIM115
         sys.argv = ["program"]
         os.environ.clear()
@@ -132,7 +137,8 @@ def _become(job: Job, folder: str, given: int, written: int, send: int) -> None:
         limits = Limits(int(job["seconds"]) + 1, job["memory"], max(job["files"], job["output"] + 1))
         confine(folder, limits)
         status = _perform(job)
-        sys.stdout.flush()
+        if job["kind"] == "program":
+            _finish()
     except BaseException as error:  # MemoryError in the flush, a closed file: the program's own doing
         _report({"error": f"{type(error).__name__}: {error}"[:300]})
     finally:
@@ -146,14 +152,14 @@ def _report(content: dict[str, Any]) -> None:
 
 def _perform(job: Job) -> int:
     """Run the program by its kind; 0 where it came through."""
-    names: dict[str, Any] = {"__name__": "__main__" if job["kind"] == "program" else "solution"}
+    names = _namespace("__main__" if job["kind"] == "program" else "solution")
     try:
-        exec(compile(job["code"], "<program>", "exec"), names)  # noqa: S102
+        exec(compile(job["code"], "<program>", "exec", dont_inherit=True), names)  # noqa: S102
         if job["kind"] == "call":
             result = _plain(_function(names, job["function"])(*job["arguments"]))
             _report({"result": result, "token": job["token"]})
         elif job["kind"] == "script":
-            exec(compile(job["script"], "<tests>", "exec"), names)  # noqa: S102
+            exec(compile(job["script"], "<tests>", "exec", dont_inherit=True), names)  # noqa: S102
             _report({"result": True, "token": job["token"]})
     except SystemExit as leaving:
         return 0 if job["kind"] == "program" and not leaving.code else 1
@@ -161,6 +167,23 @@ def _perform(job: Job) -> int:
         _report({"error": f"{type(error).__name__}: {error}"[:300]})
         return 1
     return 0
+
+
+def _namespace(name: str) -> dict[str, Any]:
+    """Of a module that dataclasses and pickle find by its name; `exit` and `quit` are there as without `-S`."""
+    builtins.exit = builtins.quit = sys.exit  # type: ignore[assignment]
+    module = sys.modules[name] = ModuleType(name)
+    return vars(module)
+
+
+def _finish() -> None:
+    """What Python does at a program's end: wait for its threads, call what it registered, write what is buffered."""
+    written = sys.__stdout__
+    threading._shutdown()  # type: ignore[attr-defined]
+    atexit._run_exitfuncs()
+    for stream in (sys.stdout, written):
+        if stream is not None:
+            stream.flush()
 
 
 def _function(names: dict[str, Any], name: str) -> Callable[..., Any]:

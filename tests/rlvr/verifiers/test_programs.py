@@ -76,8 +76,12 @@ def test_the_right_program_wins_and_the_wrong_one_does_not(form: str, verifier: 
     assert (wrong.score, wrong.reason) == (0.0, "wrong_output")
 
 
-def test_only_the_last_fenced_block_counts() -> None:
-    assert find_code("```python\na\n```\n```\nb\n```") == "b\n"
+def test_only_the_last_block_of_python_counts() -> None:
+    assert find_code("```python\na\n```\n```python\nb\n```") == "b\n"
+    assert find_code("```\na\n```\n```\nb\n```") == "b\n"
+    assert find_code("```python\na\n```\nIt prints:\n```\n7\n```") == "a\n"
+    assert find_code("```text\n1\n```\nso:\n```python\na\n```\n```bash\nb\n```\nthat is all") == "a\n"
+    assert find_code('```python title="a.py"\na\n```') == find_code("````python\na\n````") == "a\n"
     assert find_code("```PY\na\n```") == "a\n"
     assert find_code("print(1)") is None
     assert find_code("```python\nunfinished") is None
@@ -203,6 +207,30 @@ def test_time_memory_files_and_output_are_bounded(sandbox: Sandbox) -> None:
     assert end.how == "output" and len(end.written) <= 10_000
     assert len(run(sandbox, "import os\nwhile True: os.write(3, b'y' * 1000)", seconds=0.5).error) < 1000
     assert run(sandbox, "print(6 * 7)").written == "42\n"  # after all that
+
+
+@pytest.mark.parametrize(
+    "code",
+    [
+        "print(open('/dev/stdin').read())",
+        "print(7)\nexit()",
+        "import threading, time\nthreading.Thread(target=lambda: (time.sleep(0.1), print(7))).start()",
+        "import atexit, io, sys\nout, sys.stdout = sys.stdout, io.StringIO()\n"
+        "atexit.register(lambda: out.write(sys.stdout.getvalue()))\nprint(7)",
+        "import sys\nsys.__stdout__.write('7')",
+        "import pickle\nclass A: pass\npickle.dumps(A())\nprint(7)",
+        "def f(x: int): pass\nprint(7 if f.__annotations__['x'] is int else 8)",
+    ],
+)
+def test_a_program_runs_as_a_script_does(sandbox: Sandbox, code: str) -> None:
+    end = run(sandbox, code, input="7")
+    assert (end.how, end.status, end.written.strip()) == ("exit", 0, "7")
+
+
+@pytest.mark.parametrize("annotation", ["int", "'int'"])
+def test_a_program_whose_function_is_called_may_have_dataclasses(sandbox: Sandbox, annotation: str) -> None:
+    code = f"from dataclasses import dataclass\n@dataclass\nclass A:\n    x: {annotation}\ndef f(): return A(7).x"
+    assert sandbox.run(ProgramJob(code, "call", function="f")).result == 7
 
 
 def test_each_program_begins_with_an_empty_folder_and_leaves_none(sandbox: Sandbox) -> None:
