@@ -133,7 +133,8 @@ class Guard(Section):
     """Stops a collapsed run: the reward's running mean stayed below `fraction` of its best for `patience` steps.
 
     The best has to be above 0; of rewards below 0 the fraction counts from the lowest.
-    And one that cannot learn: in no group of `spread` steps in a row did rewards differ.
+    And one that cannot learn: in no group of `spread` steps in a row did rewards differ, nor ever before; where they
+    did, or every answer is right, that is said and the run goes on.
     """
 
     enabled: bool = Field(True, description="stop a run that collapsed or cannot learn")
@@ -143,7 +144,9 @@ class Guard(Section):
     )
     patience: int = Field(10, ge=1, description="such steps in a row that end the run")
     spread: int = Field(
-        20, ge=2, description="steps in a row without two rewards of one group that differ, which end the run"
+        20,
+        ge=2,
+        description="steps in a row without two rewards of one group that differ, which end a run that never had any",
     )
 
 

@@ -201,7 +201,9 @@ class Checkpoints(Section):
 
     every: int | None = Field(None, ge=0, description="optimizer steps; null or 0: only at the end")
     keep_last: int = Field(2, ge=1, description="so many of them, besides the best")
-    keep_best: bool = Field(True, description="by sampled pass@1 of the evaluations during training")
+    keep_best: bool = Field(
+        True, description="by the evaluations during training: sampled pass@1 of the first data set, a robot's success"
+    )
 
 
 class Launch(Section):

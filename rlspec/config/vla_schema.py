@@ -115,9 +115,11 @@ class Policy(Section):
 
 
 class Training(Section):
-    """The training loop; one step is one update of the optimizer."""
+    """The training loop; one step is one update of the optimizer, of grpo all those on its groups of episodes."""
 
-    steps: int = Field(1000, ge=1, description="updates")
+    steps: int = Field(
+        1000, ge=1, description="updates; of grpo: rounds of episodes, with update_epochs * mini_batches updates each"
+    )
     batch_size: int = Field(64, ge=1, description="samples per process in one forward pass")
     gradient_accumulation: int = Field(1, ge=1, description="forward passes per step")
     bf16: bool = Field(False, description="autocast over float32 weights")

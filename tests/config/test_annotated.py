@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 
 import pytest
 import yaml
 from pydantic import BaseModel
 
+from rlspec.comparison.measures import SCORES
 from rlspec.config.annotated import annotated_recipe, meaning
 from rlspec.config.load import dump_recipe, load_any_recipe
 from rlspec.config.messages import section_of
@@ -65,3 +66,16 @@ def _fields(section: type[BaseModel], path: str = "") -> Iterator[tuple[str, str
 def test_every_key_has_a_meaning(schema: type[BaseModel]) -> None:
     found = dict(_fields(schema))
     assert len(found) > 100 and [path for path, about in found.items() if not about.split("(")[0].strip()] == []
+
+
+@pytest.mark.parametrize(
+    ("path", "words"),
+    [
+        ("checkpoints.keep_best", SCORES.values()),
+        ("training.steps", ("grpo", "update_epochs", "mini_batches")),
+        ("guard.spread", ("never had any",)),  # others are warned
+    ],
+)
+def test_a_key_says_what_it_is_for_every_kind_of_run(path: str, words: Iterable[str]) -> None:
+    about = (dict(_fields(Recipe)) | dict(_fields(VlaRecipe)))[path]
+    assert [word for word in words if word not in about] == []
