@@ -61,13 +61,16 @@ def sign_evidence(wins: int, losses: int) -> float:
     2^n B(wins + 1, losses + 1), n their number. By chance it ever exceeds 1/alpha with probability alpha at most.
     """
     n = wins + losses
-    return 2.0**n / ((n + 1) * math.comb(n, wins))
+    try:
+        return 2**n / ((n + 1) * math.comb(n, wins))
+    except OverflowError:  # of a thousand scenes and more
+        return math.inf
 
 
 def mcnemar(wins: int, losses: int) -> float:
     """Exact two-sided p-value of the discordant pairs: binomial with 1/2."""
     n, least = wins + losses, min(wins, losses)
-    return min(1.0, 2.0 * sum(math.comb(n, k) for k in range(least + 1)) / 2.0**n)
+    return min(1.0, 2 * sum(math.comb(n, k) for k in range(least + 1)) / 2**n)
 
 
 def pair_up(results: Sequence[TrialResult], policies: Sequence[str]) -> list[PairedPolicies]:

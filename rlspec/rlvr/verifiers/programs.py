@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+import base64
+import io
 import json
+import pickle
 import re
+import zlib
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
@@ -42,7 +46,8 @@ class PythonVerifier(Verifier):
     """1 for an answer whose program (`find_code`) passes the problem's tests; with `partial` the share it passes.
 
     The tests are found in the row: `verification_info` or `input_output` (APPS, TACO, open-r1), `test_list` (MBPP),
-    `test` and `entry_point` (HumanEval), `tests`. Output is compared line by line without white space at the ends.
+    `test` and `entry_point` (HumanEval), `public_test_cases` (LiveCodeBench), `tests`. Output is compared line by line
+    without white space at the ends.
     """
 
     name = "python"
@@ -174,6 +179,8 @@ def _decoded(value: Any) -> Any:
 def _cases(columns: Mapping[str, Any], value: Any) -> Iterator[ProgramTest]:
     """open-r1: a list of cases, or a mapping that has one."""
     value = _decoded(value)
+    if isinstance(value, dict) and not _PYTHON.match(language := str(value.get("language") or "python")):
+        raise ValueError(f"tests of {language}, and programs are run as Python")
     if isinstance(value, dict) and "test_cases" not in value:
         yield from _input_output(columns, value)
         return
@@ -202,7 +209,36 @@ def _asserts(columns: Mapping[str, Any], value: Any) -> Iterator[ProgramTest]:
     """MBPP: `test_list`, behind `test_setup_code` and imports."""
     before = "\n".join([*_listed(columns.get("test_imports") or []), str(columns.get("test_setup_code") or "")])
     for line in _listed(value):
+        if not isinstance(line, str):
+            raise ValueError(f"{line} is no assert")
         yield ProgramTest({"kind": "script", "script": f"{before}\n{line}"})
+
+
+def _livecodebench(columns: Mapping[str, Any], value: Any) -> Iterator[ProgramTest]:
+    """LiveCodeBench: `public_test_cases` and `private_test_cases`; a call's arguments are lines of JSON."""
+    for case in [*_decoded(value), *_unpacked(columns.get("private_test_cases") or "[]")]:
+        if case["testtype"] == "functional":
+            name = _decoded(columns["metadata"])["func_name"]
+            yield _call(name, [*map(json.loads, case["input"].splitlines())], json.loads(case["output"]))
+        else:
+            yield ProgramTest({"kind": "program", "input": case["input"]}, case["output"])
+
+
+def _unpacked(value: str) -> Any:
+    """Private tests are JSON, or a pickled text of it, compressed, in base 64."""
+    if value.lstrip().startswith("["):
+        return json.loads(value)
+    try:
+        return json.loads(_TextUnpickler(io.BytesIO(zlib.decompress(base64.b64decode(value)))).load())
+    except (zlib.error, pickle.UnpicklingError, EOFError) as error:
+        raise ValueError(f"private_test_cases cannot be unpacked ({error})") from error
+
+
+class _TextUnpickler(pickle.Unpickler):
+    """Runs nothing: a pickle may name any function."""
+
+    def find_class(self, module: str, name: str) -> Any:
+        raise pickle.UnpicklingError(f"{module}.{name} in a text")
 
 
 def _listed(value: Any) -> list[Any]:
@@ -229,6 +265,7 @@ _READERS = {
     "test_list": _asserts,
     "test_cases": _cases,
     "test": _check_function,
+    "public_test_cases": _livecodebench,
     "tests": _cases,
 }
 

@@ -30,6 +30,12 @@ def test_mcnemar_is_the_binomial_test(wins: int, losses: int) -> None:
     assert mcnemar(wins, losses) == pytest.approx(expected)
 
 
+def test_a_thousand_scenes_are_not_too_many() -> None:
+    assert mcnemar(600, 424) == pytest.approx(stats.binomtest(600, 1024).pvalue)
+    assert sign_evidence(600, 424) == pytest.approx(153999.16374485)  # by mpmath
+    assert sign_evidence(2000, 0) == float("inf")
+
+
 @pytest.mark.parametrize(("wins", "losses"), [(0, 0), (1, 0), (5, 1), (3, 3), (0, 9)])
 def test_the_evidence_is_the_likelihood_under_a_uniform_share_over_that_under_a_half(wins: int, losses: int) -> None:
     shares = (np.arange(200_000) + 0.5) / 200_000

@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+import base64
 import json
 import os
+import pickle
+import re
+import zlib
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -43,6 +47,11 @@ def fenced(code: str) -> str:
     return f"Here it is:\n```python\n{code}\n```\nDone."
 
 
+def packed(text: str) -> str:
+    """As LiveCodeBench keeps private tests."""
+    return base64.b64encode(zlib.compress(pickle.dumps(text))).decode()
+
+
 ADD = "def add(a, b):\n    return a + b"
 READS = "print(int(input()) + int(input()))"
 FORMS = {
@@ -62,6 +71,21 @@ FORMS = {
             verification_info=json.dumps(
                 {"language": "python", "test_cases": [{"input": "1\n2", "output": "3", "type": "stdin_stdout"}]}
             )
+        ),
+    ),
+    "LiveCodeBench": (
+        READS,
+        problem(
+            public_test_cases=json.dumps([{"input": "1\n2\n", "output": "3\n", "testtype": "stdin"}]),
+            private_test_cases=packed(json.dumps([{"input": "5\n6\n", "output": "11\n", "testtype": "stdin"}])),
+        ),
+    ),
+    "LiveCodeBench, calls": (
+        "class Solution:\n    def add(self, a: List[int], b: Optional[int]) -> int:\n        return a[0] + b",
+        problem(
+            public_test_cases=json.dumps([{"input": "[1, 4]\n2", "output": "3", "testtype": "functional"}]),
+            private_test_cases="[]",
+            metadata='{"func_name": "add"}',
         ),
     ),
     "a list of asserts": (ADD, problem(tests=["assert add(1, 1) == 2", "assert add(2, 2) == 4"])),
@@ -106,6 +130,27 @@ def test_a_block_in_a_list_loses_the_margin_of_its_fence_and_no_more() -> None:
 def test_results_of_calls_are_wrapped_where_all_of_them_are(outputs: list[Any], expected: list[Any]) -> None:
     tests = read_tests({"input_output": {"fn_name": "two", "inputs": [[1, 2]] * len(outputs), "outputs": outputs}})
     assert [test.expected for test in tests] == expected
+
+
+@pytest.mark.parametrize(
+    ("columns", "words"),
+    [
+        ({"verification_info": '{"language": "cpp", "test_cases": [{"input": "1", "output": "2"}]}'}, "tests of cpp"),
+        ({"test_list": ["assert f(1) == 2", None]}, "None is no assert"),
+        ({"tests": [None]}, "tests: "),
+        ({"public_test_cases": "[]", "private_test_cases": packed("[")}, "public_test_cases: "),
+        (
+            {
+                "public_test_cases": "[]",
+                "private_test_cases": base64.b64encode(zlib.compress(pickle.dumps(print))).decode(),
+            },
+            "builtins.print in a text",
+        ),
+    ],
+)
+def test_tests_that_are_not_of_the_form_are_named(columns: dict[str, Any], words: str) -> None:
+    with pytest.raises(ValueError, match=re.escape(words)):
+        read_tests(columns)
 
 
 def test_a_test_that_stands_alone_is_one_text() -> None:
