@@ -42,12 +42,17 @@ class Estimate:
         return asdict(self)
 
 
+def has_spread(values: Sequence[float]) -> bool:
+    """Whether they differ by more than rounding: of equal ones no interval can be estimated."""
+    return len(values) > 1 and max(values) - min(values) >= ROUNDING
+
+
 def bootstrap_interval(values: Sequence[float]) -> Interval | None:
-    """Percentile bootstrap (95%) of the mean; None for fewer than two values. Seeded: the same values, the same ends.
+    """Percentile bootstrap (95%) of the mean; None for one value or equal ones. Seeded: the same values, the same ends.
 
     With n values it is too narrow by about sqrt(1 - 1/n): Student's stands beside it.
     """
-    if len(values) < 2:
+    if not has_spread(values):
         return None
     import numpy
 
@@ -94,7 +99,7 @@ def _paired(differences: Sequence[float]) -> Paired:
     from scipy import stats
 
     mean = math.fsum(differences) / len(differences)
-    if max(differences) - min(differences) < ROUNDING:
+    if not has_spread(differences):
         low, high, p = (0.0, 0.0, 1.0) if abs(mean) < ROUNDING else (None, None, None)
     else:
         low, high = t_interval(differences)

@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from rlspec.comparison.estimates import has_spread
 from rlspec.comparison.history import PLAN, plan_text, read_history
 from rlspec.errors import DataError
 from rlspec.intervals import t_interval
@@ -187,7 +188,7 @@ def _stored_member(run: Mapping[str, Any], folder: Path) -> Member:
 
 
 def statistics_of(members: Sequence[Member]) -> dict[str, Any]:
-    """Mean and 95% t-interval over seeds, cut to [0, 1]; of one seed there is no interval."""
+    """Mean and 95% t-interval over seeds, cut to [0, 1]; of one, or of seeds that agree, there is none."""
     scores = [member.score for member in members if member.score is not None]
     ended = [member for member in members if member.status in ("finished", "collapsed")]
     found: dict[str, Any] = {"n": len(scores)}
@@ -195,7 +196,7 @@ def statistics_of(members: Sequence[Member]) -> dict[str, Any]:
         found["collapsed"] = sum(member.status == "collapsed" for member in ended) / len(ended)
     if scores:
         found["mean"] = math.fsum(scores) / len(scores)
-    if len(scores) > 1:
+    if has_spread(scores):
         low, high = t_interval(scores)
         found |= {"low": max(low, 0.0), "high": min(high, 1.0)}
     return found

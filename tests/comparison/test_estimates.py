@@ -15,7 +15,7 @@ def test_the_bootstrap_agrees_with_scipys() -> None:
     ours = bootstrap_interval(values)
     assert ours == pytest.approx(theirs.confidence_interval, abs=2e-3)
     assert bootstrap_interval(values) == ours
-    assert bootstrap_interval([0.5]) is None
+    assert bootstrap_interval([0.5]) is None and bootstrap_interval([1.0, 1.0, 1.0]) is None
 
 
 def test_paired_differences_are_scipys_paired_t_test() -> None:
