@@ -44,13 +44,13 @@ class Perturbation:
     strength: int = 1
 
     @classmethod
-    def parse(cls, text: str) -> Perturbation:
+    def parse(cls, text: object) -> Perturbation:
         """Read what `str` writes.
 
         Raises:
             ValueError: There is no such factor or strength.
         """
-        factor, _, strength = text.partition(":")
+        factor, _, strength = str(text).partition(":")
         check_factor(factor)
         if factor == CONTROL and not strength:
             return cls(factor)

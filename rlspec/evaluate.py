@@ -90,8 +90,10 @@ class EvaluateCommand(CommandLine):
             raise ValueError("policy: required, and not together with checkpoint; add policy=expert, replay or DIR")
         if self.policy is None and self.checkpoint is None:
             raise ValueError("checkpoint: required; add checkpoint=DIR (a run directory, a model folder or a hub id)")
-        if self.dataset is not None and not self.dataset.expanduser().is_dir():
-            raise ValueError(f"dataset={self.dataset}: no such folder")
+        if self.dataset is not None:
+            self.dataset = self.dataset.expanduser()
+            if not self.dataset.is_dir():
+                raise ValueError(f"dataset={self.dataset}: no such folder")
         if self.policy == "replay" and self.dataset is None:
             raise ValueError("policy=replay: needs dataset=DIR, a data set of python -m rlspec.collect")
         if self.strength is not None and not self.perturb:

@@ -93,6 +93,15 @@ def test_short_names_reach_the_recipe(asked: dict[str, Any]) -> None:
     assert asked["out"] == Path("checkpoints/evaluations/franka-expert")
 
 
+def test_a_folder_at_home_is_found_where_it_was_looked_for(
+    asked: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("HOME", str(tmp_path))
+    (tmp_path / "data").mkdir()
+    assert evaluate.main(["env=franka", "policy=replay", "task=push", "dataset=~/data"]) == 0
+    assert asked["dataset"] == tmp_path / "data"
+
+
 def test_tasks_of_libero_are_text(asked: dict[str, Any]) -> None:
     assert evaluate.main(["env=libero_object", "policy=expert", "task=0,3", "profile=lerobot", "out=x/y"]) == 0
     assert asked["recipe"].env.tasks == ["0", "3"]

@@ -99,7 +99,7 @@ def read_policies(names: Sequence[str]) -> dict[str, list[str]]:
     """
     if len(names) == 1 and names[0].endswith((".yaml", ".yml")):
         content = _yaml(Path(names[0]).expanduser(), "policies")
-        if not isinstance(content, dict) or not all(isinstance(each, dict) for each in content.values()):
+        if not content or not isinstance(content, dict) or not all(isinstance(each, dict) for each in content.values()):
             raise ConfigError(f"policies={names[0]}: NAME: {{key: value}} is wanted; correct the file")
         return {str(name): [f"{key}={_text(value)}" for key, value in each.items()] for name, each in content.items()}
     if len(set(names)) < len(names):

@@ -57,6 +57,7 @@ def test_a_policy_is_a_server_a_checkpoint_a_word_or_a_files_settings(tmp_path: 
         (["experts"], ["stack"], "policies=experts: no such folder, and no ws://HOST:PORT; did you mean expert?"),
         (["hold", "hold"], ["stack"], "policies=hold,hold: one is named twice"),
         (["none.yaml"], ["stack"], "policies=none.yaml: cannot be read"),
+        (["empty.yaml"], ["stack"], "policies=empty.yaml: NAME: {key: value} is wanted; correct the file"),
         (["hold"], ["none.yaml"], "tasks=none.yaml: cannot be read"),
         (["hold"], ["stack", "stack"], "tasks: two of them have one name"),
         (["hold"], ["wrong.yaml"], "tasks=wrong.yaml: tasks.0.promt=x: unknown key; did you mean prompt?"),
@@ -66,6 +67,7 @@ def test_mistakes_are_one_line(
     policies: list[str], tasks: list[str], line: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(tmp_path)
+    Path("empty.yaml").write_text("{}\n")
     Path("wrong.yaml").write_text("tasks: [{name: a, promt: x}]\n")
     with pytest.raises(ConfigError) as caught:
         read_policies(policies)

@@ -117,9 +117,10 @@ def test_what_is_perturbed_can_still_be_done(scene: MakeScene, task: str) -> Non
         ("camera:4", "strength 1, 2 or 3"),
         ("wrong_instruction:1", "or wrong_instruction"),
         ("", "unknown"),
+        (2, "2.*unknown"),
     ],
 )
-def test_what_is_no_perturbation_is_refused(scene: MakeScene, perturb: str, said: str) -> None:
+def test_what_is_no_perturbation_is_refused(scene: MakeScene, perturb: object, said: str) -> None:
     with pytest.raises(ValueError, match=said):
         scene("pick_place").reset(seed=0, options={"perturb": perturb})
 
