@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import textwrap
-import types
 import typing
 from collections.abc import Collection, Iterator, Mapping
 from inspect import cleandoc
@@ -49,15 +48,10 @@ def meaning(section: type[BaseModel], name: str) -> str:
 
 
 def _words(annotation: Any) -> list[str]:
-    """The words that stand for themselves in a type."""
+    """The words that stand for themselves in a type, or in a list of it."""
     if typing.get_origin(annotation) is Literal:
         return [str(word) for word in typing.get_args(annotation)]
-    parts = typing.get_args(annotation) if _is_union(annotation) else ()
-    return [word for part in parts for word in _words(part)]
-
-
-def _is_union(annotation: Any) -> bool:
-    return typing.get_origin(annotation) in (typing.Union, types.UnionType)
+    return [word for part in typing.get_args(annotation) for word in _words(part)]
 
 
 def _lines(section: BaseModel, knobs: Mapping[str, Knob], indent: str, without: Collection[str] = ()) -> Iterator[str]:

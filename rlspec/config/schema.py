@@ -73,11 +73,15 @@ def key_of(field: FieldInfo) -> Key | None:
 
 
 def documented(declaration: type) -> dict[str, str]:
-    """Name -> what a field means, off the section `Attributes:` of its docstring and of its bases'."""
-    listed = "".join(cleandoc(each.__doc__ or "").partition("Attributes:\n")[2] + "\n" for each in declaration.__mro__)
-    entries = re.split(r"^    (?=\w+(?:, \w+)*: )", listed, flags=re.MULTILINE)[1:]
-    pairs = (entry.split(": ", 1) for entry in entries)
-    return {name: " ".join(text.split()).rstrip(".") for names, text in pairs for name in names.split(", ")}
+    """Name -> what a field means, off the section `Attributes:` of its docstring, or of a base's where it has none."""
+    found: dict[str, str] = {}
+    for each in reversed(declaration.__mro__):
+        text = cleandoc(each.__doc__ or "").partition("Attributes:\n")[2]
+        listed = re.split(r"^\S", text, maxsplit=1, flags=re.MULTILINE)[0]  # up to the next section
+        for entry in re.split(r"^    (?=\w+(?:, \w+)*: )", listed, flags=re.MULTILINE)[1:]:
+            names, about = entry.split(": ", 1)
+            found |= dict.fromkeys(names.split(", "), " ".join(about.split()).rstrip("."))
+    return found
 
 
 def _named(text: str | None) -> str | None:

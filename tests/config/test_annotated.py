@@ -14,6 +14,7 @@ from rlspec.config.load import dump_recipe, load_any_recipe
 from rlspec.config.messages import section_of
 from rlspec.config.paths import list_recipes
 from rlspec.config.rlvr_schema import Recipe
+from rlspec.config.schema import documented
 from rlspec.config.vla_schema import VlaRecipe
 
 NEEDS = {"vla_grpo_libero": ["policy.path=OWNER/NAME"]}  # has no start of its own
@@ -79,3 +80,29 @@ def test_every_key_has_a_meaning(schema: type[BaseModel]) -> None:
 def test_a_key_says_what_it_is_for_every_kind_of_run(path: str, words: Iterable[str]) -> None:
     about = (dict(_fields(Recipe)) | dict(_fields(VlaRecipe)))[path]
     assert [word for word in words if word not in about] == []
+
+
+class _Base:
+    """What it is.
+
+    Attributes:
+        low, high: Ends, in metres
+            of the box.
+        same: Of the base.
+
+    Raises:
+        ValueError: It is empty.
+    """
+
+
+class _Derived(_Base):
+    """More.
+
+    Attributes:
+        same: Its own.
+    """
+
+
+def test_meanings_come_from_docstrings_and_a_class_goes_before_its_base() -> None:
+    both = "Ends, in metres of the box"
+    assert documented(_Derived) == {"low": both, "high": both, "same": "Its own"}

@@ -47,9 +47,9 @@ def fenced(code: str) -> str:
     return f"Here it is:\n```python\n{code}\n```\nDone."
 
 
-def packed(text: str) -> str:
-    """As LiveCodeBench keeps private tests."""
-    return base64.b64encode(zlib.compress(pickle.dumps(text))).decode()
+def packed(value: object) -> str:
+    """As LiveCodeBench keeps the text of private tests."""
+    return base64.b64encode(zlib.compress(pickle.dumps(value))).decode()
 
 
 ADD = "def add(a, b):\n    return a + b"
@@ -139,13 +139,7 @@ def test_results_of_calls_are_wrapped_where_all_of_them_are(outputs: list[Any], 
         ({"test_list": ["assert f(1) == 2", None]}, "None is no assert"),
         ({"tests": [None]}, "tests: "),
         ({"public_test_cases": "[]", "private_test_cases": packed("[")}, "public_test_cases: "),
-        (
-            {
-                "public_test_cases": "[]",
-                "private_test_cases": base64.b64encode(zlib.compress(pickle.dumps(print))).decode(),
-            },
-            "builtins.print in a text",
-        ),
+        ({"public_test_cases": "[]", "private_test_cases": packed(print)}, "builtins.print in a text"),
     ],
 )
 def test_tests_that_are_not_of_the_form_are_named(columns: dict[str, Any], words: str) -> None:
