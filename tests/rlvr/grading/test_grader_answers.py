@@ -225,6 +225,33 @@ def test_refusal_does_not_depend_on_which_side_is_the_gold(answer: str, gold: st
     assert grade_answer(gold, answer).correct is not True
 
 
+REAL_VARIABLES = [  # both have values at the same real points, and equal ones, or not
+    (r"\frac{1}{\sqrt{n}}", r"\sqrt{\frac{1}{n}}", True),
+    (r"60x\sqrt{2x}", r"60\sqrt{2x^3}", True),
+    (r"x^{3/2}", r"x\sqrt{x}", True),
+    (r"\frac{1}{2}\ln x", r"\ln\sqrt{x}", True),
+    (r"\log_2 x^3", r"3\log_2 x", True),
+    (r"\sqrt{ab}", r"\sqrt{a}\sqrt{b}", False),  # not for a, b < 0
+    (r"\ln(x^2)", r"2\ln x", False),
+    (r"2\ln|x|", r"\ln(x^2)", True),
+    (r"\ln x", r"\ln|x|", False),
+    ("|x|", r"\sqrt{x^2}", True),
+    ("x", r"\sqrt{x^2}", False),
+    ("x-3", r"\sqrt{(x-3)^2}", False),
+    (r"a\sqrt{b}", r"\sqrt{a^2b}", False),
+    ("|a|bcde", "abcde", False),  # more variables than have all their signs tried
+    (r"\frac{abcd}{\sqrt{f}}", r"abcd\sqrt{1/f}", True),
+    (r"\sqrt{-x}", r"\sqrt{x}", False),
+    (r"i\sqrt{-x}", r"\sqrt{x}", False),
+]
+
+
+@pytest.mark.parametrize(("answer", "gold", "right"), REAL_VARIABLES)
+def test_variables_are_real(answer: str, gold: str, right: bool) -> None:
+    assert grade_answer(answer, gold).correct is right
+    assert grade_answer(gold, answer).correct is right
+
+
 @pytest.mark.parametrize("answer", UNEVALUATED)
 def test_work_left_to_do_is_no_answer_to_a_plain_gold(answer: str) -> None:
     assert grade_answer(answer, "42").reason == "unevaluated"

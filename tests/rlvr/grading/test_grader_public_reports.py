@@ -30,6 +30,7 @@ REPORTS = [
     ("Math-Verify #41", r"4\sqrt(2)", "4", False),
     ("Math-Verify #41", r"4\sqrt(2)", r"4\sqrt{2}", True),
     ("Math-Verify #37", r"\text{13}", "13", True),
+    ("Math-Verify #64", r"\frac{1}{\sqrt{n}}", r"\sqrt{1/n}", True),
     ("Math-Verify #44", "004", "4", True),
     ("Math-Verify #10", "0 < x < 12.5", "(0, 12.5)", True),
     ("Math-Verify #10", "(0, 12.5)", "0 < x < 12.5", True),
