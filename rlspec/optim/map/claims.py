@@ -239,8 +239,8 @@ def _fits(entry: Entry, param: Tensor, owner: Owner) -> bool:
         return param.ndim > 1
     if entry.stacked:
         return param.ndim == 3 and not getattr(owner.module, "is_transposed", False)
-    if entry.role == "router":  # a bare matrix beside its experts; a linear layer is one whatever it is for
-        return not isinstance(owner.module, nn.Linear) and owner.near("experts") is not None
+    if entry.role == "router":
+        return param.ndim == 2 and owner.near("experts") is not None
     if entry.role == "attention.o" and not owner.has_queries:
         return False
     kinds = (nn.modules.conv._ConvNd,) if entry.role == "conv.patch" else (nn.Linear,)

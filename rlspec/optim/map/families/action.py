@@ -54,7 +54,7 @@ MODULES = (
     *FUSED_GATE,
     *STACKED_EXPERTS,
     *GRANITE_EXPERTS,
-    Entry(r"mlp\.gate\.weight", "router", "S_experts x O(d)"),
+    Entry(r"(?:mlp\.gate|gate\.wg|router(?:\.\w+)?)\.weight", "router", "S_experts x O(d)"),
     Entry(r"(?:fc1|linear1)\.weight", "mlp.fc1", "S_ff x O(d)"),
     Entry(r"(?:fc2|linear2)\.weight", "mlp.fc2", "O(d) x S_ff"),
     *PATCHES,

@@ -26,12 +26,17 @@ def _shared(words: str) -> tuple[Entry, ...]:
 
 
 SHARED = (
-    *_shared(r"shared_experts?"),
+    *_shared(r"shared_(?:experts?|mlp)"),
     Entry(r"shared_expert_gate\.weight", "scalar_gate", "- x O(d)"),
 )
 
 # Adding a row to all rows of a router changes a sigmoid, where a softmax does not see it.
-SIGMOID_ROUTER = Entry(r"(?:mlp\.gate|feed_forward\.(?:router|gate))\.weight", "mlp.sigmoid_router", "S_experts x O(d)")
+SIGMOID_ROUTER = Entry(
+    r"(?:mlp\.(?:router\.)?gate|feed_forward\.(?:router|gate))\.weight", "mlp.sigmoid_router", "S_experts x O(d)"
+)
+
+
+_LATENT = r"self_attn\.(?:\d\.)?"
 
 
 def _latent(config: Any, near: Near) -> str:
@@ -40,12 +45,28 @@ def _latent(config: Any, near: Near) -> str:
 
 
 MLA = (  # latents have a norm between their two matrices, whose gains leave signs
-    Entry(r"self_attn\.q_proj\.weight", "attention.q", "S_heads x O(d)", _Q, head_dim=""),
-    Entry(r"self_attn\.q_a_proj\.weight", "attention.q_a", "signs x O(d)"),
-    Entry(r"self_attn\.q_b_proj\.weight", "attention.q_b", "S_heads x signs", _Q, head_dim=""),
-    Entry(r"self_attn\.kv_a_proj_with_mqa\.weight", "attention.kv_a", "- x O(d)"),
-    Entry(r"self_attn\.kv_b_proj\.weight", "attention.kv_b", "S_heads, O(head) x signs", blocks=_latent),
-    Entry(r"self_attn\.o_proj\.weight", "attention.o", "O(d) x O(head)", _Q, 1, head_dim=""),
+    Entry(rf"{_LATENT}q_proj\.weight", "attention.q", "S_heads x O(d)", _Q, head_dim=""),
+    Entry(rf"{_LATENT}q_a_proj\.weight", "attention.q_a", "signs x O(d)"),
+    Entry(rf"{_LATENT}q_b_proj\.weight", "attention.q_b", "S_heads x signs", _Q, head_dim=""),
+    Entry(rf"{_LATENT}kv_a_proj_with_mqa\.weight", "attention.kv_a", "- x O(d)"),
+    Entry(rf"{_LATENT}kv_b_proj\.weight", "attention.kv_b", "S_heads, O(head) x signs", blocks=_latent),
+    Entry(rf"{_LATENT}o_proj\.weight", "attention.o", "O(d) x O(head)", _Q, 1, head_dim=""),
+)
+
+# Which positions a token may look at; transformers passes no gradient through the choice.
+INDEXER = (Entry(r"indexer\.(?:wq_b|wk|weights_proj)\.weight", "linear", "- x -"),)
+
+LONGCAT = (  # two attentions and two MLPs in a layer
+    *(replace(entry, suffix=entry.suffix.replace("mlp", r"mlps\.\d", 1)) for entry in GATED_MLP),
+    Entry(r"mlp\.router\.classifier\.weight", "mlp.router", "S_experts, shift x O(d)"),
+)
+
+AFMOE = (  # a gate multiplies every channel of the values
+    Entry(r"self_attn\.q_proj\.weight", "attention.q", NORMED, _Q),
+    Entry(r"self_attn\.k_proj\.weight", "attention.k", NORMED, "num_key_value_heads"),
+    Entry(r"self_attn\.v_proj\.weight", "attention.v", "signs x O(d)", "num_key_value_heads"),
+    Entry(r"self_attn\.o_proj\.weight", "attention.o", "O(d) x signs", _Q, 1),
+    Entry(r"self_attn\.gate_proj\.weight", "attention.gate", "- x O(d)", _Q),
 )
 
 GPT_OSS = (
@@ -81,6 +102,8 @@ GRANITE_EXPERTS = (
 GRANITE = (
     *GRANITE_EXPERTS,
     Entry(r"block_sparse_moe\.router\.layer\.weight", "mlp.router", "S_experts, shift x O(d)"),
+    Entry(r"shared_mlp\.input_linear\.weight", "mlp.gate_up", "S_ff x O(d)", parts=2),
+    Entry(r"shared_mlp\.output_linear\.weight", "mlp.down", "O(d) x S_ff, signs"),
 )
 
 WITH_EXPERTS = (
@@ -89,16 +112,35 @@ WITH_EXPERTS = (
     Family("deepseek_v2", ("deepseek_v2",), (*MLA, *EXPERTS, *SHARED, *GATED_MLP, *HEADS)),
     Family(
         "deepseek_v3",
-        ("deepseek_v3", "glm4_moe_lite", "youtu"),
-        (*MLA, SIGMOID_ROUTER, *EXPERTS, *SHARED, *GATED_MLP, *HEADS),
+        ("deepseek_v3", "glm4_moe_lite", "youtu", "glm_moe_dsa"),
+        (*MLA, *INDEXER, SIGMOID_ROUTER, *EXPERTS, *SHARED, *GATED_MLP, *HEADS),
     ),
     Family(
         "glm4_moe",
-        ("glm4_moe",),
+        ("glm4_moe", "dots1"),
         (*decoder_attention(NORMED), SIGMOID_ROUTER, *EXPERTS, *SHARED, *GATED_MLP, *HEADS),
+    ),
+    Family("longcat_flash", ("longcat_flash",), (*MLA, *LONGCAT, *EXPERTS, *HEADS)),
+    Family("afmoe", ("afmoe",), (*AFMOE, SIGMOID_ROUTER, *EXPERTS, *SHARED, *GATED_MLP, *HEADS)),
+    Family(
+        "hunyuan_v1_moe",
+        ("hunyuan_v1_moe",),
+        (
+            *decoder_attention(NORMED),
+            Entry(r"mlp\.gate\.wg\.weight", "mlp.router", "S_experts, shift x O(d)"),
+            *EXPERTS,
+            *SHARED,
+            *HEADS,
+        ),
+    ),
+    Family("ernie4_5_moe", ("ernie4_5_moe",), (*decoder_attention(ROTARY), *EXPERTS, *SHARED, *GATED_MLP, *HEADS)),
+    Family(
+        "solar_open",
+        ("solar_open",),
+        (*decoder_attention(ROTARY), SIGMOID_ROUTER, *EXPERTS, *SHARED, *GATED_MLP, *HEADS),
     ),
     Family("gpt_oss", ("gpt_oss",), (*decoder_attention("SO(2) x O(d)"), *GPT_OSS, *HEADS)),
     Family("llama4", ("llama4_text",), (*decoder_attention(ROTARY), SIGMOID_ROUTER, *LLAMA4, *SHARED, *HEADS)),
     Family("lfm2_moe", ("lfm2_moe",), (*decoder_attention(NORMED), SIGMOID_ROUTER, *LFM2, *EXPERTS, *HEADS)),
-    Family("granitemoe", ("granitemoe",), (*decoder_attention(ROTARY), *GRANITE, *HEADS)),
+    Family("granitemoe", ("granitemoe", "granitemoeshared"), (*decoder_attention(ROTARY), *GRANITE, *HEADS)),
 )

@@ -31,8 +31,13 @@ def _codegen(config: Any, near: Near) -> str:
     return ("q" * each + "v" * each + "k" * each) * 4
 
 
+def _bigcode(config: Any, near: Near) -> str:
+    heads: int = config.num_attention_heads
+    return "q" * heads + "kv" if config.multi_query else "qkv" * heads
+
+
 _DENSE = (
-    Entry(r"(?:self_)?attention\.dense\.weight", "attention.o", "O(d) x O(head)", _Q, 1),
+    Entry(r"(?:self_)?att(?:entio)?n\.dense\.weight", "attention.o", "O(d) x O(head)", _Q, 1),
     Entry(r"mlp\.dense_h_to_4h\.weight", "mlp.fc1", "S_ff x O(d)"),
     Entry(r"mlp\.dense_4h_to_h\.weight", "mlp.fc2", "O(d) x S_ff"),
     *HEADS,
@@ -41,7 +46,7 @@ _DENSE = (
 FUSED = (
     Family(
         "gpt_neox",
-        ("gpt_neox",),
+        ("gpt_neox", "gpt_neox_japanese"),
         (Entry(r"attention\.query_key_value\.weight", "attention.qkv", ROTARY, blocks=_in_turns), *_DENSE),
     ),
     Family(
@@ -53,6 +58,33 @@ FUSED = (
         "falcon",
         ("falcon",),
         (Entry(r"self_attention\.query_key_value\.weight", "attention.qkv", "SO(2) x O(d)", blocks=_falcon), *_DENSE),
+    ),
+    Family(
+        "persimmon",  # norms of queries and keys with a mean and a bias
+        ("persimmon",),
+        (Entry(r"self_attn\.query_key_value\.weight", "attention.qkv", "S_heads x O(d)", blocks=_in_turns), *_DENSE),
+    ),
+    Family(
+        "mpt",
+        ("mpt",),
+        (
+            Entry(r"attn\.Wqkv\.weight", "attention.qkv", _NO_SLOPES, (_Q, _Q, _Q)),
+            Entry(r"attn\.out_proj\.weight", "attention.o", "O(d) x O(head)", _Q, 1),
+            Entry(r"ffn\.up_proj\.weight", "mlp.fc1", "S_ff x O(d)"),
+            Entry(r"ffn\.down_proj\.weight", "mlp.fc2", "O(d) x S_ff"),
+            *HEADS,
+        ),
+    ),
+    Family(
+        "gpt_bigcode",
+        ("gpt_bigcode",),
+        (
+            Entry(r"attn\.c_attn\.weight", "attention.qkv", _FREE, blocks=_bigcode),
+            Entry(r"attn\.c_proj\.weight", "attention.o", "O(d) x O(head)", _Q, 1),
+            Entry(r"mlp\.c_fc\.weight", "mlp.fc1", "S_ff x O(d)"),
+            Entry(r"mlp\.c_proj\.weight", "mlp.fc2", "O(d) x S_ff"),
+            *HEADS,
+        ),
     ),
     Family(
         "codegen",
@@ -77,13 +109,16 @@ FUSED = (
     ),
     Family(
         "modernbert",
-        ("modernbert",),
+        ("modernbert", "modernbert-decoder"),
         (
+            Entry(r"attn\.q_proj\.weight", "attention.q", ROTARY, _Q),
+            Entry(r"attn\.k_proj\.weight", "attention.k", ROTARY, _Q),
+            Entry(r"attn\.v_proj\.weight", "attention.v", "O(head) x O(d)", _Q),
             Entry(r"attn\.Wqkv\.weight", "attention.qkv", ROTARY, (_Q, _Q, _Q)),
             Entry(r"attn\.Wo\.weight", "attention.o", "O(d) x O(head)", _Q, 1),
             Entry(r"mlp\.Wi\.weight", "mlp.gate_up", "S_ff x O(d)", parts=2),
             Entry(r"mlp\.Wo\.weight", "mlp.down", "O(d) x S_ff, signs"),
-            Entry(r"head\.dense\.weight", "linear", "O(d) x O(d)"),
+            Entry(r"(?:lm_)?head\.dense\.weight", "linear", "O(d) x O(d)"),
             *HEADS,
         ),
     ),

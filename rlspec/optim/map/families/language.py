@@ -30,6 +30,11 @@ GATED_MLP = (
     Entry(r"mlp\.down_proj\.weight", "mlp.down", "O(d) x S_ff, signs"),
 )
 
+UNGATED_MLP = (
+    Entry(r"mlp\.up_proj\.weight", "mlp.fc1", "S_ff x O(d)"),
+    Entry(r"mlp\.down_proj\.weight", "mlp.fc2", "O(d) x S_ff"),
+)
+
 FUSED_GATE = (
     Entry(r"mlp\.gate_up_proj\.weight", "mlp.gate_up", "S_ff x O(d)", parts=2),
     Entry(r"mlp\.down_proj\.weight", "mlp.down", "O(d) x S_ff, signs"),
@@ -97,7 +102,7 @@ BITNET = (  # norms with gains of their own before the outputs of attention and 
 LANGUAGE = (
     Family(
         "qwen3",
-        ("qwen3", "qwen3_vl_text", "gemma3_text"),
+        ("qwen3", "qwen3_vl_text", "gemma3_text", "exaone4", "hunyuan_v1_dense"),
         (*decoder_attention(NORMED), *GATED_MLP, *HEADS),
     ),
     Family("qwen3_moe", ("qwen3_moe",), (*decoder_attention(NORMED), *EXPERTS, *GATED_MLP, *HEADS)),
@@ -105,11 +110,24 @@ LANGUAGE = (
     Family(
         "llama",
         (
-            *("llama", "qwen2", "mistral", "smollm3", "gemma", "gemma2"),
-            *("cohere", "cohere2", "ernie4_5", "granite", "helium", "ministral", "ministral3", "olmo", "seed_oss"),
+            *("llama", "qwen2", "mistral", "smollm3", "gemma", "gemma2", "vaultgemma"),
+            *(
+                "cohere",
+                "cohere2",
+                "ernie4_5",
+                "granite",
+                "helium",
+                "ministral",
+                "ministral3",
+                "olmo",
+                "seed_oss",
+                "cwm",
+            ),
         ),
         (*decoder_attention(ROTARY), *GATED_MLP, *HEADS),
     ),
+    Family("arcee", ("arcee", "jais2", "nemotron"), (*decoder_attention(ROTARY), *UNGATED_MLP, *HEADS)),
+    Family("apertus", ("apertus",), (*decoder_attention(NORMED), *UNGATED_MLP, *HEADS)),
     Family("olmo2", ("olmo2", "olmo3"), (*decoder_attention(JOINTLY_NORMED), *GATED_MLP, *HEADS)),
     Family("glm4", ("glm", "glm4"), (*decoder_attention(ROTARY), *FUSED_GATE, *HEADS)),
     Family(
