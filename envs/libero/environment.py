@@ -179,7 +179,14 @@ class LiberoEnv(gymnasium.Env[dict[str, Any], np.ndarray]):
         success = predicate and not diverged and (self.success_condition == "predicate" or simulation.hands_are_free())
         truncated = not success and (diverged or self._steps >= self.max_episode_steps)
         failure = self._failure(diverged) if truncated else ""
-        return self.observe(), float(success), success, truncated, self._info(success, predicate, failure)
+        observation = self._blank() if diverged else self.observe()
+        return observation, float(success), success, truncated, self._info(success, predicate, failure)
+
+    def _blank(self) -> dict[str, Any]:
+        """Zeros: what is left to see of diverged physics."""
+        shape = (self.image_size, self.image_size, 3)
+        pixels = {name: np.zeros(shape, np.uint8) for name in self.cameras}
+        return {"pixels": pixels, "agent_pos": np.zeros_like(self.simulation.robot_state())}
 
     def _checked_action(self, action: np.ndarray) -> np.ndarray:
         values = np.asarray(action, dtype=np.float64)
@@ -203,11 +210,10 @@ class LiberoEnv(gymnasium.Env[dict[str, Any], np.ndarray]):
 
     def observe(self) -> dict[str, Any]:
         """Observe the present state, rendering now if `render_observations`."""
-        shape = (self.image_size, self.image_size, 3)
-        pixels = {
-            name: self._image(name) if self.render_observations else np.zeros(shape, np.uint8) for name in self.cameras
-        }
-        observation = {"pixels": pixels, "agent_pos": self.simulation.robot_state()}
+        observation = self._blank()
+        observation["agent_pos"] = self.simulation.robot_state()
+        if self.render_observations:
+            observation["pixels"] = {name: self._image(name) for name in self.cameras}
         if self._perturbation is not None and self._perturbation.factor == "noise":
             return with_noise(observation, self._perturbation, (*self._path, self._steps))
         return observation

@@ -19,6 +19,10 @@ from rlspec.errors import ConfigError, nearest
 Value = bool | int | float | str | list[int] | list[float] | list[str] | None
 
 
+TOGETHER = "all"
+"""What the table calls a policy's trials of every task."""
+
+
 class TrialTask(Section):
     """What is tried.
 
@@ -65,7 +69,7 @@ def read_tasks(names: Sequence[str]) -> list[TrialTask]:
     """Tasks of a file (of recipes/trials by its name, or one's own), or of the simulation by their names.
 
     Raises:
-        ConfigError: A file cannot be read, or a name is given twice.
+        ConfigError: A file cannot be read, a name is given twice, or means all of them.
     """
     tasks: list[TrialTask] = []
     for name in names:
@@ -76,6 +80,8 @@ def read_tasks(names: Sequence[str]) -> list[TrialTask]:
             tasks.append(TrialTask(name=name, settings={"robot.task": name}))
     if len({task.name for task in tasks}) < len(tasks):
         raise ConfigError("tasks: two of them have one name; rename one")
+    if any(task.name == TOGETHER for task in tasks):
+        raise ConfigError(f"tasks: {TOGETHER} is the table's row of all of them; name that task otherwise")
     return tasks
 
 

@@ -108,7 +108,7 @@ class Series:
 
     def _usual_folder(self) -> Path:
         """The same for the same command, and another for every other."""
-        return Path("checkpoints/trials") / self.line.usual_folder(self.stated())
+        return Path("checkpoints/trials") / self.line.usual_folder(self._asked())
 
     def settings(self, trial: Trial) -> Settings:
         """Of one trial's run.
@@ -125,6 +125,13 @@ class Series:
 
     def stated(self) -> dict[str, Any]:
         """What is written down before the first trial."""
+        return self._asked() | {"judge": "simulation" if self._simulation_judges else "operator"}
+
+    @property
+    def _simulation_judges(self) -> bool:
+        return isinstance(self.judge, SimulationJudge)
+
+    def _asked(self) -> dict[str, Any]:
         line = self.line
         return {
             "rule": stopping_rule(len(self.policies), line.trials, early=line.stop == "sequential"),
@@ -171,7 +178,9 @@ class Series:
             self.out.mkdir(parents=True, exist_ok=True)
             write_json_atomically(path, stated)
             return
-        if different := difference(json.loads(path.read_text(encoding="utf-8")), stated):
+        before = json.loads(path.read_text(encoding="utf-8"))
+        before.setdefault("judge", stated["judge"])  # series that were begun before it was stated go on
+        if different := difference(before, stated):
             raise ConfigError(f"out={self.out}: a series with other {different} is there; take another folder")
 
     def _is_over(self, trial: Trial) -> bool:
@@ -210,7 +219,7 @@ class Series:
 
     def _report(self) -> None:
         lines = table_lines(counted(self.journal.lines()), list(self.policies), list(self.tasks))
-        judged = "by the simulation" if isinstance(self.judge, SimulationJudge) else "by an operator who was not told"
+        judged = "by the simulation" if self._simulation_judges else "by an operator who was not told"
         rule = self.stated()["rule"]
         head = ["# Trials", "", f"Robot: {self.line.robot}; judged {judged}.", f"Stated beforehand: {rule}."]
         foot = ["", "Wilson intervals hold for a fixed number of trials; after an early end, the evidence counts."]

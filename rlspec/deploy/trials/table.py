@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from itertools import combinations
 
 from rlspec.comparison.estimates import holm
+from rlspec.deploy.trials.plan import TOGETHER
 from rlspec.intervals import Interval, t_interval, wilson_interval
 
 ALPHA = 0.05
@@ -121,8 +122,8 @@ def table_lines(results: Sequence[TrialResult], policies: Sequence[str], tasks: 
     lines = ["| policy | task | trials | success | 95% (Wilson) | credit | stops | ended by hand |", "|" + "---|" * 8]
     for policy in policies:
         ours = [each for each in results if each.policy == policy]
-        for task in (*tasks, *(["all"] if len(tasks) > 1 else [])):
-            rows = [each for each in ours if task in (each.task, "all")]
+        for task in (*tasks, *([TOGETHER] if len(tasks) > 1 else [])):
+            rows = [each for each in ours if task in (each.task, TOGETHER)]
             lines.append(_row(policy, task, rows))
     pairs = pair_up(results, policies)
     if pairs:

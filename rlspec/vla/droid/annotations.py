@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping
 from datetime import datetime
+from pathlib import Path
 from typing import Any
 
 from rlspec.errors import DataError
@@ -31,8 +32,7 @@ class Annotations:
     """
 
     def __init__(self, settings: ConvertSettings) -> None:
-        own = sorted(settings.path.glob("aggregated-annotations-*.json"))
-        path = settings.annotations or next(iter(own), None)
+        path = annotations_file(settings)
         self._texts: dict[str, Any] = {} if path is None else read_json(path)
         if not all(isinstance(each, dict) for each in self._texts.values()):
             raise DataError(f"annotations={path}: uuid -> language_instruction1, ... is wanted; correct the file")
@@ -50,6 +50,13 @@ class Annotations:
         moment = moment_of_place(place)
         uuids = [] if moment is None else self._uuids.get(moment, [])
         return self.of_uuid(uuids[0]) if len(uuids) == 1 else ()
+
+
+def annotations_file(settings: ConvertSettings) -> Path | None:
+    """The one that was given, or DROID's own in the recordings' folder; None: there is none, or none is read."""
+    if settings.source == "lerobot":
+        return None
+    return settings.annotations or next(iter(sorted(settings.path.glob("aggregated-annotations-*.json"))), None)
 
 
 def instructions_in(texts: Mapping[str, Any]) -> tuple[str, ...]:

@@ -7,6 +7,7 @@ one rename. It is the same for any number of workers and interruptions.
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
 import shutil
@@ -30,6 +31,7 @@ from rlspec.vla.data.files import INFO, read_json
 from rlspec.vla.data.output import first_difference, locked, read_settings, writing
 from rlspec.vla.data.staging import write_whole
 from rlspec.vla.data.workers import Pool, process_pool
+from rlspec.vla.droid.annotations import annotations_file
 from rlspec.vla.droid.episodes import Item
 from rlspec.vla.droid.settings import ConvertSettings
 from rlspec.vla.droid.writing import (
@@ -72,7 +74,7 @@ def convert(settings: ConvertSettings, display: Display, *, pool: Pool | None = 
             display.line(f"convert: {out} is complete")
         else:
             items = _list_items(settings)  # before anything is written that another command would find
-            _prepare(work, matters)
+            _prepare(work, matters | {"instructions": _digest(annotations_file(settings))})
             _Conversion(settings, matters, work, display).run(items, pool)
         shutil.rmtree(work, ignore_errors=True)
     return out
@@ -100,6 +102,11 @@ def _is_done(out: Path, matters: Mapping[str, Any], display: Display) -> bool:
     return True
 
 
+def _digest(path: Path | None) -> str | None:
+    """Of a file's content; None: there is no file to read, which its reader says better."""
+    return None if path is None or not path.is_file() else hashlib.sha256(path.read_bytes()).hexdigest()
+
+
 def _stale(record: Mapping[str, Any]) -> Iterator[str]:
     """What a conversion would give otherwise now."""
     format_, space = record["settings"].get("format", 1), record["settings"]["action_space"]
@@ -112,6 +119,8 @@ def _stale(record: Mapping[str, Any]) -> Iterator[str]:
 
 def _prepare(work: Path, matters: Mapping[str, Any]) -> None:
     stored = read_settings(work / "settings.json") if any(work.glob("episodes/*.json")) else None
+    if stored is not None:
+        stored = {"instructions": matters["instructions"], **stored}  # not stored before
     if stored is not None and (different := first_difference(stored, matters)):
         raise DataError(
             f"{work} holds an unfinished conversion with another {different}; finish it with those settings, "

@@ -60,6 +60,7 @@ def test_a_policy_is_a_server_a_checkpoint_a_word_or_a_files_settings(tmp_path: 
         (["empty.yaml"], ["stack"], "policies=empty.yaml: NAME: {key: value} is wanted; correct the file"),
         (["hold"], ["none.yaml"], "tasks=none.yaml: cannot be read"),
         (["hold"], ["stack", "stack"], "tasks: two of them have one name"),
+        (["hold"], ["stack", "all"], "tasks: all is the table's row of all of them; name that task otherwise"),
         (["hold"], ["wrong.yaml"], "tasks=wrong.yaml: tasks.0.promt=x: unknown key; did you mean prompt?"),
     ],
 )

@@ -94,6 +94,16 @@ def test_another_series_in_the_same_folder_is_refused(tmp_path: Path) -> None:
         series(command(tmp_path, "safety.velocity_share=0.2"), "q", Robot(ended)).run()
 
 
+def test_a_paused_series_keeps_its_judge(tmp_path: Path) -> None:
+    series(command(tmp_path), "q", Robot(ended)).run()
+    with pytest.raises(ConfigError, match="a series with other judge is there"):
+        Series(command(tmp_path), Display(quiet=True), SimulationJudge(), Robot(ended)).run()
+    plan = json.loads((tmp_path / "plan.json").read_text())
+    assert plan.pop("judge") == "operator"
+    (tmp_path / "plan.json").write_text(json.dumps(plan))  # of a series that was begun before judges were stated
+    assert series(command(tmp_path), " s" * 12, Robot(ended)).run() == 0
+
+
 def test_the_plan_with_its_rule_is_there_before_the_first_trial(tmp_path: Path) -> None:
     def look(settings: Settings) -> DeploymentOutcome:
         plan = json.loads((tmp_path / "plan.json").read_text())

@@ -186,8 +186,9 @@ def test_time_runs_out_as_truncation(libero: Path) -> None:
 def test_physics_that_blew_up_is_a_failure_and_no_success(env: LiberoEnv) -> None:
     env.reset(seed=0)
     env.simulation.data.qvel[:] = 1e12
-    _, _, terminated, truncated, info = env.step(REST)
+    observation, _, terminated, truncated, info = env.step(REST)
     assert (terminated, truncated, info["failure"]) == (False, True, "diverged")
+    assert env.observation_space.contains(observation) and not observation["agent_pos"].any()
     env.reset(seed=0)
     assert env.step(REST)[3] is False, "a reset forgets it"
 

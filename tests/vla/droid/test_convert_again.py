@@ -123,6 +123,13 @@ def test_a_finished_conversion_is_found_and_another_is_not_mixed_in(
         run("droid_raw", recordings, tmp_path / "out", *PLAIN, pool=stop_after(3, []))
     with pytest.raises(DataError, match="unfinished conversion with another fps"):
         run("droid_raw", recordings, tmp_path / "out", *PLAIN, "fps=5")
+    texts = tmp_path / "texts.json"
+    texts.write_text("{}")
+    with pytest.raises(Stopped):
+        run("droid_raw", recordings, tmp_path / "told", *PLAIN, f"annotations={texts}", pool=stop_after(3, []))
+    texts.write_text('{"a": {"language_instruction1": "push"}}')
+    with pytest.raises(DataError, match="unfinished conversion with another instructions"):
+        run("droid_raw", recordings, tmp_path / "told", *PLAIN, f"annotations={texts}")
     (tmp_path / "mine").mkdir()
     (tmp_path / "mine/notes.txt").write_text("mine")
     with pytest.raises(DataError, match="holds no converted data set; choose another folder"):
