@@ -29,6 +29,21 @@ def build_scheduler(settings: Mapping[str, Any], optimizer: Optimizer, steps: in
     return scheduler
 
 
+def describe_schedule(training: Training) -> str:
+    """Its type, and from where on a longer run stands at its floor: LeRobot shortens a schedule and stretches none."""
+    settings, steps = training.scheduler, training.steps
+    kind, end, floor = settings.get("type"), settings.get("num_decay_steps"), settings.get("decay_lr")
+    if (
+        kind != "cosine_decay_with_warmup"
+        or not isinstance(end, int)
+        or end >= steps
+        or floor == settings.get("peak_lr")
+    ):
+        return str(kind)
+    words = f"{kind}, at its floor of {floor:g} from step {end} on"
+    return f"{words}: training.scheduler.num_decay_steps={steps} spans the run"
+
+
 def stretched_schedule(training: Training, stored: Mapping[str, Any]) -> str | None:
     """The scheduler's type, if it spans the run and the run's length has changed."""
     kind = str(training.scheduler.get("type"))

@@ -33,7 +33,7 @@ from rlspec.vla.training.order import BatchShape, SampleOrder
 from rlspec.vla.training.policy import LoadedPolicy, load_policy
 from rlspec.vla.training.samples import Augmentation, Batches, Samples
 from rlspec.vla.training.saved import Activations
-from rlspec.vla.training.schedule import build_scheduler
+from rlspec.vla.training.schedule import build_scheduler, describe_schedule
 from rlspec.vla.training.state import TrainingState
 from rlspec.vla.training.step import StepRunner
 
@@ -83,7 +83,7 @@ def describe(policy: Policy, training: Training, optim: Optim, device: str, proc
     return (
         f"policy {policy.type} from {policy.path or 'random weights'}: {arithmetic} on {device}, {adapted}\n"
         f"{training.steps} steps of {shape.samples} samples ({shape.size} x {shape.passes} passes x {shape.processes} "
-        f"processes), {describe_rate(optim)} ({training.scheduler.get('type')}); {averaged} are kept"
+        f"processes), {describe_rate(optim)} ({describe_schedule(training)}); {averaged} are kept"
     )
 
 

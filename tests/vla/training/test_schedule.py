@@ -10,8 +10,9 @@ import torch
 from lerobot.optim.schedulers import CosineDecayWithWarmupSchedulerConfig
 from torch import nn
 
+from rlspec.config.vla_schema import Training
 from rlspec.errors import ConfigError
-from rlspec.vla.training.schedule import build_scheduler
+from rlspec.vla.training.schedule import build_scheduler, describe_schedule
 
 
 def optimizer() -> torch.optim.Optimizer:
@@ -47,6 +48,20 @@ def test_cosine_decay_equals_lerobots_own() -> None:
         theirs.step()
         scheduler.step()
     assert rates({"type": "cosine_decay_with_warmup", **settings}, 10) == expected
+
+
+def test_a_run_that_is_longer_than_its_schedule_is_told_so() -> None:
+    def said(**changes: Any) -> str:
+        settings = {"type": "cosine_decay_with_warmup", "num_warmup_steps": 2, "peak_lr": 1e-4, "decay_lr": 2.5e-6}
+        return describe_schedule(Training(steps=60_000, scheduler=settings | {"num_decay_steps": 20_000} | changes))
+
+    assert said() == (
+        "cosine_decay_with_warmup, at its floor of 2.5e-06 from step 20000 on: "
+        "training.scheduler.num_decay_steps=60000 spans the run"
+    )
+    quiet = "cosine_decay_with_warmup"
+    assert said(num_decay_steps=60_000) == said(decay_lr=1e-4) == quiet
+    assert said(type="constant_with_warmup") == "constant_with_warmup"
 
 
 def test_a_missing_setting_is_named() -> None:
