@@ -11,8 +11,11 @@ import mpmath
 from rlspec.rlvr.grading.expression import Node, symbols_of
 from rlspec.rlvr.grading.question import Question
 
-MAX_SIGNED = 4  # variables whose signs are tried in every combination
+MAX_SIGNED = 5  # variables whose signs are tried in every combination
 REAL_SIZES = (0, 3, 6)  # of real sample points: see `_size`
+
+Point = dict[str, Any]
+"""Variable -> its value."""
 
 
 class Undefined(ArithmeticError):
@@ -46,29 +49,40 @@ def numerically_alike(question: Question, digits: int, agree: int) -> bool | Non
     return True if defined >= min(2, 5 if names else 1) else None
 
 
-def alike_for_real_variables(question: Question, digits: int, agree: int) -> bool:
-    """Whether both are real at the same of many real points, at least two, and equal there."""
+def real_orthants(question: Question, digits: int, agree: int) -> list[Point]:
+    """Signs of the variables with which both sides are real, and equal, at sample points.
+
+    Empty: a point shows that they differ, or that one of them alone is real; or there are none or too many variables.
+    """
     names = sorted(symbols_of(question.answer) | symbols_of(question.gold))
-    defined = 0
+    found = []
+    if len(names) > MAX_SIGNED:
+        return []
     with mpmath.workdps(digits):
-        for point in _real_points(names):
-            one, other = _real_value(question.answer, point), _real_value(question.gold, point)
-            if one is None and other is None:
-                continue
-            if one is None or other is None or not _close(one, other, agree):
-                return False
-            defined += 1
-    return defined >= 2
+        for signs in product((1, -1), repeat=len(names)):
+            pairs = [_real_pair(question, point) for point in _real_points(names, signs)]
+            if any((one is None) != (other is None) for one, other in pairs):
+                return []
+            real = [pair for pair in pairs if pair[0] is not None]
+            if not all(_close(one, other, agree) for one, other in real):
+                return []
+            if real:
+                found.append(dict(zip(names, signs, strict=True)))
+    return found if names else []
 
 
-def _real_value(node: Node, point: dict[str, Any]) -> Any:
+def _real_pair(question: Question, point: Point) -> tuple[Any, Any]:
+    return _real_value(question.answer, point), _real_value(question.gold, point)
+
+
+def _real_value(node: Node, point: Point) -> Any:
     try:
         return value(node, point, real=True)
     except Undefined:
         return None
 
 
-def value(node: Node, point: dict[str, Any], real: bool = False) -> Any:
+def value(node: Node, point: Point, real: bool = False) -> Any:
     """The value of a tree in mpmath's current precision.
 
     Args:
@@ -100,7 +114,7 @@ def _close(one: Any, other: Any, agree: int) -> bool:
     return bool(abs(one - other) <= mpmath.mpf(10) ** -agree * max(abs(one), abs(other)))
 
 
-def _significant(question: Question, point: dict[str, Any], digits: int) -> bool:
+def _significant(question: Question, point: Point, digits: int) -> bool:
     """Whether tiny values stay the same at twice the precision, so they are no rounding noise."""
     for node in (question.answer, question.gold):
         first = value(node, point)
@@ -121,20 +135,10 @@ def _coordinate(k: int, i: int) -> Any:
     return (size, -size, mpmath.mpc(size / 2, size / 3), size * 3, mpmath.mpc(-size / 3, size / 5))[k]
 
 
-def _real_points(names: list[str]) -> Iterator[dict[str, Any]]:
-    """Real points of three sizes with all combinations of signs; with many variables, of one sign against the rest."""
-    if len(names) <= MAX_SIGNED:
-        signs = list(product((1, -1), repeat=len(names)))
-    else:
-        signs = [
-            tuple(a if i == k else b for i in range(len(names)))
-            for k in range(len(names))
-            for a, b in ((1, -1), (-1, 1))
-        ]
-        signs += [(1,) * len(names), (-1,) * len(names)]
+def _real_points(names: list[str], signs: tuple[int, ...]) -> Iterator[Point]:
+    """Points of three sizes with these signs."""
     for k in REAL_SIZES:
-        for sign in signs:
-            yield {name: sign[i] * (1 + k) * _size(k, i) for i, name in enumerate(names)}
+        yield {name: sign * (1 + k) * _size(k, i) for i, (name, sign) in enumerate(zip(names, signs, strict=True))}
 
 
 def _root(radicand: Any, index: Any) -> Any:

@@ -7,14 +7,14 @@ exact difference (rationals, never floats) to zero, or, where it cannot, math_ve
 math_verify alone is never believed: it compares floats, forgets brackets, and reads parts of a text.
 
 Where the complex plane says no, real variables may say yes: `\sqrt{1/n}` and `1/\sqrt{n}` differ for n < 0, where
-neither is real. There both must be real at the same points, and equal, and sympy has to prove it for positive
-variables. `x` for `\sqrt{x^2}` fails at the first negative x, as `2\ln x` for `\ln x^2` does.
+neither is real. There both must be real at the same points, and equal, and sympy has to prove it for each combination
+of signs. `x` for `\sqrt{x^2}` fails at the first negative x, as `2\ln x` for `\ln x^2` does.
 """
 
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from functools import lru_cache
 from typing import Any
 
@@ -23,7 +23,7 @@ from math_verify import parse, verify
 
 from rlspec.rlvr.grading.budget import digits_bound
 from rlspec.rlvr.grading.expression import Node
-from rlspec.rlvr.grading.numeric import SAME_NAME, alike_for_real_variables, numerically_alike
+from rlspec.rlvr.grading.numeric import SAME_NAME, numerically_alike, real_orthants
 from rlspec.rlvr.grading.question import Question
 from rlspec.rlvr.grading.verdict import Reason
 
@@ -50,15 +50,15 @@ def prove(question: Question) -> Reason:
     return "unproven"
 
 
-def to_sympy(node: Node) -> sympy.Expr:
-    """The same tree in sympy, with exact numbers and complex symbols."""
+def to_sympy(node: Node, signs: Mapping[str, int] | None = None) -> sympy.Expr:
+    """The same tree in sympy, with exact numbers, and symbols that are complex or real with these signs."""
     if node.value is not None:
         return sympy.Rational(node.value.numerator, node.value.denominator)
     if node.op == "sym":
-        return sympy.Symbol(node.name)
+        return signs[node.name] * sympy.Symbol(node.name, positive=True) if signs else sympy.Symbol(node.name)
     if node.op == "const":
         return {"pi": sympy.pi, "e": sympy.E, "i": sympy.I}[node.name]
-    return _EXACT[node.op](*(to_sympy(arg) for arg in node.args))
+    return _EXACT[node.op](*(to_sympy(arg, signs) for arg in node.args))
 
 
 def _exact_root(value: sympy.Expr, index: sympy.Expr) -> sympy.Expr:
@@ -106,12 +106,16 @@ def _algebra_agrees(question: Question) -> bool:
 
 
 def _equal_for_real_variables(question: Question, digits: int, agree: int) -> bool:
-    """Whether both have equal values at the same real points: tried for every sign, proven for positive variables."""
-    if question.up_to_factor or not alike_for_real_variables(question, digits, agree):
+    """Whether both are equal for all signs of the variables with which they are real: tried at points, then proven."""
+    if question.up_to_factor:
         return False
-    one, other = _exact(question.answer), _exact(question.gold)
-    positive = {symbol: sympy.Symbol(symbol.name, positive=True) for symbol in one.free_symbols | other.free_symbols}
-    difference = (one - other).subs(positive)
+    orthants = real_orthants(question, digits, agree)
+    return bool(orthants) and all(_proven_for(question, signs) for signs in orthants)
+
+
+def _proven_for(question: Question, signs: Mapping[str, int]) -> bool:
+    """Whether both are equal for all variables of these signs: where x < 0, for example, x + 20 may have either."""
+    difference = to_sympy(question.answer, signs) - to_sympy(question.gold, signs)
     return any(step(difference) == 0 for step in (_same, sympy.expand, sympy.expand_log, sympy.simplify))
 
 

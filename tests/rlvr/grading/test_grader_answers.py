@@ -238,9 +238,14 @@ REAL_VARIABLES = [  # both have values at the same real points, and equal ones, 
     ("|x|", r"\sqrt{x^2}", True),
     ("x", r"\sqrt{x^2}", False),
     ("x-3", r"\sqrt{(x-3)^2}", False),
+    ("x+20", r"\sqrt{(x+20)^2}", False),  # equal at every point that is tried
+    ("x+20", "|x+20|", False),
+    (r"\ln((x+1000)^2)", r"2\ln(x+1000)", False),
+    (r"\sqrt[3]{x^3}", "x", True),
     (r"a\sqrt{b}", r"\sqrt{a^2b}", False),
-    ("|a|bcde", "abcde", False),  # more variables than have all their signs tried
+    ("|a|bcde", "abcde", False),
     (r"\frac{abcd}{\sqrt{f}}", r"abcd\sqrt{1/f}", True),
+    (r"\frac{abcdk}{\sqrt{f}}", r"abcdk\sqrt{1/f}", False),  # more variables than have all their signs tried
     (r"\sqrt{-x}", r"\sqrt{x}", False),
     (r"i\sqrt{-x}", r"\sqrt{x}", False),
 ]
