@@ -172,6 +172,7 @@ ARCHITECTURES = (
     text("zamba2", planes="", mamba_ngroups=1, n_mamba_heads=8, hybrid_layer_ids=[1], chunk_size=8,
          layers_block_type=["mamba", "hybrid"]),
     text("exaone4"),
+    text("diffllama", num_attention_heads=8, num_key_value_heads=4, head_dim=8),
     text("hunyuan_v1_dense"),
     text("apertus"),
     text("arcee"),

@@ -21,7 +21,7 @@ from rlspec.optim.map.spec import ParameterSpec
 Turn = Callable[[Tensor, int], Tensor]
 """(head (size, columns), its number) -> the head that takes its place."""
 
-PROJECTIONS = ("q", "k", "v", "qkv", "q_b", "kv_b")
+PROJECTIONS = ("q", "k", "v", "gate", "qkv", "q_b", "kv_b")
 
 
 @dataclass(frozen=True)
@@ -42,7 +42,7 @@ class Attention:
 def letters(spec: ParameterSpec) -> str:
     """One for each head of a matrix."""
     kind = spec.role.removeprefix("attention.")
-    return spec.blocks or (kind[0] if len(kind) == 1 or kind == "q_b" else "b") * spec.num_heads
+    return spec.blocks or (kind[0] if len(kind) == 1 or kind in ("q_b", "gate") else "b") * spec.num_heads
 
 
 def attentions(specs: list[ParameterSpec]) -> Iterator[Attention]:

@@ -21,6 +21,8 @@ from head_moves import (
     bias_of,
     exchange_heads,
     letters,
+    move_rows,
+    rotation,
     turn_keys,
     turn_values,
     with_heads,
@@ -62,6 +64,8 @@ CUT = dict.fromkeys(CASES, GROUPED) | {
     "electra": ENCODER,
     "distilbert": ENCODER,
     "qwen3_5_moe": GROUPED | {"attention.q": "8 heads on rows"} | EXPERTS,
+    "diffllama": {"attention.q": "8 heads on rows", "attention.k": "4 heads on rows",
+                  "attention.o": "4 heads on columns"},
     "afmoe": GROUPED | {"attention.gate": "4 heads on rows"} | EXPERTS,
     "glm_moe_dsa": LATENT | EXPERTS,
     "granitemoeshared": GROUPED | EXPERTS | GATE_UP,
@@ -195,7 +199,9 @@ def test_two_steps_of_every_architecture_change_all_that_has_a_gradient(name: st
 
 
 WITH_HEADS = [name for name in CASES if "attention.o" in str(CUT[name])]
-WITH_VALUES = [name for name in WITH_HEADS if name != "deepseek_v3_uneven"]  # where a block is key and value together
+WITH_VALUES = [
+    name for name in WITH_HEADS if name not in ("deepseek_v3_uneven", "diffllama")
+]  # values in blocks of their own
 
 
 def every(name: str) -> list[Attention]:
@@ -222,7 +228,7 @@ FIXED = (
     "bitnet",
     "bloom",
     "mpt",
-    "afmoe",
+    "diffllama",
     "gpt_oss",
     "t5",
     "swin",
@@ -262,6 +268,41 @@ def test_keys_turn_with_their_queries_as_far_as_positions_and_norms_let_them(nam
         wrong = with_heads(attention, 0.5)
         if attention.heads("k") > 1:
             assert misfit(name, lambda model, one=wrong: turn_keys(model, one, case.planes, case.rotary)) > BROKEN
+
+
+def test_channels_of_lightning_attention_change_places_within_a_head() -> None:
+    """Behind a nonlinearity queries and keys of one head can only change places, in one order."""
+    model, specs = built("minimax")
+    fused = next(spec for spec in specs if spec.blocks == "qkv" * 4)
+
+    def reordered(moved: nn.Module, spec: ParameterSpec) -> None:
+        def order(block: Tensor, head: int) -> Tensor:
+            return block[torch.randperm(len(block), generator=torch.Generator().manual_seed(head))]
+
+        move_rows(moved, spec, {"q": order, "k": order})
+
+    assert misfit("minimax", lambda moved: reordered(moved, fused)) < EXACT
+    wrong = replace(fused, blocks="qqqqkkkkvvvv")
+    assert misfit("minimax", lambda moved: reordered(moved, wrong)) > BROKEN
+
+
+def test_values_of_differential_attention_turn_in_pairs_that_are_apart() -> None:
+    """Heads 0 and 2, and 1 and 3, of the values are one each; two of the four blocks of the outputs belong to a pair."""
+
+    @torch.no_grad()
+    def turned(model: nn.Module, apart: int) -> None:
+        attention = model.get_submodule("model.layers.1.self_attn")
+        values = attention.v_proj.weight.view(4, 8, -1)
+        outputs = attention.o_proj.weight.view(-1, 4, 16)
+        for pair in range(2):
+            both = [pair, pair + apart] if apart == 2 else [2 * pair, 2 * pair + 1]
+            turn = rotation(16, pair)
+            values[both] = (turn @ values[both].flatten(0, 1)).view(2, 8, -1)
+            for block in (2 * pair, 2 * pair + 1):
+                outputs[:, block] = outputs[:, block] @ turn.T
+
+    assert misfit("diffllama", lambda model: turned(model, 2)) < EXACT
+    assert misfit("diffllama", lambda model: turned(model, 1)) > BROKEN
 
 
 def test_biases_turn_with_the_heads_that_they_belong_to_and_the_map_says_so() -> None:

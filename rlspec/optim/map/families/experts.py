@@ -9,6 +9,7 @@ from rlspec.optim.map.families.entry import Entry, Family, Near
 from rlspec.optim.map.families.language import (
     EXPERTS,
     GATED_MLP,
+    GATED_VALUES,
     HEADS,
     JOINTLY_NORMED,
     LFM2,
@@ -36,7 +37,7 @@ SIGMOID_ROUTER = Entry(
 )
 
 
-_LATENT = r"self_attn\.(?:\d\.)?"
+_SELF_ATTENTION = r"self_attn\.(?:\d\.)?"  # LongCat-Flash has two in a layer
 
 
 def _latent(config: Any, near: Near) -> str:
@@ -45,12 +46,12 @@ def _latent(config: Any, near: Near) -> str:
 
 
 MLA = (  # latents have a norm between their two matrices, whose gains leave signs
-    Entry(rf"{_LATENT}q_proj\.weight", "attention.q", "S_heads x O(d)", _Q, head_dim=""),
-    Entry(rf"{_LATENT}q_a_proj\.weight", "attention.q_a", "signs x O(d)"),
-    Entry(rf"{_LATENT}q_b_proj\.weight", "attention.q_b", "S_heads x signs", _Q, head_dim=""),
-    Entry(rf"{_LATENT}kv_a_proj_with_mqa\.weight", "attention.kv_a", "- x O(d)"),
-    Entry(rf"{_LATENT}kv_b_proj\.weight", "attention.kv_b", "S_heads, O(head) x signs", blocks=_latent),
-    Entry(rf"{_LATENT}o_proj\.weight", "attention.o", "O(d) x O(head)", _Q, 1, head_dim=""),
+    Entry(rf"{_SELF_ATTENTION}q_proj\.weight", "attention.q", "S_heads x O(d)", _Q, head_dim=""),
+    Entry(rf"{_SELF_ATTENTION}q_a_proj\.weight", "attention.q_a", "signs x O(d)"),
+    Entry(rf"{_SELF_ATTENTION}q_b_proj\.weight", "attention.q_b", "S_heads x signs", _Q, head_dim=""),
+    Entry(rf"{_SELF_ATTENTION}kv_a_proj_with_mqa\.weight", "attention.kv_a", "- x O(d)"),
+    Entry(rf"{_SELF_ATTENTION}kv_b_proj\.weight", "attention.kv_b", "S_heads, O(head) x signs", blocks=_latent),
+    Entry(rf"{_SELF_ATTENTION}o_proj\.weight", "attention.o", "O(d) x O(head)", _Q, 1, head_dim=""),
 )
 
 # Which positions a token may look at; transformers passes no gradient through the choice.
@@ -61,12 +62,10 @@ LONGCAT = (  # two attentions and two MLPs in a layer
     Entry(r"mlp\.router\.classifier\.weight", "mlp.router", "S_experts, shift x O(d)"),
 )
 
-AFMOE = (  # a gate multiplies every channel of the values
+AFMOE = (  # as with Qwen3-Next, but the gate is a matrix of its own
     Entry(r"self_attn\.q_proj\.weight", "attention.q", NORMED, _Q),
-    Entry(r"self_attn\.k_proj\.weight", "attention.k", NORMED, "num_key_value_heads"),
-    Entry(r"self_attn\.v_proj\.weight", "attention.v", "signs x O(d)", "num_key_value_heads"),
-    Entry(r"self_attn\.o_proj\.weight", "attention.o", "O(d) x signs", _Q, 1),
-    Entry(r"self_attn\.gate_proj\.weight", "attention.gate", "- x O(d)", _Q),
+    Entry(r"self_attn\.gate_proj\.weight", "attention.gate", "S_heads, S_head x O(d)", _Q),
+    *GATED_VALUES,
 )
 
 GPT_OSS = (

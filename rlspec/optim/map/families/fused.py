@@ -36,12 +36,17 @@ def _bigcode(config: Any, near: Near) -> str:
     return "q" * heads + "kv" if config.multi_query else "qkv" * heads
 
 
-_DENSE = (
-    Entry(r"(?:self_)?att(?:entio)?n\.dense\.weight", "attention.o", "O(d) x O(head)", _Q, 1),
-    Entry(r"mlp\.dense_h_to_4h\.weight", "mlp.fc1", "S_ff x O(d)"),
-    Entry(r"mlp\.dense_4h_to_h\.weight", "mlp.fc2", "O(d) x S_ff"),
-    *HEADS,
-)
+def _layer(output: str, up: str, down: str) -> tuple[Entry, ...]:
+    """The matrices beside a fused one, by their names in a layer with an MLP without a gate."""
+    return (
+        Entry(rf"{output}\.weight", "attention.o", "O(d) x O(head)", _Q, 1),
+        Entry(rf"{up}\.weight", "mlp.fc1", "S_ff x O(d)"),
+        Entry(rf"{down}\.weight", "mlp.fc2", "O(d) x S_ff"),
+        *HEADS,
+    )
+
+
+_DENSE = _layer(r"(?:self_)?att(?:entio)?n\.dense", r"mlp\.dense_h_to_4h", r"mlp\.dense_4h_to_h")
 
 FUSED = (
     Family(
@@ -69,10 +74,7 @@ FUSED = (
         ("mpt",),
         (
             Entry(r"attn\.Wqkv\.weight", "attention.qkv", _NO_SLOPES, (_Q, _Q, _Q)),
-            Entry(r"attn\.out_proj\.weight", "attention.o", "O(d) x O(head)", _Q, 1),
-            Entry(r"ffn\.up_proj\.weight", "mlp.fc1", "S_ff x O(d)"),
-            Entry(r"ffn\.down_proj\.weight", "mlp.fc2", "O(d) x S_ff"),
-            *HEADS,
+            *_layer(r"attn\.out_proj", r"ffn\.up_proj", r"ffn\.down_proj"),
         ),
     ),
     Family(
@@ -80,10 +82,7 @@ FUSED = (
         ("gpt_bigcode",),
         (
             Entry(r"attn\.c_attn\.weight", "attention.qkv", _FREE, blocks=_bigcode),
-            Entry(r"attn\.c_proj\.weight", "attention.o", "O(d) x O(head)", _Q, 1),
-            Entry(r"mlp\.c_fc\.weight", "mlp.fc1", "S_ff x O(d)"),
-            Entry(r"mlp\.c_proj\.weight", "mlp.fc2", "O(d) x S_ff"),
-            *HEADS,
+            *_layer(r"attn\.c_proj", r"mlp\.c_fc", r"mlp\.c_proj"),
         ),
     ),
     Family(
@@ -91,10 +90,7 @@ FUSED = (
         ("codegen",),
         (
             Entry(r"attn\.qkv_proj\.weight", "attention.qkv", ROTARY, blocks=_codegen),
-            Entry(r"attn\.out_proj\.weight", "attention.o", "O(d) x O(head)", _Q, 1),
-            Entry(r"mlp\.fc_in\.weight", "mlp.fc1", "S_ff x O(d)"),
-            Entry(r"mlp\.fc_out\.weight", "mlp.fc2", "O(d) x S_ff"),
-            *HEADS,
+            *_layer(r"attn\.out_proj", r"mlp\.fc_in", r"mlp\.fc_out"),
         ),
     ),
     Family(

@@ -40,6 +40,13 @@ FUSED_GATE = (
     Entry(r"mlp\.down_proj\.weight", "mlp.down", "O(d) x S_ff, signs"),
 )
 
+# Gates multiply single channels of the values, so that within a head these can change places and signs only.
+GATED_VALUES = (
+    Entry(r"self_attn\.k_proj\.weight", "attention.k", NORMED, _KV),
+    Entry(r"self_attn\.v_proj\.weight", "attention.v", "S_head, signs x O(d)", _KV),
+    Entry(r"self_attn\.o_proj\.weight", "attention.o", "O(d) x S_head, signs", _Q, 1),
+)
+
 STACKED_EXPERTS = (
     Entry(r"experts\.gate_up_proj", "mlp.expert.gate_up", "S_experts, S_ff x O(d)", parts=2, stacked=True),
     Entry(r"experts\.down_proj", "mlp.expert.down", "S_experts, O(d) x S_ff, signs", stacked=True),
@@ -78,6 +85,18 @@ GEMMA3N = (
     Entry(r"laurel\.linear_right\.weight", "linear", "O(d) x -"),
     Entry(r"altup_(?:unembed_)?projections\.\d+\.weight", "linear", "O(d) x O(d)"),
     Entry(r"altup\.\w+\.weight", "coefficients", "-"),
+)
+
+
+def _pairs_of_outputs(config: Any, near: Near) -> str:
+    return "o" * (config.num_attention_heads // 2)
+
+
+# The difference of two attentions, to values of two heads that do not lie side by side, so that values stay whole.
+DIFFERENTIAL = (
+    Entry(r"self_attn\.v_proj\.weight", "attention.v", "- x O(d)"),
+    Entry(r"self_attn\.o_proj\.weight", "attention.o", "O(d) x -", head_axis=1, blocks=_pairs_of_outputs),
+    *decoder_attention(ROTARY),
 )
 
 LFM2 = (
@@ -143,6 +162,7 @@ LANGUAGE = (
     ),
     Family("gemma3n", ("gemma3n_text",), (*decoder_attention(NORMED), *GATED_MLP, *PER_LAYER, *GEMMA3N, *HEADS)),
     Family("gemma4", ("gemma4_text",), (*GEMMA4, *GATED_MLP, *PER_LAYER, *HEADS)),
+    Family("diffllama", ("diffllama",), (*DIFFERENTIAL, *GATED_MLP, *HEADS)),
     Family("bitnet", ("bitnet",), (*BITNET, *HEADS)),
     Family("lfm2", ("lfm2",), (*decoder_attention(NORMED), *LFM2, *HEADS)),
 )

@@ -1,7 +1,8 @@
 """State-space models and linear attention.
 
 Their mixers multiply channel by channel, so that nothing rotates inside: projections stay whole, or are cut into fused
-parts of one size, and follow the optimizer's rule; kernels per channel and rates of decay get AdamW.
+parts of one size, or, where it has heads as attention has, into these (MiniMax), and follow the optimizer's rule;
+kernels per channel and rates of decay get AdamW.
 """
 
 from __future__ import annotations
@@ -14,6 +15,7 @@ from rlspec.optim.map.families.experts import SHARED
 from rlspec.optim.map.families.language import (
     EXPERTS,
     GATED_MLP,
+    GATED_VALUES,
     HEADS,
     JOINTLY_NORMED,
     NORMED,
@@ -30,13 +32,7 @@ def _gated(config: Any, near: Near) -> str:
     return "qg" * config.num_attention_heads
 
 
-# Gates multiply single channels of the values, so that within a head these can change places and signs only.
-GATED_ATTENTION = (
-    Entry(r"self_attn\.q_proj\.weight", "attention.q", NORMED, blocks=_gated),
-    Entry(r"self_attn\.k_proj\.weight", "attention.k", NORMED, _KV),
-    Entry(r"self_attn\.v_proj\.weight", "attention.v", "S_head, signs x O(d)", _KV),
-    Entry(r"self_attn\.o_proj\.weight", "attention.o", "O(d) x S_head, signs", _Q, 1),
-)
+GATED_ATTENTION = (Entry(r"self_attn\.q_proj\.weight", "attention.q", NORMED, blocks=_gated), *GATED_VALUES)
 
 MIXERS = (
     Entry(r"(?:mamba|mixer|conv)\.in_proj\.weight", "linear.mixer", "- x O(d)"),
