@@ -32,14 +32,10 @@ def build_scheduler(settings: Mapping[str, Any], optimizer: Optimizer, steps: in
 def describe_schedule(training: Training) -> str:
     """Its type, and from where on a longer run stands at its floor: LeRobot shortens a schedule and stretches none."""
     settings, steps = training.scheduler, training.steps
-    kind, end, floor = settings.get("type"), settings.get("num_decay_steps"), settings.get("decay_lr")
-    if (
-        kind != "cosine_decay_with_warmup"
-        or not isinstance(end, int)
-        or end >= steps
-        or floor == settings.get("peak_lr")
-    ):
-        return str(kind)
+    kind, end = str(settings.get("type")), settings.get("num_decay_steps", steps)
+    floor, peak = settings.get("decay_lr"), settings.get("peak_lr")
+    if kind != "cosine_decay_with_warmup" or floor is None or floor == peak or end >= steps:
+        return kind
     words = f"{kind}, at its floor of {floor:g} from step {end} on"
     return f"{words}: training.scheduler.num_decay_steps={steps} spans the run"
 

@@ -287,7 +287,7 @@ def test_channels_of_lightning_attention_change_places_within_a_head() -> None:
 
 
 def test_values_of_differential_attention_turn_in_pairs_that_are_apart() -> None:
-    """Heads 0 and 2, and 1 and 3, of the values are one each; two of the four blocks of the outputs belong to a pair."""
+    """Heads 0 and 2 of the values are one pair, 1 and 3 the other; to each belong two of the four blocks of outputs."""
 
     @torch.no_grad()
     def turned(model: nn.Module, apart: int) -> None:

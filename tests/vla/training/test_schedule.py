@@ -62,6 +62,7 @@ def test_a_run_that_is_longer_than_its_schedule_is_told_so() -> None:
     quiet = "cosine_decay_with_warmup"
     assert said(num_decay_steps=60_000) == said(decay_lr=1e-4) == quiet
     assert said(type="constant_with_warmup") == "constant_with_warmup"
+    assert describe_schedule(Training(scheduler={"type": quiet})) == quiet, "what is missing is said by the scheduler"
 
 
 def test_a_missing_setting_is_named() -> None:
