@@ -48,9 +48,10 @@ def _mean(values: Sequence[Score]) -> float:
 
 
 def _best(scores: Mapping[float, float]) -> float | None:
-    """Of equal scores the lower rate: the safer one."""
-    rate = max(sorted(scores), key=lambda rate: scores[rate])
-    return None if scores[rate] == float("-inf") else rate
+    """Of rates that score equally the middle one, of two the lower: where all do alike, an end of them is no edge."""
+    highest = max(scores.values())
+    alike = sorted(rate for rate, score in scores.items() if score == highest)
+    return None if highest == float("-inf") else alike[(len(alike) - 1) // 2]
 
 
 def _edge(scores: Mapping[float, float]) -> str | None:

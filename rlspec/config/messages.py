@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import re
 import types
 import typing
-from collections.abc import Collection, Iterable, Sequence
+from collections.abc import Collection, Iterable, Iterator, Sequence
 from functools import cache
 from typing import Annotated, Any, Literal
 
@@ -19,6 +20,7 @@ from rlspec.errors import ConfigError, nearest
 
 MOST_LINES = 5
 _WORDS = {int: "a whole number", float: "a number", str: "text", bool: "true or false", type(None): "null"}
+_ALTERNATIVE = re.compile(rf"{ONE}|{SEVERAL}|bool|int|float|str|none|[a-z-]+\[.*\]")  # pydantic's
 Root = type[BaseModel]  # the schema of a kind of recipe
 _LIMITS = {"ge": ">=", "gt": ">", "le": "<=", "lt": "<"}
 
@@ -42,21 +44,38 @@ def find_field(path: Sequence[str | int], root: Root = Recipe) -> tuple[list[str
     """Follow a path through a schema as far as it goes.
 
     Returns:
-        The part of the path that exists (positions in lists included), and its last field (None for an empty path).
+        The part of the path that exists (positions in lists and names in mappings of sections included), and its last
+        field (None for an empty path).
     """
+    return _follow(path, root)[:2]
+
+
+def _follow(path: Sequence[str | int], root: Root) -> tuple[list[str], FieldInfo | None, type[BaseModel] | None]:
+    """As `find_field`, and the section in which the next part has to be; None where there is none."""
     known: list[str] = []
     field: FieldInfo | None = None
     section: type[BaseModel] | None = root
+    entered = False  # the last part is a position or a name in what the field holds
     for part in path:
-        if str(part).isdigit() and field is not None and _is_list(field) and not known[-1].isdigit():
+        named = None if field is None or entered else _sections_by_name(field.annotation)
+        if named or (field is not None and not entered and _is_list(field) and str(part).isdigit()):
             known.append(str(part))
+            section, entered = named or section, True
             continue
         if section is None or isinstance(part, int) or part not in section.model_fields:
             break
-        field = section.model_fields[part]
+        field, entered = section.model_fields[part], False
         known.append(part)
-        section = section_of(field.annotation)
-    return known, field
+        section = None if _sections_by_name(field.annotation) else section_of(field.annotation)
+    return known, field, section
+
+
+def _sections_by_name(annotation: Any) -> type[BaseModel] | None:
+    """The section behind `dict[str, Section]`, alone or among other types."""
+    for part in map(_bare, (annotation, *typing.get_args(annotation))):
+        if typing.get_origin(part) is dict:
+            return section_of(typing.get_args(part)[1])
+    return None
 
 
 def describe(annotation: Any, metadata: Iterable[Any] = ()) -> str:
@@ -103,11 +122,16 @@ def _choices(annotation: Any) -> list[str]:
 
 @cache
 def leaves(section: Root = Recipe, prefix: str = "") -> tuple[str, ...]:
-    """All dotted keys of a recipe that hold a value."""
+    """All dotted keys of a recipe that hold a value; ROLE and the like stand for names that one chooses."""
     names: list[str] = []
     for name, field in section.model_fields.items():
-        inner = section_of(field.annotation)
-        names += leaves(inner, f"{prefix}{name}.") if inner is not None else [f"{prefix}{name}"]
+        inner, by_name = section_of(field.annotation), _sections_by_name(field.annotation)
+        if by_name:
+            names += leaves(by_name, f"{prefix}{name}.{name.rstrip('s').upper()}.")
+        elif inner is not None and typing.get_origin(_bare(field.annotation)) is not list:
+            names += leaves(inner, f"{prefix}{name}.")
+        else:
+            names.append(f"{prefix}{name}")
     return tuple(names)
 
 
@@ -122,12 +146,16 @@ def unknown_key(path: Sequence[str], value: Any = None, root: Root = Recipe, *, 
         root: The schema.
         typed: The keys as a command line has them, where they are not those of the schema.
     """
-    known, field = find_field(path, root)
-    section = root if field is None else section_of(field.annotation)
+    known, field, section = _follow(path, root)
     key = ".".join(str(part) for part in path)
     given = "" if value is None else f"={show(value)}"
     typed = {*typed, *(name.partition(".")[0] for name in typed)}
-    alike = same_meaning(key, lambda other: bool({other, f"--{other}"} & typed) if typed else holds(other, root))
+    beside = section.model_fields if section is not None and len(known) == len(path) - 1 > 0 else ()
+    alike = same_meaning(
+        key,
+        lambda other: bool({other, f"--{other}"} & typed) if typed else holds(other, root),
+        beside=beside,
+    )
     alike = [f"--{name}" if f"--{name}" in typed else name for name in alike]
     elsewhere = [leaf for leaf in leaves(root) if leaf.rpartition(".")[2] == path[-1] and leaf != key]
     if section is None and not alike:
@@ -155,8 +183,7 @@ def holds(key: str, root: Root) -> bool:
 def explain(error: ValidationError, root: Root = Recipe) -> list[str]:
     """Pydantic's errors as lines; the alternatives of a union become one."""
     lines: dict[str, str] = {}
-    for item in error.errors(include_url=False):
-        location = tuple(part for part in item["loc"] if part not in (ONE, SEVERAL))
+    for location, item in _located(error):
         if item["type"] == "extra_forbidden":
             lines[".".join(map(str, location))] = unknown_key([str(part) for part in location], item["input"], root)
             continue
@@ -170,9 +197,29 @@ def explain(error: ValidationError, root: Root = Recipe) -> list[str]:
             lines.setdefault(key, f"{key}: required; {_wanted(key, field)}")
         elif item["type"] == "missing":  # an element of a list of fixed length
             lines.setdefault(".".join(known[:-1]), f"{'.'.join(known[:-1])}: {_allowed(field)}")
+        elif field is not None and _is_free(field) and len(location) > len(known):  # a value in a mapping
+            within = ".".join(map(str, location))
+            lines.setdefault(within, f"{within}={show(item['input'])}: must be {_described_within(field)}")
         else:
             lines.setdefault(key, f"{key}={show(item['input'])}: {_allowed(field, item['input'])}")
     return list(lines.values())
+
+
+def _located(error: ValidationError) -> Iterator[tuple[tuple[str | int, ...], Any]]:
+    """Each error and its key, without the names of a union's alternatives; of these the one that fits best."""
+    errors = error.errors(include_url=False)
+    keys = [tuple(part for part in item["loc"] if not _ALTERNATIVE.fullmatch(str(part))) for item in errors]
+    for key, item in zip(keys, errors, strict=True):
+        deeper = any(len(other) > len(key) and other[: len(key)] == key for other in keys)
+        if not (deeper and len(key) < len(item["loc"])):
+            yield key, item
+
+
+def _described_within(field: FieldInfo) -> str:
+    """What a mapping's values may be."""
+    parts = (_bare(part) for part in (field.annotation, *typing.get_args(field.annotation)))
+    mapping = next(part for part in parts if typing.get_origin(part) is dict)
+    return describe(typing.get_args(mapping)[1])
 
 
 def _wanted(key: str, field: FieldInfo | None) -> str:
@@ -203,16 +250,25 @@ def wrong_override(key: str, scalars: Sequence[Any], root: Root = Recipe) -> str
     position = next((index for index, part in enumerate(path) if part.isdigit()), None)
     if position is not None:
         return _inside_list(key, path[:position], path[position + 1 :], scalars)
-    above = find_field(path[:-1], root)[1]
-    holder = root if above is None else section_of(above.annotation)
-    if not scalars or holder is None or takes_text(key, root):
+    if not scalars or takes_text(key, root) or _accepts(key, scalars[0], root):
         return None
+    words = f"{key}={show(scalars[0])}: {_allowed(field)}"
+    namesakes = [leaf for leaf in leaves(root) if leaf.startswith(f"{path[0]}.") and leaf.endswith(f".{path[-1]}")]
+    fitting = [leaf for leaf in namesakes if leaf != key and _accepts(leaf, scalars[0], root)]
+    return f"{words}; did you mean {' or '.join(fitting)}?" if fitting else words
+
+
+def _accepts(key: str, value: Any, root: Root) -> bool:
+    """The schema's own verdict on one value; what is in a mapping without a schema is not judged."""
+    *above, name = key.split(".")
+    holder = _follow(above, root)[2]
+    if holder is None:
+        return True
     try:
-        # The schema's own verdict on this one value.
-        holder.__pydantic_validator__.validate_assignment(holder.model_construct(), path[-1], scalars[0])
+        holder.__pydantic_validator__.validate_assignment(holder.model_construct(), name, value)
     except ValidationError:
-        return f"{key}={show(scalars[0])}: {_allowed(field)}"
-    return None
+        return False
+    return True
 
 
 def _inside_list(key: str, holder: Sequence[str], rest: Sequence[str], scalars: Sequence[Any]) -> str:

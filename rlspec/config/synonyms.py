@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Container
 
 # One meaning each: our keys, of which those that a command has are offered in this order, and other tools' words.
 _MEANINGS = """
@@ -36,7 +36,11 @@ data dataset path: dataset dataset_name dataset_path dataset_id dataset_dir data
 source format: type kind format from dataset_type input_format output_format fmt
 gold: reference ground_truth groundtruth gt expected label solution reference_answer column
 answer completion: prediction pred response reply generated output candidate
+evaluation.stop_at_success: early_stopping early_stopping_threshold stopping_threshold success_threshold target_success
+    stop_at until_success
+data.test_fraction: data.test_size data.val_fraction data.validation_split data.eval_fraction data.val_size
 optim: optimizer optimiser optim_name optim_type optimizer_name optimizer_type optim.type optimizer.type
+lr_scale: lr lr_mult lr_multiplier lr_factor learning_rate
 optim.lr: lr learning_rate step_size peak_lr optimizer_lr optim.learning_rate optimizer.lr actor_lr
 optim.adamw_lr_scale: adamw_lr adam_lr muon_lr lr_adam lr_adamw learning_rate_adam aux_lr embed_lr embedding_lr
     embedding_learning_rate optim.adamw_lr optim.adam_lr optim.muon_lr optim.embed_lr
@@ -120,17 +124,20 @@ def _table() -> list[tuple[list[str], frozenset[str]]]:
 _TABLE = _table()
 
 
-def same_meaning(key: str, known: Callable[[str], bool], *, most: int = 2) -> list[str]:
+def same_meaning(key: str, known: Callable[[str], bool], *, beside: Container[str] = (), most: int = 2) -> list[str]:
     """Known keys that mean what a word means elsewhere, best first; the whole word goes before its last part.
 
     Args:
         key: As typed: `policy.path`, `num_episodes`, `learning-rate`.
         known: Whether the command has a key.
+        beside: Names of the section that the key is in, which go before those of others.
         most: How many are wanted.
     """
-    whole = key.lower().lstrip("-").replace("-", "_")
-    for word in (whole, whole.rpartition(".")[2]):
-        found = [ours for keys, words in _TABLE if word in words for ours in keys if ours != key and known(ours)]
+    section, _, last = key.lower().lstrip("-").replace("-", "_").rpartition(".")
+    whole = f"{section}.{last}" if section else last
+    for word, holds in ((whole, known), (last, beside.__contains__), (last, known)):
+        found = [ours for keys, words in _TABLE if word in words for ours in keys if ours != key and holds(ours)]
         if found:
-            return list(dict.fromkeys(found))[:most]
+            start = f"{section}." if holds is not known else ""
+            return [start + ours for ours in dict.fromkeys(found)][:most]
     return []

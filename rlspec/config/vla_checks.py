@@ -221,6 +221,16 @@ def simulator(recipe: VlaRecipe) -> Lines:
         yield f"evaluation.profile={recipe.evaluation.profile}: a protocol of LIBERO; set null for {recipe.env.suite}"
 
 
+def early_end(recipe: VlaRecipe) -> Lines:
+    """Training that ends at a success rate needs evaluations that measure it."""
+    if recipe.evaluation.stop_at_success is None:
+        return
+    if recipe.env is None:
+        yield "evaluation.stop_at_success: needs a simulator, env=..."
+    if recipe.evaluation.every is None:
+        yield "evaluation.stop_at_success: needs evaluations during training, evaluation.every=STEPS"
+
+
 def _perturbations(factors: Sequence[str], strengths: Sequence[int]) -> Lines:
     from rlspec_envs.perturbation import STRENGTHS, expand
 
@@ -287,6 +297,7 @@ RULES = (
     augmentation,
     data_source,
     simulator,
+    early_end,
     reinforcement,
     optimizer,
     rule_names,

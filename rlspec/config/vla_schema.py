@@ -197,6 +197,12 @@ class SimEvaluation(Section):
     after: bool = Field(True, description="measure it afterwards")
     every: int | None = Field(None, ge=1, description="steps between evaluations during training; null: never")
     during_episodes: int | None = Field(None, ge=1, description="per task, in those during training; null: `episodes`")
+    stop_at_success: float | None = Field(
+        None,
+        gt=0,
+        le=1,
+        description="training ends at the first of them with this rate, and waits for each; null: never",
+    )
     perturb: list[str] = Field(
         [], description='factors of rlspec_envs.perturbation, or "all": measured beside the scenes as they are'
     )

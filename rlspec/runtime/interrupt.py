@@ -36,10 +36,7 @@ class Interrupt:
 
     def agreed(self) -> bool:
         """Whether to save and stop after the step in progress: on all processes after the same one."""
-        process = PartialState()
-        if process.num_processes > 1:
-            flag = torch.tensor(float(self.requested), device=process.device)
-            self.requested = bool(reduce(flag, reduction="sum") > 0)
+        self.requested = on_any_process(self.requested)
         return self.requested
 
     def _handle(self, number: int, frame: FrameType | None) -> None:
@@ -51,3 +48,11 @@ class Interrupt:
         self.requested, self._first = True, now
         # Not through the display: the signal may have come while it was writing.
         os.write(2, b"\ninterrupted: finishing this step, then saving (again to leave at once)\n")
+
+
+def on_any_process(flag: bool) -> bool:
+    """Whether it is set on one of the processes, which all have to ask."""
+    process = PartialState()
+    if process.num_processes == 1:
+        return flag
+    return bool(reduce(torch.tensor(float(flag), device=process.device), reduction="sum") > 0)

@@ -313,6 +313,21 @@ def test_at_the_edge_of_a_grid_it_goes_on_and_says_where_it_stopped(tmp_path: Pa
     assert {values["optim.lr"] for values in imitation.commands} == {"1e-05", "0.0001", "0.001", "0.01"}
 
 
+@pytest.mark.parametrize(
+    ("scores", "best", "tried"),
+    [
+        ([0.0, 0.0, 0.0], 1e-4, 3),  # nothing learns: further rates would not either
+        ([0.5, 0.5, 0.5, 0.0], 1e-4, 4),
+        ([0.5, 0.5, 0.2], 1e-5, 4),  # of two the lower one, which is the lowest of all: it goes on
+        ([0.2, 0.5, 0.5], 1e-4, 3),
+    ],
+)
+def test_of_rates_that_tie_the_middle_one_is_chosen(scores: list[float], best: float, tried: int) -> None:
+    rates = dict(zip([1e-5, 1e-4, 1e-3, 1e-2], scores, strict=False))
+    found = tune(Tune(lr=list(rates), extend=1), "a", lambda asked: {rate: [rates.get(rate, 0.1)] for rate in asked})
+    assert (found.best, len(found.scores)) == (best, tried)
+
+
 def test_what_is_done_is_not_done_again_and_a_failing_arm_does_not_stop_the_others(tmp_path: Path) -> None:
     failing = Imitation(failing=["optim=muon"])
     tune = {"lr": [1e-5, 1e-4, 1e-3]}

@@ -234,6 +234,23 @@ MISTAKES = {
     ("recipe=grpo_math", "data=gsmk8"): ["data=gsmk8", "did you mean gsm8k?", ".jsonl"],
     ("recipe=grpo_math", "optim.lrr=1"): ["optim.lrr", "unknown key", "did you mean lr?"],
     ("recipe=grpo_math", "lr=1e-5"): ["lr: unknown key", "did you mean optim.lr?"],
+    ("recipe=grpo_math", "optim.roles.attention.lr=1e-3"): [
+        "optim.roles.attention.lr=0.001: unknown key; did you mean optim.roles.attention.lr_scale?"
+    ],
+    ("recipe=grpo_math", "optim.overrides=[{pattern: x, lr: 1}]"): ["did you mean optim.overrides.0.lr_scale?"],
+    ("recipe=grpo_math", "optim.roles.attention.num_heads=x"): [
+        "optim.roles.attention.num_heads=x: must be a whole number >= 1 or null"
+    ],
+    ("recipe=grpo_math", "optim.roles={a: {b: 1}}"): ["optim.roles.a.b=1: unknown key; allowed: adjust_lr"],
+    ("recipe=grpo_math", "optim.roles=[1]"): ["optim.roles=[1]: must be a mapping or symmetric, vla"],
+    ("recipe=grpo_math", "environment={a: 1}"): ["environment.a=1: must be text"],
+    ("recipe=grpo_math", "optim.options.schedule=[1]"): ["optim.options.schedule=[1]: must be true or false or"],
+    ("recipe=grpo_math", "num_heads=4"): ["num_heads: unknown key; did you mean optim.roles.ROLE.num_heads?"],
+    ("recipe=vla_franka", "dataset.rename.x=5"): ["dataset.rename.x=5: must be text"],
+    ("recipe=vla_franka", "dataset.episodes=800"): [
+        "dataset.episodes=800: must be a list, each a whole number or null; "
+        "did you mean dataset.demonstrations.episodes or dataset.recordings.episodes?"
+    ],
     ("recipe=grpo_math", "sed=1"): ["sed: unknown key", "did you mean seed?"],
     ("recipe=grpo_math", "model.lora.rr=3"): ["model.lora.rr", "did you mean r?"],
     ("recipe=grpo_math", "seed.x=3"): ["seed.x", "seed is no mapping"],

@@ -148,6 +148,8 @@ def test_a_regression_head_is_given_less_noise_than_a_flow(given: list[str], exp
     [
         (["policy.type=act", "policy.options={}"], ["policy.type=act", "no likelihood", "rlspec_flow"]),
         (["env=null"], ["env: required"]),
+        (["evaluation.stop_at_success=0.6"], ["evaluation.stop_at_success: needs", "evaluation.every=STEPS"]),
+        (["evaluation.stop_at_success=60", "evaluation.every=5"], ["evaluation.stop_at_success=60: must be", "<= 1"]),
         (["grpo.start=null"], ["policy.path: required", "grpo.start"]),
         (["policy.path=a/b", "policy.fresh=[action]"], ["policy.fresh", "nothing to reinforce"]),
         (["grpo.success=[0.9,0.1]"], ["grpo.success=[0.9,0.1]", "lower one first"]),

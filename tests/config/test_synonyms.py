@@ -25,7 +25,7 @@ WORDS = {
         "max_completion_length=trainer.max_completion_length wandb.enable=report.wandb output=output_dir "
         "resume_from_checkpoint=resume kl_coef=trainer.beta eval_steps=evaluation.every actor_rollout_ref.rollout.n="
         "batch.samples_per_prompt top_p=trainer.top_p per_device_train_batch_size=batch.micro_batch "
-        "lr_scheduler_type=trainer.lr_scheduler_type",
+        "lr_scheduler_type=trainer.lr_scheduler_type data.test_size=data.test_fraction",
     ),
     "evaluate": ("env=franka policy=expert", "num_episodes=episodes n=episodes output_dir=out num_workers=workers"),
     "compare": ("recipe=grpo_math", "learning_rate=optim.lr num_workers=workers jobs=workers save_dir=out"),
@@ -67,6 +67,7 @@ WORDS = {
 OF_A_POLICY = (
     "recipe=vla_franka",
     "roles=optim.roles scheduler.type=training.scheduler.type policy.repo_id=push policy.push_to_hub=push "
+    "early_stopping_threshold=evaluation.stop_at_success "
     "policy.chunk_size=policy.options.chunk_size per_device_train_batch_size=training.batch_size",
 )
 CASES = [

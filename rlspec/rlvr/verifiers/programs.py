@@ -46,8 +46,8 @@ class PythonVerifier(Verifier):
     """1 for an answer whose program (`find_code`) passes the problem's tests; with `partial` the share it passes.
 
     The tests are found in the row: `verification_info` or `input_output` (APPS, TACO, open-r1), `test_list` (MBPP),
-    `test` and `entry_point` (HumanEval), `public_test_cases` (LiveCodeBench), `tests`. Output is compared line by line
-    without white space at the ends.
+    `test` and `entry_point` (HumanEval), `public_test_cases` (LiveCodeBench), `tests`, `reward_model` (verl). Output is
+    compared line by line without white space at the ends.
     """
 
     name = "python"
@@ -194,12 +194,17 @@ def _cases(columns: Mapping[str, Any], value: Any) -> Iterator[ProgramTest]:
 
 
 def _input_output(_: Mapping[str, Any], value: Any) -> Iterator[ProgramTest]:
-    """APPS and TACO: `inputs`, `outputs` and, for calls, `fn_name`."""
+    """APPS, TACO and verl: `inputs`, `outputs` and, for calls, `fn_name`; or `assert_case`."""
     value = _decoded(value)
+    if value.get("assert_case"):
+        yield from _asserts({}, value["assert_case"])
+        return
     # APPS wraps results of calls in a list, mostly.
     wrapped = all(isinstance(expected, list) and len(expected) == 1 for expected in value["outputs"])
     for given, expected in zip(value["inputs"], value["outputs"], strict=True):
-        if value.get("fn_name"):
+        if value.get("fn_name") and isinstance(given, str):  # verl
+            yield _call_of_lines(value["fn_name"], given, expected)
+        elif value.get("fn_name"):
             yield _call(value["fn_name"], given, expected[0] if wrapped else expected)
         else:
             yield ProgramTest({"kind": "program", "input": _text(given)}, _text(expected))
@@ -215,11 +220,10 @@ def _asserts(columns: Mapping[str, Any], value: Any) -> Iterator[ProgramTest]:
 
 
 def _livecodebench(columns: Mapping[str, Any], value: Any) -> Iterator[ProgramTest]:
-    """LiveCodeBench: `public_test_cases` and `private_test_cases`; a call's arguments are lines of JSON."""
+    """LiveCodeBench: `public_test_cases` and `private_test_cases`."""
     for case in [*_decoded(value), *_unpacked(columns.get("private_test_cases") or "[]")]:
         if case["testtype"] == "functional":
-            name = _decoded(columns["metadata"])["func_name"]
-            yield _call(name, [*map(json.loads, case["input"].splitlines())], json.loads(case["output"]))
+            yield _call_of_lines(_decoded(columns["metadata"])["func_name"], case["input"], case["output"])
         else:
             yield ProgramTest({"kind": "program", "input": case["input"]}, case["output"])
 
@@ -254,6 +258,16 @@ def _check_function(columns: Mapping[str, Any], value: Any) -> Iterator[ProgramT
     yield ProgramTest({"kind": "script", "script": f"{value}{call}"})
 
 
+def _verl(columns: Mapping[str, Any], value: Any) -> Iterator[ProgramTest]:
+    """Verl keeps every kind of answer in `reward_model.ground_truth`."""
+    yield from _cases(columns, _decoded(value)["ground_truth"])
+
+
+def _call_of_lines(name: str, arguments: str, expected: str) -> ProgramTest:
+    """Arguments are lines of JSON, the result is JSON."""
+    return _call(name, [*map(json.loads, arguments.splitlines())], json.loads(expected))
+
+
 def _call(name: str, arguments: Any, expected: Any) -> ProgramTest:
     arguments = arguments if isinstance(arguments, list) else [arguments]
     return ProgramTest({"kind": "call", "function": str(name), "arguments": arguments}, expected)
@@ -267,6 +281,7 @@ _READERS = {
     "test": _check_function,
     "public_test_cases": _livecodebench,
     "tests": _cases,
+    "reward_model": _verl,
 }
 
 

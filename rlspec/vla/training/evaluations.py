@@ -48,6 +48,7 @@ class Evaluations:
     record: Callable[[dict[str, Any]], None]  # takes the metrics of a result
     steps: int  # of the whole run
     keep_best: bool  # whether the weights of the best result are kept
+    reached: bool = False  # the success rate at which training ends
     _snapshots: dict[str, Path] = field(default_factory=dict)  # by label, of evaluations under way
 
     def before(self, state: TrainingState) -> dict[str, Any] | None:
@@ -86,6 +87,7 @@ class Evaluations:
             label = f"step-{state.step}"
             self._snapshots[label] = self._snapshot(state, label)
             self.evaluator.start(self._snapshots[label], label, state.step)
+            self._wait_for_the_end()
 
     def start_again(self, step: int) -> None:
         """Start what an earlier session did not finish, up to the step from which the run goes on."""
@@ -97,6 +99,10 @@ class Evaluations:
             else:
                 self._snapshots[folder.name] = folder
                 self.evaluator.start(folder, folder.name, number)
+        self._wait_for_the_end()
+        for measured in self.run.directory.evaluations.glob(f"step-*/{METRICS}"):  # the evaluator's
+            if int(measured.parent.name.removeprefix("step-")) <= step:
+                self._look(json.loads(measured.read_text(encoding="utf-8"))[SCORE])
 
     def collect(self) -> None:
         """Record what has been measured meanwhile."""
@@ -114,9 +120,22 @@ class Evaluations:
             state.save_policy(staging)
         return folder
 
+    def _wait_for_the_end(self) -> None:
+        """Whether training ends is known before the next step: with the same steps the same run, however fast it is."""
+        if self.settings.stop_at_success is not None and self.evaluator is not None:
+            for result in self.evaluator.wait():
+                self._finish(result)
+
+    def _look(self, rate: float) -> None:
+        wanted = self.settings.stop_at_success
+        self.reached |= wanted is not None and rate >= wanted
+
     def _finish(self, result: SimResult) -> None:
         folder = self._snapshots.pop(result.label)
         self._take(result)
+        self._look(result.success_rate)
+        if self.reached:
+            self.run.display.line(f"training ends here: evaluation.stop_at_success={self.settings.stop_at_success:g}")
         self._keep_best(result, folder)
         shutil.rmtree(folder)
 

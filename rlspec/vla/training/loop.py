@@ -19,6 +19,7 @@ from rlspec.diagnostics.alignment import live_probes
 from rlspec.diagnostics.idle import IdleRoles
 from rlspec.diagnostics.probes import read_probes
 from rlspec.errors import UserError
+from rlspec.runtime.interrupt import on_any_process
 from rlspec.runtime.sharding import is_sharded
 from rlspec.runtime.starting import Run
 from rlspec.vla.training.evaluations import Evaluations
@@ -54,7 +55,7 @@ class TrainingLoop:
         self._probes = (*live_probes(), *self.parts.probes)
 
     def train(self) -> bool:
-        """Train to the last step; returns False where a signal ended it before. The last step is saved.
+        """Train to the last step, or to `stop_at_success`; False where a signal ended it. The last step is saved.
 
         Raises:
             UserError: A step cannot be taken; those before it are saved.
@@ -70,14 +71,18 @@ class TrainingLoop:
         model = self._wrapped()
         self._started = time.perf_counter()
         with self._training(), self._saving():
-            while state.step < training.steps and not self.run.interrupt.agreed():
+            while not self._is_done() and not self.run.interrupt.agreed():
                 if freezing.changes_at(state.step + 1):
                     freezing.apply(self.policy, state.step + 1)
                     model = self._wrapped()
                 self._step(model, stream)
                 self._idle.look(state.step, state.optimizer, frozen=self._frozen_roles)
                 self._around()
-        return state.step >= training.steps
+        return self._is_done()
+
+    def _is_done(self) -> bool:
+        early = self.evaluations.settings.stop_at_success is not None
+        return self.parts.state.step >= self.training.steps or (early and on_any_process(self.evaluations.reached))
 
     @property
     def policy(self) -> nn.Module:

@@ -37,10 +37,14 @@ def describe_ending(outcome: RunOutcome, recipe: VlaRecipe, directory: RunDirect
         },
         lines=lines,
         evaluations="episodes",
-        further=f"training.steps={2 * outcome.steps}",
+        further="evaluation.stop_at_success=null" if _early(outcome, recipe) else f"training.steps={2 * outcome.steps}",
         origin=_origin(recipe.policy, recipe.dataset, env),
         measured=list(_measured(outcome, env or "")),
     )
+
+
+def _early(outcome: RunOutcome, recipe: VlaRecipe) -> bool:
+    return outcome.status == "finished" and outcome.steps < recipe.training.steps
 
 
 def _origin(policy: Policy, data: Dataset, env: str | None) -> Origin:

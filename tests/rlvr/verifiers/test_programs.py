@@ -88,6 +88,15 @@ FORMS = {
             metadata='{"func_name": "add"}',
         ),
     ),
+    "verl": (
+        READS,
+        problem(reward_model={"style": "rule", "ground_truth": json.dumps({"inputs": ["1\n2\n"], "outputs": ["3\n"]})}),
+    ),
+    "verl, calls": (
+        ADD,
+        problem(reward_model={"ground_truth": {"fn_name": "add", "inputs": ["1\n2"], "outputs": ["3"]}}),
+    ),
+    "verl, asserts": (ADD, problem(reward_model={"ground_truth": {"assert_case": ["assert add(1, 2) == 3"]}})),
     "a list of asserts": (ADD, problem(tests=["assert add(1, 1) == 2", "assert add(2, 2) == 4"])),
 }
 
@@ -175,6 +184,15 @@ def test_tricks_and_accidents_win_nothing_and_say_why(code: str, reason: str) ->
     finally:
         one.close()
     assert (judged.score, judged.reason) == (0.0, reason)
+
+
+@pytest.mark.parametrize("expected", ["", None, False, []])
+def test_a_call_that_raises_is_wrong_whatever_is_expected(expected: Any, verifier: PythonVerifier) -> None:
+    # verl pull request 7853: there it earned 1 where nothing is expected.
+    asked = problem(input_output={"fn_name": "add", "inputs": [[1, 2]], "outputs": [expected]})
+    raising, right = "def add(a, b): raise ValueError('failed call')", f"def add(a, b): return {expected!r}"
+    judged = verifier.judge([Attempt(asked, fenced(raising)), Attempt(asked, fenced(right))])
+    assert [(each.score, each.reason) for each in judged] == [(0.0, "raised"), (1.0, "passed")]
 
 
 SECRET = "the secret of the home folder"

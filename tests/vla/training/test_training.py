@@ -207,6 +207,33 @@ def test_an_evaluation_that_an_interruption_cut_is_started_again(tmp_path: Path)
     assert read_manifest(run / "checkpoints" / "best")["step"] == 2
 
 
+def test_training_ends_at_the_success_that_is_wanted_and_waits_to_know_it(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    wanted = ["training.steps=9", "evaluation.every=2", "evaluation.stop_at_success=0.5"]
+    rates = {2: 0.4, 4: 0.5, 6: 0.9}
+    run = train(tmp_path, *wanted, evaluator=FakeEvaluator(rates, delay=100))
+    summary = json.loads((run / "summary.json").read_text())
+    assert (summary["status"], summary["steps"]) == ("finished", 4)
+    assert [path.name for path in list_checkpoints(run / "checkpoints")] == ["checkpoint-4"]
+    output = capsys.readouterr().out
+    assert "training ends here: evaluation.stop_at_success=0.5" in output
+    assert f"resume={run} evaluation.stop_at_success=null" in output
+
+    again = FakeEvaluator(rates)
+    resume(run, evaluator=again)
+    assert "step-6" not in again.measured and json.loads((run / "summary.json").read_text())["steps"] == 4
+    resume(run, "evaluation.stop_at_success=null", evaluator=again)
+    assert "step-6" in again.measured and json.loads((run / "summary.json").read_text())["steps"] == 9
+
+
+def test_a_run_that_was_cut_before_its_evaluation_ends_where_the_whole_one_would_have(tmp_path: Path) -> None:
+    wanted = ["training.steps=9", "evaluation.every=2", "evaluation.stop_at_success=0.5"]
+    cut = train(tmp_path, *wanted, evaluator=FakeEvaluator({}), stop_after=3)
+    resume(cut, evaluator=FakeEvaluator({2: 0.9, 4: 0.9}))
+    assert json.loads((cut / "summary.json").read_text())["steps"] == 4
+
+
 def test_steps_without_finite_gradients_change_nothing_and_many_end_the_run(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
