@@ -31,6 +31,7 @@ TINY = [
     "training.bf16=false",
     "grpo.group_size=4",
     "grpo.groups_per_step=2",
+    "grpo.refills=3",
     "grpo.films=1",
     "grpo.max_episode_steps=16",
     "checkpoints.every=1",
