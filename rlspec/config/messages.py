@@ -70,12 +70,15 @@ def _follow(path: Sequence[str | int], root: Root) -> tuple[list[str], FieldInfo
     return known, field, section
 
 
+def _values_of(annotation: Any) -> Any:
+    """What the values of a `dict` are, alone or among other types; None where there is no `dict`."""
+    parts = map(_bare, (annotation, *typing.get_args(annotation)))
+    return next((typing.get_args(part)[1] for part in parts if typing.get_origin(part) is dict), None)
+
+
 def _sections_by_name(annotation: Any) -> type[BaseModel] | None:
-    """The section behind `dict[str, Section]`, alone or among other types."""
-    for part in map(_bare, (annotation, *typing.get_args(annotation))):
-        if typing.get_origin(part) is dict:
-            return section_of(typing.get_args(part)[1])
-    return None
+    """The section behind `dict[str, Section]`."""
+    return section_of(_values_of(annotation))
 
 
 def describe(annotation: Any, metadata: Iterable[Any] = ()) -> str:
@@ -199,7 +202,9 @@ def explain(error: ValidationError, root: Root = Recipe) -> list[str]:
             lines.setdefault(".".join(known[:-1]), f"{'.'.join(known[:-1])}: {_allowed(field)}")
         elif field is not None and _is_free(field) and len(location) > len(known):  # a value in a mapping
             within = ".".join(map(str, location))
-            lines.setdefault(within, f"{within}={show(item['input'])}: must be {_described_within(field)}")
+            lines.setdefault(
+                within, f"{within}={show(item['input'])}: must be {describe(_values_of(field.annotation))}"
+            )
         else:
             lines.setdefault(key, f"{key}={show(item['input'])}: {_allowed(field, item['input'])}")
     return list(lines.values())
@@ -213,13 +218,6 @@ def _located(error: ValidationError) -> Iterator[tuple[tuple[str | int, ...], An
         deeper = any(len(other) > len(key) and other[: len(key)] == key for other in keys)
         if not (deeper and len(key) < len(item["loc"])):
             yield key, item
-
-
-def _described_within(field: FieldInfo) -> str:
-    """What a mapping's values may be."""
-    parts = (_bare(part) for part in (field.annotation, *typing.get_args(field.annotation)))
-    mapping = next(part for part in parts if typing.get_origin(part) is dict)
-    return describe(typing.get_args(mapping)[1])
 
 
 def _wanted(key: str, field: FieldInfo | None) -> str:

@@ -202,7 +202,7 @@ def _input_output(_: Mapping[str, Any], value: Any) -> Iterator[ProgramTest]:
     # APPS wraps results of calls in a list, mostly.
     wrapped = all(isinstance(expected, list) and len(expected) == 1 for expected in value["outputs"])
     for given, expected in zip(value["inputs"], value["outputs"], strict=True):
-        if value.get("fn_name") and isinstance(given, str):  # verl
+        if value.get("fn_name") and isinstance(given, str) and isinstance(expected, str):  # verl
             yield _call_of_lines(value["fn_name"], given, expected)
         elif value.get("fn_name"):
             yield _call(value["fn_name"], given, expected[0] if wrapped else expected)

@@ -99,6 +99,8 @@ class Evaluations:
             else:
                 self._snapshots[folder.name] = folder
                 self.evaluator.start(folder, folder.name, number)
+        if self.settings.stop_at_success is None:
+            return
         self._wait_for_the_end()
         for measured in self.run.directory.evaluations.glob(f"step-*/{METRICS}"):  # the evaluator's
             if int(measured.parent.name.removeprefix("step-")) <= step:

@@ -186,6 +186,12 @@ def test_tricks_and_accidents_win_nothing_and_say_why(code: str, reason: str) ->
     assert (judged.score, judged.reason) == (0.0, reason)
 
 
+def test_a_text_alone_is_an_argument_unless_its_result_is_json_too() -> None:
+    of_apps = {"fn_name": "shout", "inputs": ["abc"], "outputs": [["ABC"]]}
+    (test,) = read_tests({"input_output": of_apps})
+    assert (test.job["arguments"], test.expected) == (["abc"], "ABC")
+
+
 @pytest.mark.parametrize("expected", ["", None, False, []])
 def test_a_call_that_raises_is_wrong_whatever_is_expected(expected: Any, verifier: PythonVerifier) -> None:
     # verl pull request 7853: there it earned 1 where nothing is expected.
