@@ -31,6 +31,15 @@ _GENERATORS: Mapping[str, tuple[Iterable[int], Callable[..., Iterable[tuple[str,
     "words": (words.LEVELS, words.generate),
 }
 
+# What data sets in wide use call their columns, the surest names first.
+_USUAL_NAMES: Mapping[str, tuple[str, ...]] = {
+    "problem": ("problem", "question", "prompt", "query", "instruction", "input"),
+    "answer": (
+        *("answer", "reward_model.ground_truth", "ground_truth", "final_answer", "expected_answer", "gold", "target"),
+        *("label", "solution", "output", "response"),
+    ),
+}
+
 
 @dataclass(frozen=True)
 class Problem:
@@ -195,7 +204,7 @@ def parse_rows(rows: Iterable[Row], columns: Columns, source: str, *, whole_rows
     problems = []
     first: dict[str, Mapping[str, Any]] = {}  # row of each text
     for place, row in rows:
-        cell = partial(_cell, row, place=place)
+        cell = partial(_cell, row, columns=columns, place=place)
         text = cell_text(_question(cell(columns.problem), place), columns.problem, place)
         answer = cell_text(cell(columns.answer), columns.answer, place, numbers=True) if columns.answer else ""
         solution = cell_text(cell(columns.solution), columns.solution, place) if columns.solution else None
@@ -213,15 +222,40 @@ def parse_rows(rows: Iterable[Row], columns: Columns, source: str, *, whole_rows
     return problems
 
 
-def _cell(row: Mapping[str, Any], name: str, *, place: str) -> Any:
-    """A column, or what stands in one: `reward_model.ground_truth`."""
+def _cell(row: Mapping[str, Any], name: str, *, columns: Columns, place: str) -> Any:
+    try:
+        return _find(row, name)
+    except LookupError:
+        there = ", ".join(map(str, row)) or "none"
+        raise DataError(f"{place}: no column {name!r}; the columns are {there} (set {_remedy(row, columns)})") from None
+
+
+def _find(row: Mapping[str, Any], name: str) -> Any:
+    """A column, or what stands in one: `reward_model.ground_truth`. Raises LookupError where there is none."""
     value: Any = row
     for key in [name] if name in row else name.split("."):
-        if not isinstance(value, Mapping) or key not in value:
-            there = ", ".join(map(str, row)) or "none"
-            raise DataError(f"{place}: no column {name!r}; the columns are {there} (set data.columns.*)")
+        if not isinstance(value, Mapping):
+            raise LookupError(name)
         value = value[key]
     return value
+
+
+def _holds(row: Mapping[str, Any], name: str) -> bool:
+    try:
+        _find(row, name)
+    except LookupError:
+        return False
+    return True
+
+
+def _remedy(row: Mapping[str, Any], columns: Columns) -> str:
+    """What to say for columns that are not there, where the row has ones of names in wide use."""
+    found = {}
+    for key, names in _USUAL_NAMES.items():
+        name = getattr(columns, key)
+        if name and not _holds(row, name):
+            found[key] = next((usual for usual in names if _holds(row, usual)), None)
+    return " ".join(f"data.columns.{key}={name}" for key, name in found.items() if name) or "data.columns.*"
 
 
 def _question(value: Any, place: str) -> Any:

@@ -205,6 +205,10 @@ def test_a_prompt_of_one_message_and_a_gold_inside_a_column_are_read(tmp_path: P
         load_problems(name="verl", path=write_jsonl(tmp_path / "verl.jsonl", rows), columns=columns)
     with pytest.raises(DataError, match="no column 'prompt.role'"):
         load_problems(name="verl", path=str(tmp_path / "verl.jsonl"), columns=Columns(problem="prompt.role"))
+    with pytest.raises(
+        DataError, match="set data.columns.problem=prompt data.columns.answer=reward_model.ground_truth"
+    ):
+        load_problems(name="verl", path=str(tmp_path / "verl.jsonl"))
 
 
 WORDLE = [{"problem": "Let's play Wordle", "answer": "", "secret": f"word{n % 30}"} for n in range(31)]
@@ -350,8 +354,10 @@ FAULTS: dict[str, tuple[str, bytes, str]] = {
     "wrong column": (
         "x.jsonl",
         b'{"question": "1", "gold": "2"}',
-        "x.jsonl:1: no column 'problem'.* are question, gold",
+        r"x.jsonl:1: no column 'problem'.* gold \(set data.columns.problem=question data.columns.answer=gold\)",
     ),
+    "one wrong column": ("x.jsonl", b'{"problem": "1", "solution": "2"}', r"\(set data.columns.answer=solution\)"),
+    "unknown columns": ("x.jsonl", b'{"frage": "1", "antwort": "2"}', r"\(set data.columns.\*\)"),
     "later column": ("x.jsonl", GOOD + b'{"problem": "2"}', "x.jsonl:2: no column 'answer'"),
     "wrong type": ("x.jsonl", b'{"problem": ["1"], "answer": "2"}', "x.jsonl:1: column 'problem' holds list"),
     "null problem": ("x.jsonl", b'{"problem": null, "answer": "2"}', "column 'problem' holds nothing"),
