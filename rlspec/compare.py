@@ -6,7 +6,8 @@ import os
 import shlex
 import signal
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from time import monotonic
 from typing import TYPE_CHECKING, Annotated, Any, Literal, Self
@@ -113,11 +114,11 @@ def _compare(line: CompareCommand, arguments: Sequence[str]) -> int:
     trainer = RunTrainer(line.out, line.where())
     if not line.train:
         trainer.stopped.set()
-    _stop_by_signals(trainer)
     sweep = Sweep(plan, trainer, line.workers, _drift if plan.kl else None)
     sweep.check()
     sys.stdout.write(f"{_size(plan)}, {line.workers} at a time, in {line.out}\n")
-    results = sweep.run()
+    with _stopped_by_signals(trainer):
+        results = sweep.run()
     words = [argument for argument in arguments if argument != "train=false"]  # the command that goes on
     report = build_report(plan, results, line.out, shlex.join(["python", "-m", "rlspec.compare", *words]))
     text = render_markdown(report)
@@ -127,7 +128,8 @@ def _compare(line: CompareCommand, arguments: Sequence[str]) -> int:
     return 1 if any(run.summary is None or run.error for arm in results for run in (*arm.tuning, *arm.runs)) else 0
 
 
-def _stop_by_signals(trainer: RunTrainer) -> None:
+@contextmanager
+def _stopped_by_signals(trainer: RunTrainer) -> Iterator[None]:
     """Ctrl-C, or a scheduler's word: no further run begins, and those under way write a checkpoint and end.
 
     A second signal, a second later or more, is passed on to them, and not waited for.
@@ -148,9 +150,15 @@ def _stop_by_signals(trainer: RunTrainer) -> None:
             os.write(2, f"\nwaiting for {running} runs to write a checkpoint (again to leave at once)\n".encode())
         signal.default_int_handler(number, frame)
 
-    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
-        if number != signal.SIGHUP or signal.getsignal(number) is not signal.SIG_IGN:  # nohup
-            signal.signal(number, stop)
+    numbers = [signal.SIGINT, signal.SIGTERM]
+    if signal.getsignal(signal.SIGHUP) is not signal.SIG_IGN:  # nohup
+        numbers.append(signal.SIGHUP)
+    before = {number: signal.signal(number, stop) for number in numbers}
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
 
 
 def _size(plan: Plan) -> str:

@@ -20,7 +20,7 @@ import pytest
 
 from rlspec import compare
 from rlspec.checkpoint import staged_folder
-from rlspec.compare import _stop_by_signals
+from rlspec.compare import _stopped_by_signals
 from rlspec.comparison.launchers import Local, Submitit, shares_of_devices, visible_devices
 from rlspec.comparison.plan import Plan, Tune, plan_of_values, slug
 from rlspec.comparison.report import build_report, render_markdown
@@ -495,11 +495,11 @@ def test_signals_of_one_moment_are_one(monkeypatch: pytest.MonkeyPatch, tmp_path
     trainer = RunTrainer(tmp_path, Local(1))
     handlers: dict[int, Callable[[int, None], None]] = {}
     monkeypatch.setattr(signal, "signal", lambda number, handler: handlers.update({number: handler}))
-    _stop_by_signals(trainer)
-    trainer.stopped.set()
-    with pytest.raises(KeyboardInterrupt):
-        handlers[signal.SIGTERM](signal.SIGTERM, None)
-    handlers[signal.SIGINT](signal.SIGINT, None)
+    with _stopped_by_signals(trainer):
+        trainer.stopped.set()
+        with pytest.raises(KeyboardInterrupt):
+            handlers[signal.SIGTERM](signal.SIGTERM, None)
+        handlers[signal.SIGINT](signal.SIGINT, None)
 
 
 def test_a_job_has_a_day_unless_the_user_says_otherwise_and_is_cancelled(
