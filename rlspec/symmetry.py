@@ -87,7 +87,7 @@ def _symmetry(line: SymmetryCommand) -> int:
 
         model = build_meta_policy(line.policy, line.policy_fields)
     else:
-        from rlspec.rlvr.meta_model import build_meta_model
+        from rlspec.rlvr.models.meta_model import build_meta_model
 
         model = build_meta_model(recipe.model)
     from rlspec.optim import symmetry_map

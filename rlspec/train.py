@@ -87,7 +87,7 @@ def _train(line: TrainCommand) -> int:
 def _look_at_sources(recipe: Any) -> None:
     """What cannot be had or read is said before libraries are loaded; the run takes the problems read here."""
     from rlspec.config.paths import initial_folder
-    from rlspec.rlvr.data import read_for_training
+    from rlspec.rlvr.data.problems import read_for_training
 
     if recipe.model.init is not None:
         initial_folder(recipe.model.init)

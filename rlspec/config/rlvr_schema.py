@@ -83,7 +83,7 @@ class Data(Section):
 
 
 class Batch(Section):
-    """Batch sizes in prompts; TRL's numbers are derived by `rlspec.rlvr.batching`."""
+    """Batch sizes in prompts; TRL's numbers are derived by `rlspec.rlvr.training.batching`."""
 
     prompts_per_step: int = Field(16, ge=1, description="prompts in one optimizer step")
     samples_per_prompt: int = Field(8, ge=2, description="completions of each, TRL's num_generations")

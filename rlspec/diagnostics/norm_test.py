@@ -3,7 +3,7 @@
     tr Cov(g) <= eta^2 ||g||^2,  g the mean of the gradients of a step's K micro-batches
 
 with `tr Cov(g)` estimated by `sum_k ||g_k - g||^2 / (K (K - 1))`. Their ratio over eta^2 is by how much the batch would
-have to grow. AdAdaGrad grows it; `batch.norm_test` says so, and `batch.grow` doubles it (rlspec/rlvr/growth.py).
+have to grow. AdAdaGrad grows it; `batch.norm_test` says so, and `batch.grow` doubles it (rlvr/training/growth.py).
 """
 
 from __future__ import annotations

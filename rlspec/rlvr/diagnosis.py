@@ -25,14 +25,14 @@ from rlspec.display import Display
 from rlspec.errors import ConfigError, DataError
 from rlspec.optim import symmetry_map
 from rlspec.policy_gradient import Scale, group_advantages
-from rlspec.rlvr.arguments import completion_length
-from rlspec.rlvr.data import Problem
-from rlspec.rlvr.generation import Policy, Sampling, end_token_ids, generate_tokens, until_end
+from rlspec.rlvr.data.problems import Problem
 from rlspec.rlvr.measure import load_trained
-from rlspec.rlvr.models import load_tokenizer
-from rlspec.rlvr.sampler import epoch_permutation
+from rlspec.rlvr.models.loading import load_tokenizer
+from rlspec.rlvr.sampling.generation import Policy, Sampling, end_token_ids, generate_tokens, until_end
 from rlspec.rlvr.session import ProblemSets, load_policy, optimizer_factory, prompt_style, read_problems
-from rlspec.rlvr.sft import IGNORED, sft_dataset
+from rlspec.rlvr.training.arguments import completion_length
+from rlspec.rlvr.training.sampler import epoch_permutation
+from rlspec.rlvr.training.sft import IGNORED, sft_dataset
 from rlspec.rlvr.verifiers.verifier import Attempt
 from rlspec.runtime.devices import choose_device
 from rlspec.runtime.quiet import quiet_libraries

@@ -15,11 +15,11 @@ from rlspec.config.adapters import ADAPTERS
 from rlspec.config.load import load_recipe
 from rlspec.config.rlvr_schema import Model
 from rlspec.errors import CheckpointError
-from rlspec.rlvr.data import Problem
-from rlspec.rlvr.generation import Policy
+from rlspec.rlvr.data.problems import Problem
+from rlspec.rlvr.sampling.prompts import PromptStyle
 from rlspec.rlvr.measure import load_trained
-from rlspec.rlvr.models import load_tokenizer
-from rlspec.rlvr.prompts import PromptStyle
+from rlspec.rlvr.models.loading import load_tokenizer
+from rlspec.rlvr.sampling.generation import Policy
 from rlspec.rlvr.session import load_policy, prompt_style
 from rlspec.run_directory import RECIPE, RunDirectory
 from rlspec.runtime.devices import choose_device

@@ -11,10 +11,10 @@ from transformers import PreTrainedTokenizerBase
 from rlspec.config.adapters import ADAPTERS
 from rlspec.config.rlvr_schema import Model, Recipe
 from rlspec.display import Display
-from rlspec.rlvr.data import read_problems
-from rlspec.rlvr.evaluator import ProblemEvaluator, build_protocol, format_metrics
-from rlspec.rlvr.generation import Policy
-from rlspec.rlvr.models import build_model
+from rlspec.rlvr.data.problems import read_problems
+from rlspec.rlvr.evaluation.evaluator import ProblemEvaluator, build_protocol, format_metrics
+from rlspec.rlvr.models.loading import build_model
+from rlspec.rlvr.sampling.generation import Policy
 from rlspec.rlvr.session import ProblemSets, evaluation_sets, load_policy, policy_tokenizer, prompt_style
 from rlspec.rlvr.tools.toolbox import build_toolbox
 from rlspec.runtime.devices import choose_device

@@ -8,7 +8,7 @@ from typing import Any
 from rlspec.config.paths import resolve_path
 from rlspec.config.rlvr_schema import Data, Model, Recipe
 from rlspec.hub import is_local
-from rlspec.rlvr.data import is_single_file
+from rlspec.rlvr.data.problems import is_single_file
 from rlspec.run_directory import RunDirectory
 from rlspec.runtime.card import CardRow, Origin, Proportion
 from rlspec.runtime.outcome import Ending, RunOutcome

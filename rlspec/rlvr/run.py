@@ -12,13 +12,10 @@ from accelerate import PartialState
 from rlspec.checkpoint import checkpoint_name
 from rlspec.config.rlvr_schema import Recipe
 from rlspec.display import Display
-from rlspec.rlvr.arguments import stretched_schedule
-from rlspec.rlvr.callbacks import CollapseGuard, EvaluationCallback, InterruptCallback, MetricsCallback
-from rlspec.rlvr.data import Problem
-from rlspec.rlvr.generation import Sampler, generate_tokens
-from rlspec.rlvr.models import snapshot
+from rlspec.rlvr.data.problems import Problem
+from rlspec.rlvr.models.loading import snapshot
 from rlspec.rlvr.outcome import describe_ending
-from rlspec.rlvr.preflight import check_same_problems
+from rlspec.rlvr.sampling.generation import Sampler, generate_tokens
 from rlspec.rlvr.session import (
     TrainerParts,
     batch_plan,
@@ -29,8 +26,11 @@ from rlspec.rlvr.session import (
     read_all_problems,
     rollouts_are_used_once,
 )
-from rlspec.rlvr.spread import SpreadGuard
-from rlspec.rlvr.trainers import RlspecTrainerMixin, SpectralGRPOTrainer
+from rlspec.rlvr.training.arguments import stretched_schedule
+from rlspec.rlvr.training.callbacks import CollapseGuard, EvaluationCallback, InterruptCallback, MetricsCallback
+from rlspec.rlvr.training.preflight import check_same_problems
+from rlspec.rlvr.training.spread import SpreadGuard
+from rlspec.rlvr.training.trainers import RlspecTrainerMixin, SpectralGRPOTrainer
 from rlspec.run_directory import RunDirectory
 from rlspec.runtime.devices import WAIT, choose_device
 from rlspec.runtime.outcome import Ending, RunOutcome, Scores, Status
@@ -111,7 +111,7 @@ class LanguageModelSession:
     def _sampler(self) -> Sampler:
         if self.parts.recipe.rollout.engine != "vllm":
             return generate_tokens
-        from rlspec.rlvr.vllm import sampler_of
+        from rlspec.rlvr.sampling.vllm import sampler_of
 
         return sampler_of(lambda: self.trainer)
 

@@ -29,7 +29,16 @@ from rlspec.diagnostics.probes import PROBES, Probe
 from rlspec.errors import ConfigError, DataError
 from rlspec.hub import one_line
 from rlspec.optim import SpectralOptimizer, build_optimizer, symmetry_map
-from rlspec.rlvr.arguments import (
+from rlspec.rlvr.data.problems import Problem, read_for_training, read_problems
+from rlspec.rlvr.sampling.prompts import PromptStyle
+from rlspec.rlvr.evaluation.evaluator import HeldOutEvaluations, ProblemEvaluator, build_protocol
+from rlspec.rlvr.models.adapters import apply_lora, continue_lora, freeze
+from rlspec.rlvr.models.loading import build_config, build_model, load_tokenizer
+from rlspec.rlvr.models.memory import LanguageModelMemory, estimate_memory
+from rlspec.rlvr.models.tokenizer import build_byte_tokenizer
+from rlspec.rlvr.sampling.generation import Policy, Sampler, generate_tokens
+from rlspec.rlvr.tools.toolbox import Toolbox, build_toolbox, teach_calls
+from rlspec.rlvr.training.arguments import (
     build_arguments,
     common_arguments,
     completion_length,
@@ -38,20 +47,12 @@ from rlspec.rlvr.arguments import (
     training_steps,
     uses_bf16,
 )
-from rlspec.rlvr.batching import BatchPlan, plan_batches
-from rlspec.rlvr.callbacks import events_after
-from rlspec.rlvr.data import Problem, read_for_training, read_problems
-from rlspec.rlvr.evaluator import HeldOutEvaluations, ProblemEvaluator, build_protocol
-from rlspec.rlvr.generation import Policy, Sampler, generate_tokens
-from rlspec.rlvr.growth import BatchGrowth
-from rlspec.rlvr.memory import LanguageModelMemory, estimate_memory
-from rlspec.rlvr.models import apply_lora, build_config, build_model, continue_lora, freeze, load_tokenizer
-from rlspec.rlvr.preflight import keep_checked
-from rlspec.rlvr.prompts import PromptStyle
-from rlspec.rlvr.rewards import VerifierReward
-from rlspec.rlvr.tokenizer import build_byte_tokenizer
-from rlspec.rlvr.tools.toolbox import Toolbox, build_toolbox, teach_calls
-from rlspec.rlvr.trainers import RlspecTrainerMixin, SpectralGMPOTrainer, SpectralGRPOTrainer
+from rlspec.rlvr.training.batching import BatchPlan, plan_batches
+from rlspec.rlvr.training.callbacks import events_after
+from rlspec.rlvr.training.growth import BatchGrowth
+from rlspec.rlvr.training.preflight import keep_checked
+from rlspec.rlvr.training.rewards import VerifierReward
+from rlspec.rlvr.training.trainers import RlspecTrainerMixin, SpectralGMPOTrainer, SpectralGRPOTrainer
 from rlspec.rlvr.verifiers.build import Circumstances, build_verifiers
 from rlspec.rlvr.verifiers.verifier import Verifiers
 from rlspec.runtime.devices import choose_device
@@ -377,7 +378,7 @@ def _arguments(parts: TrainerParts) -> dict[str, Any]:
 def _build_grpo(parts: TrainerParts) -> RlspecTrainerMixin:
     from trl import GRPOConfig
 
-    from rlspec.rlvr.vllm import check_engine, explained
+    from rlspec.rlvr.sampling.vllm import check_engine, explained
 
     style = parts.style
     arguments = {**_arguments(parts), **grpo_arguments(parts.recipe.rollout, parts.plan, style)}
@@ -415,7 +416,7 @@ def _prompt_table(parts: TrainerParts) -> Dataset:
 def _build_sft(parts: TrainerParts) -> RlspecTrainerMixin:
     from trl import SFTConfig
 
-    from rlspec.rlvr.sft import SpectralSFTTrainer, sft_dataset
+    from rlspec.rlvr.training.sft import SpectralSFTTrainer, sft_dataset
 
     recipe = parts.recipe
     table = sft_dataset(

@@ -35,7 +35,7 @@ from rlspec.comparison.plan import Tune
 from rlspec.comparison.tuning import tune
 from rlspec.optim import build_optimizer
 from rlspec.optim.rules import RULES
-from rlspec.rlvr.words import LEVELS, generate
+from rlspec.rlvr.data.words import LEVELS, generate
 
 STEPS, WARMUP, BATCH, LENGTH = 150, 10, 8, 128
 SEEDS, TUNING_SEED = (0, 1, 2, 3, 4), 100

@@ -453,7 +453,7 @@ def test_seeds_below_32_bits_and_the_base_of_the_rotation_pass() -> None:
 
 
 def test_every_rule_is_an_optimizer_by_its_name() -> None:
-    """That each gives its rule and can be built: tests/rlvr/test_every_optimizer.py."""
+    """That each gives its rule and can be built: tests/rlvr/training/test_every_optimizer.py."""
     from rlspec.optim import RULES
 
     assert set(RULES) == set(built_in_rules()) <= set(list_optimizers())

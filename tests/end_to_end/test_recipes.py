@@ -14,8 +14,8 @@ from transformers import Qwen3Config, Qwen3ForCausalLM
 from rlspec import evaluate, train
 from rlspec.config.load import load_recipe
 from rlspec.config.paths import list_recipes, resolve_path
-from rlspec.rlvr.data import _read_once
-from rlspec.rlvr.tokenizer import build_byte_tokenizer
+from rlspec.rlvr.data.problems import _read_once
+from rlspec.rlvr.models.tokenizer import build_byte_tokenizer
 
 DEBUG = [name for name in list_recipes() if name.startswith("debug_")]
 

@@ -17,7 +17,7 @@ from trl import GRPOConfig, GRPOTrainer, SFTConfig, SFTTrainer
 from rlspec.errors import ConfigError
 from rlspec.optim import SpectralOptimizer
 from rlspec.optim.mixin import SpectralTrainerMixin
-from rlspec.rlvr.tokenizer import build_byte_tokenizer
+from rlspec.rlvr.models.tokenizer import build_byte_tokenizer
 
 
 class SpectralTrainer(SpectralTrainerMixin, Trainer):

@@ -109,7 +109,7 @@ def test_weights_that_are_no_numbers_are_named(grpo: Subject, tmp_path: Path) ->
     grpo.model.save_pretrained(tmp_path)
     with torch.no_grad():
         weight.copy_(kept)
-    from rlspec.rlvr.tokenizer import build_byte_tokenizer
+    from rlspec.rlvr.models.tokenizer import build_byte_tokenizer
 
     build_byte_tokenizer().save_pretrained(tmp_path)
     with pytest.raises(CheckpointError, match=r"layers\.1\.mlp\.up_proj\.weight has NaN or Inf"):

@@ -12,9 +12,9 @@ import torch
 from rlspec.config.load import dump_recipe, load_recipe
 from rlspec.errors import CheckpointError
 from rlspec.rlvr import drift
-from rlspec.rlvr.data import Problem
-from rlspec.rlvr.generation import Policy
-from rlspec.rlvr.models import load_tokenizer
+from rlspec.rlvr.data.problems import Problem
+from rlspec.rlvr.models.loading import load_tokenizer
+from rlspec.rlvr.sampling.generation import Policy
 from rlspec.rlvr.session import load_policy, prompt_style
 
 ANSWERS = [("1+2=?", "\\boxed{3}"), ("47+85=?", "7+5=12,4+8+1=13,\\boxed{132}"), ("1+2=?", "no")]

@@ -12,9 +12,9 @@ from safetensors.torch import load_file
 from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel
 
 from rlspec.config.load import load_recipe
-from rlspec.rlvr.data import extract_gold, format_prompt, load_problems
-from rlspec.rlvr.models import build_model, load_tokenizer
-from rlspec.rlvr.tokenizer import build_byte_tokenizer
+from rlspec.rlvr.data.problems import extract_gold, format_prompt, load_problems
+from rlspec.rlvr.models.loading import build_model, load_tokenizer
+from rlspec.rlvr.models.tokenizer import build_byte_tokenizer
 
 FOLDER = Path(__file__).resolve().parents[2] / "checkpoints" / "tiny-arithmetic"
 TOKENIZER = build_byte_tokenizer()

@@ -22,7 +22,7 @@ from rlspec.config.functions import is_function
 from rlspec.config.rlvr_schema import Recipe
 from rlspec.errors import ConfigError, DataError
 from rlspec.hub import one_line
-from rlspec.rlvr.data import Problem
+from rlspec.rlvr.data.problems import Problem
 from rlspec.rlvr.tools.calculator import calculator
 from rlspec.rlvr.user_code import load_callable
 

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from rlspec.intervals import mean_interval
-from rlspec.rlvr.data import Problem
+from rlspec.rlvr.data.problems import Problem
 from rlspec.rlvr.grading import GraderPool, Verdict, preflight, read_as_one_number
 from rlspec.rlvr.verifiers.places import find_answer
 from rlspec.rlvr.verifiers.verifier import Attempt, Fault, Judgement, Summary, Verifier

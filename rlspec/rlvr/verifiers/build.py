@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from rlspec.config.functions import is_function
 from rlspec.config.rewards import reward_options
 from rlspec.config.rlvr_schema import Grader, Reward
-from rlspec.rlvr.data import Problem
+from rlspec.rlvr.data.problems import Problem
 from rlspec.rlvr.grading import GraderPool, only_plain
 from rlspec.rlvr.user_code import load_callable
 from rlspec.rlvr.verifiers.answers import MathVerifier

@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from rlspec.config.rewards import ChoiceOptions
-from rlspec.rlvr.data import Problem
+from rlspec.rlvr.data.problems import Problem
 from rlspec.rlvr.grading.extract import answer_part
 from rlspec.rlvr.verifiers.places import find_answer
 from rlspec.rlvr.verifiers.verifier import Attempt, Fault, Judgement, Verifier

@@ -9,7 +9,7 @@ from typing import Any
 import regex
 
 from rlspec.config.rewards import FormatOptions, RegexOptions
-from rlspec.rlvr.data import Problem
+from rlspec.rlvr.data.problems import Problem
 from rlspec.rlvr.grading.extract import THINK_CLOSE, THINK_OPEN, answer_part, extract_answer
 from rlspec.rlvr.verifiers.verifier import Attempt, Fault, Judgement, Verifier
 

@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from rlspec.config.rewards import PythonOptions
-from rlspec.rlvr.data import Problem
+from rlspec.rlvr.data.problems import Problem
 from rlspec.rlvr.grading.extract import answer_part
 from rlspec.rlvr.verifiers.jail import missing
 from rlspec.rlvr.verifiers.sandbox import ProgramEnd, ProgramJob, Sandbox, check_machine

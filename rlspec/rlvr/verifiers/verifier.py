@@ -9,7 +9,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from rlspec.rlvr.data import Problem
+from rlspec.rlvr.data.problems import Problem
 
 Message = Mapping[str, Any]
 Summary = dict[str, Any]  # what a verifier adds to an evaluation's metrics, as JSON

@@ -18,8 +18,8 @@ from transformers.trainer_callback import PrinterCallback, TrainerCallback
 from trl import GRPOConfig
 
 from rlspec.optim import build_optimizer
-from rlspec.rlvr.tokenizer import build_byte_tokenizer
-from rlspec.rlvr.trainers import SpectralGRPOTrainer
+from rlspec.rlvr.models.tokenizer import build_byte_tokenizer
+from rlspec.rlvr.training.trainers import SpectralGRPOTrainer
 
 QWEN3_06B = {
     "vocab_size": 151936, "hidden_size": 1024, "num_hidden_layers": 28, "num_attention_heads": 16,

@@ -6,7 +6,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from rlspec.rlvr.data import Problem
+from rlspec.rlvr.data.problems import Problem
 from rlspec.rlvr.grading import GraderPool
 from rlspec.rlvr.verifiers.answers import MathVerifier
 from rlspec.rlvr.verifiers.places import find_answer

@@ -10,8 +10,8 @@ import pytest
 
 from rlspec.config.rlvr_schema import Grader, Reward
 from rlspec.errors import ConfigError, UserError
-from rlspec.rlvr.data import Problem
-from rlspec.rlvr.rewards import VerifierReward
+from rlspec.rlvr.data.problems import Problem
+from rlspec.rlvr.training.rewards import VerifierReward
 from rlspec.rlvr.verifiers.build import Circumstances, build_verifiers
 from rlspec.rlvr.verifiers.verifier import Attempt, Verifier
 

@@ -13,7 +13,7 @@ import pytest
 
 from rlspec.config.rewards import JudgeOptions
 from rlspec.errors import ConfigError
-from rlspec.rlvr.data import Problem
+from rlspec.rlvr.data.problems import Problem
 from rlspec.rlvr.verifiers.judge import JudgeVerifier
 from rlspec.rlvr.verifiers.verifier import Attempt
 

@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from rlspec.config.rlvr_schema import Grader, Reward
-from rlspec.rlvr.data import Problem
+from rlspec.rlvr.data.problems import Problem
 from rlspec.rlvr.verifiers.build import Circumstances, build_verifiers
 from rlspec.rlvr.verifiers.verifier import Attempt, Judgement, Verifier
 

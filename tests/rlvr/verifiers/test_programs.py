@@ -16,7 +16,7 @@ import pytest
 
 from rlspec.config.rewards import PythonOptions
 from rlspec.errors import ConfigError
-from rlspec.rlvr.data import Problem
+from rlspec.rlvr.data.problems import Problem
 from rlspec.rlvr.verifiers.jail import missing
 from rlspec.rlvr.verifiers.programs import PythonVerifier, find_code, read_tests
 from rlspec.rlvr.verifiers.sandbox import ProgramEnd, ProgramJob, Sandbox, check_machine

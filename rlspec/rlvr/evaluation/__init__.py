@@ -1,0 +1,1 @@
+"""Measuring a policy on problems with known answers, inside training and outside."""
