@@ -16,10 +16,10 @@ from rlspec.config.load import load_recipe
 from rlspec.config.rlvr_schema import Model
 from rlspec.errors import CheckpointError
 from rlspec.rlvr.data.problems import Problem
-from rlspec.rlvr.sampling.prompts import PromptStyle
 from rlspec.rlvr.measure import load_trained
 from rlspec.rlvr.models.loading import load_tokenizer
 from rlspec.rlvr.sampling.generation import Policy
+from rlspec.rlvr.sampling.prompts import PromptStyle
 from rlspec.rlvr.session import load_policy, prompt_style
 from rlspec.run_directory import RECIPE, RunDirectory
 from rlspec.runtime.devices import choose_device

@@ -30,13 +30,13 @@ from rlspec.errors import ConfigError, DataError
 from rlspec.hub import one_line
 from rlspec.optim import SpectralOptimizer, build_optimizer, symmetry_map
 from rlspec.rlvr.data.problems import Problem, read_for_training, read_problems
-from rlspec.rlvr.sampling.prompts import PromptStyle
 from rlspec.rlvr.evaluation.evaluator import HeldOutEvaluations, ProblemEvaluator, build_protocol
 from rlspec.rlvr.models.adapters import apply_lora, continue_lora, freeze
 from rlspec.rlvr.models.loading import build_config, build_model, load_tokenizer
 from rlspec.rlvr.models.memory import LanguageModelMemory, estimate_memory
 from rlspec.rlvr.models.tokenizer import build_byte_tokenizer
 from rlspec.rlvr.sampling.generation import Policy, Sampler, generate_tokens
+from rlspec.rlvr.sampling.prompts import PromptStyle
 from rlspec.rlvr.tools.toolbox import Toolbox, build_toolbox, teach_calls
 from rlspec.rlvr.training.arguments import (
     build_arguments,

@@ -14,9 +14,9 @@ from transformers import PreTrainedTokenizerBase
 
 from rlspec.intervals import Interval, mean_interval, pass_at_k, wilson_interval
 from rlspec.rlvr.data.problems import Problem
-from rlspec.rlvr.sampling.prompts import PromptStyle
 from rlspec.rlvr.sampling.conversation import converse
 from rlspec.rlvr.sampling.generation import Completion, Policy, Sampler, Sampling, generate, generate_tokens
+from rlspec.rlvr.sampling.prompts import PromptStyle
 from rlspec.rlvr.verifiers.verifier import Attempt, Judgement, Summary, Verifier
 
 

@@ -16,7 +16,6 @@ from transformers import PreTrainedTokenizerBase
 from rlspec.checkpoint import write_json_atomically
 from rlspec.config.rlvr_schema import Evaluation
 from rlspec.rlvr.data.problems import Problem
-from rlspec.rlvr.sampling.prompts import PromptStyle
 from rlspec.rlvr.evaluation.accuracy import (
     AccuracyMetrics,
     SamplingProtocol,
@@ -25,6 +24,7 @@ from rlspec.rlvr.evaluation.accuracy import (
     write_outcomes,
 )
 from rlspec.rlvr.sampling.generation import Policy, Sampler, generate_tokens
+from rlspec.rlvr.sampling.prompts import PromptStyle
 from rlspec.rlvr.training.arguments import completion_length, uses_bf16
 from rlspec.rlvr.verifiers.verifier import Verifier
 from rlspec.runtime.outcome import Scores, keep_best

@@ -16,7 +16,6 @@ from trl import GRPOTrainer
 from trl.chat_template_utils import parse_response
 
 from rlspec.rlvr.data.problems import Problem
-from rlspec.rlvr.sampling.prompts import PromptStyle
 from rlspec.rlvr.sampling.generation import (
     Completion,
     Policy,
@@ -26,6 +25,7 @@ from rlspec.rlvr.sampling.generation import (
     inference_mode_of,
     until_end,
 )
+from rlspec.rlvr.sampling.prompts import PromptStyle
 from rlspec.rlvr.tools.toolbox import Environment, Tool, methods
 from rlspec.rlvr.user_code import finish
 from rlspec.rlvr.verifiers.verifier import Attempt

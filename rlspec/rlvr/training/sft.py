@@ -21,9 +21,9 @@ from rlspec.config.rlvr_schema import Corruption
 from rlspec.errors import ConfigError, DataError
 from rlspec.rlvr.data.arithmetic import PATTERN, corrupt
 from rlspec.rlvr.data.problems import Problem
-from rlspec.rlvr.sampling.prompts import PromptStyle
 from rlspec.rlvr.models.tokenizer import call_text
 from rlspec.rlvr.sampling.conversation import result_ids
+from rlspec.rlvr.sampling.prompts import PromptStyle
 from rlspec.rlvr.tools.calculator import calculator
 from rlspec.rlvr.training.sampler import epoch_permutation
 from rlspec.rlvr.training.trainers import RlspecTrainerMixin

@@ -11,7 +11,6 @@ import torch
 from transformers import Qwen3Config, Qwen3ForCausalLM
 
 from rlspec.rlvr.data.problems import Problem
-from rlspec.rlvr.sampling.prompts import PromptStyle
 from rlspec.rlvr.evaluation.accuracy import (
     GradedAnswer,
     ProblemAnswers,
@@ -22,6 +21,7 @@ from rlspec.rlvr.evaluation.evaluator import format_metrics
 from rlspec.rlvr.grading.verdict import Verdict
 from rlspec.rlvr.models.tokenizer import build_byte_tokenizer
 from rlspec.rlvr.sampling.generation import Completion, Sampling, generate
+from rlspec.rlvr.sampling.prompts import PromptStyle
 from rlspec.rlvr.verifiers.answers import BoxJudgement, MathVerifier, majority_correct
 
 MATH = MathVerifier(None, thinking=False)  # whose processes are not asked here

@@ -120,7 +120,7 @@ def test_the_cache_is_the_size_of_a_real_one() -> None:
     assert estimate_memory(SMALL, **batch).kv_cache == real
 
 
-@pytest.mark.parametrize(("eager", "length"), [(False, 64), (True, 64), (True, 1536)])
+@pytest.mark.parametrize(("eager", "length"), [(False, 64), (True, 64), (True, 768)])
 def test_kept_activations_are_within_a_factor_of_two_of_what_autograd_saves(*, eager: bool, length: int) -> None:
     config = qwen3(256, 16, 768, 4, True, vocab=50)
     config._attn_implementation = "eager" if eager else "sdpa"

@@ -19,10 +19,10 @@ from rlspec.config.tools import TOOLS
 from rlspec.errors import ConfigError, DataError
 from rlspec.optim import build_optimizer
 from rlspec.rlvr.data.problems import Problem
-from rlspec.rlvr.sampling.prompts import PromptStyle
 from rlspec.rlvr.models.tokenizer import build_byte_tokenizer, call_text
 from rlspec.rlvr.sampling import conversation
 from rlspec.rlvr.sampling.generation import Sampling
+from rlspec.rlvr.sampling.prompts import PromptStyle
 from rlspec.rlvr.tools import toolbox
 from rlspec.rlvr.tools.calculator import calculator
 from rlspec.rlvr.tools.toolbox import Toolbox, build_toolbox, teach_calls

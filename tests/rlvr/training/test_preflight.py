@@ -13,9 +13,9 @@ import pytest
 from rlspec.config.rlvr_schema import Columns
 from rlspec.errors import DataError
 from rlspec.rlvr.data.problems import Problem, content_id, load_problems
-from rlspec.rlvr.sampling.prompts import PromptStyle
 from rlspec.rlvr.grading import GraderPool
 from rlspec.rlvr.models.tokenizer import build_byte_tokenizer
+from rlspec.rlvr.sampling.prompts import PromptStyle
 from rlspec.rlvr.training.preflight import check_problems
 from rlspec.rlvr.verifiers.answers import MathVerifier
 from rlspec.rlvr.verifiers.verifier import Verifiers

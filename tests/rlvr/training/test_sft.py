@@ -18,9 +18,9 @@ from rlspec.errors import ConfigError, DataError
 from rlspec.optim import build_optimizer
 from rlspec.rlvr.data.arithmetic import Mistakes, answer, worked_solution
 from rlspec.rlvr.data.problems import Problem, content_id, extract_gold, load_problems
-from rlspec.rlvr.sampling.prompts import PromptStyle
 from rlspec.rlvr.models.loading import build_model
 from rlspec.rlvr.models.tokenizer import build_byte_tokenizer
+from rlspec.rlvr.sampling.prompts import PromptStyle
 from rlspec.rlvr.training.sft import IGNORED, SpectralSFTTrainer, end_in_box, sft_dataset
 
 TOKENIZER = build_byte_tokenizer()

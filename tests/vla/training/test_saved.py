@@ -207,7 +207,8 @@ def test_without_storage_the_account_is_that_of_a_real_policy() -> None:
     assert found.averages == 4 * sum(value.numel() for value in policy.parameters() if value.requires_grad)
 
 
-@pytest.mark.parametrize("policy", ["smolvla_24gb", pytest.param("pi05_24gb", marks=pytest.mark.slow)])
+@pytest.mark.slow
+@pytest.mark.parametrize("policy", ["smolvla_24gb", "pi05_24gb"])
 def test_the_recipes_for_24_gb_need_less_at_full_size(policy: str) -> None:
     recipe = load_vla_recipe(["recipe=vla_libero", f"policy={policy}"])
     found = account(recipe.policy, recipe.training, recipe.optim)
