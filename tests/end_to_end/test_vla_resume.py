@@ -93,7 +93,7 @@ from rlspec.config.load import load_vla_recipe
 from rlspec.vla.run import run_vla_recipe
 recipe = load_vla_recipe(sys.argv[2:])
 samples = MadeUpSamples()
-sys.exit(run_vla_recipe(recipe, samples=lambda *_: samples, evaluator=FakeEvaluator({})))
+sys.exit(run_vla_recipe(recipe, samples=lambda *_: samples, evaluator=FakeEvaluator({6: 0.5})))
 """
 
 
@@ -154,6 +154,19 @@ def test_two_processes_train_on_the_whole_batch_and_resume_bit_for_bit(tmp_path:
     launch(f"recipe={parts / 'recipe.yaml'}", "run=null", f"resume={parts / 'checkpoints' / 'checkpoint-2'}")
     assert course(parts) == course(whole)
     assert equal(state(parts, 4), state(whole, 4))
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(900)  # loading LeRobot takes most of it
+def test_two_processes_end_together_at_the_success_that_is_wanted(tmp_path: Path) -> None:
+    """Rank 0 alone sees the evaluations."""
+    wanted = ["training.steps=9", "evaluation.every=2", "evaluation.stop_at_success=0.5"]
+    run = tmp_path / "run"
+    for arguments in ([recipe_file(tmp_path, *wanted)], [f"recipe={run / 'recipe.yaml'}", "run=null", f"resume={run}"]):
+        done = subprocess.run(command(arguments, processes=2), capture_output=True, text=True)
+        assert done.returncode == 0, done.stderr[-2000:]
+        assert json.loads((run / "summary.json").read_text())["steps"] == 6
+        assert course(run)[-1]["step"] == 6
 
 
 SHARED = ["training.batch_size=2", "training.steps=4", "checkpoints.every=1", "checkpoints.keep_last=9"]
