@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 from rlspec.config.knobs import IGNORED_BY_GMPO, IGNORED_BY_RL, IGNORED_BY_SFT, NEEDS, REMOVED, REPLACED
@@ -126,9 +126,28 @@ def _contradictions(algorithm: str, trainer: Mapping[str, Any]) -> Iterator[str]
     yield from _schedule(str(trainer.get("lr_scheduler_type")), trainer.get("lr_scheduler_kwargs") or {})
     if "temperature" in (trainer.get("generation_kwargs") or {}):
         yield "trainer.generation_kwargs.temperature: the loss would have another one; use trainer.temperature"
-    for name in ("max_completion_length", "temperature", "epsilon", "epsilon_high"):
-        if name in trainer and trainer[name] is not None and not _positive(trainer[name]):
-            yield f"trainer.{name}={show(trainer[name])}: must be > 0"
+    for name, (fits, words) in _RANGES.items():
+        value = trainer.get(name)
+        if isinstance(value, int | float) and not isinstance(value, bool) and not fits(value):
+            yield f"trainer.{name}={show(value)}: must be {words}"
+    if trainer.get("lr_scheduler_type") == "constant":
+        for name in ("warmup_steps", "warmup_ratio"):
+            if _positive(trainer.get(name)):
+                remedy = "use trainer.lr_scheduler_type=constant_with_warmup"
+                yield f"trainer.{name}={trainer[name]}: has no effect with trainer.lr_scheduler_type=constant; {remedy}"
+
+
+# What a number has to be, which TRL and transformers ask for late or not at all.
+_RANGES: Mapping[str, tuple[Callable[[float], bool], str]] = {
+    **dict.fromkeys(
+        ("max_completion_length", "temperature", "epsilon", "epsilon_high", "repetition_penalty"),
+        (lambda value: value > 0, "> 0"),
+    ),
+    **dict.fromkeys(("top_k", "beta", "warmup_steps"), (lambda value: value >= 0, ">= 0")),
+    "num_iterations": (lambda value: value >= 1, ">= 1"),
+    "top_p": (lambda value: 0 < value <= 1, "above 0, at most 1"),
+    **dict.fromkeys(("min_p", "top_entropy_quantile"), (lambda value: 0 <= value <= 1, "from 0 to 1")),
+}
 
 
 _SCHEDULE_NEEDS = {

@@ -100,6 +100,14 @@ def test_fine_tuning_says_why_it_ignores_a_knob(name: str) -> None:
         ({"num_train_epochs": 1.0}, "no effect with trainer.max_steps=3"),
         ({"max_steps": 0}, "trainer.max_steps=0"),
         ({"temperature": 0.0}, "temperature=0.0: must be > 0"),
+        ({"num_iterations": 0}, "num_iterations=0: must be >= 1"),
+        ({"top_k": -1}, "top_k=-1: must be >= 0"),
+        ({"top_p": 2.0}, "top_p=2.0: must be above 0, at most 1"),
+        ({"min_p": 2.0}, "min_p=2.0: must be from 0 to 1"),
+        ({"repetition_penalty": 0.0}, "repetition_penalty=0.0: must be > 0"),
+        ({"beta": -1.0}, "beta=-1.0: must be >= 0"),
+        ({"top_entropy_quantile": 2.0}, "top_entropy_quantile=2.0: must be from 0 to 1"),
+        ({"lr_scheduler_type": "constant", "warmup_steps": 3}, "use trainer.lr_scheduler_type=constant_with_warmup"),
         ({"label_smoothing_factor": 0.1}, "grpo ignores it"),
         ({"lr_scheduler_type": "cosine_with_min_lr"}, "add trainer.lr_scheduler_kwargs.min_lr_rate=0.1"),
         (
@@ -121,6 +129,7 @@ def test_what_is_right_passes() -> None:
         assert not lines("grpo", lr_scheduler_type="cosine_with_min_lr", lr_scheduler_kwargs=kwargs)
     assert not lines("grpo", engine="vllm", vllm_mode="server", warmup_steps=0.1)
     assert not lines("gmpo", epsilon=0.4, epsilon_high=0.4, beta=0.0)
+    assert not lines("grpo", top_k=0, top_p=1.0, min_p=0.0, lr_scheduler_type="constant", warmup_steps=0)
     assert not lines("sft", loss_type="dft", label_smoothing_factor=0.1)
     assert "SFTConfig has no such knob" in lines("sft", temperature=1.0)
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import torch
 from torch import Tensor
 from torch.optim.adamw import adamw as torch_adamw
 
@@ -24,12 +25,17 @@ def _adamw(
     betas: tuple[float, float],
     eps: float,
 ) -> None:
-    """AdamW, the bits of torch.optim.AdamW(fused=True) (arXiv 1711.05101)."""
+    """AdamW, the bits of torch.optim.AdamW(fused=True) (arXiv 1711.05101).
+
+    The fused kernels walk through storages side by side: what is laid out otherwise than its target (a model that went
+    to `channels_last` after its first steps, the gradient of a transposed weight) is copied, and its state copied back.
+    """
+    averages = {name: _laid_out_as(targets, buffers[name]) for name in ("exp_avg", "exp_avg_sq")}
     torch_adamw(
         targets,
-        gradients,
-        buffers["exp_avg"],
-        buffers["exp_avg_sq"],
+        _laid_out_as(targets, gradients),
+        averages["exp_avg"],
+        averages["exp_avg_sq"],
         [],
         steps,
         fused=targets[0].device.type in FUSED_DEVICES,
@@ -42,6 +48,17 @@ def _adamw(
         eps=eps,
         maximize=False,
     )
+    for name, laid_out in averages.items():
+        for buffer, average in zip(buffers[name], laid_out, strict=True):
+            if average is not buffer:
+                buffer.copy_(average)
+
+
+def _laid_out_as(targets: list[Tensor], tensors: list[Tensor]) -> list[Tensor]:
+    return [
+        tensor if tensor.stride() == target.stride() else torch.empty_like(target, dtype=tensor.dtype).copy_(tensor)
+        for target, tensor in zip(targets, tensors, strict=True)
+    ]
 
 
 ADAMW = Kernel(_adamw, buffers=("exp_avg", "exp_avg_sq"))

@@ -100,7 +100,7 @@ class _Comparison:
             return "unparseable"
         if "word" in (answer.kind, gold.kind):
             reason = _words(answer, gold)
-            products = reason == "different" and _is_product(answer) and _is_product(gold)
+            products = reason == "different" and _are_products(answer, gold)
             return self.scalars(answer, gold) if products else reason
         if "set" in (answer.kind, gold.kind) and answer.kind != gold.kind:
             answer, gold = _element_of(answer, gold), _element_of(gold, answer)
@@ -226,7 +226,8 @@ def _is_collection(form: Form) -> bool:
 
 def _element_of(form: Form, other: Form) -> Form:
     """The one element of a set that is compared with something that has no elements."""
-    return form.items[0] if form.kind == "set" and len(form.items) == 1 and not _is_collection(other) else form
+    alone = form.kind == "set" and len(form.items) == 1 and form.items[0].tokens != (r"\emptyset",)
+    return form.items[0] if alone and not _is_collection(other) else form
 
 
 def _sides(form: Form) -> tuple[tuple[str, ...], tuple[str, ...]]:
@@ -296,6 +297,21 @@ def _spoken(answer: Form, gold: Form, letters: str) -> bool:
     r"""Whether case carries no meaning: two letters or more with a `\text{}` on a side, three or more without."""
     marked = "text" in (answer.mark, gold.mark)
     return len(letters) >= (2 if marked else 3)
+
+
+_SHORT_WORDS = frozenset(
+    "am an as at be by do go he hi if in is it me my no of oh ok on or so to up us we".split()  # noqa: SIM905
+)
+
+
+def _are_products(one: Form, other: Form) -> bool:
+    """Whether both may be products, whose factors commute: `IV`, `NE` and `on` are read in their order."""
+    if not (_is_product(one) and _is_product(other)):
+        return False
+    if one.kind != other.kind or len(one.tokens) < 2:
+        return True
+    words = ("".join(form.tokens) for form in (one, other))
+    return all(word.islower() and word not in _SHORT_WORDS for word in words)
 
 
 def _is_product(form: Form) -> bool:

@@ -2,6 +2,7 @@ r"""Left sides of `=` and `\in` that only name the answer: `x`, `x_1`, `f(x)`, `
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 
 from rlspec.rlvr.grading.normalize import spell
@@ -11,11 +12,17 @@ _IN_CALL = frozenset((",", "|", "'", r"\cap", r"\cup", r"\mid"))
 _AROUND = {"|": "|", "[": "]"}
 _LONGEST = 16  # tokens
 MAX_POINTS = 4
+# What turns the meaning of the value behind it round.
+_NEGATION = re.compile(
+    r"\\(?:not|neg|lnot|nexists|n(?:sim|cong|less|gtr|leq\w*|geq\w*|mid|parallel|prec\w*|succ\w*|subset\w*|supset\w*))\Z"
+    r"|\\text\{.*(?:\b(?:not|never|cannot|neither|nor|except|unequal)\b|n['’]t\b)",
+    re.IGNORECASE | re.DOTALL,
+)
 
 
 def is_name(tokens: Sequence[str]) -> bool:
     """Whether tokens are a name, which says nothing about the value beside it."""
-    if not tokens or len(tokens) > _LONGEST:
+    if not tokens or len(tokens) > _LONGEST or any(map(_NEGATION.match, tokens)):
         return False
     if tokens[0].startswith("\\text{"):
         return len(tokens) == 1 or _is_index(tokens[1:])

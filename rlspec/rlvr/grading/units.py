@@ -133,7 +133,7 @@ _NOT_UNITS = frozenset(
     remainder below above about approximately pi negative approx roughly around by divided multiplied is equals does has
     was yes always perhaps maybe sometimes besides binary octal hexadecimal wrong incorrect false this thus versus
     modulus repeating recurring repeated periodic factorial root inverse reciprocal exponent power infinity mil mill
-    milli centi micro nano mega giga tera bn mn tn cr ln lg vs""".split()  # noqa: SIM905
+    ppm ppb milli centi micro nano mega giga tera bn mn tn cr ln lg vs""".split()  # noqa: SIM905
 )
 _NUMBER_WORD = re.compile(  # in the singular
     r"(?:.*-)?(?:one|two|three|four|five|six|seven|eight|nine|ten|eleven|twelve|(?:twen|thir|for|fif|six|seven|eigh|nine)ty"
@@ -241,7 +241,7 @@ def _unknown(word: str, shortest: int) -> str | None:
     """A word that is no known unit, in the singular and marked; None where it may change the value."""
     lower = word.lower().rstrip(".'")
     single = _singular(lower)
-    if not _WORD.match(word) or len(lower) < shortest or lower in _NOT_UNITS or _NUMBER_WORD.match(single):
+    if not _WORD.match(word) or len(lower) < shortest or _NOT_UNITS & {lower, single} or _NUMBER_WORD.match(single):
         return None
     return f"?{single}"
 

@@ -60,7 +60,8 @@ class SpreadGuard(TrainerCallback):
         share = (logs or {}).get("frac_reward_zero_std")
         if share is None:
             return
-        if math.isnan((logs or {}).get("reward", 0.0)):  # no answer was judged, which TRL takes for spread
+        reward = (logs or {}).get("reward", 0.0)
+        if reward is None or math.isnan(reward):  # no answer was judged, which TRL takes for spread
             share = 1.0
         self.cut = (logs or {}).get("completions/clipped_ratio", 0.0)
         self.seen = self.seen or share < 1

@@ -23,9 +23,9 @@ _END = (
     r"|(?<=[A-Z])\s+(?:[-–—=]|\([^()\n]{1,200}\)\s*(?:[.,;\n]|\Z)))"
 )
 _WRONG = r"(?!\s+(?:(?:is|was)\s+(?:not|wrong|incorrect|false)\b|isn|wasn|cannot|can['’]))"
-_JOINT = r"(?:\s*[,/&]|\s+\(?(?:n?or|and)\b)\s*(?:(?:or|and)\s+)?(?:(?:option|choice)\s+)?"
+_JOINT = r"(?:\s*[,/&;~]~?|\s+\(?(?:n?or|and)\b)\s*(?:(?:or|and)\s+)?(?:(?:option|choice)\s+)?"
 _BESIDE = rf"(?:[^\S\n]|[-–—(=]|{_SPACE})+[A-HJ]\b(?!\.?[^\S\n]+[a-z])"
-_MORE = rf"(?!{_CLOSE}{_JOINT}{_OPEN}(?:[A-HJ-Z]\b|[a-z]\))|{_BESIDE})"
+_MORE = rf"(?!{_CLOSE}{_JOINT}{_OPEN}(?:[A-HJ-Z]\b|[a-z]\))|{_BESIDE}|[)\]]\s*[(\[][A-HJ-Z][)\]])"
 _LETTER = rf"\b([A-Za-z])\b(?:(?<=[B-HJ-Z])(?!['’+^-])|{_END}){_WRONG}{_MORE}"  # lone `A`, `I`, `a` may be words
 _GAP = r"[^\w.,;!?]{0,9}"
 _NO = r"(?<!not )(?<!not the )(?<!neither )(?<!than )"

@@ -33,6 +33,25 @@ def test_switches_of_torch_may_be_given_where_they_are_off() -> None:
     build_optimizer(nn.Sequential(nn.Linear(4, 4)), rule="muon", **off)
 
 
+@pytest.mark.parametrize("change", ["the weight at once", "the model later"])
+def test_adamw_follows_entries_whatever_lies_beside_them_in_memory(change: str) -> None:
+    """torch's fused kernel pairs what stands at the same place of two storages (there it is a bug as well)."""
+    drawn = torch.Generator().manual_seed(0)
+    start, gradients = torch.randn(4, 3, 3, 3, generator=drawn), torch.randn(6, 4, 3, 3, 3, generator=drawn)
+    plain, other = nn.Parameter(start.clone()), nn.Parameter(start.clone())
+    if change == "the weight at once":
+        other = nn.Parameter(start.contiguous(memory_format=torch.channels_last))
+    for number in range(6):
+        if number == 3:
+            other.data = other.data.contiguous(memory_format=torch.channels_last)
+        for weight in (plain, other):
+            weight.grad = gradients[number].clone()
+            if number == 0:
+                weight.optimizer = SpectralOptimizer([weight], rule="adamw", lr=0.1)
+            weight.optimizer.step()
+    assert torch.equal(plain, other)
+
+
 @pytest.mark.parametrize("switch", SWITCHES)
 def test_a_switch_that_is_on_is_refused_in_one_line(switch: str) -> None:
     with pytest.raises(ConfigError, match=rf"^{switch}=True: rules choose their own kernels; leave it out$"):

@@ -8,6 +8,10 @@ from rlspec.rlvr.grading import equivalents, grade_answer, mutate
 
 # Two spellings of one answer: each is accepted where the other is the gold.
 SAME = [
+    ("yx", "xy"),
+    (r"B\cdot A", "AB"),
+    (r"\text{No. of apples}=5", "5"),
+    (r"\nu=5", "5"),
     (r"\$15\text{ per hour}", r"\$15"),
     (r"\$9 per hour", "9"),
     (r"42\text{ apples}", "42"),
@@ -168,6 +172,22 @@ SAME = [
 
 # Two answers: neither is accepted for the other.
 DIFFERENT = [
+    ("VI", "IV"),
+    ("XI", "IX"),
+    ("NE", "EN"),
+    ("no", "on"),
+    ("VI", r"\text{IV}"),
+    (r"\not=5", "5"),
+    (r"\neg=5", "5"),
+    (r"\nsim=5", "5"),
+    (r"\text{x is not}=5", "5"),
+    (r"\text{isn't} = 5", "5"),
+    (r"\not\in(1,2)", "(1,2)"),
+    (r"\not\in\{1\}", r"\{1\}"),
+    (r"\emptyset", r"\{\emptyset\}"),
+    ("5 mils", "5"),
+    ("5 factorials", "5"),
+    ("5 ppms", "5"),
     ("x=1 or x=2", "x=1, y=2"),
     ("x=1, 2", "x=1, y=2"),
     ("$5$ x", "5"),

@@ -102,9 +102,10 @@ def test_a_run_without_spread_is_ended_with_its_likely_cause(reason: str, cause:
         log(watch, 1.0)
 
 
-def test_a_run_in_which_no_answer_is_judged_is_ended_though_trl_logs_spread() -> None:
+@pytest.mark.parametrize("reward", [None, float("nan")])
+def test_a_run_in_which_no_answer_is_judged_is_ended_though_trl_logs_spread(reward: float | None) -> None:
     watch = guard(0.0, "not_judged")
-    logs = {"frac_reward_zero_std": 0.0, "reward": float("nan")}
+    logs = {"frac_reward_zero_std": 0.0, "reward": reward}
     with pytest.raises(UserError, match="100% of the answers are not_judged .* the reward returned None"):
         for _ in range(3):
             watch.on_log(None, SimpleNamespace(), SimpleNamespace(), logs)
