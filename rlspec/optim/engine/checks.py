@@ -152,6 +152,21 @@ def _check_bounds(group: Group, rule: Rule) -> None:
             )
 
 
+def check_reach(groups: Iterable[Group]) -> None:
+    """Bounds on singular values need a rule of matrices somewhere; elementwise rules pass them by.
+
+    Raises:
+        ConfigError: There is none.
+    """
+    groups = list(groups)
+    rules = {group["rule"] for group in groups}
+    if any(get_rule(name).spectral for name in rules):
+        return
+    for key in BOUNDS:
+        if any(group[key] for group in groups):
+            raise ConfigError(f"{key}: has no effect on {', '.join(sorted(rules))}; it bounds steps of matrix rules")
+
+
 def _check_pairs(group: Group, rule: Rule) -> None:
     """A pair rule needs A, B, A, B, ...: A (rank, in), B (out, rank)."""
     names = list(named_parameters(group))

@@ -21,6 +21,7 @@ from rlspec.optim.engine.checks import (
     check_keys,
     check_modes,
     check_options,
+    check_reach,
     check_stored,
     named_parameters,
     parameter_name,
@@ -129,6 +130,7 @@ class SpectralOptimizer(torch.optim.Optimizer):
         self.process_group = process_group
         super().__init__(params, own | settings)
         check_options(settings, self.param_groups, own)
+        check_reach(self.param_groups)
 
     def add_param_group(self, param_group: Group) -> None:
         """Add a group; keys that it leaves out take the optimizer's defaults.

@@ -26,6 +26,7 @@ from rlspec.rlvr.grading.verdict import Reason, Verdict
 BARE, COMPLETION, THINKING = 0, 1, 2
 MEMORY = 2 << 30  # bytes of address space for the grader
 IDLE_CHECK = 5.0  # seconds between two looks whether the parent lives
+_FIRST_PROOFS = (("x=y", "y=x"), ("x+1", r"\frac{x^2-1}{x-1}"), (r"\sqrt{8}+x", r"x+2\sqrt{2}"))
 _NEEDS_ALGEBRA = 75  # exit status of a cold grader that met its first symbolic question
 
 
@@ -61,7 +62,11 @@ def main(argv: list[str]) -> int:
 
 
 def _import_algebra() -> None:
+    """Import computer algebra, and what it imports in its first proofs: a grader has no time for that."""
     import rlspec.rlvr.grading.symbolic  # noqa: F401
+
+    for text, gold in _FIRST_PROOFS:
+        _answer(BARE, text, gold, True)
 
 
 def _silence() -> None:

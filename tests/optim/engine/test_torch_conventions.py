@@ -33,6 +33,14 @@ def test_switches_of_torch_may_be_given_where_they_are_off() -> None:
     build_optimizer(nn.Sequential(nn.Linear(4, 4)), rule="muon", **off)
 
 
+@pytest.mark.parametrize("bound", ["spectral_cap", "update_clip", "gradient_clip"])
+def test_a_bound_on_singular_values_needs_a_rule_of_matrices(bound: str) -> None:
+    with pytest.raises(ConfigError, match=f"^{bound}: has no effect on adamw; it bounds steps of matrix rules$"):
+        SpectralOptimizer([weight_with_gradient()], rule="adamw", **{bound: 1.0})
+    both = [{"params": [weight_with_gradient()], "rule": rule} for rule in ("adamw", "muon")]
+    SpectralOptimizer(both, **{bound: 1.0}).step()
+
+
 @pytest.mark.parametrize("change", ["the weight at once", "the model later"])
 def test_adamw_follows_entries_whatever_lies_beside_them_in_memory(change: str) -> None:
     """torch's fused kernel pairs what stands at the same place of two storages (there it is a bug as well)."""
