@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import warnings
 from collections import defaultdict
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, get_args
 
 from torch import nn
@@ -63,10 +63,13 @@ def build_optimizer(
     """
     _check_model(model)
     _check_words(given, settings, lr_from)
+    if isinstance(overrides, Mapping | str):
+        raise ConfigError(f"overrides={overrides!r}: give a list of mappings, [{{'pattern': ..., 'rule': ...}}]")
     paper = settings == "paper"
     if isinstance(model, DistributedDataParallel):
         given.setdefault("process_group", model.process_group)
-    given["betas"] = tuple(given.get("betas", OptimizerSettings.betas))
+    betas = given.setdefault("betas", OptimizerSettings.betas)
+    given["betas"] = tuple(betas) if isinstance(betas, Iterable) else betas
     counted = defaults(OptimizerSettings) | {
         name: value for name, value in given.items() if name not in defaults(Running)
     }

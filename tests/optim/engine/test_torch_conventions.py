@@ -33,6 +33,14 @@ def test_switches_of_torch_may_be_given_where_they_are_off() -> None:
     build_optimizer(nn.Sequential(nn.Linear(4, 4)), rule="muon", **off)
 
 
+@pytest.mark.parametrize(
+    "given", [{"overrides": {"pattern": "w"}}, {"overrides": "w"}, {"betas": 0.9}, {"betas": None}]
+)
+def test_what_has_another_shape_than_it_should_is_one_line(given: dict[str, object]) -> None:
+    with pytest.raises(ConfigError, match=f"{next(iter(given))}=.*(two numbers|a list of mappings)"):
+        build_optimizer(nn.Sequential(nn.Linear(4, 4)), rule="muon", **given)
+
+
 @pytest.mark.parametrize("bound", ["spectral_cap", "update_clip", "gradient_clip"])
 def test_a_bound_on_singular_values_needs_a_rule_of_matrices(bound: str) -> None:
     with pytest.raises(ConfigError, match=f"^{bound}: has no effect on adamw; it bounds steps of matrix rules$"):
