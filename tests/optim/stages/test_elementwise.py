@@ -75,7 +75,9 @@ def test_signums_entries_have_adamws_size_or_their_own(adjust_lr: str, size: flo
 @pytest.mark.parametrize("rule", ["sgd", "signum"])
 def test_an_elementwise_rule_is_that_of_all_parameters_and_cuts_nothing(rule: str) -> None:
     model = nn.Sequential(nn.Embedding(5, 8), nn.Linear(8, 8), nn.LayerNorm(8))
-    optimizer = build_optimizer(model, rule=rule, lr=0.1, gradient_clip=1e-3, update_clip=1e-3, spectral_cap=1e-3)
+    optimizer = build_optimizer(model, rule=rule, lr=0.1)
+    for group in optimizer.param_groups:  # as where another group has matrices
+        group.update(gradient_clip=1e-3, update_clip=1e-3, spectral_cap=1e-3)
     assert {spec.rule for spec in optimizer.symmetry} == {rule}
     assert sum(spec.matrices for spec in optimizer.symmetry) == 0
     before = {name: param.detach().clone() for name, param in model.named_parameters()}
