@@ -50,9 +50,9 @@ class GraderProcess:
     def grade(self, items: Sequence[Item]) -> list[Verdict]:
         """Verdicts in order, one for every item, whatever the items do to the process.
 
-        A grader that takes too long over an item is ended by its own timer: `timeout`. An item that is being worked on
+        A grader that works too long on an item is ended by its own timer: `timeout`. An item that is being worked on
         when the process dies otherwise gets one more try in a new process, then `grader_error`. An item whose process
-        stays silent beyond the timer (stopped or starved: not the item's fault) is a `grader_error` at once.
+        had no processor for so long, or stays silent (a busy machine: not the item's fault), is a `grader_error` at once.
 
         Raises:
             GraderUnavailable: the process does not start.
@@ -118,11 +118,12 @@ class GraderProcess:
         self._channel.send(items[len(verdicts) :], self._deadline())
         while len(verdicts) < len(items):
             answer = self._channel.receive(self._deadline())
-            if answer in ("timeout", "warming"):
+            if answer in ("timeout", "starved", "warming"):
                 self._ready = False
-                if answer == "timeout":
+                if answer != "warming":
                     self.restarts += 1
-                    verdicts.append(_fallen("timeout", items[len(verdicts)]))
+                    reason = "timeout" if answer == "timeout" else "grader_error"
+                    verdicts.append(_fallen(reason, items[len(verdicts)]))
                 return
             reason, extracted, boxes = answer
             mode, text, _ = items[len(verdicts)]

@@ -26,7 +26,7 @@ Reason = Literal[
     "unit",  # the same body with another known unit
     "unparseable",  # not readable as mathematics, and not literally the gold
     "budget",  # too large to be compared safely
-    "timeout",  # the comparison was cut off
+    "timeout",  # the comparison was cut off after about a second of the processor's time
     "no_box",
     "empty_box",
     "unterminated_box",
@@ -35,7 +35,7 @@ Reason = Literal[
     "gold_unparseable",  # the gold is empty or its braces do not match
     "gold_unreadable",  # the gold is prose, or more than one thing: only its very letters could win (see `preflight`)
     "gold_contradicted",  # another row has the same problem and another gold (see `preflight`)
-    "grader_error",  # the grader itself failed
+    "grader_error",  # the grader itself failed, or a busy machine left it no time
 ]
 
 ACCEPTED: frozenset[Reason] = frozenset(

@@ -1,10 +1,11 @@
 """One grading process: `python -m rlspec.rlvr.grading.worker LIMIT PARENT [cold]`, frames on stdin and stdout.
 
 Two processes in fact. The *keeper* imports computer algebra once and forks the *grader*, which answers. The grader
-arms the kernel's timer before every item: if an item takes longer than LIMIT seconds, SIGALRM kills the process,
-even inside a big-number routine that never returns to Python, and even if the parent is dead by then. The keeper
-then reports the timeout and forks the next grader within milliseconds. (Forking is safe here: the keeper has one
-thread and no torch.) Any other death ends the keeper too, and the pool starts a new one.
+arms two of the kernel's timers before every item: an item that uses the processor for half of LIMIT seconds is ended
+by SIGPROF, one that has not had it for so long after LIMIT seconds by SIGALRM, even inside a big-number routine that
+never returns to Python, and even if the parent is dead by then. The keeper reports which (a timeout is the answer's
+fault, a starved grader is the machine's) and forks the next grader within milliseconds. (Forking is safe here: the
+keeper has one thread and no torch.) Any other death ends the keeper too, and the pool starts a new one.
 
 The grader ends at the end of stdin, that is when its parent dies, however that happened.
 """
@@ -26,7 +27,9 @@ from rlspec.rlvr.grading.verdict import Reason, Verdict
 BARE, COMPLETION, THINKING = 0, 1, 2
 MEMORY = 2 << 30  # bytes of address space for the grader
 IDLE_CHECK = 5.0  # seconds between two looks whether the parent lives
+OWN_SHARE = 0.5  # of the limit, in processor time: beyond it the answer is at fault, and not a busy machine
 _FIRST_PROOFS = (("x=y", "y=x"), ("x+1", r"\frac{x^2-1}{x-1}"), (r"\sqrt{8}+x", r"x+2\sqrt{2}"))
+_ENDINGS = {signal.SIGPROF: "timeout", signal.SIGALRM: "starved"}
 _NEEDS_ALGEBRA = 75  # exit status of a cold grader that met its first symbolic question
 
 
@@ -51,8 +54,8 @@ def main(argv: list[str]) -> int:
         if pid == 0:
             os._exit(_serve(replies, limit, parent, warm))
         _, status = os.waitpid(pid, 0)
-        if os.WIFSIGNALED(status) and os.WTERMSIG(status) == signal.SIGALRM:
-            _write(replies, "timeout")
+        if os.WIFSIGNALED(status) and os.WTERMSIG(status) in _ENDINGS:
+            _write(replies, _ENDINGS[os.WTERMSIG(status)])
         elif os.WIFEXITED(status) and os.WEXITSTATUS(status) == _NEEDS_ALGEBRA:
             _write(replies, "warming")
             _import_algebra()
@@ -85,7 +88,8 @@ def _serve(replies: int, limit: float, parent: int, warm: bool) -> int:
     resource.setrlimit(resource.RLIMIT_AS, (MEMORY, MEMORY))
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
     signal.signal(signal.SIGINT, signal.SIG_IGN)
-    signal.signal(signal.SIGALRM, signal.SIG_DFL)
+    for ending in _ENDINGS:
+        signal.signal(ending, signal.SIG_DFL)
     channel = Channel(0, replies)
     keeper = os.getppid()
     try:
@@ -93,15 +97,20 @@ def _serve(replies: int, limit: float, parent: int, warm: bool) -> int:
         while True:
             items = _next(channel, keeper, parent)
             for mode, text, gold in items:
-                signal.setitimer(signal.ITIMER_REAL, limit)
+                _set_timers(limit)
                 answer = _answer(mode, text, gold, warm)
-                signal.setitimer(signal.ITIMER_REAL, 0)
+                _set_timers(0)
                 channel.send(answer)
     except _NeedsAlgebra:
-        signal.setitimer(signal.ITIMER_REAL, 0)
+        _set_timers(0)
         return _NEEDS_ALGEBRA
     except ChannelClosed:
         return 0
+
+
+def _set_timers(limit: float) -> None:
+    signal.setitimer(signal.ITIMER_PROF, OWN_SHARE * limit)
+    signal.setitimer(signal.ITIMER_REAL, limit)
 
 
 def _next(channel: Channel, keeper: int, parent: int) -> list[tuple[int, str, str]]:

@@ -133,19 +133,27 @@ def test_hostile_inputs_in_one_batch_do_not_spoil_their_neighbours(pool: GraderP
     assert all(verdict.correct for verdict in pool.grade_answers(pairs)[1::2])
 
 
-@pytest.mark.parametrize("answer", ["HANG", "SLEEP"])
-def test_a_hanging_grader_is_cut_off_and_the_rest_of_the_batch_graded(misbehaving: GraderPool, answer: str) -> None:
-    start = time.perf_counter()
-    verdicts = misbehaving.grade_answers([("1", "1"), (answer, "1"), ("2", "2"), ("3", "4")])
-    assert time.perf_counter() - start < FOR_EVER
+def test_a_hanging_grader_is_cut_off_and_the_rest_of_the_batch_graded(misbehaving: GraderPool) -> None:
+    for tries in range(1, 10):  # beside two busy programs or more it has not had its share when time is up
+        start = time.perf_counter()
+        verdicts = misbehaving.grade_answers([("1", "1"), ("HANG", "1"), ("2", "2"), ("3", "4")])
+        assert time.perf_counter() - start < FOR_EVER
+        if verdicts[1].reason != "grader_error":
+            break
     assert [verdict.reason for verdict in verdicts] == ["exact", "timeout", "exact", "different"]
-    assert verdicts[1] == Verdict(False, "timeout", answer, 0)
-    assert misbehaving.restarts == 1
+    assert verdicts[1] == Verdict(False, "timeout", "HANG", 0)
+    assert misbehaving.restarts == tries
     assert misbehaving.timeout_share == 0.25
     assert misbehaving.tripped
     assert misbehaving.counts["timeout"] == 1
     assert plain_verdicts(misbehaving, 10) == [True, False] * 5
     assert not misbehaving.tripped
+
+
+def test_an_answer_is_not_refused_for_a_grader_without_a_processor(misbehaving: GraderPool) -> None:
+    verdicts = misbehaving.grade_answers([("1", "1"), ("SLEEP", "1"), ("2", "2")])
+    assert verdicts == [Verdict(True, "exact", "1", 0), Verdict(None, "grader_error", "SLEEP", 0), verdicts[2]]
+    assert verdicts[2].correct and misbehaving.restarts == 1
 
 
 def test_a_stopped_process_is_killed_from_outside(misbehaving: GraderPool) -> None:
