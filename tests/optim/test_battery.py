@@ -31,6 +31,7 @@ from torch import nn
 
 from rlspec.optim import RULES, SpectralOptimizer
 from rlspec.optim.composition import ema
+from rlspec.optim.engine.batches import follow_weights, initial_state
 
 
 @every_rule
@@ -354,6 +355,35 @@ def test_half_precision_weights_keep_float32_state_and_masters(rule: str, dtype:
         state = optimizer.state[param]
         assert {value.dtype for value in state.values()} == {torch.float32}
         assert torch.equal(state["master"].to(dtype), param)
+
+
+CASTS = [(torch.float32, torch.bfloat16), (torch.float32, torch.float64), (torch.float64, torch.float16)]
+
+
+@every_rule
+@pytest.mark.parametrize(("before", "after"), [*CASTS, *((after, before) for before, after in CASTS)])
+def test_a_model_that_is_cast_between_steps_keeps_its_momentum(
+    rule: str, before: torch.dtype, after: torch.dtype
+) -> None:
+    params = params_for(rule, before)
+    optimizer = train(rule, params, steps=2, lr=1e-4)
+    kept = [{name: value.double() for name, value in optimizer.state[param].items()} for param in params]
+    weights = [state.get("master", param.detach()).double() for state, param in zip(kept, params, strict=True)]
+    for param in params:
+        param.data = param.data.to(after)
+        param.grad = None
+    follow_weights(optimizer.param_groups, optimizer.state)
+    for position, param in enumerate(params):
+        state, fresh = optimizer.state[param], initial_state(param, optimizer.param_groups[0], position)
+        assert {name: value.dtype for name, value in state.items()} == {name: v.dtype for name, v in fresh.items()}
+        for name in state.keys() - {"master"}:
+            torch.testing.assert_close(state[name].double(), kept[position][name], rtol=1e-6, atol=0)
+        if before not in (torch.bfloat16, torch.float16):
+            continue
+        torch.testing.assert_close(param.double(), weights[position], rtol=1e-7, atol=0)  # not its rounding
+    set_gradients(params, seed=9)
+    optimizer.step()
+    assert all(param.dtype == after and bool(param.isfinite().all()) for param in params)
 
 
 @in_both_arithmetics

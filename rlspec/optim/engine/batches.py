@@ -61,15 +61,38 @@ def own_state(param: Tensor, group: Group, position: int, state: State) -> State
     return {name: value for name, value in state.items() if name in names}
 
 
-def follow_weights(states: Iterable[tuple[Tensor, State]]) -> None:
-    """Take into the masters what was written into the weights since the last step: a checkpoint, a clamp, zeros.
+def follow_weights(groups: Iterable[Group], states: Mapping[Tensor, State]) -> None:
+    """Take over what was done to the weights since the last step: a checkpoint, a clamp, zeros, another dtype.
 
-    A weight that still is its master, rounded, leaves it as it is.
+    A weight that still is its master, rounded, leaves it as it is; a model that was cast (`model.bfloat16()`) gets the
+    state that its dtype begins with, and keeps its momentum.
     """
-    for param, state in states:
-        if isinstance(param, Tensor) and "master" in state:  # under a word others keep what is theirs
-            weight, master = local(param.detach()), local(state["master"])
-            torch.where(weight == master.to(weight.dtype), master, weight, out=master)
+    for group in groups:
+        for position, param in enumerate(group["params"]):
+            state = states.get(param)
+            if state is None or not started(state):
+                continue
+            if "master" in state and param.dtype in HALF:
+                weight, master = local(param.detach()), local(state["master"])
+                torch.where(weight == master.to(weight.dtype), master, weight, out=master)
+            elif "master" in state or param.dtype in HALF or _of_another_precision(param, state):
+                _cast(param, group, position, state)
+
+
+def _of_another_precision(param: Tensor, state: State) -> bool:
+    """Whether the state is kept in float64 for a weight that is not, or the other way round."""
+    foreign = torch.float32 if param.dtype == torch.float64 else torch.float64
+    return any(value.dtype == foreign for key, value in state.items() if key != "step" and isinstance(value, Tensor))
+
+
+def _cast(param: Tensor, group: Group, position: int, state: State) -> None:
+    """Give a state the tensors and dtypes that its weight's dtype asks for; the weight takes what its master knew."""
+    if "master" in state:
+        weight, master = local(param.detach()), local(state.pop("master"))
+        for half in HALF:
+            torch.where(weight == master.to(half).to(weight.dtype), master.to(weight.dtype), weight, out=weight)
+    for name, fresh in initial_state(param, group, position).items():
+        state[name] = state[name].to(fresh.dtype) if name in state else fresh
 
 
 CPU_BATCH_BYTES = 1 << 20

@@ -166,7 +166,7 @@ class SpectralOptimizer(torch.optim.Optimizer):
                 loss = closure()
         self._steps += 1
         self._check_edits()
-        follow_weights(self.state.items())
+        follow_weights(self.param_groups, self.state)
         asked = self.telemetry_every > 0 and self._steps % self.telemetry_every == 0
         gating = {group["role"] for group in self.param_groups if get_rule(group["rule"]).spectral}
         self._recorder.begin(asked or self.collect_telemetry, gating)
