@@ -18,6 +18,7 @@ Every pass is linear in the length of the text. Policies, all of them deliberate
 - **Sets and regions.** `\{1,2\}` is `1,2`; `x<3` is `(-\infty,3)`, `x<1 or x>3` is a union, `\mathbb{R}` is
   `(-\infty,\infty)`, whatever the variable is called (`x<3` and `y<3` differ all the same). `1<x<3` equals `(1,3)`
   although that may be a point: nobody answers a question about a point with a chain of inequalities.
+- **Vectors.** `\langle1,2\rangle` is `(1,2)`.
 - **TeX shorthand.** `\frac43` and `{4\over3}` are `\frac{4}{3}`, `\sqrt2` is `\sqrt{2}`; `2^10` is read as its
   author meant it: `2^{10}`.
 - **Words** (`\text{Evelyn}`, `east`) are compared letter by letter, ignoring case where a side is a `\text{}` of two
@@ -73,6 +74,8 @@ _DROPPED = frozenset(
         r"\bf",
         r"\underline",
         r"\boldsymbol",
+        r"\bm",
+        r"\pmb",
         r"\mathit",
         r"\bold",
         r"\boxed",
@@ -96,6 +99,9 @@ _RENAMED = {
     r"\rbrace": r"\}",
     r"\lbrack": "[",
     r"\rbrack": "]",
+    r"\langle": "(",
+    r"\rangle": ")",
+    r"\bar": r"\overline",
     r"\lvert": "|",
     r"\rvert": "|",
     r"\vert": "|",
@@ -117,6 +123,8 @@ _RENAMED = {
     r"\dots": r"\ldots",
     r"\cdots": r"\ldots",
 }
+_ENDS = (["."], [","], [";"], ["\\"])  # of a sentence, or of a line
+_NEGATED = {"=": r"\neq", r"\in": r"\notin"}
 _COLOURS = frozenset((r"\color", r"\textcolor"))
 _INFIX = {r"\over": r"\frac", r"\choose": r"\binom"}
 _TEXT = frozenset(
@@ -142,7 +150,7 @@ def tokenize(text: str) -> Tokens:
     raw = bare_unit(as_tex(after if marked else text))
     tokens = _join_thousands(named_letters(_drop_layout(_TOKEN.findall(raw))))
     tokens = [token for token in mixed_numbers(tokens) if token != " "]
-    if tokens[-1:] == ["."]:
+    while tokens[-1:] in _ENDS:
         tokens.pop()
     return _brace_arguments(_prefixed(_brace_brackets(tokens)))
 
@@ -183,6 +191,9 @@ def _drop_layout(raw: Tokens) -> Tokens:
                 i += 1
             if token == r"\!":
                 tokens.append("\\!")
+        elif token == r"\not" and raw[i : i + 1] and raw[i] in _NEGATED:
+            tokens.append(_NEGATED[raw[i]])
+            i += 1
         elif token == r"\degree":
             tokens.extend(("^", r"\circ"))
         else:

@@ -52,7 +52,7 @@ class GraderProcess:
 
         A grader that works too long on an item is ended by its own timer: `timeout`. An item that is being worked on
         when the process dies otherwise gets one more try in a new process, then `grader_error`. An item whose process
-        had no processor for so long, or stays silent (a busy machine: not the item's fault), is a `grader_error` at once.
+        had no processor for so long, or stays silent (a busy machine's fault), is a `grader_error` at once.
 
         Raises:
             GraderUnavailable: the process does not start.

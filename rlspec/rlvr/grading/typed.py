@@ -8,10 +8,18 @@ decimal point or a long, unsigned or padded exponent, and `1e-5`, can only be sc
 from __future__ import annotations
 
 import re
+import unicodedata
 
 Tokens = list[str]
 
 FUNCTIONS = frozenset("sin cos tan cot sec csc arcsin arccos arctan sinh cosh tanh ln log exp".split())  # noqa: SIM905
+
+
+def _vulgar(character: str) -> str:
+    r"""`⅓` as `\frac{1}{3}`."""
+    top, _, bottom = unicodedata.normalize("NFKC", character).partition("\u2044")
+    return rf"\frac{{{top}}}{{{bottom}}}"
+
 
 _FULL_WIDTH = {chr(code): chr(code - 0xFEE0) for code in range(0xFF01, 0xFF5F)}
 _UNICODE = str.maketrans(
@@ -21,7 +29,7 @@ _UNICODE = str.maketrans(
         "、": ",",
         "。": ".",
         "−": "-",
-        "–": "-",
+        **dict.fromkeys("‐‑‒–﹣", "-"),  # noqa: RUF001
         "×": r"\times ",
         "·": r"\cdot ",
         "⋅": r"\cdot ",
@@ -50,9 +58,8 @@ _UNICODE = str.maketrans(
         "³": "^{3}",
         "⁴": "^{4}",
         "…": r"\ldots ",
-        "½": r"\frac{1}{2}",
-        "¼": r"\frac{1}{4}",
-        "¾": r"\frac{3}{4}",
+        **{chr(code): _vulgar(chr(code)) for code in (*range(0xBC, 0xBF), *range(0x2150, 0x215F))},
+        "\u2044": "/",
         "~": " ",
         "\u00a0": " ",
         "\u2009": " ",

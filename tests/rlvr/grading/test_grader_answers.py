@@ -19,6 +19,20 @@ from rlspec.rlvr.grading.verdict import ACCEPTED, EXCLUDED, Reason
 
 # (answer, gold, reason)
 ACCEPTED_PAIRS = [
+    ("5,", "5", "exact"),
+    ("5;", "5", "exact"),
+    ("5\\ ", "5", "exact"),
+    (r"\bm{5}", "5", "exact"),
+    (r"\pmb{5}", "5", "exact"),
+    ("⅓", r"\frac{1}{3}", "exact"),
+    ("2⅝", r"\frac{21}{8}", "rational"),
+    ("1⁄2", "0.5", "decimal"),
+    (r"0.1\bar{6}", r"\frac16", "decimal"),
+    ("‑5", "-5", "exact"),
+    (r"\langle1,-2\rangle", "(1,-2)", "tuple"),
+    (r"\left\langle 1,2\right\rangle", r"\langle1,2\rangle", "tuple"),
+    (r"x\not=5", r"x\neq5", "relation"),
+    (r"x\ne5", r"x\not= 5", "relation"),
     (r"\frac43", r"\frac{4}{3}", "exact"),
     (r"\frac 59", r"\frac{5}{9}", "exact"),
     (r"\dfrac{33}{100}", r"\frac{33}{100}", "exact"),
