@@ -13,7 +13,7 @@ from rlspec.config.passthrough import check_architecture, check_trainer
 from rlspec.config.paths import list_group, show
 from rlspec.config.rewards import check_reward
 from rlspec.config.rlvr_schema import GENERATED, Recipe
-from rlspec.config.rules import import_plugins, known_rules, list_optimizers, pair_rules, preset
+from rlspec.config.rules import import_plugins, known_options, known_rules, list_optimizers, pair_rules, preset
 from rlspec.config.schema import Optim, RoleSettings
 from rlspec.config.tools import tool_use
 from rlspec.errors import nearest
@@ -300,6 +300,17 @@ def _settings(recipe: HasOptim) -> list[tuple[str, RoleSettings]]:
     return [*named, *((f"optim.overrides.{index}", each) for index, each in enumerate(recipe.optim.overrides))]
 
 
+def option_names(recipe: HasOptim) -> Lines:
+    """A mistyped option is said before data are made; whether the rule at hand has it, when the optimizer is built."""
+    optim = recipe.optim
+    given = [("optim", optim.options), *((key, each.options) for key, each in _settings(recipe))]
+    for key, options in given:
+        for name in options:
+            if name not in known_options():
+                words = nearest(name, [*known_options(), *Optim.model_fields])
+                yield f"{key}.options.{name}: no rule has this option; {words}"
+
+
 def upload(recipe: HasOptim) -> Lines:
     """The hub's names have two parts."""
     if recipe.push is not None and not re.fullmatch(r"\w[\w.-]*/\w[\w.-]*", recipe.push, re.ASCII):
@@ -390,6 +401,7 @@ RULES = (
     evaluation,
     optimizer,
     rule_names,
+    option_names,
     upload,
     devices,
 )

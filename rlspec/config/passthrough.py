@@ -112,11 +112,7 @@ def _without_effect(name: str, trainer: Mapping[str, Any], engine: str) -> str |
 
 
 def _contradictions(algorithm: str, trainer: Mapping[str, Any]) -> Iterator[str]:
-    steps, epochs = trainer.get("max_steps", -1), trainer.get("num_train_epochs")
-    if _positive(steps) and epochs is not None:
-        yield f"trainer.num_train_epochs={epochs}: has no effect with trainer.max_steps={steps}; set that to -1"
-    elif not _positive(steps) and not _positive(epochs):
-        yield f"trainer.max_steps={steps}: give a number of optimizer steps > 0, or trainer.num_train_epochs"
+    yield from _length(trainer.get("max_steps", -1), trainer.get("num_train_epochs"))
     if trainer.get("bf16") and trainer.get("fp16"):
         yield "trainer.fp16=true: not together with trainer.bf16=true"
     beta = trainer.get("beta", 0.0)
@@ -135,6 +131,16 @@ def _contradictions(algorithm: str, trainer: Mapping[str, Any]) -> Iterator[str]
             if _positive(trainer.get(name)):
                 remedy = "use trainer.lr_scheduler_type=constant_with_warmup"
                 yield f"trainer.{name}={trainer[name]}: has no effect with trainer.lr_scheduler_type=constant; {remedy}"
+
+
+def _length(steps: Any, epochs: Any) -> Iterator[str]:
+    """Of the run: in optimizer steps or in epochs, not both."""
+    if _positive(steps) and epochs is not None:
+        yield f"trainer.num_train_epochs={epochs}: has no effect with trainer.max_steps={steps}; set that to -1"
+    elif not _positive(steps) and epochs is not None and not _positive(epochs):
+        yield f"trainer.num_train_epochs={show(epochs)}: must be > 0"
+    elif not _positive(steps) and epochs is None:
+        yield f"trainer.max_steps={steps}: give a number of optimizer steps > 0, or trainer.num_train_epochs"
 
 
 # What a number has to be, which TRL and transformers ask for late or not at all.
@@ -162,6 +168,8 @@ def _schedule(kind: str, given: Mapping[str, Any] | str) -> Iterator[str]:
     needs = _SCHEDULE_NEEDS.get(kind, ())
     if isinstance(given, str):  # transformers takes JSON too
         return
+    if kind in ("constant", "constant_with_warmup") and given:
+        yield f"trainer.lr_scheduler_kwargs.{next(iter(given))}: has no effect with trainer.lr_scheduler_type={kind}"
     if needs and sum(given.get(name) is not None for name in needs) != 1:
         example = f"trainer.lr_scheduler_kwargs.{needs[0]}={10 if needs[0] == 'num_decay_steps' else 0.1}"
         yield f"trainer.lr_scheduler_type={kind}: needs one of {', '.join(needs)}; add {example}, and no other"

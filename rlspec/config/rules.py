@@ -47,6 +47,12 @@ def known_rules() -> tuple[str, ...]:
     return built_in_rules() if table is None else tuple(table.RULES)
 
 
+def known_options() -> frozenset[str]:
+    """Every option that any rule has; torch comes with them."""
+    table = importlib.import_module(_TABLE)
+    return frozenset(name for rule in table.RULES.values() for name in rule.options)
+
+
 def list_optimizers() -> list[str]:
     """Names for `optim=`: presets, and rules without a preset of their name."""
     return sorted({*list_group("optim"), *known_rules()})

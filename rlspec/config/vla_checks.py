@@ -7,7 +7,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from rlspec.config.adapters import check_lora
-from rlspec.config.checks import optimizer, rule_names, upload, whole_matrices
+from rlspec.config.checks import optimizer, option_names, rule_names, upload, whole_matrices
 from rlspec.config.lerobot_sources import (
     policy_fields,
     policy_types,
@@ -301,5 +301,6 @@ RULES = (
     reinforcement,
     optimizer,
     rule_names,
+    option_names,
     upload,
 )

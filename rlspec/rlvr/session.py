@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass, replace
@@ -19,7 +20,7 @@ from transformers.trainer_callback import PrinterCallback
 
 from rlspec.checkpoint import read_manifest
 from rlspec.config.load import load_group
-from rlspec.config.optim import builder_settings, describe_rate, map_settings
+from rlspec.config.optim import builder_settings, describe_rate
 from rlspec.config.paths import resolve_path
 from rlspec.config.rlvr_schema import Batch, Data, Grader, Model, ModelLora, Recipe, Reward
 from rlspec.config.schema import Optim
@@ -28,7 +29,7 @@ from rlspec.diagnostics.norm_test import NormTest
 from rlspec.diagnostics.probes import PROBES, Probe
 from rlspec.errors import ConfigError, DataError
 from rlspec.hub import one_line
-from rlspec.optim import SpectralOptimizer, build_optimizer, symmetry_map
+from rlspec.optim import SpectralOptimizer, build_optimizer
 from rlspec.rlvr.data.problems import Problem, read_for_training, read_problems
 from rlspec.rlvr.evaluation.evaluator import HeldOutEvaluations, ProblemEvaluator, build_protocol
 from rlspec.rlvr.models.adapters import apply_lora, continue_lora, freeze
@@ -203,7 +204,16 @@ def rollouts_are_used_once(batch: Batch, trainer: Mapping[str, Any]) -> bool:
 def estimate_run_memory(recipe: Recipe, plan: BatchPlan, config: PretrainedConfig) -> LanguageModelMemory:
     """Memory of one process, from the model's configuration alone."""
     model, completion = recipe.model, completion_length(recipe.trainer, recipe.evaluation)
-    settings = map_settings(recipe.optim)
+    build = optimizer_factory(recipe.optim, recipe.batch.prompts_per_step)
+
+    def optimizer_bytes(
+        meta: nn.Module,
+    ) -> int:  # built in full: what is wrong is said before any weight
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            mapping = build(meta).symmetry
+        return sum(spec.state_bytes for spec in mapping or ())
+
     return estimate_memory(
         config,
         micro_batch=plan.micro_batch,
@@ -219,7 +229,7 @@ def estimate_run_memory(recipe: Recipe, plan: BatchPlan, config: PretrainedConfi
         lora_r=None if model.lora is None else model.lora.r if model.lora.method == "lora" else 1,
         lora_targets=model.lora.target_modules if model.lora else (),
         frozen=model.freeze,
-        optimizer_bytes=lambda meta: sum(spec.state_bytes for spec in symmetry_map(meta, **settings)),
+        optimizer_bytes=optimizer_bytes,
     )
 
 

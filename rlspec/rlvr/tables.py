@@ -62,7 +62,7 @@ def read_file(path: Path) -> list[Row]:
     return rows
 
 
-def cell_text(value: Any, column: str, place: str, *, numbers: bool = False) -> str:
+def cell_text(value: Any, column: str, place: str, *, numbers: bool = False, remedy: str = "set data.columns.*") -> str:
     """A cell as text.
 
     Args:
@@ -72,6 +72,7 @@ def cell_text(value: Any, column: str, place: str, *, numbers: bool = False) -> 
         numbers: the column holds answers: a number becomes its digits, without an exponent, which the grader would
             read as a product with `e`; a missing value (null, NaN, infinity) becomes empty text, which the preflight
             reports and drops.
+        remedy: what names another column, for messages.
 
     Raises:
         DataError: neither text nor, with `numbers`, a number.
@@ -84,7 +85,7 @@ def cell_text(value: Any, column: str, place: str, *, numbers: bool = False) -> 
         return format(Decimal(str(value)), "f") if math.isfinite(value) else ""
     if not isinstance(value, str):
         kind = "nothing" if value is None else type(value).__name__
-        raise DataError(f"{place}: column {column!r} holds {kind}, not text (set data.columns.*)")
+        raise DataError(f"{place}: column {column!r} holds {kind}, not text ({remedy})")
     try:
         value.encode()
     except UnicodeEncodeError as error:

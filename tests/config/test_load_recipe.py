@@ -245,6 +245,9 @@ MISTAKES = {
     ("recipe=grpo_math", "optim.roles=[1]"): ["optim.roles=[1]: must be a mapping or symmetric, vla"],
     ("recipe=grpo_math", "environment={a: 1}"): ["environment.a=1: must be text"],
     ("recipe=grpo_math", "optim.options.schedule=[1]"): ["optim.options.schedule=[1]: must be true or false or"],
+    ("recipe=grpo_math", "optim.options.schedul=1"): ["optim.options.schedul: no rule has this option", "schedule?"],
+    ("recipe=vla_franka", "optim.options.soap_perod=1"): ["did you mean soap_period?"],
+    ("recipe=grpo_math", "optim.roles.attention.options.soap_perod=1"): ["optim.roles.attention.options.soap_perod"],
     ("recipe=grpo_math", "num_heads=4"): ["num_heads: unknown key; did you mean optim.roles.ROLE.num_heads?"],
     ("recipe=vla_franka", "dataset.rename.x=5"): ["dataset.rename.x=5: must be text"],
     ("recipe=vla_franka", "dataset.episodes=800"): [

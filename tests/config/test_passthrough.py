@@ -99,6 +99,11 @@ def test_fine_tuning_says_why_it_ignores_a_knob(name: str) -> None:
         ({"sync_ref_model": True}, "trainer.beta"),
         ({"num_train_epochs": 1.0}, "no effect with trainer.max_steps=3"),
         ({"max_steps": 0}, "trainer.max_steps=0"),
+        ({"max_steps": -1, "num_train_epochs": 0}, "num_train_epochs=0: must be > 0"),
+        (
+            {"lr_scheduler_type": "constant", "lr_scheduler_kwargs": {"num_cycles": 1}},
+            "num_cycles: has no effect with trainer.lr_scheduler_type=constant",
+        ),
         ({"temperature": 0.0}, "temperature=0.0: must be > 0"),
         ({"num_iterations": 0}, "num_iterations=0: must be >= 1"),
         ({"top_k": -1}, "top_k=-1: must be >= 0"),

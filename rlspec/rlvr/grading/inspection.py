@@ -90,5 +90,6 @@ def read_golds(path: Path, column: str | None, problem: str | None = None) -> tu
             raise DataError(f"data={path}: not every row has a column {wanted}; there are {', '.join(names)}")
     assert name is not None
     stated = problem or next((one for one in _PROBLEMS if all(isinstance(row.get(one), str) for _, row in rows)), None)
-    golds = [cell_text(row[name], name, place, numbers=True) for place, row in rows]
+    remedy = "gold=COLUMN names another"
+    golds = [cell_text(row[name], name, place, numbers=True, remedy=remedy) for place, row in rows]
     return name, golds, [str(row[stated]) for _, row in rows] if stated else None

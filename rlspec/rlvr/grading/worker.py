@@ -29,7 +29,7 @@ MEMORY = 2 << 30  # bytes of address space for the grader
 IDLE_CHECK = 5.0  # seconds between two looks whether the parent lives
 OWN_SHARE = 0.5  # of the limit, in processor time: beyond it the answer is at fault, and not a busy machine
 _FIRST_PROOFS = (("x=y", "y=x"), ("x+1", r"\frac{x^2-1}{x-1}"), (r"\sqrt{8}+x", r"x+2\sqrt{2}"))
-_ENDINGS = {signal.SIGPROF: "timeout", signal.SIGALRM: "starved"}
+_ENDINGS: dict[int, str] = {signal.SIGPROF: "timeout", signal.SIGALRM: "starved"}
 _NEEDS_ALGEBRA = 75  # exit status of a cold grader that met its first symbolic question
 
 

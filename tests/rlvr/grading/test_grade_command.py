@@ -113,6 +113,7 @@ def test_a_column_is_checked_and_failures_are_listed(tmp_path: Path, capsys: pyt
         ("a.json", '{"answer": 1}', "not a list of objects but dict"),
         ("deep.jsonl", "[" * 200_000, "deep.jsonl:1: not valid JSON"),
         ("a.csv", "", "a.csv is empty"),
+        ("l.jsonl", '{"answer": ["3"]}', "column 'answer' holds list, not text (gold=COLUMN names another)"),
         ("a.txt", "x", "is none of .jsonl, .json, .csv, .parquet"),
         ("a.parquet", "x", "a.parquet"),
         ("c.csv", "answer\n1\n", "not every row has a column text; there are answer"),
