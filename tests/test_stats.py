@@ -132,11 +132,32 @@ def test_openpis_file_is_written_and_read_back(dataset: Path, tmp_path: Path, ca
     stats.main([f"path={dataset}", "--fix", f"norm_stats={file}"])
     content = json.loads(file.read_text())["norm_stats"]
     assert set(content) == {"state", "actions"} and set(content["state"]) == {"mean", "std", "q01", "q99"}
-    found = read_norm_stats(file, {"action": 8, "observation.state": 7})
+    found = read_norm_stats(file, {"action": 8})
     np.testing.assert_allclose(found["action"]["q99"], np.quantile(numbers(dataset, "action"), 0.99, axis=0))
-    assert found["observation.state"]["mean"].shape == (7,)  # openpi pads; the data decides
     assert stats.main([f"path={dataset}", f"against={file}"]) == 0
     assert f"the data goes together with {file}" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(("more", "code"), [(0.0, 0), (1.0, 2)])
+def test_what_openpi_pads_with_is_no_number_of_the_robot(
+    dataset: Path, tmp_path: Path, capsys: Output, more: float, code: int
+) -> None:
+    file = tmp_path / "norm_stats.json"
+    stats.main([f"path={dataset}", "--fix", f"norm_stats={file}"])
+    content = json.loads(file.read_text())
+    for each in content["norm_stats"].values():
+        for kind, values in each.items():
+            each[kind] = [*values, *([0.0 if kind == "std" else more] * (32 - len(values)))]
+    file.write_text(json.dumps(content))
+    assert stats.main([f"path={dataset}", f"against={file}"]) == code
+    assert ("32 numbers of observation.state, the data has" in capsys.readouterr().err) == bool(more)
+
+
+def test_vectors_of_another_length_do_not_go_together(dataset: Path, tmp_path: Path, capsys: Output) -> None:
+    other = write_dataset(tmp_path / "other", action=numbers(dataset, "action")[:, :6])
+    policy = write_policy(tmp_path / "policy", other)
+    assert stats.main([f"path={dataset}", "--fix", f"against={policy}"]) == 2
+    assert "action: 8 numbers in the data, 6 in the checkpoint" in capsys.readouterr().err
 
 
 def write_policy(folder: Path, root: Path, factor: float = 1.0, **facts: Any) -> Path:

@@ -121,7 +121,8 @@ def _is_done(out: Path, matters: Mapping[str, Any]) -> bool:
 
 def _prepare(work: Path, matters: Mapping[str, Any]) -> None:
     stored = read_settings(work / "settings.json")
-    if stored is not None and (different := first_difference(stored, matters)):
+    begun = any((work / "episodes").glob("*"))
+    if stored is not None and begun and (different := first_difference(stored, matters)):
         raise DataError(
             f"{work} holds unfinished demonstrations with another {different}; finish them with those settings, "
             "remove the folder, or choose another"

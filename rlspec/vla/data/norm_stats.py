@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import math
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -37,10 +39,10 @@ def read_norm_stats(path: Path, sizes: dict[str, int] | None = None) -> dict[str
 
     Args:
         path: the file.
-        sizes: feature -> numbers that are wanted; openpi pads vectors to the model's size.
+        sizes: feature -> numbers that are wanted; what openpi pads vectors with, to the model's size, is cut off.
 
     Raises:
-        DataError: The file cannot be read, or has fewer numbers.
+        DataError: The file cannot be read, has fewer numbers, or more that are no padding.
     """
     try:
         content: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
@@ -57,10 +59,18 @@ def read_norm_stats(path: Path, sizes: dict[str, int] | None = None) -> dict[str
             said = ", ".join(f"{kind} {length}" for kind, length in lengths.items())
             raise DataError(f"{path}: {name} has {said} numbers: statistics of different robots; correct it")
     for name, size in (sizes or {}).items():
-        for kind, values in found.get(name, {}).items():
-            if len(values) < size:
-                raise DataError(
-                    f"{path}: {name} has {len(values)} numbers, the data has {size}; take that robot's file"
-                )
-            found[name][kind] = values[:size]
+        own = len(found[name]["mean"])
+        if own != size and (own < size or not _is_padding(found[name], size)):
+            raise DataError(f"{path}: {own} numbers of {name}, the data has {size}; take the file of that robot")
+        found[name] = {kind: values[:size] for kind, values in found[name].items()}
     return found
+
+
+def _is_padding(stats: Mapping[str, NDArray[np.float64]], size: int) -> bool:
+    """Whether all numbers from `size` on were always 0."""
+    return not any(stats[kind][size:].any() for kind in ("mean", "q01", "q99"))
+
+
+def vector_sizes(features: Mapping[str, Any]) -> dict[str, int]:
+    """How many numbers state and action of a data set have, as far as they are there."""
+    return {name: math.prod(features[name]["shape"]) for name in _NAMES if name in features}

@@ -63,8 +63,12 @@ def read_settings(path: Path) -> dict[str, Any] | None:
 
 
 def first_difference(stored: Mapping[str, Any], wanted: Mapping[str, Any]) -> str | None:
-    """`seed (4 instead of 9)`: the first wanted setting that is stored otherwise."""
+    """`seed (4 instead of 9)`: the first wanted setting that is stored otherwise; of a mapping, its first such key."""
     for key in wanted:
-        if stored.get(key) != wanted[key]:
-            return f"{key} ({json.dumps(stored.get(key))} instead of {json.dumps(wanted[key])})"
+        old, new = stored.get(key), wanted[key]
+        if old == new:
+            continue
+        if isinstance(old, Mapping) and isinstance(new, Mapping):
+            return first_difference({**dict.fromkeys(new), **old}, {**dict.fromkeys(old), **new})
+        return f"{key} ({json.dumps(old)} instead of {json.dumps(new)})"
     return None

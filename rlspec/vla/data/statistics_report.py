@@ -150,11 +150,12 @@ def _mend(root: Path, fault: str | None, fix: bool, display: Display) -> int:
 def _compare(root: Path, info: Mapping[str, Any], exact: Mapping[str, Any], against: str, display: Display) -> None:
     """Raises DataError where data and checkpoint do not go together."""
     from rlspec.config.messages import join_lines
+    from rlspec.vla.data.norm_stats import vector_sizes
     from rlspec.vla.data.preflight import numbers
 
-    checkpoint, facts = _checkpoint(against)
+    checkpoint, facts = _checkpoint(against, info["features"])
     meta = SimpleNamespace(root=root, stats=exact, features=info["features"], fps=info.get("fps"), renamed={})
-    findings = list(numbers(meta, None, checkpoint, facts))
+    findings = [*_sizes(vector_sizes(info["features"]), checkpoint), *numbers(meta, None, checkpoint, facts)]
     for is_fault, line in findings:
         if not is_fault:
             display.warn(line)
@@ -163,7 +164,15 @@ def _compare(root: Path, info: Mapping[str, Any], exact: Mapping[str, Any], agai
     display.line(f"the data goes together with {against}")
 
 
-def _checkpoint(against: str) -> tuple[dict[str, Any], dict[str, Any]]:
+def _sizes(sizes: Mapping[str, int], checkpoint: Mapping[str, Any]) -> Iterator[tuple[bool, str]]:
+    """A fault where the data's vectors are not as long as those that are normalised: nothing else is compared there."""
+    for name, size in sizes.items():
+        other = len(checkpoint.get(name, {}).get("mean", ()))
+        if other not in (0, size):
+            yield True, f"{name}: {size} numbers in the data, {other} in the checkpoint; take the policy of that robot"
+
+
+def _checkpoint(against: str, features: Mapping[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]:
     """Statistics and facts of a policy, or of openpi's file.
 
     Raises:
@@ -171,12 +180,14 @@ def _checkpoint(against: str) -> tuple[dict[str, Any], dict[str, Any]]:
     """
     from rlspec.checkpoint import find_weights
     from rlspec.vla.data.facts import read_facts
-    from rlspec.vla.data.norm_stats import read_norm_stats
+    from rlspec.vla.data.norm_stats import read_norm_stats, vector_sizes
     from rlspec.vla.data.preflight import checkpoint_statistics
 
     path = Path(against).expanduser()
     if path.is_file():
-        return dict(read_norm_stats(path)), {"normalization": {"STATE": "QUANTILES", "ACTION": "QUANTILES"}}
+        return dict(read_norm_stats(path, vector_sizes(features))), {
+            "normalization": {"STATE": "QUANTILES", "ACTION": "QUANTILES"}
+        }
     folder = Path(find_weights(against))
     if not folder.is_dir():
         raise CheckpointError(f"against={against}: no such folder; give a policy's folder or a norm_stats.json")

@@ -111,20 +111,22 @@ def _preflight(policy: Policy, env: Env | None, config: Any, meta: Any) -> list[
         meta,
         policy=config,
         checkpoint=checkpoint,
-        chosen=_chosen(policy, checkpoint),
+        chosen=_chosen(policy, checkpoint, meta),
         facts=read_facts(folder) if folder is not None and local else None,
         env=read_env_facts(env) if env else None,
     )
 
 
-def _chosen(policy: Policy, checkpoint: Any) -> tuple[str, Any] | None:
+def _chosen(policy: Policy, checkpoint: Any, meta: Any) -> tuple[str, Any] | None:
     """Statistics that the recipe takes instead of the data's."""
-    from rlspec.vla.data.norm_stats import read_norm_stats
+    from rlspec.vla.data.norm_stats import read_norm_stats, vector_sizes
 
     key = f"policy.norm_stats={policy.norm_stats}"
     if policy.norm_stats == "checkpoint":
         return None if checkpoint is None else (key, checkpoint)
-    return None if policy.norm_stats is None else (key, read_norm_stats(resolve_path(policy.norm_stats)))
+    if policy.norm_stats is None:
+        return None
+    return key, read_norm_stats(resolve_path(policy.norm_stats), vector_sizes(meta.features))
 
 
 def _check_foreign(dataset: Dataset, display: Display) -> None:

@@ -23,12 +23,11 @@ from torch import nn
 from rlspec.checkpoint import staged_folder
 from rlspec.config.paths import resolve_path
 from rlspec.config.vla_schema import Policy
-from rlspec.contract.features import ACTION, STATE
 from rlspec.errors import ConfigError, UserError
 from rlspec.hub import one_line, refusal
 from rlspec.runtime.sharding import giving, plain_weights
 from rlspec.vla.data.facts import describe_policy, write_facts
-from rlspec.vla.data.norm_stats import read_norm_stats
+from rlspec.vla.data.norm_stats import read_norm_stats, vector_sizes
 from rlspec.vla.data.normalisation import normalised_by, unnormalised
 from rlspec.vla.policies.adapters import BASE, adapted, add_adapters
 from rlspec.vla.training.fresh import renew
@@ -217,9 +216,8 @@ def statistics_for(settings: Policy, samples: Samples) -> dict[str, Any] | None:
         return dict(stats)
     if settings.norm_stats == "checkpoint":
         return None
-    sizes = {name: int(samples.meta.features[name]["shape"][0]) for name in (STATE, ACTION)}
     # min and max stay those of the data: openpi's file has none.
-    found = read_norm_stats(resolve_path(settings.norm_stats), sizes)
+    found = read_norm_stats(resolve_path(settings.norm_stats), vector_sizes(samples.meta.features))
     return {**stats, **{name: {**stats[name], **values} for name, values in found.items()}}
 
 

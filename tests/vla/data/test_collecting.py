@@ -180,6 +180,13 @@ def test_unfinished_demonstrations_of_other_settings_are_not_mixed(generate: Gen
         generate(tmp_path / "data", seed=9)
 
 
+def test_a_run_that_ended_before_its_first_episode_binds_nobody(generate: Generate, tmp_path: Path) -> None:
+    with pytest.raises(Stopped):
+        generate(tmp_path / "data", pool=stop_after(0, []))
+    assert (tmp_path / ".data.work" / "settings.json").is_file()
+    assert generate(tmp_path / "data", seed=9).is_dir()
+
+
 def test_a_folder_with_other_things_is_left_alone(generate: Generate, tmp_path: Path) -> None:
     (tmp_path / "notes.txt").write_text("mine")
     with pytest.raises(DataError, match="holds no demonstrations of rlspec; choose another folder, or remove it"):
