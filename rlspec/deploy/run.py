@@ -106,6 +106,8 @@ def _run(
         loop = assemble(settings, robot, policy, agreement, limits, gate, told, frames=frames, device=device)
         outcome = loop.outcome
         _warm_up(loop, settings, agreement, policy, display)
+        for line in loop.parts.safety.bounds.stands_outside(np.asarray(robot.read().joints)):
+            display.warn(line)
         estop.start()  # until here Ctrl-C just ends the process: nothing has moved
         supervisor = loop.parts.supervisor
         if supervisor is not None:

@@ -216,6 +216,24 @@ def test_dry_run(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert {"run", "stop"} <= {tick["phase"] for tick in ticks}
 
 
+@pytest.mark.parametrize(
+    ("setting", "said"),
+    [
+        (
+            "safety.workspace_high=[0.4,1,1]",
+            "outside of the workspace box, from -1.00 -1.00 -1.00 to +0.40 +1.00 +1.00",
+        ),
+        ("safety.joint_margin=0.5", ""),
+    ],
+)
+def test_an_arm_that_does_not_stand_where_it_may_is_said(
+    setting: str, said: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["robot=dry_run", "policy=hold", "seconds=0.2", setting, f"out={tmp_path}"]) == 0
+    printed = "".join(capsys.readouterr())
+    assert said in printed and ("WARNING" in printed) == bool(said)
+
+
 def test_a_real_robot_is_not_started_unasked(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """The confirmation, on a robot that stands for the real one."""
     from rlspec.deploy import run

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 import numpy as np
@@ -12,7 +13,7 @@ from pydantic import Field, model_validator
 from rlspec.config.schema import Section
 from rlspec.contract.actions import DROID_HYBRID, JOINT_IMPEDANCE
 from rlspec.contract.droid import HAND_LENGTH
-from rlspec.deploy.arm.kinematics import hand_points
+from rlspec.deploy.arm.kinematics import POINTS, hand_points, points
 from rlspec.deploy.arm.robot_limits import RobotLimits
 
 Array = NDArray[np.float64]
@@ -165,3 +166,19 @@ class Bounds:
             fastest=limits.velocity * 1.1,
             longest_stop=2 * int(ticks) + 10,
         )
+
+    def stands_outside(self, joints: Array) -> Iterator[str]:
+        """A line where joints (7,) lie outside of the position margin, or what of `POINTS` does of the box."""
+        beyond = np.flatnonzero((joints < self.low) | (joints > self.high))
+        if len(beyond):
+            angles = ", ".join(f"joint{i + 1} {joints[i]:+.3f} rad" for i in beyond)
+            yield f"the arm stands outside of safety.joint_margin within its limits ({angles}): it may only come back"
+        places = points(joints, self.on_hand)
+        out = np.any((places < self.box_low[:, None]) | (places > self.box_high[:, None]), axis=0)
+        if out.any():
+            show = lambda values: " ".join(f"{value:+.2f}" for value in values)  # noqa: E731
+            parts = ", ".join(f"{POINTS[i]} {show(places[:, i])}" for i in np.flatnonzero(out))
+            yield (
+                f"the arm stands outside of the workspace box, from {show(self.box_low)} to {show(self.box_high)} m "
+                f"({parts}): it may only come in; safety.workspace_low and _high are metres in the robot's base frame"
+            )

@@ -383,3 +383,16 @@ def test_a_state_is_not_kept_by_reference() -> None:
     trial.safety.reset(RobotState(0.0, joints, np.zeros(7), 0.0))
     joints += 1.0
     np.testing.assert_array_equal(trial.tick(None, state=RobotState(0.0, HOME, np.zeros(7), 0.0)).joints, HOME)
+
+
+def test_what_of_an_arm_stands_outside_is_named() -> None:
+    bounds = SafetyFilter(LIMITS["fr3"], SafetySettings(workspace_low=[-1.0, -1.0, 0.0])).bounds
+    assert list(bounds.stands_outside(HOME)) == []
+    bent, low = HOME.copy(), HOME.copy()
+    bent[3] = LIMITS["fr3"].low[3] + 0.001
+    low[1] = 1.5  # the hand below the table
+    (line,) = bounds.stands_outside(bent)
+    assert f"(joint4 {bent[3]:+.3f} rad)" in line
+    (line,) = bounds.stands_outside(low)
+    tip = forward(low)[0]
+    assert f"tcp {tip[0]:+.2f} {tip[1]:+.2f} {tip[2]:+.2f}" in line and "elbow" not in line
