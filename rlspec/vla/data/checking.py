@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 from rlspec.contract.features import ACTION, STATE, picture_shape
 from rlspec.errors import DataError
 from rlspec.vla.data.decoding import decode_all
-from rlspec.vla.data.exact_statistics import check_finite
+from rlspec.vla.data.exact_statistics import BOOKKEEPING, check_finite
 from rlspec.vla.data.files import INFO, STATS, first_line, is_numeric, read_columns, read_json
 from rlspec.vla.data.pixels import FILM_RATE_TOLERANCE, decode_image, read_film, read_film_head
 
@@ -49,20 +49,27 @@ class DatasetReport:
 
 
 def check_dataset(
-    root: Path | str, *, episodes: Sequence[int] | None = None, say: Callable[[str], None] | None = None
+    root: Path | str,
+    *,
+    episodes: Sequence[int] | None = None,
+    renamed: Mapping[str, str] | None = None,
+    say: Callable[[str], None] | None = None,
 ) -> DatasetReport:
     """Check a LeRobotDataset v3 in a folder.
 
     Args:
         root: of the data set.
         episodes: those that are used: what is wrong in others does not matter; None: all.
+        renamed: feature in the files -> name outside.
         say: told how far the decoding of all pictures is; None: only the first of each file are decoded.
 
     Raises:
         DataError: The first fault, with the file and the remedy.
     """
     root = Path(root)
-    info = _check_metadata(root)
+    names = {new: old for old, new in (renamed or {}).items()}
+    needed = [names.get(name, name) for name in (ACTION, STATE)]
+    info = _check_metadata(root, needed)
     features = info["features"]
     table = _read_episodes(root, info)
     used = np.isin(table["episode_index"], table["episode_index"] if episodes is None else list(episodes))
@@ -75,7 +82,7 @@ def check_dataset(
     _check_videos(root, info, table, used)
     if say is not None:
         decode_all(root, info, table, used, say)
-    _check_statistics(root, features)
+    _check_statistics(root, needed)
     return DatasetReport(
         episodes=len(table["episode_index"]),
         frames=len(columns["index"]),
@@ -86,7 +93,7 @@ def check_dataset(
     )
 
 
-def _check_metadata(root: Path) -> dict[str, Any]:
+def _check_metadata(root: Path, needed: Sequence[str]) -> dict[str, Any]:
     info = read_json(root / INFO)
     for key in ("codebase_version", "fps", "features", "total_episodes", "total_frames", "total_tasks", "data_path"):
         if key not in info:
@@ -96,9 +103,11 @@ def _check_metadata(root: Path) -> dict[str, Any]:
             f"{root / INFO}: format {info['codebase_version']}, v3.0 is read; convert it with "
             "python -m lerobot.scripts.convert_dataset_v21_to_v30"
         )
-    for name in (ACTION, STATE):
+    for name in needed:
         if name not in info["features"]:
-            raise DataError(f"{root / INFO}: no feature {name}; the data cannot be imitated without")
+            known = ", ".join(each for each in info["features"] if each not in BOOKKEEPING)
+            remedy = f"name what it is by dataset.rename={{FEATURE: {name}}}; there are {known}"
+            raise DataError(f"{root / INFO}: no feature {name}, without which nothing can be imitated; {remedy}")
     if not info["total_episodes"] or not info["total_frames"]:
         raise DataError(f"{root / INFO}: no episodes yet; record or collect some first")
     tasks = _read_table(root / _TASKS)
@@ -231,11 +240,11 @@ def _check_film(path: Path, name: str, feature: Mapping[str, Any], fps: float, f
         raise DataError(f"{path}: {rate:g} frames per second, {INFO} says fps={fps:g}; correct {INFO}")
 
 
-def _check_statistics(root: Path, features: Mapping[str, Any]) -> None:
+def _check_statistics(root: Path, needed: Sequence[str]) -> None:
     remedy = f"repair them: python -m rlspec.stats path={shlex.quote(str(root))} --fix"
     if not (root / STATS).is_file():
         raise DataError(f"{root / STATS}: missing; {remedy}")
     stored = read_json(root / STATS)
-    for name in features:
-        if name in (ACTION, STATE) and not {"mean", "std", "min", "max"} <= set(stored.get(name, ())):
+    for name in needed:
+        if not {"mean", "std", "min", "max"} <= set(stored.get(name, ())):
             raise DataError(f"{root / STATS}: no statistics of {name}; {remedy}")

@@ -7,7 +7,7 @@ histogram of their 256 values.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -104,8 +104,12 @@ def image_statistics(histogram: NDArray[np.int64], frames: int) -> Statistics:
     }
 
 
-def numeric_statistics(root: Path) -> dict[str, Statistics]:
+def numeric_statistics(root: Path, episodes: Sequence[int] | None = None) -> dict[str, Statistics]:
     """Exact statistics of all numeric features of a LeRobotDataset v3, read from its parquet files.
+
+    Args:
+        root: the data set's folder.
+        episodes: whose frames count; None: all.
 
     Raises:
         DataError: A file is missing or cannot be read.
@@ -114,6 +118,9 @@ def numeric_statistics(root: Path) -> dict[str, Statistics]:
     features = read_json(root / INFO)["features"]
     names = [name for name, feature in features.items() if is_numeric(feature)]
     columns = read_columns(root, names)
+    if episodes is not None:
+        counts = np.isin(columns["episode_index"][:, 0], list(episodes))
+        columns = {name: values[counts] for name, values in columns.items()}
     check_finite(root, columns)
     return {name: vector_statistics(values) for name, values in columns.items()}
 

@@ -9,7 +9,6 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 from lerobot.datasets.dataset_metadata import LeRobotDatasetMetadata
 from lerobot.datasets.lerobot_dataset import LeRobotDataset
 
@@ -152,11 +151,11 @@ def _mend_statistics(dataset: RenamedDataset) -> None:
         return
     try:
         exact = numeric_statistics(root)
-    except NotFinite as error:  # which does not matter where the recipe leaves that episode out
-        stored = (values for each in (meta.stats or {}).values() for values in each.values())
-        if not all(np.isfinite(np.asarray(values, dtype=np.float64)).all() for values in stored):
-            raise DataError(f"{error}; its stored statistics are not finite either, so only new data helps") from None
-        log.warning("statistics of %s are taken as they are stored: %s", dataset.repo_id, error)
+    except NotFinite as error:
+        if dataset.episodes is None:
+            raise
+        meta.stats = {**(meta.stats or {}), **numeric_statistics(root, dataset.episodes)}
+        log.warning("statistics of %s are those of the chosen episodes: %s", dataset.repo_id, error)
         return
     if int(exact["index"]["count"][0]) != meta.total_frames:
         log.warning("only a part of %s is here: its statistics are taken as they are stored", dataset.repo_id)

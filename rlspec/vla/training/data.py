@@ -138,7 +138,7 @@ def _check_foreign(dataset: Dataset, display: Display) -> None:
         return
     root = Path(dataset.root).expanduser()
     if dataset.repo_id is None or (root / INFO).is_file():
-        report = check_dataset(root, episodes=dataset.episodes, say=display.line)
+        report = check_dataset(root, episodes=dataset.episodes, renamed=dataset.rename, say=display.line)
         display.line(f"checked {root}: {report.describe()}")
 
 

@@ -230,6 +230,22 @@ def test_a_number_that_is_none_does_not_matter_in_an_episode_that_is_left_out(
         check_dataset(root, episodes=[0, 1])
 
 
+def test_actions_may_go_by_another_name(images: Path, copy_of: Callable[[Path], Path]) -> None:
+    root = copy_of(images)
+    table = pq.read_table(root / DATA)
+    pq.write_table(table.rename_columns(["actions" if n == "action" else n for n in table.column_names]), root / DATA)
+    for name, key in (("meta/info.json", "features"), ("meta/stats.json", None)):
+        content = json.loads((root / name).read_text())
+        features = content if key is None else content[key]
+        features["actions"] = features.pop("action")
+        (root / name).write_text(json.dumps(content))
+    with pytest.raises(
+        DataError, match=r"no feature action, .* by dataset.rename=\{FEATURE: action\}; there are .*actions"
+    ):
+        check_dataset(root)
+    check_dataset(root, renamed={"actions": "action"})
+
+
 def test_pictures_are_decoded_once_for_the_files_as_they_are(
     images: Path, copy_of: Callable[[Path], Path], cache: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -147,7 +147,7 @@ def test_opening_takes_exact_statistics_where_the_stored_are_not(
     assert (by_lerobot / "meta/stats.json").read_text() == stored
 
 
-def test_opening_keeps_stored_statistics_where_a_number_is_not_finite(
+def test_an_episode_with_a_number_that_is_not_finite_can_be_left_out(
     by_lerobot: Path, copy_of: Callable[[Path], Path], caplog: pytest.LogCaptureFixture
 ) -> None:
     root = copy_of(by_lerobot)
@@ -157,11 +157,12 @@ def test_opening_keeps_stored_statistics_where_a_number_is_not_finite(
     actions[3] = np.nan
     column = pa.array(actions.tolist(), type=table.schema.field("action").type)
     pq.write_table(table.set_column(index, table.schema.field("action"), column), path)
-    dataset = open_dataset(Dataset(name="toy"), root=root)
-    assert "taken as they are stored" in caplog.text and "action is not finite in 1 frames" in caplog.text
-    stored = json.loads((root / "meta/stats.json").read_text())
-    assert np.array_equal(dataset.meta.stats["action"]["q99"], stored["action"]["q99"])
-    stored["action"]["mean"][0] = float("nan")
-    (root / "meta/stats.json").write_text(json.dumps(stored))
-    with pytest.raises(DataError, match="stored statistics are not finite either"):
+    with pytest.raises(DataError, match="not finite in 1 frames.* leave the episode out with dataset.episodes"):
         open_dataset(Dataset(name="toy"), root=root)
+    with pytest.raises(DataError, match="not finite in 1 frames"):
+        open_dataset(Dataset(name="toy", episodes=[0, 1]), root=root)
+    dataset = open_dataset(Dataset(name="toy", episodes=[1]), root=root)
+    assert "those of the chosen episodes: " in caplog.text
+    chosen = actions[np.array(table.column("episode_index").to_pylist()) == 1]
+    assert np.isfinite(chosen).all() and len(chosen) < len(actions)
+    assert np.allclose(dataset.meta.stats["action"]["q99"], np.quantile(chosen, 0.99, axis=0))
