@@ -240,7 +240,7 @@ def test_actions_may_go_by_another_name(images: Path, copy_of: Callable[[Path], 
         features["actions"] = features.pop("action")
         (root / name).write_text(json.dumps(content))
     with pytest.raises(
-        DataError, match=r"no feature action, .* by dataset.rename=\{FEATURE: action\}; there are .*actions"
+        DataError, match=r"no feature action, .*rename=\{FEATURE: action\}; there are .*actions"
     ):
         check_dataset(root)
     check_dataset(root, renamed={"actions": "action"})
