@@ -21,11 +21,11 @@ from rlspec.rlvr.session import (
     batch_plan,
     build_evaluations,
     build_parts,
-    build_trainer,
     describe_profile,
     read_all_problems,
     rollouts_are_used_once,
 )
+from rlspec.rlvr.trainer import build_trainer
 from rlspec.rlvr.training.arguments import stretched_schedule
 from rlspec.rlvr.training.callbacks import CollapseGuard, EvaluationCallback, InterruptCallback, MetricsCallback
 from rlspec.rlvr.training.preflight import check_same_problems

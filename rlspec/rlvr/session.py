@@ -1,22 +1,17 @@
-"""The parts of one run, built from its recipe: problems, policy, optimizer, trainer."""
+"""The parts of one run, built from its recipe: problems, policy, optimizer, evaluations."""
 
 from __future__ import annotations
 
 import warnings
 from collections.abc import Callable, Mapping, Sequence
-from contextlib import nullcontext
 from dataclasses import dataclass, replace
 from functools import cached_property, partial
 from itertools import chain
 from pathlib import Path
 from typing import Any
 
-from datasets import Dataset
-from pyarrow import ArrowInvalid, ArrowTypeError
 from torch import nn
 from transformers import PretrainedConfig, PreTrainedTokenizerBase
-from transformers.integrations import TensorBoardCallback
-from transformers.trainer_callback import PrinterCallback
 
 from rlspec.checkpoint import read_manifest
 from rlspec.config.load import load_group
@@ -28,7 +23,6 @@ from rlspec.diagnostics.alignment import live_probes
 from rlspec.diagnostics.norm_test import NormTest
 from rlspec.diagnostics.probes import PROBES, Probe
 from rlspec.errors import ConfigError, DataError
-from rlspec.hub import one_line
 from rlspec.optim import SpectralOptimizer, build_optimizer
 from rlspec.rlvr.data.problems import Problem, read_for_training, read_problems
 from rlspec.rlvr.evaluation.evaluator import HeldOutEvaluations, ProblemEvaluator, build_protocol
@@ -39,21 +33,11 @@ from rlspec.rlvr.models.tokenizer import build_byte_tokenizer
 from rlspec.rlvr.sampling.generation import Policy, Sampler, generate_tokens
 from rlspec.rlvr.sampling.prompts import PromptStyle
 from rlspec.rlvr.tools.toolbox import Toolbox, build_toolbox, teach_calls
-from rlspec.rlvr.training.arguments import (
-    build_arguments,
-    common_arguments,
-    completion_length,
-    grpo_arguments,
-    sft_arguments,
-    training_steps,
-    uses_bf16,
-)
+from rlspec.rlvr.training.arguments import completion_length, training_steps, uses_bf16
 from rlspec.rlvr.training.batching import BatchPlan, plan_batches
-from rlspec.rlvr.training.callbacks import events_after
 from rlspec.rlvr.training.growth import BatchGrowth
 from rlspec.rlvr.training.preflight import keep_checked
 from rlspec.rlvr.training.rewards import VerifierReward
-from rlspec.rlvr.training.trainers import RlspecTrainerMixin, SpectralGMPOTrainer, SpectralGRPOTrainer
 from rlspec.rlvr.verifiers.build import Circumstances, build_verifiers
 from rlspec.rlvr.verifiers.verifier import Verifiers
 from rlspec.runtime.devices import choose_device
@@ -354,91 +338,4 @@ def build_evaluations(
         tokenizer=parts.tokenizer,
         run=parts.run,
         write_best=parts.write_weights if recipe.checkpoints.keep_best else None,
-    )
-
-
-def build_trainer(parts: TrainerParts) -> RlspecTrainerMixin:
-    """The trainer of the recipe's algorithm, with its own callbacks removed: rlspec shows and writes by itself."""
-    trainer = _build_sft(parts) if parts.recipe.algorithm == "sft" else _build_grpo(parts)
-    trainer.remove_callback(PrinterCallback)
-    run = parts.run
-    if parts.recipe.report.tensorboard and run.start and run.process.is_main_process:
-        trainer.remove_callback(TensorBoardCallback)
-        trainer.add_callback(events_after(run.start, run.directory.path / "tensorboard"))
-    return trainer
-
-
-def _shared(parts: TrainerParts) -> dict[str, Any]:
-    return {
-        "optimizer_factory": optimizer_factory(parts.recipe.optim, parts.recipe.batch.prompts_per_step),
-        "checkpoint_extras": parts.checkpoint_extras,
-        "keep_last": parts.recipe.checkpoints.keep_last,
-        "sharding": parts.recipe.sharding,
-        "probes": parts.probes,
-        "processing_class": parts.tokenizer,
-    }
-
-
-def _arguments(parts: TrainerParts) -> dict[str, Any]:
-    return common_arguments(
-        parts.recipe, checkpoints=parts.run.directory.checkpoints, device=parts.device, steps=parts.steps
-    )
-
-
-def _build_grpo(parts: TrainerParts) -> RlspecTrainerMixin:
-    from trl import GRPOConfig
-
-    from rlspec.rlvr.sampling.vllm import check_engine, explained
-
-    style = parts.style
-    arguments = {**_arguments(parts), **grpo_arguments(parts.recipe.rollout, parts.plan, style)}
-    if len(parts.verifiers.members) > 1:
-        arguments["reward_weights"] = list(parts.verifiers.weights)
-    trainer_class = SpectralGMPOTrainer if parts.recipe.algorithm == "gmpo" else SpectralGRPOTrainer
-    args = build_arguments(GRPOConfig, arguments)
-    with explained(args) if args.use_vllm else nullcontext():
-        trainer = trainer_class(
-            model=parts.policy,
-            reward_funcs=list(parts.rewards),
-            args=args,
-            train_dataset=_prompt_table(parts),
-            tools=list(parts.toolbox.tools) or None,
-            environment_factory=parts.toolbox.environment_factory,
-            skip_zero_advantages=parts.recipe.batch.skip_zero_advantages,
-            **_shared(parts),
-        )
-        if args.use_vllm:
-            check_engine(trainer)
-    if parts.growth is not None:
-        trainer.change_batch(parts.growth.plan.trl_arguments(), parts.growth.origin)
-        trainer.add_callback(parts.growth)
-    return trainer
-
-
-def _prompt_table(parts: TrainerParts) -> Dataset:
-    try:
-        return Dataset.from_list([parts.style.row(problem) for problem in parts.problems])
-    except (ArrowInvalid, ArrowTypeError) as error:
-        reason = f"an environment is told whole rows, and a column holds several types: {one_line(error)}"
-        raise DataError(f"data={parts.recipe.data.name}: {reason}") from error
-
-
-def _build_sft(parts: TrainerParts) -> RlspecTrainerMixin:
-    from trl import SFTConfig
-
-    from rlspec.rlvr.training.sft import SpectralSFTTrainer, sft_dataset
-
-    recipe = parts.recipe
-    table = sft_dataset(
-        parts.problems,
-        parts.tokenizer,
-        examples=parts.steps * parts.plan.completions_per_step,
-        seed=recipe.seed,
-        corruption=recipe.corruption,
-        style=parts.style,
-        box_answers=recipe.box_answers,
-    )
-    arguments = {**_arguments(parts), **sft_arguments(parts.plan)}
-    return SpectralSFTTrainer(
-        model=parts.policy, args=build_arguments(SFTConfig, arguments), train_dataset=table, **_shared(parts)
     )

@@ -239,9 +239,7 @@ def test_actions_may_go_by_another_name(images: Path, copy_of: Callable[[Path], 
         features = content if key is None else content[key]
         features["actions"] = features.pop("action")
         (root / name).write_text(json.dumps(content))
-    with pytest.raises(
-        DataError, match=r"no feature action, .*rename=\{FEATURE: action\}; there are .*actions"
-    ):
+    with pytest.raises(DataError, match=r"no feature action, .*rename=\{FEATURE: action\}; there are .*actions"):
         check_dataset(root)
     check_dataset(root, renamed={"actions": "action"})
 
