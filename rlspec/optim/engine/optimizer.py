@@ -56,7 +56,8 @@ class SpectralOptimizer(torch.optim.Optimizer):
 
     Every keyword is the default of a parameter-group entry of the same name. State is float32 (float64 for float64
     parameters) whatever the parameter's dtype; bf16 and fp16 parameters get a float32 master copy in the state, which
-    is what moves, and takes over what others write into the parameter between steps. Weight decay is decoupled:
+    is what moves, and takes over what others write into the parameter between steps; a model that is cast between
+    steps keeps its momentum. Weight decay is decoupled:
     `p *= 1 - lr * weight_decay` before the update. A parameter whose gradient is None is skipped; so is one whose
     gradient has NaN or Inf, which is counted and warned about once. Gradients are never mutated.
 
