@@ -237,6 +237,8 @@ def _relation(tokens: Tokens, level: int) -> Form | None:
         return None  # a relation inside a bracket
     if signs[0] in _TURNED:
         parts, signs = parts[::-1], [_TURNED.get(sign, f"not {sign}") for sign in signs[::-1]]
+    if len(parts) == 3 and set(signs) <= {"<", r"\leq"}:
+        parts, signs = _bounded(parts, signs)
     if any(part[0] == "-" and len(part) < 4 and is_name(tuple(part[1:])) for part in parts):
         parts = [_negated(part) for part in (parts if signs == [r"\neq"] else parts[::-1])]
         signs = signs[::-1]
@@ -245,6 +247,15 @@ def _relation(tokens: Tokens, level: int) -> Form | None:
     if signs == [r"\neq"] and is_name(tuple(parts[1])) and not is_name(tuple(parts[0])):
         parts = parts[::-1]
     return Form("relation", items=_items(parts, level), mark=" ".join(signs))
+
+
+def _bounded(parts: list[Tokens], signs: Tokens) -> tuple[list[Tokens], Tokens]:
+    r"""`-\infty<x<3` without the end that bounds nothing."""
+    if list(parts[0]) == ["-", r"\infty"]:
+        return parts[1:], signs[1:]
+    if list(parts[2]) in ([r"\infty"], ["+", r"\infty"]):
+        return parts[:2], signs[:1]
+    return parts, signs
 
 
 def _negated(tokens: Tokens) -> Tokens:

@@ -22,7 +22,7 @@ _NEGATION = re.compile(
 
 def is_name(tokens: Sequence[str]) -> bool:
     """Whether tokens are a name, which says nothing about the value beside it."""
-    if not tokens or len(tokens) > _LONGEST or any(map(_NEGATION.match, tokens)):
+    if not tokens or len(tokens) > _LONGEST or any(map(_NEGATION.match, tokens)) or r"\infty" in tokens:
         return False
     if tokens[0].startswith("\\text{"):
         return len(tokens) == 1 or _is_index(tokens[1:])

@@ -72,6 +72,7 @@ _SCIENTIFIC = re.compile(_NUMBER + r"[eE]\+?(?P<exponent>-?[0-9]{1,5})(?![\w.])"
 _EITHER = re.compile(r"(?<![\w.\\])(?!1e)[0-9]+e[-+][1-9](?![\w.])", re.ASCII)
 _EULER = re.compile(r"(?<![A-Za-z])e(?![A-Za-z])", re.ASCII)
 _TIMES_TEN = re.compile(r"(?<=[0-9])\s?[xX]\s?10(?=\s?(?:\^|\*\*))", re.ASCII)
+_ORDINAL = re.compile(r"\A[0-9]+(?=(?:st|nd|rd|th)\.?\Z)", re.ASCII)
 _NOT_EQUAL = re.compile(r"(?<![0-9)!])!=", re.ASCII)
 _OPERATORS = (("<=", r"\le "), ("=<", r"\le "), (">=", r"\ge "), ("==", "="), ("**", "^"))
 
@@ -92,6 +93,8 @@ _JOINTS = {"and": r"\text{and}", "or": r"\text{or}"}
 def as_tex(text: str) -> str:
     """A text with typed signs and scientific numbers as their TeX commands; what may be Euler's number stays."""
     text = text.translate(_UNICODE).strip().replace("...", r"\ldots ")
+    if ordinal := _ORDINAL.match(text):
+        return rf"{ordinal.group()}\text{{{text[ordinal.end() :].rstrip('.')}}}"
     if _WORTH_A_LOOK.search(text) is None:
         return text
     if text.startswith("**") and text.endswith("**") and text.count("**") == 2:

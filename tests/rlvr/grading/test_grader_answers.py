@@ -19,6 +19,12 @@ from rlspec.rlvr.grading.verdict import ACCEPTED, EXCLUDED, Reason
 
 # (answer, gold, reason)
 ACCEPTED_PAIRS = [
+    (r"-\infty<x<3", r"(-\infty,3)", "tuple"),
+    (r"-\infty\le x\le 3", r"(-\infty,3]", "interval"),
+    (r"x\geq 2", r"2\le x<\infty", "relation"),
+    (r"-\infty<x<\infty", r"\mathbb{R}", "tuple"),
+    ("21st", "21", "exact"),
+    ("5th.", r"5\text{th}", "exact"),
     ("5,", "5", "exact"),
     ("5;", "5", "exact"),
     ("5\\ ", "5", "exact"),
@@ -115,6 +121,10 @@ ACCEPTED_PAIRS = [
 ]
 
 REFUSED_PAIRS = [
+    (r"-\infty<x<3", "x>-3", "unevaluated"),
+    (r"\infty<x<3", r"(-\infty,3)", "unparseable"),
+    (r"3<x<\infty", "x>2", "different"),
+    ("5th", "6", "different"),
     ("2", r"2\sqrt{3}", "different"),
     ("12", "12-5i", "different"),
     ("2", "y=2x+3", "different"),
