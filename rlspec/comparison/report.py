@@ -123,6 +123,7 @@ def _arm(plan: Plan, arm: ArmResults, found: Estimate | None, out: Path) -> dict
         "overrides": plan.arms[arm.name],
         "lr": arm.lr,
         "at_edge": bool(arm.tuned and arm.tuned.edge),
+        "flat": bool(arm.tuned and arm.tuned.flat),
         "tuning": [_run(run, out) for run in arm.tuning],
         "runs": [_run(run, out) for run in arm.runs],
         "statistics": found.as_json() if found else None,
@@ -231,7 +232,8 @@ def _tuning_table(arms: Sequence[Mapping[str, Any]], words: str) -> list[str]:
     for arm in arms:
         cells = [_tuned_cell(rate, arm) for rate in sorted({run["lr"] for run in arm["tuning"]})]
         waiting = sum(run["status"] in TO_COME for run in arm["tuning"])
-        note = "the best rate is at the end of what was tried" if arm["at_edge"] and not waiting else ""
+        note = "the best rate is at the end of what was tried" if arm["at_edge"] else ""
+        note = "all rates score alike: a better one may lie outside of what was tried" if arm["flat"] else note
         note = f"{waiting} runs to come" if waiting else note
         lines.append(f"| {arm['name'].replace('|', '\\|')} | {', '.join(filter(None, cells))} | {note} |")
     return lines

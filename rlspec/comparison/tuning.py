@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from rlspec.comparison.plan import Tune
 
 Score = float | None  # None: the run failed, or measured nothing
+FLAT = 0.05  # of the best score: rates that lie closer together choose by chance
 
 
 @dataclass(frozen=True)
@@ -18,6 +19,12 @@ class Tuned:
     scores: Mapping[float, float]  # rate -> mean over the tuning seeds; minus infinity where a run failed
     best: float | None  # None: every run failed
     edge: str | None  # the best rate is the lowest or the highest that was tried: on which side
+
+    @property
+    def flat(self) -> bool:
+        """Three rates or more score alike: nothing says that the best one lies among them."""
+        found = [score for score in self.scores.values() if math.isfinite(score)]
+        return len(found) >= 3 and max(found) - min(found) <= FLAT * max(map(abs, found))
 
 
 def tune(settings: Tune, arm: str, run: Callable[[Sequence[float]], Mapping[float, Sequence[Score]]]) -> Tuned:

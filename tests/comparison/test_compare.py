@@ -328,6 +328,13 @@ def test_of_rates_that_tie_the_middle_one_is_chosen(scores: list[float], best: f
     assert (found.best, len(found.scores)) == (best, tried)
 
 
+@pytest.mark.parametrize(("rates", "alike"), [([8e-5, 1e-4, 1.25e-4], True), ([1e-5, 1e-4, 1e-3], False)])
+def test_rates_that_score_alike_are_said_to_choose_by_chance(tmp_path: Path, rates: list[float], alike: bool) -> None:
+    comparison = sweep(tmp_path, Imitation(best=1e-4), tune={"lr": rates})
+    report = build_report(comparison.plan, comparison.run(), tmp_path, "command")
+    assert ("a better one may lie outside of what was tried" in render_markdown(report)) == alike
+
+
 def test_what_is_done_is_not_done_again_and_a_failing_arm_does_not_stop_the_others(tmp_path: Path) -> None:
     failing = Imitation(failing=["optim=muon"])
     tune = {"lr": [1e-5, 1e-4, 1e-3]}
