@@ -190,9 +190,8 @@ def estimate_run_memory(recipe: Recipe, plan: BatchPlan, config: PretrainedConfi
     model, completion = recipe.model, completion_length(recipe.trainer, recipe.evaluation)
     build = optimizer_factory(recipe.optim, recipe.batch.prompts_per_step)
 
-    def optimizer_bytes(
-        meta: nn.Module,
-    ) -> int:  # built in full: what is wrong is said before any weight
+    def optimizer_bytes(meta: nn.Module) -> int:
+        # Built in full: what is wrong with its settings is said before any weight is loaded.
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
             mapping = build(meta).symmetry

@@ -18,7 +18,7 @@ Every pass is linear in the length of the text. Policies, all of them deliberate
 - **Sets and regions.** `\{1,2\}` is `1,2`; `x<3` is `(-\infty,3)`, `x<1 or x>3` is a union, `\mathbb{R}` is
   `(-\infty,\infty)`, whatever the variable is called (`x<3` and `y<3` differ all the same). `1<x<3` equals `(1,3)`
   although that may be a point: nobody answers a question about a point with a chain of inequalities.
-- **Vectors.** `\langle1,2\rangle` is `(1,2)`.
+- **Vectors.** `\langle1,2\rangle` is `(1,2)`; `\langle x\rangle`, a mean, is not `x`.
 - **TeX shorthand.** `\frac43` and `{4\over3}` are `\frac{4}{3}`, `\sqrt2` is `\sqrt{2}`; `2^10` is read as its
   author meant it: `2^{10}`.
 - **Words** (`\text{Evelyn}`, `east`) are compared letter by letter, ignoring case where a side is a `\text{}` of two
@@ -99,8 +99,6 @@ _RENAMED = {
     r"\rbrace": r"\}",
     r"\lbrack": "[",
     r"\rbrack": "]",
-    r"\langle": "(",
-    r"\rangle": ")",
     r"\bar": r"\overline",
     r"\lvert": "|",
     r"\rvert": "|",
@@ -125,6 +123,8 @@ _RENAMED = {
 }
 _ENDS = (["."], [","], [";"], ["\\"])  # of a sentence, or of a line
 _NEGATED = {"=": r"\neq", r"\in": r"\notin"}
+_INSIDE = r"(?:(?!\\[lr]angle).)"
+_VECTOR = re.compile(rf"\\langle(?![A-Za-z])({_INSIDE}{{1,200}}?,{_INSIDE}{{1,200}}?)(?:\\right)?\\rangle", re.DOTALL)
 _COLOURS = frozenset((r"\color", r"\textcolor"))
 _INFIX = {r"\over": r"\frac", r"\choose": r"\binom"}
 _TEXT = frozenset(
@@ -148,6 +148,7 @@ def tokenize(text: str) -> Tokens:
     """Clean tokens of an answer: no spaces, no layout, arguments in braces, thousands joined, texts as one token."""
     _, marked, after = text.rpartition("####")
     raw = bare_unit(as_tex(after if marked else text))
+    raw = _VECTOR.sub(r"(\1)", raw) if r"\rangle" in raw else raw
     tokens = _join_thousands(named_letters(_drop_layout(_TOKEN.findall(raw))))
     tokens = [token for token in mixed_numbers(tokens) if token != " "]
     while tokens[-1:] in _ENDS:

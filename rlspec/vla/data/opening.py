@@ -9,6 +9,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 from lerobot.datasets.dataset_metadata import LeRobotDatasetMetadata
 from lerobot.datasets.lerobot_dataset import LeRobotDataset
 
@@ -151,10 +152,16 @@ def _mend_statistics(dataset: RenamedDataset) -> None:
         return
     try:
         exact = numeric_statistics(root)
-    except NotFinite as error:
-        if dataset.episodes is None:
-            raise
-        meta.stats = {**(meta.stats or {}), **numeric_statistics(root, dataset.episodes)}
+    except NotFinite as error:  # which matters in none that is left out, nor in a feature that nobody reads
+        try:
+            chosen = numeric_statistics(root, dataset.episodes)
+        except NotFinite:
+            stored = (values for each in (meta.stats or {}).values() for values in each.values())
+            if not all(np.isfinite(np.asarray(values, dtype=np.float64)).all() for values in stored):
+                raise
+            log.warning("statistics of %s are taken as they are stored: %s", dataset.repo_id, error)
+            return
+        meta.stats = {**(meta.stats or {}), **chosen}
         log.warning("statistics of %s are those of the chosen episodes: %s", dataset.repo_id, error)
         return
     if int(exact["index"]["count"][0]) != meta.total_frames:

@@ -69,6 +69,8 @@ def first_difference(stored: Mapping[str, Any], wanted: Mapping[str, Any]) -> st
         if old == new:
             continue
         if isinstance(old, Mapping) and isinstance(new, Mapping):
-            return first_difference({**dict.fromkeys(new), **old}, {**dict.fromkeys(old), **new})
+            inner = first_difference({**dict.fromkeys(new), **old}, {**dict.fromkeys(old), **new})
+            if inner is not None:  # None: a key that is null on one side and left out on the other
+                return inner
         return f"{key} ({json.dumps(old)} instead of {json.dumps(new)})"
     return None

@@ -121,6 +121,9 @@ ACCEPTED_PAIRS = [
 ]
 
 REFUSED_PAIRS = [
+    (r"\langle x\rangle", "x", "unparseable"),
+    (r"\langle1,2\rangle", "(2,1)", "different"),
+    (r"\langle x\rangle,\langle y\rangle", "x,y", "different"),
     (r"-\infty<x<3", "x>-3", "unevaluated"),
     (r"\infty<x<3", r"(-\infty,3)", "unparseable"),
     (r"3<x<\infty", "x>2", "different"),

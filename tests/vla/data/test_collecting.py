@@ -20,6 +20,7 @@ from rlspec.errors import DataError
 from rlspec.vla.data import demonstrations, staging, workers
 from rlspec.vla.data.episodes import load_episode_actions
 from rlspec.vla.data.files import read_columns
+from rlspec.vla.data.output import first_difference
 
 Generate = Callable[..., Path]
 
@@ -178,6 +179,22 @@ def test_unfinished_demonstrations_of_other_settings_are_not_mixed(generate: Gen
         generate(tmp_path / "data", pool=stop_after(2, []))
     with pytest.raises(DataError, match=r"unfinished demonstrations with another seed \(4 instead of 9\)"):
         generate(tmp_path / "data", seed=9)
+
+
+@pytest.mark.parametrize(
+    ("stored", "wanted", "said"),
+    [
+        ({"a": {"x": 1, "y": 2}}, {"a": {"x": 1, "y": 3}}, "y (2 instead of 3)"),
+        ({"a": {"x": 1}}, {"a": {"x": 1, "z": 4}}, "z (null instead of 4)"),
+        ({"a": {"x": 1, "z": 4}}, {"a": {"x": 1}}, "z (4 instead of null)"),
+        ({"a": {"x": None}, "b": 1}, {"a": {}, "b": 2}, 'a ({"x": null} instead of {})'),
+        ({"a": {"x": 1}, "c": 1}, {"a": {"x": 1}}, None),
+    ],
+)
+def test_a_difference_within_a_mapping_is_never_passed_over(
+    stored: dict[str, Any], wanted: dict[str, Any], said: str | None
+) -> None:
+    assert first_difference(stored, wanted) == said
 
 
 def test_a_run_that_ended_before_its_first_episode_binds_nobody(generate: Generate, tmp_path: Path) -> None:
