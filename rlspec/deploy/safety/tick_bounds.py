@@ -168,7 +168,7 @@ class Bounds:
         )
 
     def stands_outside(self, joints: Array) -> Iterator[str]:
-        """A line where joints, (7,) radians, leave the position margin, and one where any of `POINTS` leaves the box."""
+        """A line for joints, (7,) radians, beyond the position margin, and one for `POINTS` beyond the box."""
         beyond = np.flatnonzero((joints < self.low) | (joints > self.high))
         if len(beyond):
             angles = ", ".join(f"joint{i + 1} {joints[i]:+.3f} rad" for i in beyond)
