@@ -12,7 +12,7 @@ from rlspec_envs.libero.simulation import LiberoSimulation
 
 CLEARANCE = 0.025
 """Air (m) between a moving gripper or object and what it passes over."""
-CLOSE_ENOUGH, INSET = 0.025, 0.04
+CLOSE_ENOUGH, INSET = 0.025, 0.03
 """Where an arm that reaches no further lets go: distance (m) from the goal's middle, or from the edge of a surface."""
 
 DRAWER_INSET = 0.015
