@@ -22,6 +22,7 @@ from typing import Any
 
 from rlspec.rlvr.verifiers.jail import Limits, confine, leave_network
 
+PATIENCE = 5  # times its own time, for a program on a busy machine
 _LOOK = 0.02  # seconds between two looks at a running program
 _RESULT = 3  # file descriptor on which the child reports
 _MOST_RESULT = 1 << 20
@@ -48,7 +49,7 @@ def _say(descriptor: int, answer: dict[str, Any]) -> None:
 
 
 def run(job: Job) -> dict[str, Any]:
-    """Run one program; returns how it ended (`exit`, `signal`, `timeout`, `output`, `files`) and what it wrote."""
+    """Run one program; returns how it ended (the keys of `ProgramEnd.how`) and what it wrote."""
     folder = tempfile.mkdtemp(prefix="rlspec-program-")
     try:
         with tempfile.TemporaryFile() as given, tempfile.TemporaryFile() as written:
@@ -73,14 +74,17 @@ def _wait(child: int, job: Job, folder: str, written: int, receive: int) -> tupl
     handle = os.pidfd_open(child)
     os.set_blocking(receive, False)
     said, end = b"", ""
-    deadline = time.monotonic() + job["seconds"]
+    start = time.monotonic()
     while not end:
-        ready, _, _ = select.select([handle], [], [], min(_LOOK, max(0.0, deadline - time.monotonic())))
+        ready, _, _ = select.select([handle], [], [], min(_LOOK, job["seconds"]))
         said += _read(receive, _MOST_RESULT - len(said))
         if ready:
             break
-        if time.monotonic() >= deadline:
+        passed = time.monotonic() - start
+        if passed - _queued(child) >= job["seconds"]:
             end = "timeout"
+        elif passed >= PATIENCE * job["seconds"]:
+            end = "lost"
         elif os.fstat(written).st_size > job["output"]:
             end = "output"
         elif _size(folder) > job["files"]:
@@ -96,6 +100,13 @@ def _wait(child: int, job: Job, folder: str, written: int, receive: int) -> tupl
         end = "signal" if os.WIFSIGNALED(status) else "exit"
     code = os.WTERMSIG(status) if os.WIFSIGNALED(status) else os.WEXITSTATUS(status)
     return end, code, said
+
+
+def _queued(child: int) -> float:
+    """Seconds in which the child could have run and no processor was free; 0 where the kernel does not count them."""
+    with suppress(OSError, ValueError, IndexError), open(f"/proc/{child}/schedstat", encoding="ascii") as file:
+        return int(file.read().split()[1]) / 1e9
+    return 0.0
 
 
 def _read(descriptor: int, most: int) -> bytes:

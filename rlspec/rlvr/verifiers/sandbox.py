@@ -20,6 +20,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from rlspec.errors import ConfigError, UserError
+from rlspec.rlvr.verifiers.keeper import PATIENCE
 
 _ROOT = str(Path(__file__).resolve().parents[3])
 _START = (
@@ -42,7 +43,7 @@ class ProgramJob:
         function: of a call.
         arguments: of a call.
         script: the tests.
-        seconds: of wall time.
+        seconds: of wall time, less that in which no processor was free for it.
         memory: bytes of address space.
         output: bytes of standard output.
         files: bytes of all files that it may leave in its folder.
@@ -66,7 +67,7 @@ class ProgramEnd:
 
     Attributes:
         how: `exit`, `signal`, `timeout`, `output` (too much of it), `files` (too much in them), or `lost`: the keeper
-            failed, and nothing is known of the program.
+            failed or the machine was too busy, and nothing is known of the program.
         status: exit status, or the signal's number.
         written: to standard output, cut to the limit.
         result: what a call returned, as JSON has it; True after a script that came through.
@@ -160,7 +161,7 @@ class _Keeper:
             token = secrets.token_hex(8)
             self._process.stdin.write(json.dumps({**asdict(job), "token": token}).encode() + b"\n")
             self._process.stdin.flush()
-            answer = self._receive(time.monotonic() + job.seconds + _SLACK)
+            answer = self._receive(time.monotonic() + PATIENCE * job.seconds + _SLACK)
         except OSError:
             answer = None
         if answer is None:

@@ -7,6 +7,9 @@ import json
 import os
 import pickle
 import re
+import subprocess
+import sys
+import time
 import zlib
 from collections.abc import Iterator
 from pathlib import Path
@@ -318,6 +321,36 @@ def test_a_dead_keeper_is_replaced_and_its_attempt_not_judged() -> None:
         assert box.run(ProgramJob("print(1)", "program")).how == "lost"
         assert box.run(ProgramJob("print(1)", "program")).written == "1\n"
     finally:
+        box.close()
+
+
+BUSY = 6  # other processes on the one processor of a program
+
+
+@pytest.mark.skipif(not Path("/proc/self/schedstat").exists(), reason="this kernel does not count how long one waits")
+def test_time_in_which_no_processor_is_free_is_not_the_programs() -> None:
+    box = Sandbox(1)
+    processor = {min(os.sched_getaffinity(0))}
+    # They end by themselves, should this test be killed.
+    spin = "import time\nend = time.monotonic() + 60\nwhile time.monotonic() < end: pass"
+    others: list[subprocess.Popen[bytes]] = []
+    try:
+        assert box.run(ProgramJob("print(1)", "program")).written == "1\n"
+        os.sched_setaffinity(box._all[0]._process.pid, processor)
+        for _ in range(BUSY):
+            # Each in a session, as the keeper: processors may be shared out among sessions first.
+            others.append(subprocess.Popen([sys.executable, "-I", "-S", "-c", spin], start_new_session=True))
+            os.sched_setaffinity(others[-1].pid, processor)
+        works = "import time\nwhile time.process_time() < 0.3: pass\nprint(time.monotonic())"
+        start = time.monotonic()
+        end = box.run(ProgramJob(works, "program", seconds=0.8))
+        assert end.how == "exit" and float(end.written) - start > 0.8, end
+        assert box.run(ProgramJob("import time; time.sleep(1000)", "program", seconds=0.4)).how == "timeout"
+        assert box.run(ProgramJob("while True: pass", "program", seconds=0.4)).how == "lost"  # it got less than a fifth
+    finally:
+        for other in others:
+            other.kill()
+            other.wait()
         box.close()
 
 
