@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 import sys
+import threading
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
@@ -148,7 +149,17 @@ class Sweep:
         }
 
     def _results(self, jobs: Sequence[PlannedRun]) -> list[Result]:
-        return list(self.pool.map(self._result, jobs))
+        """Of every run, in the jobs' order; what other commands in the folder train at the moment comes last."""
+        left, turn = list(jobs), threading.Lock()
+
+        def next_one(_: PlannedRun) -> Result:
+            with turn:
+                free = (job for job in left if unfinished_status(self.runner.out / job.folder) != "running")
+                left.remove(chosen := next(free, left[0]))
+            return self._result(chosen)
+
+        found = {result.job: result for result in self.pool.map(next_one, jobs)}
+        return [found[job] for job in jobs]
 
     def _result(self, job: PlannedRun) -> Result:
         folder = self.runner.out / job.folder

@@ -9,6 +9,7 @@ import shlex
 import signal
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -418,6 +419,30 @@ def test_two_commands_in_one_folder_train_every_run_once(tmp_path: Path) -> None
     logs = list(tmp_path.glob("*/*.log"))
     assert len(logs) == 2 * (3 + 3)
     assert [log.read_text().count("trained") for log in logs] == [1] * len(logs)
+
+
+def test_a_command_trains_what_another_does_not_and_comes_to_the_rest_at_the_end(tmp_path: Path) -> None:
+    plan = plan_of_values(["recipe=debug_grpo", "optim=muon", "seed=0"], tune={"lr": [1e-5, 1e-4, 1e-3]})
+    begun: list[str] = []
+
+    class Watched(Imitation):
+        def run(self, command: Sequence[str], log_path: Path, log: TextIO) -> None:
+            begun.append(log_path.stem)
+            if len(begun) == 2:
+                fcntl.flock(elsewhere, fcntl.LOCK_UN)
+            super().run(command, log_path, log)
+
+    sweep = Sweep(plan, RunTrainer(tmp_path, Watched()), workers=1)
+    others = tmp_path / sweep._possible_tuning("all")[0].folder
+    others.parent.mkdir(parents=True)
+    with others.with_name(f"{others.name}.log").open("a") as elsewhere:
+        fcntl.flock(elsewhere, fcntl.LOCK_EX)
+        late = threading.Timer(20, lambda: fcntl.flock(elsewhere, fcntl.LOCK_UN))  # for who waits for it at once
+        late.start()
+        sweep.run()
+        late.cancel()
+        late.join()
+    assert begun[:3] == ["tune-lr_0.0001-seed_100", "tune-lr_0.001-seed_100", others.name]
 
 
 def test_a_killed_command_leaves_its_runs_locked_until_they_end(tmp_path: Path) -> None:

@@ -17,7 +17,7 @@ from torch.optim.lr_scheduler import CosineAnnealingLR, LambdaLR, OneCycleLR, Re
 from rlspec.errors import ConfigError
 from rlspec.optim import SpectralOptimizer
 
-QUADRATIC_STEPS = 60
+QUADRATIC_STEPS = 40
 
 
 def quadratic(params: list[nn.Parameter]) -> torch.Tensor:

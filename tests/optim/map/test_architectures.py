@@ -158,12 +158,17 @@ def loss_of(case: Architecture, model: nn.Module) -> float:
         return float(case.loss(model))
 
 
+@cache
+def loss_before(name: str) -> float:
+    return loss_of(CASES[name], built(name)[0])
+
+
 def misfit(name: str, move) -> float:
     """How much a move changes the loss, relative to it; the move itself must change weights."""
     model, _ = built(name)
     moved = copy.deepcopy(model)
     move(moved)
-    before, after = loss_of(CASES[name], model), loss_of(CASES[name], moved)
+    before, after = loss_before(name), loss_of(CASES[name], moved)
     pairs = zip(model.parameters(), moved.parameters(), strict=True)
     assert any((old - new).norm() > 0.1 * old.norm() for old, new in pairs)
     return abs(after - before) / abs(before)
