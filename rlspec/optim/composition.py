@@ -18,6 +18,8 @@ from typing import Any, Literal
 import torch
 from torch import Tensor
 
+from rlspec.errors import ConfigError
+
 Settings = Mapping[str, Any]
 """The hyperparameters of one parameter group."""
 
@@ -102,6 +104,18 @@ class _WithOptions:
     def arguments(self, settings: Settings) -> dict[str, Any]:
         """The options' values in a parameter group."""
         return {name: settings.get(name, default) for name, default in self.options.items()}
+
+
+def _check_kind(name: str, value: Any, default: Any) -> None:
+    """Refuse what no option of its kind can be: text for a switch, None for what has a value, NaN and Inf."""
+    if isinstance(default, bool) and not isinstance(value, bool):
+        raise ConfigError(f"{name}={value!r}: must be True or False")
+    if isinstance(value, str) and isinstance(default, int | float):
+        raise ConfigError(f"{name}={value!r}: must be a number")
+    if value is None and default is not None:
+        raise ConfigError(f"{name}=None: must have a value; leave it out for the rule's own")
+    if isinstance(value, float) and not math.isfinite(value):
+        raise ConfigError(f"{name}={value}: must be finite")
 
 
 @dataclass(frozen=True)
@@ -309,8 +323,11 @@ class Rule:
             ConfigError: naming the option.
         """
         for entry in self.all_stages:
+            chosen = entry.arguments(settings)
+            for name, value in chosen.items():
+                _check_kind(name, value, entry.options[name])
             if entry.check is not None:
-                entry.check(**entry.arguments(settings))
+                entry.check(**chosen)
 
     def buffers(
         self, rows: int, cols: int, settings: Settings, factor: Literal["", "a", "b"] = ""

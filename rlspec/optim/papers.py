@@ -55,6 +55,7 @@ PAPERS: dict[str, Paper] = {
     "left_polar": Paper(_POLAR, _PRETRAINING),
     "centered_left_polar": Paper(_POLAR, _PRETRAINING),
     "row_then_polar": Paper(_ROWS | _POLAR, _PRETRAINING),
+    "column_then_polar": Paper(_ROWS | _POLAR, _PRETRAINING),
     "polar_then_row": Paper(_ROWS | _POLAR, _PRETRAINING),
     "namo": Paper(_NAMO, _AUX),
     "namo_d": Paper(_NAMO, _AUX),
@@ -82,8 +83,11 @@ PAPERS: dict[str, Paper] = {
     "scion": Paper(_WHOLE | {"momentum": 0.9}, "constrained: `optim.weight_decay=1`"),
     "scion_sign": Paper({"momentum": 0.9}),
     "scion_row": Paper({"momentum": 0.9}),
-    "soap": Paper(_WHOLE | {"betas": (0.95, 0.95), "weight_decay": 0.01}, "its eps is absolute, ours relative"),
-    "dct_adamw": Paper(_WHOLE),
+    "soap": Paper(
+        _WHOLE | {"betas": (0.95, 0.95), "weight_decay": 0.01, "soap_skip_first": True},
+        "its eps is absolute, ours relative",
+    ),
+    "dct_adamw": Paper(_WHOLE, "ours corrects bias by the age of each column, and its eps is relative"),
     "shampoo": Paper(
         remains="epsilons are absolute there, ours relative; the code cuts sides at 1024, ours stay whole"
     ),

@@ -127,7 +127,7 @@ def get_rule(name: str) -> Rule:
     """
     if name in RULES:
         return RULES[name]
-    raise ConfigError(f"unknown optimizer rule {name!r}; {nearest(name, RULES)}")
+    raise ConfigError(f"unknown optimizer rule {name!r}; {nearest(str(name), RULES)}")
 
 
 def register(rule: Rule) -> Rule:

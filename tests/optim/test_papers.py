@@ -32,6 +32,7 @@ PUBLISHED: dict[str, tuple[Any, ...]] = {
     "left_polar": ("heads", 0.95, False, 0.0, *POLAR, "nuclear_exponent", 1.0),
     "centered_left_polar": ("heads", 0.95, False, 0.0, *POLAR, "nuclear_exponent", 1.0),
     "row_then_polar": ("heads", 0.95, False, 0.0, *ROWS, "polar_eps", 1e-8, "nuclear_exponent", 1.0),
+    "column_then_polar": ("heads", 0.95, False, 0.0, *ROWS, "polar_eps", 1e-8, "nuclear_exponent", 1.0),
     "polar_then_row": ("heads", 0.95, False, 0.0, *ROWS, "polar_eps", 1e-8),
     "namo": ("whole", 0.95, True, 0.1, "match_rms_adamw", "variance_beta", 0.99, "variance_eps", 1e-8),
     "namo_d": ("whole", 0.95, True, 0.1, "match_rms_adamw", "variance_beta", 0.99, "variance_eps", 1e-8,
@@ -49,7 +50,8 @@ PUBLISHED: dict[str, tuple[Any, ...]] = {
     "scion": ("whole", 0.9, False, 0.0, "match_rms_adamw", "scion_radius", 50.0),
     "scion_sign": ("heads", 0.9, False, 0.0, "match_rms_adamw", "scion_radius", 3000.0),
     "scion_row": ("heads", 0.9, False, 0.0, "match_rms_adamw", "scion_radius", 3000.0),
-    "soap": ("whole", 0.95, False, 0.01, "match_rms_adamw", "betas", (0.95, 0.95), "soap_period", 10),
+    "soap": ("whole", 0.95, False, 0.01, "match_rms_adamw", "betas", (0.95, 0.95), "soap_period", 10,
+             "soap_skip_first", True),
     "dct_adamw": ("whole", 0.95, False, 0.0, "match_rms_adamw"),
 }  # fmt: skip
 
@@ -66,8 +68,8 @@ def test_the_table_covers_every_rule_with_settings_of_its_own() -> None:
 
 
 def test_a_rule_without_an_entry_is_here_because_somebody_looked() -> None:
-    # adamw and sgd are torch's; column_then_polar is row_then_polar transposed; the others' docstrings name the source.
-    assert RULES.keys() - PAPERS.keys() == {"adamw", "sgd", "column_then_polar", "diffgrad", "lora_rite"}
+    # adamw and sgd are torch's; the others' docstrings name the source.
+    assert RULES.keys() - PAPERS.keys() == {"adamw", "sgd", "diffgrad", "lora_rite"}
 
 
 @pytest.mark.parametrize("rule", PAPERS)

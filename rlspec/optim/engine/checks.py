@@ -6,7 +6,7 @@ import math
 import operator
 import re
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from numbers import Real
+from numbers import Integral, Real
 from typing import Any, Literal, get_args, get_origin
 
 import torch
@@ -17,7 +17,7 @@ from rlspec.optim.composition import Rule
 from rlspec.optim.engine.updates import LAYOUT_KEYS, Group, State, layout
 from rlspec.optim.kernels.layout import check_layout
 from rlspec.optim.rules import get_rule
-from rlspec.optim.settings import OptimizerSettings, declared_types, limits
+from rlspec.optim.settings import OptimizerSettings, Running, declared_types, limits
 from rlspec.optim.sharding.shards import check_sharding
 from rlspec.optim.sharding.state import describe
 
@@ -34,10 +34,13 @@ NUMBERS: Mapping[str, Mapping[str, float]] = {
     "lr": {"ge": 0},  # which a scheduler may bring to 0
     "scaling": {"gt": 0},
     "num_heads": {"ge": 1},
+    "head_axis": {"ge": 0},
     "interleave": {"ge": 0},
 } | {name: kept for name, kept in limits(OptimizerSettings).items() if name not in BOUNDS}
 """Setting -> its limits."""
-WHOLE = ("num_heads", "interleave", *(name for name, kind in declared_types(OptimizerSettings).items() if kind is int))
+_TYPES = declared_types(OptimizerSettings)
+WHOLE = ("num_heads", "head_axis", "interleave", *(name for name, kind in _TYPES.items() if kind is int))
+SWITCHES = ("maximize", "stacked", "transposed", *(name for name, kind in _TYPES.items() if kind is bool))
 _LIMITS = {"ge": (operator.ge, "at least"), "gt": (operator.gt, "above"), "lt": (operator.lt, "below")}
 
 FOREIGN = ("initial_lr", "max_lr", "min_lr", "base_momentum", "max_momentum", "swa_lr", "name", "param_names", "params")
@@ -68,6 +71,8 @@ def check_group(group: Group) -> None:
     """
     rule = get_rule(group["rule"])
     _check_numbers(group)
+    for key in SWITCHES:
+        check_switch(key, group[key])
     for key, words in WORDS.items():
         if group[key] not in words:
             raise ConfigError(f"{key}={group[key]!r}; {nearest(str(group[key]), words)}")
@@ -81,9 +86,9 @@ def check_group(group: Group) -> None:
 
 def _check_numbers(group: Group) -> None:
     for key, bounds in NUMBERS.items():
-        if not _is_number(group[key]) or not _within(float(group[key]), bounds, key in WHOLE):
+        if not _is_number(group[key], key in WHOLE) or not _within(float(group[key]), bounds):
             words = " and ".join(f"{_LIMITS[sign][1]} {bound:g}" for sign, bound in bounds.items())
-            kind = "a whole number" if key in WHOLE else "a number"
+            kind = "an integer" if key in WHOLE else "a number"
             raise ConfigError(f"role {group['role']}: {key}={group[key]!r} must be {kind} {words}")
     betas = group["betas"]
     pair = isinstance(betas, tuple | list) and len(betas) == 2
@@ -91,15 +96,41 @@ def _check_numbers(group: Group) -> None:
         raise ConfigError(f"role {group['role']}: betas={betas!r} must be two numbers of at least 0 and below 1")
 
 
-def _within(value: float, bounds: Mapping[str, float], whole: bool) -> bool:
+def _within(value: float, bounds: Mapping[str, float]) -> bool:
     fits = all(_LIMITS[sign][0](value, bound) for sign, bound in bounds.items())
-    return fits and value < math.inf and (not whole or value == int(value))
+    return fits and value < math.inf
 
 
-def _is_number(value: Any) -> bool:
+def _is_number(value: Any, whole: bool = False) -> bool:
+    if whole:
+        return isinstance(value, Integral) and not isinstance(value, bool)
     if isinstance(value, Tensor):
         return value.numel() == 1
     return isinstance(value, Real) and not isinstance(value, bool)
+
+
+def check_switch(name: str, value: Any) -> None:
+    """Refuse what only looks like a switch: any text is true.
+
+    Raises:
+        ConfigError: naming it.
+    """
+    if not isinstance(value, bool | int) or value not in (0, 1):
+        raise ConfigError(f"{name}={value!r}: must be True or False")
+
+
+def check_running(running: Mapping[str, Any]) -> None:
+    """Refuse settings of `rlspec.optim.settings.Running` that cannot work.
+
+    Raises:
+        ConfigError: naming one.
+    """
+    bounds = limits(Running)
+    for name, value in running.items():
+        if name not in bounds:
+            check_switch(name, value)
+        elif not _is_number(value, whole=True) or value < 0:
+            raise ConfigError(f"{name}={value!r}: must be an integer of at least 0")
 
 
 def check_keys(given: Group, defaults: Mapping[str, Any]) -> None:
@@ -144,8 +175,10 @@ def check_edited(
 
 def _check_bounds(group: Group, rule: Rule) -> None:
     for key in BOUNDS:
-        if not group[key] >= 0:
-            raise ConfigError(f"role {group['role']}: {key}={group[key]} must not be negative; 0 means none")
+        if not _is_number(group[key]) or not 0 <= float(group[key]) < math.inf:
+            raise ConfigError(
+                f"role {group['role']}: {key}={group[key]!r} must be a number of at least 0; 0 means none"
+            )
         if group[key] and rule.kind == "pair":
             raise ConfigError(
                 f"role {group['role']}: {key} does not apply to the LoRA pairs of rule {rule.name}; use 0"

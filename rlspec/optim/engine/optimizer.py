@@ -22,6 +22,7 @@ from rlspec.optim.engine.checks import (
     check_modes,
     check_options,
     check_reach,
+    check_running,
     check_stored,
     named_parameters,
     parameter_name,
@@ -31,9 +32,10 @@ from rlspec.optim.engine.finite import Flag
 from rlspec.optim.engine.telemetry import Recorder
 from rlspec.optim.engine.updates import LAYOUT_KEYS, Entry, apply_updates, layout, run_kernel, updates
 from rlspec.optim.engine.usable import Looks
+from rlspec.optim.kernels.autocast import without_autocast
 from rlspec.optim.kernels.layout import merge_blocks, split_blocks
 from rlspec.optim.rules import get_rule
-from rlspec.optim.settings import OptimizerSettings, Running, limits
+from rlspec.optim.settings import OptimizerSettings, Running
 from rlspec.optim.settings import defaults as declared_defaults
 from rlspec.optim.sharding.shards import is_dtensor, local
 from rlspec.optim.sharding.state import cut_state, describe
@@ -125,9 +127,7 @@ class SpectralOptimizer(torch.optim.Optimizer):
         self.skip_zero_gradients: bool = running["skip_zero_gradients"]
         if isinstance(params, torch.nn.Module):
             raise ConfigError("params is a module; give model.named_parameters(), or the model to build_optimizer")
-        for name in limits(Running):
-            if running[name] < 0:
-                raise ConfigError(f"{name}={running[name]}: must not be negative")
+        check_running(running)
         self.process_group = process_group
         super().__init__(params, own | settings)
         check_options(settings, self.param_groups, own)
@@ -145,6 +145,7 @@ class SpectralOptimizer(torch.optim.Optimizer):
         """
         if isinstance(param_group, dict):
             check_modes(param_group)
+            param_group = self._named(param_group)
             check_keys(param_group, self.defaults)
             if self.symmetry is not None and "rule" not in param_group:
                 for part in _vectors_apart(param_group, self.defaults["rule"]):
@@ -157,6 +158,16 @@ class SpectralOptimizer(torch.optim.Optimizer):
             self.param_groups.pop()
             raise
 
+    def _named(self, group: Group) -> Group:
+        """With names, which torch wants of every group or of none; code that unfreezes layers gives none."""
+        params = group.get("params", ())
+        params = [params] if isinstance(params, Tensor) else list(params) if isinstance(params, Iterable) else params
+        named = any("param_names" in each for each in self.param_groups)
+        if not named or not params or "param_names" in group or not all(isinstance(each, Tensor) for each in params):
+            return {**group, "params": params}
+        number = len(self.param_groups)
+        return {**group, "params": [(f"group {number}, parameter {k}", each) for k, each in enumerate(params)]}
+
     @torch._disable_dynamo  # a compiled step runs as it is written
     @torch.no_grad()
     def step(self, closure: Callable[[], float] | None = None) -> float | None:  # type: ignore[override]
@@ -165,6 +176,11 @@ class SpectralOptimizer(torch.optim.Optimizer):
         if closure is not None:
             with torch.enable_grad():
                 loss = closure()
+        with without_autocast(param for group in self.param_groups for param in group["params"]):
+            self._step()
+        return loss
+
+    def _step(self) -> None:
         self._steps += 1
         self._check_edits()
         follow_weights(self.param_groups, self.state)
@@ -187,7 +203,6 @@ class SpectralOptimizer(torch.optim.Optimizer):
             callback(self._steps, self.telemetry())
         if self._steps == REPORT_UNUSED_AFTER:
             self._report_unused()
-        return loss
 
     def register_telemetry_callback(self, callback: TelemetryCallback) -> RemovableHandle:
         """Call `callback(step, numbers)` after every step of which telemetry was collected; `handle.remove()` ends it.
@@ -220,6 +235,7 @@ class SpectralOptimizer(torch.optim.Optimizer):
 
         Such a role is being trained by weight decay alone. Waits for the device; call it every few steps.
         """
+        self._watched = True
         present: dict[str, int] = defaultdict(int)
         for group in self.param_groups:
             if get_rule(group["rule"]).spectral:
@@ -278,7 +294,7 @@ class SpectralOptimizer(torch.optim.Optimizer):
                         self.state[param][key] = value.detach().clone().to(device, dtype)
 
     def __getstate__(self) -> dict[str, Any]:
-        kept = {name: getattr(self, name) for name in declared_defaults(Running)}
+        kept = {name: getattr(self, name) for name in (*declared_defaults(Running), "symmetry", "rates")}
         return super().__getstate__() | kept
 
     def __setstate__(self, state: dict[str, Any]) -> None:
@@ -294,6 +310,7 @@ class SpectralOptimizer(torch.optim.Optimizer):
         self._telemetry_callbacks: OrderedDict[int, TelemetryCallback] = OrderedDict()
         self._steps = 0
         self._warned_of_half = False
+        self._watched = False  # somebody asks for inactive roles, and need not be told
         self._checked: dict[int, dict[str, Any]] = {}
         self._cycled: dict[int, float] = {}  # first beta of each group in the last step
         self._shared: Distribution | None = None
@@ -407,7 +424,7 @@ class SpectralOptimizer(torch.optim.Optimizer):
                 warnings.warn(
                     f"{without} has no gradient, so that its partner is left unchanged too: rule {group['rule']} moves "
                     "both factors of a LoRA layer or none; train both, or give them rule adamw",
-                    stacklevel=4,
+                    stacklevel=5,
                 )
 
     def _report_unused(self) -> None:
@@ -417,14 +434,21 @@ class SpectralOptimizer(torch.optim.Optimizer):
                 f"no parameter had a usable gradient in {REPORT_UNUSED_AFTER} steps, so that none has moved: if the "
                 "model has gradients, its parameters are others than when this optimizer was built (fully_shard, a "
                 "copy, adapters); build the optimizer after that",
-                stacklevel=3,
+                stacklevel=4,
             )
         elif unused:
             warnings.warn(
                 f"{len(unused)} trainable parameters had no usable gradient in {REPORT_UNUSED_AFTER} steps "
                 f"({', '.join(unused[:3])}{', ...' if len(unused) > 3 else ''}): they take no part in the loss; "
                 "freeze them (requires_grad_(False)) or leave them be",
-                stacklevel=3,
+                stacklevel=4,
+            )
+        still = [] if self._watched else self.inactive_spectral_groups(REPORT_UNUSED_AFTER)
+        if still and len(unused) < sum(len(group["params"]) for group in self.param_groups):
+            warnings.warn(
+                f"{', '.join(still)}: no direction of any update passed the filter in {REPORT_UNUSED_AFTER} steps, so "
+                "that weight decay alone moves these matrices; promotion_steps='auto' lets the strongest pass",
+                stacklevel=4,
             )
 
 

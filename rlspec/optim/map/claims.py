@@ -22,11 +22,12 @@ _LORA = re.compile(r"\.lora_(embedding_)?([AB])\.([^.]+)(?:\.weight)?$")
 _NAMED_ALONE = ("token", "position")  # roles of bare parameters, told by their names
 _OUTPUT = re.compile(
     r"(?:^|\.)(?:lm_head|embed_out|classifier|score|qa_outputs|heads\.head|output_projection)(?:\.\d+)?\.weight$"
-    r"|^(?:module\.)?(?:head|fc|output|proj_out)\.weight$"
+    r"|^(?:(?:module|model|base_model|net|network|backbone|policy|_orig_mod)\.)*(?:head|head\.fc|fc|output|proj_out)\.weight$"
 )
 """Output heads by the words of torch, torchvision, timm and transformers."""
 _QUERIES = re.compile(r"(?:^|_)[wW]?(?:q|qk|qkv|query)(?:_|$)|^(?:c_attn|att_proj)$")
 """Layers beside which an output projection is one of attention; mixers, MLPs and heads have some of that name too."""
+_QUERY = re.compile(r"q_proj|to_q|query|wq|c_q")
 _LATENT = {f"attention.{key}": f"{words}_head_dim" for key, words in zip("qkvo", ("qk", "qk", "v", "v"), strict=True)}
 """Role -> size of its heads in configs of latent attention (MLA), whose head_dim is that of the positions alone."""
 _NEAR = 4  # modules above a projection among which its attention is sought; adapters put two between
@@ -115,9 +116,19 @@ class Owner:
         counts = [self.near(word) for word in HEAD_NAMES.get(attribute, (attribute,))]
         if self.family is None:
             counts.append(found)
-        if attribute == "num_key_value_heads":  # those of queries where nobody has others
-            counts.append(self.number("num_attention_heads", declared=False))
+        if attribute == "num_key_value_heads":
+            counts.append(self._of_the_size_of_queries(self.number("num_attention_heads", declared=False)))
         return next((number for number in counts if isinstance(number, int)), None)
+
+    def _of_the_size_of_queries(self, heads: int | None) -> int | None:
+        """How many heads of the queries' size these keys or values have; None where they cannot have that size."""
+        around = (child for module in self.ancestors[1:_NEAR] for child in module.named_children())
+        beside = next((module for key, module in around if _QUERY.fullmatch(key)), None)
+        queries, own = (getattr(module, "out_features", None) for module in (beside, self.module))
+        if not heads or not queries or not own or queries % heads:
+            return heads
+        size = queries // heads
+        return None if own % size else own // size
 
 
 def walk(model: nn.Module) -> Iterator[tuple[str, Tensor, Owner]]:

@@ -19,6 +19,7 @@ from torch import Tensor, nn
 from torch.utils.hooks import RemovableHandle
 
 from rlspec.errors import ConfigError, nearest
+from rlspec.optim.kernels.autocast import without_autocast
 from rlspec.optim.kernels.blocks import nonzero, tall
 from rlspec.optim.map.symmetry import symmetry_map, within
 
@@ -60,6 +61,7 @@ def penalise(
     """Add `weight` times a penalty's gradient to those of the loss at the start of every `optimizer.step()`.
 
     After any clipping of gradients, and independent of the loss's scale; parameters without a gradient are left alone.
+    It is a hook, and as every hook of torch's optimizers it is not copied or pickled with the optimizer.
 
     Args:
         model: any module that `symmetry_map` knows.
@@ -90,7 +92,7 @@ def penalise(
     def add(*_: object) -> None:
         for param in chosen:
             if param.grad is not None:
-                with torch.enable_grad():
+                with torch.enable_grad(), without_autocast([param]):
                     leaf = param.detach().to(torch.promote_types(param.dtype, torch.float32)).requires_grad_()
                     (gradient,) = torch.autograd.grad(penalty(leaf), leaf)
                 param.grad = param.grad + (weight * torch.nan_to_num(gradient)).to(param.grad.dtype)

@@ -84,6 +84,68 @@ def test_attention_that_cannot_be_split_into_heads_is_said_once() -> None:
     assert len(caught) == 1
 
 
+class Attention(nn.Module):
+    """By nanochat's names: four heads of queries; of keys and values two, if anybody says so."""
+
+    def __init__(self, kv: str, keys: int = 16) -> None:
+        super().__init__()
+        self.n_head = 4
+        if kv:
+            setattr(self, kv, 2)
+        self.c_q, self.c_k, self.c_v = nn.Linear(32, 32), nn.Linear(32, keys), nn.Linear(32, keys)
+        self.c_proj = nn.Linear(32, 32)
+
+
+@pytest.mark.parametrize("kv", ["n_kv_head", "num_query_groups", "num_key_value_heads", ""])
+def test_heads_of_keys_have_the_size_of_the_queries(kv: str) -> None:
+    specs = {spec.name: spec for spec in symmetry_map(nn.ModuleDict({"attn": Attention(kv)}), rule="muon")}
+    found = {
+        name[-8]: (spec.role, spec.num_heads, spec.head_axis)
+        for name, spec in specs.items()
+        if "c_" in name and spec.name.endswith("weight")
+    }
+    assert found == {
+        "q": ("attention.q", 4, 0),
+        "k": ("attention.k", 2, 0),
+        "v": ("attention.v", 2, 0),
+        "j": ("attention.o", 4, 1),
+    }
+
+
+def test_keys_that_no_head_of_the_queries_size_divides_are_whole_with_a_warning() -> None:
+    with pytest.warns(UserWarning, match="no head layout"):
+        mapping = symmetry_map(nn.ModuleDict({"attn": Attention("", keys=12)}), rule="muon")
+    assert {spec.num_heads for spec in mapping if spec.name in ("attn.c_k.weight", "attn.c_v.weight")} == {1}
+
+
+def test_nanogpt_is_cut_by_its_heads() -> None:
+    layers = {"c_attn": nn.Linear(32, 96), "c_proj": nn.Linear(32, 32)}
+    block = nn.ModuleDict(
+        {"attn": nn.ModuleDict(layers), "mlp": nn.ModuleDict({"c_fc": nn.Linear(32, 64), "c_proj": nn.Linear(64, 32)})}
+    )
+    block["attn"].n_head = 4
+    specs = {spec.name: spec for spec in symmetry_map(block, rule="muon")}
+    assert (specs["attn.c_attn.weight"].role, specs["attn.c_attn.weight"].num_heads) == ("attention.qkv", 12)
+    assert (specs["attn.c_proj.weight"].role, specs["attn.c_proj.weight"].num_heads) == ("attention.o", 4)
+    assert [specs[f"mlp.{key}.weight"].role for key in ("c_fc", "c_proj")] == ["mlp.fc1", "mlp.fc2"]
+
+
+@pytest.mark.parametrize("around", ["", "model", "net.backbone", "module.model"])
+@pytest.mark.parametrize("name", ["fc", "head", "output", "proj_out", "head.fc"])
+def test_an_output_head_is_one_in_whatever_is_wrapped_around_the_model(around: str, name: str) -> None:
+    model: nn.Module = nn.Linear(8, 3)
+    inner = nn.ModuleDict({"layer": nn.Linear(8, 8)})
+    *outer, last = name.split(".")
+    inner[outer[0] if outer else last] = nn.ModuleDict({last: model}) if outer else model
+    for key in reversed(around.split(".") if around else []):
+        inner = nn.ModuleDict({key: inner})
+    found = {
+        spec.name.removeprefix(f"{around}.").removesuffix(".weight"): spec.role
+        for spec in symmetry_map(inner, rule="muon")
+    }
+    assert (found[name], found["layer"]) == ("output", "linear")
+
+
 def test_heads_of_an_unheard_of_decoder_that_contradict_its_config_are_an_error() -> None:
     model = of_no_family()
     model.model.layers[0].self_attn.q_proj = nn.Linear(64, 128, bias=False)  # queries and gates

@@ -44,19 +44,19 @@ MODULES = (
     Entry(r"(?i:ada_?ln)(?:_modulation)?(?:\.\w+)?\.weight", "modulation", "signs x -"),
     *MIXERS,
     # Attention by the words of torch, timm, diffusers and transformers; the module has the number of heads.
-    Entry(r"(?:to_)?qkv\.weight", "attention.qkv", FREE, (_Q, _KV, _KV), parts=3),
-    Entry(r"(?:q_proj|to_q|query|wq)\.weight", "attention.q", FREE, _Q),
-    Entry(r"(?:k_proj|to_k|key|wk|k_(?:self|adapter|task))\.weight", "attention.k", FREE, _KV),
-    Entry(r"(?:v_proj|to_v|value|wv|v_(?:self|adapter|task))\.weight", "attention.v", FREE, _KV),
+    Entry(r"(?:(?:to_)?qkv|c_attn)\.weight", "attention.qkv", FREE, (_Q, _KV, _KV), parts=3),
+    Entry(r"(?:q_proj|to_q|query|wq|c_q)\.weight", "attention.q", FREE, _Q),
+    Entry(r"(?:k_proj|to_k|key|wk|c_k|k_(?:self|adapter|task))\.weight", "attention.k", FREE, _KV),
+    Entry(r"(?:v_proj|to_v|value|wv|c_v|v_(?:self|adapter|task))\.weight", "attention.v", FREE, _KV),
     Entry(r"(?:o_proj|out_proj|to_out\.0|to_out|wo)\.weight", "attention.o", "O(d) x O(head)", _Q, 1),
-    Entry(r"att(?:n|ention)\w*\.proj\.weight", "attention.o", "O(d) x O(head)", _Q, 1),
+    Entry(r"att(?:n|ention)\w*\.(?:c_)?proj\.weight", "attention.o", "O(d) x O(head)", _Q, 1),
     *GATED_MLP,
     *FUSED_GATE,
     *STACKED_EXPERTS,
     *GRANITE_EXPERTS,
     Entry(r"(?:mlp\.gate|gate\.wg|router(?:\.\w+)?)\.weight", "router", "S_experts x O(d)"),
-    Entry(r"(?:fc1|linear1)\.weight", "mlp.fc1", "S_ff x O(d)"),
-    Entry(r"(?:fc2|linear2)\.weight", "mlp.fc2", "O(d) x S_ff"),
+    Entry(r"(?:fc1|linear1|c_fc)\.weight", "mlp.fc1", "S_ff x O(d)"),
+    Entry(r"(?:fc2|linear2|mlp\.c_proj)\.weight", "mlp.fc2", "O(d) x S_ff"),
     *PATCHES,
     *POSITIONS,
 )
@@ -67,9 +67,12 @@ ADAPTIVE_NORM = Entry(r"\w*norm\w*\.dense\.weight", "modulation", "signs x -", p
 
 HEAD_NAMES = {
     _Q: ("num_attention_heads", "num_heads", "n_heads", "n_head", "nhead", "heads"),
-    _KV: ("num_key_value_heads", "num_kv_heads", "n_kv_heads", "kv_heads"),
+    _KV: (
+        *("num_key_value_heads", "num_kv_heads", "n_kv_heads", "n_kv_head", "kv_heads"),
+        *("num_query_groups", "n_query_groups"),
+    ),
 }
-"""Words that modules have for a number of heads; without one for keys and values, it is that of queries."""
+"""Words that modules have for a number of heads; without one for keys and values, theirs have the queries' size."""
 
 ROLE_PRESETS: dict[str, dict[str, dict[str, str]]] = {
     "symmetric": {
