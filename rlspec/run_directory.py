@@ -86,15 +86,22 @@ class RunDirectory:
             file.write(json.dumps(clean) + "\n")
 
     def read_metrics(self) -> list[dict[str, Any]]:
-        """All rows of metrics.jsonl; a last line that a kill cut short is passed over."""
+        """All rows of metrics.jsonl that can be read; `lost_metrics` says whether that is all of it."""
+        return [row for row in self._metrics_lines() if isinstance(row, dict)]
+
+    def lost_metrics(self) -> int:
+        """Lines of metrics.jsonl that cannot be read, but for a last one, which a kill may have cut short."""
+        return sum(not isinstance(row, dict) for row in self._metrics_lines()[:-1])
+
+    def _metrics_lines(self) -> list[Any]:
         if not self.metrics.is_file():
             return []
         rows = []
-        for line in self.metrics.read_text(encoding="utf-8").splitlines():
+        for line in self.metrics.read_text(encoding="utf-8", errors="replace").splitlines():
             try:
                 rows.append(json.loads(line))
             except ValueError:
-                continue
+                rows.append(None)
         return rows
 
     def logged(self, key: str) -> list[float]:

@@ -100,10 +100,9 @@ def _paired(differences: Sequence[float]) -> Paired:
 
     mean = math.fsum(differences) / len(differences)
     if not has_spread(differences):
-        low, high, p = (0.0, 0.0, 1.0) if abs(mean) < ROUNDING else (None, None, None)
-    else:
-        low, high = t_interval(differences)
-        p = float(stats.ttest_1samp(differences, 0.0).pvalue)
+        return Paired(len(differences), mean, None, None, None, None)
+    low, high = t_interval(differences)
+    p = float(stats.ttest_1samp(differences, 0.0).pvalue)
     return Paired(len(differences), mean, low, high, p, p)
 
 

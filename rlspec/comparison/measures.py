@@ -11,12 +11,15 @@ from typing import Any
 from rlspec.comparison.plan import Plan
 from rlspec.comparison.running import LENGTHS, Kind, Summary
 from rlspec.config.values import read_yaml
-from rlspec.errors import ConfigError
+from rlspec.errors import ConfigError, nearest
 from rlspec.run_directory import RECIPE, RunDirectory
 
 SCORES: Mapping[str, str] = {"sampled_pass_at_1": "sampled pass@1", "success_rate": "success"}
 """What a summary measures, in words; the first one that it has is the score, where none is named."""
 _NO_SHARES = {"n", "correct", "excluded", "mean_length", "greedy_mean_length"}  # of what a summary measures
+_LOWER_IS_BETTER = ("truncation_rate",)
+_OF_ROBOTS = ("success_rate",)
+_OF_LANGUAGE = ("sampled_pass_at_1", "pass_at_1", "pass_at_k", "maj_at_k", "mean_score", "rewards", "box_rate")
 LEAST_POINTS = 3  # evaluations, the end among them, that make a curve
 Curve = list[tuple[int, float]]  # steps, ascending, and heights
 
@@ -34,6 +37,7 @@ class RunMeasures:
     seconds: float | None
     seconds_per_step: float | None
     metrics: dict[str, float]  # further ones, by name
+    problem: str | None = None  # why there is no curve, where there should be one
 
 
 def score_of(scores: Mapping[str, Any] | None, name: str | None) -> float | None:
@@ -66,6 +70,11 @@ def check_measured(plan: Plan, recipe: Any, kind: Kind) -> None:
     evaluation, robotic, name = recipe.evaluation, hasattr(recipe, "policy"), plan.score or ""
     if name in _NO_SHARES:
         raise ConfigError(f"score={name}: no share in [0, 1], which a score has to be")
+    if name in _LOWER_IS_BETTER:
+        raise ConfigError(f"score={name}: the lower the better, and a score is the better the higher")
+    known = _OF_ROBOTS if robotic else _OF_LANGUAGE
+    if name and name.partition(".")[0] not in known:
+        raise ConfigError(f"score={name}: not measured; {nearest(name, known)}")
     if kind == "tune" and not (evaluation.after and (not robotic or recipe.env is not None)):
         raise ConfigError("tune: the tuning runs have no score; set evaluation.after=true" + " and env" * robotic)
     k = name.removeprefix("pass_at_k.")
@@ -84,9 +93,11 @@ def measure(summary: Summary, folder: Path, score: str | None, target: float | N
     rows = RunDirectory(folder).read_metrics()
     steps = summary.get("steps") or max((int(row["step"]) for row in rows), default=0)
     planned = _planned_steps(folder) if summary["status"] == "collapsed" else steps
+    problem = _problem(RunDirectory(folder), rows, steps)
     curve = curve_of(rows, score)
-    if after is not None:
+    if after is not None and (curve or not any(key.startswith("eval/") for row in rows for key in row)):
         curve = [*((step, height) for step, height in curve if step < steps), (steps, after)]
+    curve = [] if problem else curve
     rewards = [(int(row["step"]), float(row["reward"])) for row in rows if isinstance(row.get("reward"), int | float)]
     step_times = sorted(row["step_time"] for row in rows if row.get("step_time"))
     per_step = step_times[len(step_times) // 2] if step_times else None
@@ -97,12 +108,22 @@ def measure(summary: Summary, folder: Path, score: str | None, target: float | N
         before=score_of(summary.get("before"), score),
         peak=max((height for _, height in curve), default=None),
         area=mean_over_steps(curve, planned) if len(curve) >= LEAST_POINTS else None,
-        mean_reward=mean_over_steps(rewards, planned),
+        mean_reward=None if problem else mean_over_steps(rewards, planned),
         to_target=next((step for step, height in curve if target is not None and height >= target), None),
         seconds=summary.get("seconds"),
         seconds_per_step=per_step,
         metrics=_further(summary, folder),
+        problem=problem,
     )
+
+
+def _problem(run: RunDirectory, rows: Sequence[Mapping[str, Any]], steps: int) -> str | None:
+    """Half a curve would be another run's: what is damaged has none."""
+    if lost := run.lost_metrics():
+        return f"{lost} lines of {run.metrics.name} cannot be read, so that only its end counts"
+    if steps and not rows:
+        return f"{run.metrics.name} is missing or empty, so that only its end counts"
+    return None
 
 
 def curve_of(rows: Sequence[Mapping[str, Any]], score: str | None) -> Curve:

@@ -24,6 +24,7 @@ MATCHES: Mapping[str, tuple[str, ...]] = {
     "spectral": ("optim.adjust_lr=match_spectral_adamw",),
 }
 """What `match=` sets: whose step is as long as whose."""
+_OF_THE_COMPARISON = ("run", "output_dir", "resume")
 LONGEST = 246  # bytes of a folder's name, of 255, before a hash
 _NAMED = ("recipe", "model", "data", "optim", "policy", "env", "dataset", "match")  # whose value needs no key beside it
 Rate = Annotated[float, Field(gt=0)]
@@ -102,6 +103,8 @@ class Plan(Section):
         own = [text for arm in self.arms.values() for text in (*self.overrides, *arm, *self.tune.overrides)]
         if self.tune.wanted and (fixed := [text for text in own if key_of_override(text) == "optim.lr"]):
             raise ValueError(f"{fixed[0]}: the rate is tuned; leave one of the two out")
+        if placed := [text for text in own if key_of_override(text) in _OF_THE_COMPARISON]:
+            raise ValueError(f"{placed[0]}: the comparison says where its runs lie; leave it out")
         if seeded := [text for text in own if key_of_override(text) == "seed"]:
             raise ValueError(f"{seeded[0]}: seeds are those of the plan; write seeds: [...], or seed=0,1 on a line")
         if self.equal == "seconds" and not (self.tune.wanted and self.baseline):

@@ -290,17 +290,21 @@ def _values(arm: Mapping[str, Any], key: str) -> list[float]:
 
 
 def _average(arm: Mapping[str, Any], key: str, factor: float, digits: int = 1) -> str:
+    """With the number of runs that have it, where that is not all that have a score."""
     values = _values(arm, key)
-    return f"{factor * sum(values) / len(values):.{digits}f}" if values else ""
+    return f"{factor * sum(values) / len(values):.{digits}f}{_share(arm, values)}" if values else ""
+
+
+def _share(arm: Mapping[str, Any], values: Sequence[float]) -> str:
+    scored = len(_values(arm, "score"))
+    return f" ({len(values)} of {scored})" if len(values) < scored else ""
 
 
 def _reached(arm: Mapping[str, Any]) -> str:
-    """The mean over the runs that reached it, and how many did where not all."""
-    values = _values(arm, "to_target")
-    if not values:
-        return "never" if arm["runs"] else ""
-    share = "" if len(values) == len(arm["runs"]) else f" ({len(values)} of {len(arm['runs'])})"
-    return f"{sum(values) / len(values):.0f}{share}"
+    """The mean over the runs that reached it, and how many did where not all; nothing of runs without a curve."""
+    if not _values(arm, "peak"):
+        return ""
+    return _average(arm, "to_target", 1, 0) or "never"
 
 
 def _metric(arm: Mapping[str, Any], name: str) -> str:

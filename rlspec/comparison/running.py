@@ -22,6 +22,7 @@ from rlspec.run_directory import RECIPE, SUMMARY, RunDirectory
 Kind = Literal["tune", "claim"]
 Summary = dict[str, Any]
 LENGTHS = (("trainer", "max_steps"), ("training", "steps"))  # keys of a recipe
+FAILED = "rlspec.compare: this run failed"  # last line of a log
 TO_COME = {"missing", "running", "interrupted"}  # states of a run that may still get a result
 
 
@@ -73,6 +74,9 @@ class RunTrainer:
                     elif code:  # it may have ended a run that was just beginning, by any code
                         self.stopped.wait(1.0)
                     summary = read_summary(folder)
+                    if summary is None and not self.stopped.is_set():
+                        log.write(f"\n{FAILED}{'' if code is None else f', exit status {code}'}\n")
+                        log.flush()
         return summary
 
 
@@ -108,12 +112,14 @@ def read_summary(folder: Path) -> Summary | None:
     try:
         summary: Summary = json.loads(path.read_text(encoding="utf-8"))
     except ValueError:
-        raise DataError(f"{path}: no JSON; delete it, and the same command goes on from the last checkpoint") from None
+        summary = {}
+    if not isinstance(summary, dict) or not isinstance(summary.get("status"), str):
+        raise DataError(f"{path}: no summary; delete it, and the same command goes on from the last checkpoint")
     return summary if summary["status"] != "interrupted" else None
 
 
 def unfinished_status(folder: Path) -> str:
-    """What became of a run without a result: missing, running, interrupted or failed."""
+    """What became of a run without a result: missing, running, failed, or interrupted, by whatever ended it."""
     log_path = folder.with_name(f"{folder.name}.log")
     if not log_path.is_file():
         return "missing"
@@ -122,7 +128,9 @@ def unfinished_status(folder: Path) -> str:
             fcntl.flock(log, fcntl.LOCK_SH | fcntl.LOCK_NB)
         except BlockingIOError:
             return "running"
-    return "interrupted" if (folder / SUMMARY).is_file() else "failed"
+    lines = log_path.read_text(encoding="utf-8", errors="replace").split("\n")
+    last = next((line for line in reversed(lines) if line.strip()), "")
+    return "failed" if last.startswith(FAILED) else "interrupted"
 
 
 def check_jobs(jobs: Sequence[PlannedRun], out: Path, check: Callable[[Any, Kind], None]) -> None:

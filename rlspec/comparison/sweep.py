@@ -179,7 +179,8 @@ class Sweep:
             except UserError as reason:
                 error = str(reason)
         try:
-            return Result(job, summary, measure(summary, folder, self.plan.score, self.plan.target), error)
+            measured = measure(summary, folder, self.plan.score, self.plan.target)
+            return Result(job, summary, measured, error or measured.problem)
         except UserError as reason:
             return Result(job, summary, None, str(reason))
 

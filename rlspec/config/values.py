@@ -35,7 +35,14 @@ def _loader() -> Any:
     import yaml
 
     class Loader(yaml.SafeLoader):
-        pass
+        """Of two equal keys one would be lost without a word."""
+
+        def construct_mapping(self, node: Any, deep: bool = False) -> dict[Any, Any]:
+            plain = [key for key, _ in node.value if isinstance(key, yaml.ScalarNode) and key.value != "<<"]
+            keys = [self.construct_object(key) for key in plain]
+            if twice := next((key for position, key in enumerate(keys) if key in keys[:position]), None):
+                raise yaml.constructor.ConstructorError(None, None, f"{twice}: stands there twice", node.start_mark)
+            return super().construct_mapping(node, deep)
 
     Loader.add_implicit_resolver(
         "tag:yaml.org,2002:float", re.compile(rf"^(?:{_EXPONENT.pattern})$"), list("-+0123456789.")

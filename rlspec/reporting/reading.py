@@ -57,7 +57,9 @@ class RunRecord:
         """finished, collapsed, interrupted, or what is known of a run without a summary."""
         if self.running:
             return "running or stopped"
-        return str(self.summary.get("status", "ended" if self.summary else "failed"))
+        if not self.summary:
+            return unfinished_status(self.folder) if _is_compared(self.folder) else "failed"
+        return str(self.summary.get("status", "ended"))
 
     @property
     def last_step(self) -> int:
@@ -104,7 +106,11 @@ def read_run(folder: Path) -> RunRecord:
 
 def _ended(folder: Path) -> bool:
     """Whether a comparison's run is known to have no process any more: its log is not locked."""
-    return (folder.parent.parent / HISTORY).is_file() and unfinished_status(folder) not in ("missing", "running")
+    return _is_compared(folder) and unfinished_status(folder) not in ("missing", "running")
+
+
+def _is_compared(folder: Path) -> bool:
+    return (folder.parent.parent / HISTORY).is_file()
 
 
 def read_mapping(path: Path, problems: list[str]) -> dict[str, Any]:

@@ -139,7 +139,7 @@ _MEANS = {
     "peak": "peak",
     "area": "area under the curve",
     "mean_reward": "mean reward",
-    "to_target": "to the target",
+    "to_target": "steps to the target",
     "seconds": "time",
 }
 
@@ -181,12 +181,13 @@ def _difference(paired: dict[str, Any]) -> str:
 def _mean_of(arm: Arm, name: str) -> str:
     values = [run.numbers[name] for run in arm.members if name in run.numbers]
     if not values:
-        return ""
+        return "never" if name == "to_target" and any("peak" in run.numbers for run in arm.members) else ""
     mean = sum(values) / len(values)
     if name == "seconds":
         return duration(mean)
     share = name in ("peak", "area") or name.startswith(("pass@", "forgotten"))
-    return percent(mean) if share else f"{mean:.4g}"
+    of = f" ({len(values)} of {len(arm.scores)})" if len(values) < len(arm.scores) else ""
+    return (percent(mean) if share else f"{mean:.4g}") + of
 
 
 def _tuning_row(run: Member) -> list[str]:

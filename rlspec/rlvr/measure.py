@@ -41,6 +41,8 @@ def measure(recipe: Recipe, *, folder: str, out: Path) -> int:
         style = prompt_style(recipe.model, toolbox)
         main, *others = verifiers.members
         evaluator = ProblemEvaluator(problems.measured, style, protocol, main, out, others)
+        for earlier in (path for name in problems.measured if (path := out / f"evaluate-{name}.json").is_file()):
+            display.line(f"{earlier}: an earlier measurement, which this one replaces; out=DIR keeps both")
         results = evaluator(policy, tokenizer, "evaluate")
     for name, metrics in results.items():
         for line in format_metrics(name, metrics, verifiers.main):

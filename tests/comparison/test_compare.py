@@ -25,7 +25,7 @@ from rlspec.compare import _stopped_by_signals
 from rlspec.comparison.launchers import Local, Submitit, shares_of_devices, visible_devices
 from rlspec.comparison.plan import Plan, Tune, plan_of_values, slug
 from rlspec.comparison.report import build_report, render_markdown
-from rlspec.comparison.running import PlannedRun, RunTrainer, read_summary
+from rlspec.comparison.running import FAILED, PlannedRun, RunTrainer, read_summary
 from rlspec.comparison.sweep import Sweep
 from rlspec.comparison.tuning import tune
 from rlspec.config.load import dump_recipe, load_recipe
@@ -39,6 +39,7 @@ def store(folder: Path, after: float | None, before: float | None = 0.4, status:
         for when, value in (("before", before), ("after", after))
     }
     (folder / "summary.json").write_text(json.dumps({"status": status, "steps": 10, "seconds": 1.0, **rates}))
+    (folder / "metrics.jsonl").write_text(json.dumps({"step": 10, "loss": 0.1}) + "\n")
 
 
 class Imitation:
@@ -227,7 +228,7 @@ def test_a_score_that_is_no_number_wins_nothing_and_a_range_is_not_left() -> Non
 
 def test_a_corrupt_summary_is_named(tmp_path: Path) -> None:
     (tmp_path / "summary.json").write_text('{"status": "fin')
-    with pytest.raises(DataError, match=r"summary.json: no JSON; delete it"):
+    with pytest.raises(DataError, match=r"summary.json: no summary; delete it"):
         read_summary(tmp_path)
 
 
@@ -389,7 +390,10 @@ def test_what_is_still_to_come_is_no_departure_from_the_plan(tmp_path: Path) -> 
     assert states == ["finished", "interrupted", "running", "missing"]
     assert report["followed"] and report["unfinished"] == ["all: still to come: seed 1, 2, 3"]
     assert "Not finished (the same command goes on):\n\n- all: still to come: seed 1, 2, 3\n" in text
-    states, report, text = reported()  # the process of seed 2 is gone
+    states, report, text = reported()  # the process of seed 2 is gone, and nobody was there to say how
+    assert states[2] == "interrupted" and report["followed"]
+    folder.joinpath("claim-seed_2.log").write_text(f"no such thing\n\n{FAILED}, exit status 1\n")
+    states, report, text = reported()
     assert states[2] == "failed" and report["deviations"] == ["all: no result of seed 2"]
     assert report["unfinished"] == ["all: still to come: seed 1, 3"]
 

@@ -9,8 +9,9 @@ from typing import Any
 import pytest
 
 from rlspec.comparison.length import same_samples, same_seconds
-from rlspec.comparison.measures import RunMeasures, curve_of, mean_over_steps, measure, score_of
+from rlspec.comparison.measures import RunMeasures, check_measured, curve_of, mean_over_steps, measure, score_of
 from rlspec.comparison.plan import plan_of_values
+from rlspec.config.load import load_recipe
 from rlspec.errors import ConfigError
 
 
@@ -85,8 +86,54 @@ def test_peak_area_and_time_to_a_target(tmp_path: Path) -> None:
     assert (found.score, found.before, found.peak, found.to_target) == (0.5, None, 0.8, 20)
     assert found.area == pytest.approx(0.5) and found.seconds_per_step == 2.0
     assert found.metrics == {"pass@8": 0.9, "forgotten other": pytest.approx(0.2), "KL per answer": 0.3}
-    other = measure(summary, tmp_path, "pass_at_k.8", 0.95)
-    assert (other.to_target, other.peak) == (None, 0.9)
+    other = measure(summary, tmp_path, "pass_at_k.8", 0.75)  # whose evaluations in between nobody kept
+    assert (other.score, other.to_target, other.peak, other.area) == (0.9, None, None, None)
+    (tmp_path / "metrics.jsonl").write_text('{"step": 30, "loss": 1.0}\n')
+    alone = measure(summary, tmp_path, None, 0.5)  # nothing was evaluated but the end
+    assert (alone.to_target, alone.peak, alone.problem) == (30, 0.5, None)
+
+
+@pytest.mark.parametrize(
+    ("text", "problem"),
+    [
+        (None, "metrics.jsonl is missing or empty"),
+        ("", "metrics.jsonl is missing or empty"),
+        (
+            '{"step": 10, "eval/success": 0.9, "reward": 1}\n{"step": 20, "ev\n{"step": 30, "reward": 1}\n',
+            "1 lines of metrics.jsonl",
+        ),
+        ('[]\n7\n{"step": 30, "reward": 1}\n', "2 lines of metrics.jsonl"),
+        ('{"step": 10, "eval/success": 0.9, "reward": 1}\n{"step": 20, "ev', None),
+    ],
+)
+def test_half_a_curve_is_none(text: str | None, problem: str | None, tmp_path: Path) -> None:
+    if text is not None:
+        (tmp_path / "metrics.jsonl").write_text(text)
+    found = measure({"status": "finished", "steps": 30, "after": {"success_rate": 0.5}}, tmp_path, None, 0.5)
+    assert found.score == 0.5
+    if problem is None:
+        assert (found.problem, found.peak, found.to_target, found.mean_reward) == (None, 0.9, 10, 1.0)
+    else:
+        assert found.problem is not None and found.problem.startswith(problem)
+        assert (found.peak, found.to_target, found.area, found.mean_reward) == (None, None, None, None)
+
+
+@pytest.mark.parametrize(
+    ("score", "words"),
+    [
+        ("sampled_pas_at_1", "not measured; did you mean sampled_pass_at_1"),
+        ("foo", "not measured"),
+        ("success_rate", "not measured"),
+        ("truncation_rate", "the lower the better"),
+        ("mean_length", "no share"),
+    ],
+)
+def test_a_score_that_nobody_measures_is_refused_before_training(score: str, words: str) -> None:
+    recipe, plan = load_recipe(["recipe=debug_grpo"]), plan_of_values(["recipe=debug_grpo", "seed=0"], score=score)
+    with pytest.raises(ConfigError, match=f"score={score}: {words}"):
+        check_measured(plan, recipe, "claim")
+    for known in ("sampled_pass_at_1", "pass_at_1", "box_rate", "maj_at_k.2", "rewards.math"):
+        check_measured(plan_of_values(["recipe=debug_grpo", "seed=0"], score=known), recipe, "claim")
 
 
 def test_a_score_that_was_not_measured_names_those_that_were() -> None:

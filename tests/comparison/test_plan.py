@@ -79,6 +79,11 @@ def test_the_hash_knows_content_and_order_of_arms_and_nothing_else(tmp_path: Pat
         ("arms: {a: [x=1]}\ntune: {lr_of: {b: [1, 2]}}", "no arm b"),
         ("arms: {a: [++optim.lr=3e-3]}\ntune: {lr: [1e-5, 1e-4]}", r"\+\+optim.lr=3e-3: the rate is tuned"),
         ("arms: {a: [seed=9]}", "seed=9: seeds are those of the plan"),
+        ("arms: {a: [x=1]}\noverrides: [run=mine]", "run=mine: the comparison says where its runs lie"),
+        ("arms: {a: [resume=DIR]}", "resume=DIR: the comparison says"),
+        ("arms: {a: [output_dir=DIR]}", "output_dir=DIR: the comparison says"),
+        ("arms: {a: [x=1], a: [x=2]}", "a: stands there twice"),
+        ("recipe: x\narms: {a: [x=1]}\nrecipe: y", "recipe: stands there twice"),
         ("arms: {'a b': [x=1], a_b: [x=2]}", "would share the folder a_b"),
     ],
 )

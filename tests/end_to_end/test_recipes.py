@@ -203,6 +203,11 @@ def test_a_lora_run_is_trained_resumed_and_evaluated_from_its_adapters(
     # The same code inside and outside: the same answers, so the same metrics to the last digit.
     after = summary(path)["after"]
     assert {key: stored[key] for key in after} == after
+    assert "an earlier measurement" not in capsys.readouterr().out
+    assert evaluate.main([f"checkpoint={path}", *small, "evaluation.seed=7"]) == 0
+    assert "evaluate-arithmetic.json: an earlier measurement, which this one replaces" in capsys.readouterr().out
+    again = json.loads((path / "evaluations" / "checkpoint-2" / "evaluate-arithmetic.json").read_text())
+    assert (stored["protocol"]["seed"], again["protocol"]["seed"]) == (1234, 7)
 
 
 def test_the_shipped_warm_start_is_measured_alike_inside_a_run_and_outside(tmp_path: Path) -> None:

@@ -176,7 +176,7 @@ def test_a_run_that_was_stopped_or_killed_does_not_go_on(make_run: MakeRun, tmp_
         fcntl.flock(log, fcntl.LOCK_EX)
         states = [run.status for run in read_sweep(tmp_path / "sweep").arms[0].members]
         assert states == ["finished", "running"] and read_content([tmp_path / "sweep"]).running
-    assert [run.status for run in read_sweep(tmp_path / "sweep").arms[0].members] == ["finished", "failed"]
+    assert [run.status for run in read_sweep(tmp_path / "sweep").arms[0].members] == ["finished", "interrupted"]
     assert not read_content([tmp_path / "sweep"]).running
 
 

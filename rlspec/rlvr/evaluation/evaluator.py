@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -84,14 +84,16 @@ class ProblemEvaluator:
             results[name] = summarize(outcomes, self.protocol.k, self.verifier)
             if state.is_main_process:
                 write_outcomes(self.folder / f"{label}-{name}.jsonl", outcomes)
-                content = {**results[name].to_json(), "seconds": round(time.monotonic() - started, 1)}
+                took = {"seconds": round(time.monotonic() - started, 1), "protocol": asdict(self.protocol)}
+                content = results[name].to_json() | took
                 write_json_atomically(self.folder / f"{label}-{name}.json", content)
         return results
 
     def stored(self, label: str) -> dict[str, Any]:
         """The metrics of an earlier call, as JSON by data set; those that are not there are left out."""
         paths = {name: self.folder / f"{label}-{name}.json" for name in self.datasets}
-        return {name: json.loads(path.read_text(encoding="utf-8")) for name, path in paths.items() if path.is_file()}
+        found = {name: json.loads(path.read_text(encoding="utf-8")) for name, path in paths.items() if path.is_file()}
+        return {name: {key: content[key] for key in content if key != "protocol"} for name, content in found.items()}
 
 
 @dataclass(frozen=True)
@@ -138,6 +140,7 @@ class HeldOutEvaluations:
             row[f"eval/{name}/pass_at_1"] = metrics.pass_at_1
             row[f"eval/{name}/sampled_pass_at_1"] = metrics.sampled_pass_at_1
             row |= {f"eval/{name}/pass_at_k.{k}": rate for k, rate in metrics.pass_at_k.items()}
+            row |= {f"eval/{name}/maj_at_k.{k}": rate for k, rate in metrics.own.get("maj_at_k", {}).items()}
             row |= {f"eval/{name}/rewards/{reward}": score for reward, score in metrics.rewards.items()}
             for text in format_metrics(f"{label}: {name}", metrics, self.evaluator.verifier):
                 self.run.display.line(text)
