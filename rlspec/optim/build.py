@@ -20,7 +20,7 @@ from rlspec.optim.map.symmetry import symmetry_map
 from rlspec.optim.papers import paper_settings
 from rlspec.optim.regularisers.penalties import penalise
 from rlspec.optim.rules import get_rule
-from rlspec.optim.settings import KnownRate, OptimizerSettings, Running, Whose, defaults
+from rlspec.optim.settings import KnownRate, OptimizerSettings, Running, Whose, check_positive, defaults, limits
 from rlspec.optim.sharding.shards import check_mixed, check_modules, check_sharding
 
 FROM_MAP = ("role", *LAYOUT_KEYS, "scaling")
@@ -90,6 +90,8 @@ def build_optimizer(
     later = "adamw" if get_rule(rule).kind == "pair" else rule  # of groups that are added
     optimizer = SpectralOptimizer(_param_groups(model, mapping, rates, decay, paper), lr=lr, rule=later, **given)
     for penalty in penalties:
+        if not {"name", "roles"} <= penalty.keys() <= {"name", "roles", "weight"}:
+            raise ConfigError(f"penalties: {dict(penalty)}: give name and roles, and weight if it is another")
         penalise(model, optimizer, **penalty)
     optimizer.symmetry = mapping
     optimizer.rates = None if known is None else describe(known, optimizer.param_groups, here)
@@ -120,6 +122,9 @@ def _known(lr_from: Mapping[str, Any]) -> KnownRate:
             raise ConfigError(f"lr_from.{name}: unknown; {nearest(name, defaults(KnownRate))}")
     known = KnownRate(**lr_from)
     get_rule(known.rule)
+    for name, bounds in limits(KnownRate).items():
+        if (value := getattr(known, name)) is not None:
+            check_positive(f"lr_from.{name}", value, zero=bounds.get("ge") == 0)
     return known
 
 

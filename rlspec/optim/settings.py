@@ -1,13 +1,17 @@
 """The optimizer's settings, declared once: recipes, LeRobot's config, the builder and the checks read them off here.
 
-Needs nothing, torch included, so that a recipe is checked before torch is imported.
+Needs no library, torch included, so that a recipe is checked before torch is imported.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass, field, fields
 from functools import cache
+from math import inf
+from numbers import Real
 from typing import Any, Literal, get_type_hints
+
+from rlspec.errors import ConfigError
 
 AdjustLr = Literal["match_rms_adamw", "match_spectral_adamw", "original", "spectral", "paper", "none"]
 PromotionSteps = float | Literal["auto"]
@@ -159,3 +163,14 @@ def declared_types(declaration: type) -> dict[str, Any]:
 def limits(declaration: type) -> dict[str, dict[str, float]]:
     """Name -> limits of every number."""
     return {entry.name: dict(entry.metadata) for entry in fields(declaration) if entry.metadata}
+
+
+def check_positive(name: str, value: Any, *, zero: bool = False) -> None:
+    """Refuse what is no finite number above 0, or at least 0 with `zero`.
+
+    Raises:
+        ConfigError: naming it.
+    """
+    number = isinstance(value, Real) and not isinstance(value, bool)
+    if not number or not 0 <= value < inf or (value == 0 and not zero):
+        raise ConfigError(f"{name}={value!r}; must be a number {'of at least' if zero else 'above'} 0")

@@ -111,6 +111,9 @@ def test_scales_of_roles_multiply_and_what_was_computed_is_said(tiny_qwen3: Buil
     ("known", "settings", "words"),
     [
         ({"lr": 1e-3, "batch": 8}, {}, "batch: the size of this run's batch"),
+        ({"lr": "x"}, {}, "lr_from.lr='x'; must be a number above 0"),
+        ({"lr": -1}, {}, "lr_from.lr=-1; must be a number above 0"),
+        ({"lr": 1e-3, "width": 0}, {}, "lr_from.width=0; must be a number above 0"),
         ({"lr": 1e-3, "bacth": 8}, {}, "lr_from.bacth: unknown; did you mean batch"),
         ({"lr": 1e-3, "rule": "muonn"}, {}, "did you mean muon"),
         ({"lr": 1e-3}, {"rule": "sgd"}, "lr_from: .* as long as the gradient"),

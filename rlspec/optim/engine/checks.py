@@ -242,8 +242,8 @@ def check_options(options: Mapping[str, Any], groups: Iterable[Group], settings:
 
 
 def _check_parameter(name: str, param: Tensor, group: Group, rule: Rule) -> None:
-    if not param.is_floating_point():
-        raise ConfigError(f"{name}: dtype {param.dtype} is not supported; train real floating-point parameters")
+    if param.dtype not in (torch.float16, torch.bfloat16, torch.float32, torch.float64):
+        raise ConfigError(f"{name}: dtype {param.dtype} is not supported; train parameters of 16, 32 or 64 bits")
     check_sharding([(name, param)])
     if rule.spectral:
         num_heads, head_axis, stacked, transposed, interleave = layout(group, rule)

@@ -11,7 +11,7 @@ from rlspec.errors import ConfigError, nearest
 from rlspec.optim.composition import Rule
 from rlspec.optim.map.families import MODALITIES, ROLE_PRESETS
 from rlspec.optim.rules import RULES, get_rule
-from rlspec.optim.settings import RoleChanges, Split
+from rlspec.optim.settings import RoleChanges, Split, check_positive
 from rlspec.optim.stages.scale import ADJUST_LR
 
 SPLITS: tuple[str, ...] = get_args(Split)
@@ -101,6 +101,8 @@ def _speciality(key: str) -> tuple[int, int]:
 
 
 def _settings(mapping: Mapping[str, Any], where: str) -> Override:
+    if not isinstance(mapping, Mapping):
+        raise ConfigError(f"{where}: {mapping!r}: give a rule, or a mapping of settings")
     _check_keys(mapping, where)
     named = {key: value for key, value in mapping.items() if key in _KEYS}
     override = Override(**named, options=tuple(_options(mapping).items()))
@@ -108,6 +110,7 @@ def _settings(mapping: Mapping[str, Any], where: str) -> Override:
         get_rule(override.rule)
     if override.split not in (None, *SPLITS):
         raise ConfigError(f"{where}: split={override.split!r}; {nearest(str(override.split), SPLITS)}")
+    check_positive(f"{where}: lr_scale", override.lr_scale)
     for name in LAYOUT:
         value, lowest = getattr(override, name), int(name != "head_axis")
         kind = bool if name in ("stacked", "transposed") else int

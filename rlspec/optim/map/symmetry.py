@@ -6,7 +6,6 @@ exactly once, a tied one under its first name; frozen ones are listed apart.
 
 from __future__ import annotations
 
-import math
 import re
 import warnings
 from collections import defaultdict
@@ -33,6 +32,7 @@ from rlspec.optim.map.overrides import (
 from rlspec.optim.map.spec import ParameterSpec, SymmetryMap
 from rlspec.optim.papers import paper_split
 from rlspec.optim.rules import get_rule
+from rlspec.optim.settings import check_positive
 
 SPECTRAL_ROLES = ("attention", "mlp", "linear", "conv")
 """Roles that follow the optimizer's rule; all others default to AdamW."""
@@ -79,8 +79,7 @@ def symmetry_map(
     get_rule(rule)
     if split not in SPLITS:
         raise ConfigError(f"split={split!r}; {nearest(split, SPLITS)}")
-    if not 0 < adamw_lr_scale < math.inf:
-        raise ConfigError(f"adamw_lr_scale={adamw_lr_scale}; must be above 0")
+    check_positive("adamw_lr_scale", adamw_lr_scale)
     patterns = parse_overrides(overrides)
     owners = list(walk(model))
     trainable = [(name, param, owner) for name, param, owner in owners if param.requires_grad]

@@ -129,6 +129,9 @@ def test_what_cannot_work_is_refused_by_name(tiny_qwen3: Build) -> None:
     optimizer = build_optimizer(model, rule="adamw", lr=0.1)
     with pytest.raises(ConfigError, match="'orthonormall': unknown; did you mean orthonormal"):
         penalise(model, optimizer, "orthonormall", ["mlp"])
+    for wrong in ({"name": "orthogonal"}, {"name": "orthogonal", "roles": ["mlp"], "rolls": 1}):
+        with pytest.raises(ConfigError, match=r"penalties: .*: give name and roles, and weight"):
+            build_optimizer(tiny_qwen3(), rule="sgd", penalties=[wrong])
     with pytest.raises(ConfigError, match="no trainable matrix has role 'lora'"):
         penalise(model, optimizer, "orthonormal", ["lora"])
     with pytest.raises(ConfigError, match="weight=0"):
