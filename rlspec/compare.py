@@ -25,6 +25,7 @@ if TYPE_CHECKING:
 
     from rlspec.comparison.launchers import Launcher
     from rlspec.comparison.running import RunTrainer
+    from rlspec.comparison.sweep import ArmResults
 
 _OF_A_PLAN = ("tune", "score", "baseline", "target", "equal", "match", "kl")  # keys that plan=FILE has inside
 
@@ -106,8 +107,6 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def _compare(line: CompareCommand, arguments: Sequence[str]) -> int:
     plan = line.planned()
-    from rlspec.checkpoint import write_json_atomically, write_text_atomically
-    from rlspec.comparison.report import build_report, render_markdown
     from rlspec.comparison.running import RunTrainer
     from rlspec.comparison.sweep import Sweep
 
@@ -117,15 +116,28 @@ def _compare(line: CompareCommand, arguments: Sequence[str]) -> int:
     sweep = Sweep(plan, trainer, line.workers, _drift if plan.kl else None)
     sweep.check()
     sys.stdout.write(f"{_size(plan)}, {line.workers} at a time, in {line.out}\n")
-    with _stopped_by_signals(trainer):
-        results = sweep.run()
     words = [argument for argument in arguments if argument != "train=false"]  # the command that goes on
-    report = build_report(plan, results, line.out, shlex.join(["python", "-m", "rlspec.compare", *words]))
-    text = render_markdown(report)
-    write_json_atomically(line.out / "report.json", report)
-    write_text_atomically(line.out / "report.md", text)
+    again = shlex.join(["python", "-m", "rlspec.compare", *words])
+    try:
+        with _stopped_by_signals(trainer):
+            results = sweep.run()
+    except KeyboardInterrupt:
+        _write_report(plan, Sweep(plan, trainer, line.workers).run(), line.out, again)  # of what there is
+        raise
+    text = _write_report(plan, results, line.out, again)
     sys.stdout.write(f"\n{text}\nreport: {line.out / 'report.md'}\n")
     return 1 if any(run.summary is None or run.error for arm in results for run in (*arm.tuning, *arm.runs)) else 0
+
+
+def _write_report(plan: Plan, results: Sequence[ArmResults], out: Path, again: str) -> str:
+    from rlspec.checkpoint import write_json_atomically, write_text_atomically
+    from rlspec.comparison.report import build_report, render_markdown
+
+    report = build_report(plan, results, out, again)
+    text = render_markdown(report)
+    write_json_atomically(out / "report.json", report)
+    write_text_atomically(out / "report.md", text)
+    return text
 
 
 @contextmanager

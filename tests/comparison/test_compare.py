@@ -496,6 +496,8 @@ def test_a_signal_ends_the_command_and_its_run_and_begins_no_further_one(
     assert process.returncode == 130, output
     assert read_summary(tmp_path / "all" / "claim-seed_0") is None
     assert len(list(tmp_path.glob("all/*.log"))) == 1
+    report = json.loads((tmp_path / "report.json").read_text())  # of what is there, so that its page knows the plan
+    assert report["followed"] and report["unfinished"] == ["all: still to come: seed 0, 1, 2, 3"]
 
 
 def test_what_runs_here_is_asked_once_to_end_and_so_is_what_was_just_begun(tmp_path: Path) -> None:
