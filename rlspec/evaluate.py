@@ -18,6 +18,8 @@ from rlspec.errors import ConfigError
 
 _WHAT = "a run directory (its newest checkpoint), a checkpoint in one, its best/, a model folder or a hub id"
 _SHORT = ("episodes", "workers", "profile", "perturb", "strength")  # settings of `evaluation` that go without its name
+_OF_TRAINING = ("optim", "batch", "checkpoints", "guard", "corruption", "launch", "sharding", "push", "resume", "run")
+_OF_TRAINER = ("max_completion_length", "bf16", "fp16")  # how long answers may be, and in what they are computed
 _SIMULATED = ("policy", "env", "env_options", "task", "dataset", *_SHORT)
 
 
@@ -123,6 +125,18 @@ class EvaluateCommand(CommandLine):
                 raise ConfigError(f"{override}: has no effect on an evaluation in the simulator; {self.near(key)}")
             yield override
 
+    def language_overrides(self) -> Iterator[str]:
+        """The rest of the line as overrides of a language model's recipe.
+
+        Raises:
+            ConfigError: A key has no effect on an evaluation.
+        """
+        for override in self.overrides:
+            section, _, knob = override.lstrip("+~").partition("=")[0].partition(".")
+            if section in _OF_TRAINING or (section == "trainer" and knob not in _OF_TRAINER):
+                raise ConfigError(f"{override}: has no effect on an evaluation; leave it out")
+            yield override
+
     def refuse(self, keys: Sequence[str], why: str) -> None:
         """Raises ConfigError where one of the keys is given."""
         if given := [key for key in keys if key in self.model_fields_set]:
@@ -146,7 +160,7 @@ def _evaluate(line: EvaluateCommand) -> int:
     if line.env is not None or line.policy is not None or is_robot_policy(weights):
         return _simulate(line, weights)
     line.refuse(_SIMULATED, "only for robots' policies, in a simulator")
-    recipe = evaluation_recipe(weights, line.overrides, data=line.data)
+    recipe = evaluation_recipe(weights, list(line.language_overrides()), data=line.data)
     from rlspec.rlvr.measure import measure
 
     return measure(recipe, folder=weights, out=line.out or default_output(weights))

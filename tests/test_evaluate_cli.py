@@ -40,6 +40,10 @@ CASES = [
     ),
     (["env=franka", "policy=./nowhere/at/all"], "no such folder"),
     (["env=franka", "policy=expert", "checkpoint=x"], "policy: required, and not together with checkpoint"),
+    *(
+        (["checkpoint=checkpoints/tiny-arithmetic", key], f"{key}: has no effect on an evaluation; leave it out")
+        for key in ("optim.lr=3", "optim=adamw", "trainer.max_steps=3", "batch.prompts_per_step=2", "push=a/b")
+    ),
     (["env=franka", "policy=expert", "loudly"], "'loudly' is no setting"),
     (["env=franka", "policy=expert", "data=math500"], "data=math500: only for language models; leave it out"),
     (["env=franka", "policy=expert", "num_episodes=3"], "num_episodes=3: unknown key; did you mean episodes?"),
