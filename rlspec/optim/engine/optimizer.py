@@ -147,7 +147,7 @@ class SpectralOptimizer(torch.optim.Optimizer):
             check_modes(param_group)
             param_group = self._named(param_group)
             check_keys(param_group, self.defaults)
-            if self.symmetry is not None and "rule" not in param_group:
+            if self.symmetry is not None and "rule" not in param_group and not isinstance(param_group["params"], set):
                 for part in _vectors_apart(param_group, self.defaults["rule"]):
                     self.add_param_group(part)
                 return
@@ -160,13 +160,15 @@ class SpectralOptimizer(torch.optim.Optimizer):
 
     def _named(self, group: Group) -> Group:
         """With names, which torch wants of every group or of none; code that unfreezes layers gives none."""
-        params = group.get("params", ())
-        params = [params] if isinstance(params, Tensor) else list(params) if isinstance(params, Iterable) else params
-        named = any("param_names" in each for each in self.param_groups)
-        if not named or not params or "param_names" in group or not all(isinstance(each, Tensor) for each in params):
-            return {**group, "params": params}
-        number = len(self.param_groups)
-        return {**group, "params": [(f"group {number}, parameter {k}", each) for k, each in enumerate(params)]}
+        params, number = group.get("params"), len(self.param_groups)
+        if "param_names" in group or not any("param_names" in each for each in self.param_groups):
+            return group
+        if isinstance(params, set) or not isinstance(params, Iterable):  # torch says why not
+            return group
+        given = [params] if isinstance(params, Tensor) else list(params)
+        if all(isinstance(each, Tensor) for each in given):
+            given = [(f"group {number}, parameter {k}", each) for k, each in enumerate(given)]
+        return {**group, "params": given}
 
     @torch._disable_dynamo  # a compiled step runs as it is written
     @torch.no_grad()

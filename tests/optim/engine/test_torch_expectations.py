@@ -320,6 +320,8 @@ def test_unfrozen_layers_are_added_without_names_as_others_optimizers_take_them(
     model(torch.ones(2, 4)).square().sum().backward()
     optimizer.step()
     assert not any(torch.equal(old, new) for old, new in zip(before, model.parameters(), strict=True))
+    with pytest.raises(TypeError, match="ordered collections"):
+        optimizer.add_param_group({"params": set(nn.Linear(2, 3).parameters())})
     again = build_optimizer(model[1], rule="muon")
     again.add_param_group({"params": list(model[0].parameters())})
     again.load_state_dict(optimizer.state_dict())
