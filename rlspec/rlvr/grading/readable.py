@@ -15,6 +15,7 @@ _COMMAND = re.compile(r"\\(?:begin|end)\{[a-z]+\}|\\[A-Za-z]+")
 _WORD = re.compile(r"[A-Za-z]{2,}")
 _OF_SENTENCES = frozenset("is are was were has have had equals answer therefore because since so hence thus".split())  # noqa: SIM905
 _OF_AMOUNTS = frozenset("more less fewer than about approximately around roughly almost".split())  # noqa: SIM905
+_MISSING = frozenset(("nan", "null", "n/a", "#n/a", "<na>", "nat"))  # what tables write; `None` answers some problems
 _LITERALS = frozenset((r"\emptyset", r"\infty"))
 _TIME = re.compile(r"[0-9]{1,2}:[0-9]{2}(?::[0-9]{2})?\Z", re.ASCII)
 _MONTHS = "January|February|March|April|May|June|July|August|September|October|November|December"
@@ -27,6 +28,8 @@ def is_readable(text: str) -> bool:
     """Whether a bare gold says one thing that an answer can be compared with, other than by its very letters."""
     if len(text) > MAX_LENGTH or is_decimal(text):
         return len(text) <= MAX_LENGTH
+    if text.strip().lower() in _MISSING:
+        return False
     words = _WORD.findall(_COMMAND.sub(" ", text))
     vague = _OF_SENTENCES | _OF_AMOUNTS if any(character.isdigit() for character in text) else _OF_SENTENCES
     if len(words) > MAX_WORDS or any(word.lower() in vague for word in words):

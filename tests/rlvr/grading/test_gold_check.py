@@ -37,6 +37,10 @@ PROSE = [
     "?",
     "5!!?",
     "x+" * 200 + "1",
+    "NaN",
+    "null",
+    "N/A",
+    "<NA>",
 ]
 READABLE = [
     "18",
@@ -77,6 +81,7 @@ READABLE = [
     "PV=nRT",
     r"\begin{pmatrix}1\\2\end{pmatrix}",
     "1/2006!",
+    "None",
 ]
 
 
