@@ -16,6 +16,7 @@ from rlspec.comparison.history import record_plan
 from rlspec.comparison.plan import plan_of_values
 from rlspec.reporting.page import read_content
 from rlspec.reporting.reading import read_run
+from rlspec.reporting.sweep_section import _table
 from rlspec.reporting.sweeps import SweepRecord, read_sweep
 
 pytestmark = pytest.mark.usefixtures("undrawn")
@@ -215,3 +216,16 @@ def test_a_sweep_that_goes_on_is_watched_until_its_runs_have_ended(make_run: Mak
     assert read_content([tmp_path / "sweep"]).running
     write(tmp_path / "sweep", stored(tmp_path))
     assert not read_content([tmp_path / "sweep"]).running
+
+
+def test_a_mean_says_of_how_many_runs_it_is_and_who_never_came_to_the_target(tmp_path: Path) -> None:
+    content = stored(tmp_path)
+    first, second = content["arms"][0]["runs"][:2]
+    first |= {"peak": 0.8, "to_target": 20}
+    second |= {"peak": 0.9}
+    content["arms"][1]["runs"][0] |= {"peak": 0.6}
+    (tmp_path / "report.json").write_text(json.dumps(content))
+    sweep = read_sweep(tmp_path)
+    header, rows = _table(sweep, sweep.arms)
+    cells = {name: [row[header.index(name)] for row in rows] for name in ("peak", "steps to the target")}
+    assert cells == {"peak": ["85.0%", "60.0%"], "steps to the target": ["20 (1 of 2)", "never"]}
