@@ -18,7 +18,7 @@ SCORES: Mapping[str, str] = {"sampled_pass_at_1": "sampled pass@1", "success_rat
 """What a summary measures, in words; the first one that it has is the score, where none is named."""
 _NO_SHARES = {"n", "correct", "excluded", "mean_length", "greedy_mean_length"}  # of what a summary measures
 _LOWER_IS_BETTER = ("truncation_rate",)
-_OF_ROBOTS = ("success_rate",)
+_OF_ROBOTS = ("success_rate", "total", "suites", "tasks")  # or a path into one: tasks.push.success_rate
 _OF_LANGUAGE = ("sampled_pass_at_1", "pass_at_1", "pass_at_k", "maj_at_k", "mean_score", "rewards", "box_rate")
 LEAST_POINTS = 3  # evaluations, the end among them, that make a curve
 Curve = list[tuple[int, float]]  # steps, ascending, and heights
@@ -73,13 +73,18 @@ def check_measured(plan: Plan, recipe: Any, kind: Kind) -> None:
     if name in _LOWER_IS_BETTER:
         raise ConfigError(f"score={name}: the lower the better, and a score is the better the higher")
     known = _OF_ROBOTS if robotic else _OF_LANGUAGE
-    if name and name.partition(".")[0] not in known:
+    kind_of_score, _, which = name.partition(".")
+    if name and kind_of_score not in known:
         raise ConfigError(f"score={name}: not measured; {nearest(name, known)}")
     if kind == "tune" and not (evaluation.after and (not robotic or recipe.env is not None)):
         raise ConfigError("tune: the tuning runs have no score; set evaluation.after=true" + " and env" * robotic)
-    k = name.removeprefix("pass_at_k.")
-    if k != name and not robotic and k not in {str(k) for k in evaluation.k if k <= evaluation.samples}:
-        raise ConfigError(f"score={name}: needs {k} in evaluation.k and evaluation.samples={k} or more")
+    if kind_of_score in ("pass_at_k", "maj_at_k") and which not in {
+        str(k) for k in evaluation.k if k <= evaluation.samples
+    }:
+        k = which or "K"
+        raise ConfigError(f"score={kind_of_score}.{k}: needs {k} in evaluation.k and evaluation.samples={k} or more")
+    if kind_of_score == "rewards" and (len(recipe.rewards) < 2 or which not in [each.name for each in recipe.rewards]):
+        raise ConfigError(f"score={name}: no reward of that name beside another; name one of several: rewards.NAME")
     if plan.kl and kind == "claim" and (robotic or not evaluation.unchanged):
         raise ConfigError(
             "kl=true: needs a language model whose answers are drawn with evaluation.temperature=1 "

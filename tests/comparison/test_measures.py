@@ -11,7 +11,7 @@ import pytest
 from rlspec.comparison.length import same_samples, same_seconds
 from rlspec.comparison.measures import RunMeasures, check_measured, curve_of, mean_over_steps, measure, score_of
 from rlspec.comparison.plan import plan_of_values
-from rlspec.config.load import load_recipe
+from rlspec.config.load import load_recipe, load_vla_recipe
 from rlspec.errors import ConfigError
 
 
@@ -126,14 +126,22 @@ def test_half_a_curve_is_none(text: str | None, problem: str | None, tmp_path: P
         ("success_rate", "not measured"),
         ("truncation_rate", "the lower the better"),
         ("mean_length", "no share"),
+        ("maj_at_k.16", "needs 16 in evaluation.k"),
+        ("rewards.math", "no reward of that name beside another"),
     ],
 )
 def test_a_score_that_nobody_measures_is_refused_before_training(score: str, words: str) -> None:
     recipe, plan = load_recipe(["recipe=debug_grpo"]), plan_of_values(["recipe=debug_grpo", "seed=0"], score=score)
     with pytest.raises(ConfigError, match=f"score={score}: {words}"):
         check_measured(plan, recipe, "claim")
-    for known in ("sampled_pass_at_1", "pass_at_1", "box_rate", "maj_at_k.2", "rewards.math"):
-        check_measured(plan_of_values(["recipe=debug_grpo", "seed=0"], score=known), recipe, "claim")
+    with pytest.raises(ConfigError, match="score=pass_at_k.K: needs K in evaluation.k"):
+        check_measured(plan_of_values(["recipe=debug_grpo", "seed=0"], score="pass_at_k"), recipe, "claim")
+    several = load_recipe(["recipe=debug_grpo", "reward=[{name: math, weight: 1}, {name: format, weight: 0.1}]"])
+    for known in ("sampled_pass_at_1", "pass_at_1", "box_rate", f"maj_at_k.{recipe.evaluation.k[0]}", "rewards.math"):
+        check_measured(plan_of_values(["recipe=debug_grpo", "seed=0"], score=known), several, "claim")
+    robot = load_vla_recipe(["recipe=vla_franka"])
+    for known in ("success_rate", "tasks.pick_place.success_rate", "suites.franka.success_rate"):
+        check_measured(plan_of_values(["recipe=vla_franka", "seed=0"], score=known), robot, "claim")
 
 
 def test_a_score_that_was_not_measured_names_those_that_were() -> None:
