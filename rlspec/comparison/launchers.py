@@ -57,7 +57,7 @@ class Local:
             self._shares.put(share)
 
     def stop(self) -> int:
-        """SIGINT to every run."""
+        """Tell every run."""
         self._stopped.set()
         running = list(self._running)
         for process in running:
@@ -66,9 +66,23 @@ class Local:
 
 
 def _interrupt(process: subprocess.Popen[bytes]) -> None:
-    """All of a run, as a terminal does: `accelerate launch`, say, is not told by who began it."""
+    """All of a run, as a terminal does: `accelerate launch`, say, is not told by who began it.
+
+    A run that is still loading has nothing to save, and the kernel ends it: of a hundred KeyboardInterrupts in imports
+    Python loses one, in the callbacks of its module locks.
+    """
     with suppress(ProcessLookupError):
-        os.killpg(process.pid, signal.SIGINT)
+        os.killpg(process.pid, signal.SIGINT if _handles(process.pid, signal.SIGTERM) else signal.SIGTERM)
+
+
+def _handles(process: int, number: signal.Signals) -> bool:
+    """Whether a process has a handler of its own for a signal; True where the system does not say."""
+    try:
+        status = Path(f"/proc/{process}/status").read_text()
+    except OSError:
+        return True
+    caught = next(line for line in status.splitlines() if line.startswith("SigCgt:"))
+    return bool(int(caught.split()[1], 16) >> (number - 1) & 1)
 
 
 def visible_devices() -> list[str]:

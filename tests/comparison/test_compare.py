@@ -502,7 +502,9 @@ def test_a_signal_ends_the_command_and_its_run_and_begins_no_further_one(
 
 def test_what_runs_here_is_asked_once_to_end_and_so_is_what_was_just_begun(tmp_path: Path) -> None:
     script = (
-        "import signal, sys; signal.signal(signal.SIGINT, lambda *_: sys.exit(130)); print(1); sys.stdout.flush()\n"
+        "import signal, sys; told = lambda number, _: sys.exit(100 + number)\n"
+        "for number in (signal.SIGINT, signal.SIGTERM): signal.signal(number, told)\n"
+        "print(1); sys.stdout.flush(); "
     )
     launcher, log_path = Local(1), tmp_path / "run.log"
     with log_path.open("w") as log, ThreadPoolExecutor() as pool:
@@ -510,14 +512,26 @@ def test_what_runs_here_is_asked_once_to_end_and_so_is_what_was_just_begun(tmp_p
         while not log_path.read_text():
             time.sleep(0.01)
         assert launcher.stop() == 1
-        assert waiting.result() == 130
-        assert launcher.run(["sleep", "1000"], log_path, log) == -signal.SIGINT
+        assert waiting.result() == 100 + signal.SIGINT
+        assert launcher.run(["sleep", "1000"], log_path, log) == -signal.SIGTERM
+
+
+def test_a_run_that_still_loads_ends_although_python_loses_an_interrupt_in_imports(tmp_path: Path) -> None:
+    launcher, log_path = Local(1), tmp_path / "run.log"
+    lost = "import signal; signal.signal(signal.SIGINT, lambda *_: None); print(1, flush=True); signal.pause()"
+    with log_path.open("w") as log, ThreadPoolExecutor() as pool:
+        waiting = pool.submit(launcher.run, [sys.executable, "-c", lost], log_path, log)
+        while not log_path.read_text():
+            time.sleep(0.01)
+        launcher.stop()
+        assert waiting.result(timeout=20) == -signal.SIGTERM
 
 
 def test_a_signal_reaches_what_a_run_has_launched(tmp_path: Path) -> None:
     launcher, log_path = Local(1), tmp_path / "run.log"
     ranks = "trap 'echo told' INT; echo begun; sleep 20"
-    script = f"import subprocess, signal; signal.signal(2, lambda *_: None); subprocess.run(['bash', '-c', {ranks!r}])"
+    ours = "for number in (2, 15): signal.signal(number, lambda *_: None)"  # as who trains has
+    script = f"import subprocess, signal\n{ours}\nsubprocess.run(['bash', '-c', {ranks!r}])"
     with log_path.open("w") as log, ThreadPoolExecutor() as pool:
         waiting = pool.submit(launcher.run, [sys.executable, "-c", script], log_path, log)
         while not log_path.read_text():
