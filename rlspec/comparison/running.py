@@ -69,7 +69,7 @@ class RunTrainer:
                 summary = read_summary(folder)
                 if summary is None and not self.stopped.is_set():
                     code = self.launcher.run(command_of(job, folder), log_path, log)
-                    if code in (INTERRUPTED, -signal.SIGINT, -signal.SIGTERM):  # a scheduler's signal may reach a run before us
+                    if code in (INTERRUPTED, -signal.SIGINT, -signal.SIGTERM):  # a run may meet a signal before us
                         self.stopped.set()
                     elif code:  # it may have ended a run that was just beginning, by any code
                         self.stopped.wait(1.0)
