@@ -53,8 +53,7 @@ def _build_grpo(parts: TrainerParts) -> RlspecTrainerMixin:
 
     style = parts.style
     arguments = {**_arguments(parts), **grpo_arguments(parts.recipe.rollout, parts.plan, style)}
-    if len(parts.verifiers.members) > 1:
-        arguments["reward_weights"] = list(parts.verifiers.weights)
+    arguments["reward_weights"] = list(parts.verifiers.weights)
     trainer_class = SpectralGMPOTrainer if parts.recipe.algorithm == "gmpo" else SpectralGRPOTrainer
     args = build_arguments(GRPOConfig, arguments)
     with explained(args) if args.use_vllm else nullcontext():

@@ -168,6 +168,17 @@ def test_a_resumed_run_has_the_problems_that_it_had(tmp_path: Path, capsys: pyte
         _read_once.cache_clear()
         assert train.main([f"resume={path}", "trainer.max_steps=2"]) == 2
         assert "is another one; restore the data set" in capsys.readouterr().err
+    file.write_text("\n".join(rows).replace('"answer": "3"', '"answer": "4"'))
+    _read_once.cache_clear()
+    assert train.main([f"resume={path}", "trainer.max_steps=2"]) == 2
+    said = capsys.readouterr().err
+    assert "another answer, or other columns, for problem" in said and "('2 + 1 = ?'); restore the data set" in said
+
+
+def test_a_reward_that_stands_alone_is_weighted_too(tmp_path: Path) -> None:
+    path = run("recipe=debug_grpo", "reward.weight=-2", "trainer.max_steps=1", *QUIET, folder=tmp_path)
+    row = json.loads((path / "metrics.jsonl").read_text().splitlines()[0])
+    assert row["reward"] == pytest.approx(-2 * row["rewards/digits/mean"]) and row["reward"] < 0
 
 
 @pytest.mark.parametrize("content", ["", "{broken", '{"question": "x"}', "[1]"])

@@ -7,7 +7,7 @@ from functools import lru_cache
 from rlspec.rlvr.grading.budget import MAX_LENGTH, check_budget
 from rlspec.rlvr.grading.expression import Node, OverBudget, Unreadable, parse_expression, symbols_of
 from rlspec.rlvr.grading.extract import extract_answer
-from rlspec.rlvr.grading.forms import Form, balanced, letters_of, read_form
+from rlspec.rlvr.grading.forms import Form, aligned, balanced, letters_of, read_form
 from rlspec.rlvr.grading.names import is_name
 from rlspec.rlvr.grading.plain import based_number, is_decimal, is_integer_ratio, plain_number, same_decimal
 from rlspec.rlvr.grading.question import Prover, Question
@@ -147,9 +147,10 @@ class _Comparison:
         return "set" if gold.kind == "set" else "union" if gold.kind == "union" else "list"
 
     def named(self, answer: Form, gold: Form) -> Reason:
-        """Several named values: by name, and with unnamed ones in the order of their names."""
+        """Several named values: by name, and with unnamed ones in the order of writing (see `order_of`)."""
         if answer.kind == gold.kind:
-            return self.ordered(answer, gold) if answer.mark == gold.mark else "different"
+            one = aligned(answer, gold)
+            return "different" if one is None else self.ordered(one, gold)
         bare = gold if answer.kind == "named" else answer
         listed = bare.kind == "list" or (bare.kind, bare.mark) == ("tuple", "()")
         if not listed or len(answer.items) != len(gold.items) or any(item.kind == "equation" for item in bare.items):
@@ -300,7 +301,7 @@ def _spoken(answer: Form, gold: Form, letters: str) -> bool:
 
 
 _SHORT_WORDS = frozenset(
-    "am an as at be by do go he hi if in is it me my no of oh ok on or so to up us we".split()  # noqa: SIM905
+    "am an as at be by do go he hi if in is it me my no of oh ok on or so to up us we iv ix vi xi xv".split()  # noqa: SIM905
 )
 
 

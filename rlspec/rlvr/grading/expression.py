@@ -181,6 +181,8 @@ class _Parser:
         node = self.base()
         while self.peek() in ("^", "!"):
             if self.take() == "!":
+                if self.peek() == "!":
+                    raise Unreadable("double factorial")  # is no factorial of a factorial
                 node = Node("fact", (node,))
             else:
                 node = Node("pow", (node, self.group("{")))

@@ -33,6 +33,7 @@ _MATRICES = {
     r"\begin{array}": "array",
     r"\begin{vmatrix}": "determinant",
 }
+_BETWEEN_NAMES = "\n"
 _POWER = re.compile(r"\^\{(?P<sign>-?)(?P<digit>[123])\}\Z")
 _ALL_REALS = frozenset(("allrealnumbers", "allreals", "realnumbers", "allrealnumber"))
 
@@ -183,7 +184,8 @@ def _gathered(items: tuple[Form, ...], joint: str) -> Form:
         values = [item.items[0] if _is_named(item) else item for item in flat]
         return Form("equation", flat[0].tokens, (_gathered(tuple(values), joint),), mark="=")
     if joint != "or" and len(named) == len(flat) == len({item.tokens for item in flat}):
-        return _named([item.tokens for item in flat], [item.items[0] for item in flat])
+        names = [item.tokens for item in flat]
+        return _named(names, [item.items[0] for item in flat], order_of(names))
     return Form("list", items=tuple(flat))
 
 
@@ -191,14 +193,22 @@ def _is_named(form: Form) -> bool:
     return form.kind == "equation" and form.mark == "=" and is_name(form.tokens)
 
 
-def _named(names: list[tuple[str, ...]], values: list[Form]) -> Form:
-    order = order_of(names)
-    mark = ",".join(spell(list(names[i])) for i in order)
+def _named(names: list[tuple[str, ...]], values: list[Form], order: Sequence[int]) -> Form:
+    mark = _BETWEEN_NAMES.join(spell(list(names[i])) for i in order)
     return Form("named", items=tuple(values[i] for i in order), mark=mark)
 
 
+def aligned(form: Form, other: Form) -> Form | None:
+    """Named values in the order of others of the same names; None where the names differ."""
+    names, wanted = (one.mark.split(_BETWEEN_NAMES) for one in (form, other))
+    if sorted(names) != sorted(wanted):
+        return None
+    return Form("named", items=tuple(form.items[names.index(name)] for name in wanted), mark=other.mark)
+
+
 def _both_signs(tokens: Tokens) -> list[Tokens]:
-    if not any(token in (r"\pm", r"\mp") for token in tokens) or tokens[0] in (r"\{", "(", "["):
+    whole = bool(tokens) and tokens[0] in (r"\{", "(", "[") and _closing_index(tokens) == len(tokens) - 1
+    if whole or not any(token in (r"\pm", r"\mp") for token in tokens):
         return [tokens]
     plus = {r"\pm": "+", r"\mp": "-"}
     minus = {r"\pm": "-", r"\mp": "+"}
@@ -220,8 +230,8 @@ def _equation(tokens: Tokens, level: int) -> Form | None:
             sign = "="
         names = [tuple(name) for name in _split(left[1:-1], frozenset((",",)))]
         pairs = (left[0], left[-1], value.kind, value.mark) == ("(", ")", "tuple", "()")
-        if sign == "=" and pairs and len(names) == len(value.items) and all(map(is_name, names)):
-            return _named(names, list(value.items))
+        if sign == "=" and pairs and len(set(names)) == len(value.items) == len(names) and all(map(is_name, names)):
+            return _named(names, list(value.items), range(len(names)))
         return Form("equation", tuple(left), (value,), mark=sign)
     return None
 
@@ -297,7 +307,9 @@ def _matrix(tokens: Tokens, level: int) -> Form | None:
 def _bracketed(tokens: Tokens, level: int) -> Form | None:
     if tokens[0] not in _OPENING or _closing_index(tokens) != len(tokens) - 1:
         return None
-    parts = _split(tokens[1:-1], frozenset((",",)))
+    parts = _split(tokens[1:-1], frozenset((";",)))  # `(1;3)`, where a comma is a decimal point
+    if len(parts) == 1:
+        parts = _split(tokens[1:-1], frozenset((",",)))
     if tokens[0] == r"\{" and tokens[-1] == r"\}":
         return _set(tokens[1:-1], parts, level)
     if len(parts) == 1:

@@ -12,6 +12,7 @@ _IN_CALL = frozenset((",", "|", "'", r"\cap", r"\cup", r"\mid"))
 _AROUND = {"|": "|", "[": "]"}
 _LONGEST = 16  # tokens
 MAX_POINTS = 4
+_COORDINATES = frozenset((("x",), ("y",), ("z",)))
 # What turns the meaning of the value behind it round.
 _NEGATION = re.compile(
     r"\\(?:not|neg|lnot|nexists|n(?:sim|cong|less|gtr|leq\w*|geq\w*|mid|parallel|prec\w*|succ\w*|subset\w*|supset\w*))\Z"
@@ -23,6 +24,8 @@ _NEGATION = re.compile(
 def is_name(tokens: Sequence[str]) -> bool:
     """Whether tokens are a name, which says nothing about the value beside it."""
     if not tokens or len(tokens) > _LONGEST or any(map(_NEGATION.match, tokens)) or r"\infty" in tokens:
+        return False
+    if tuple(tokens) == (r"\pi",):  # `\pi\approx 3.14` is no answer 3.14
         return False
     if tokens[0].startswith("\\text{"):
         return len(tokens) == 1 or _is_index(tokens[1:])
@@ -74,7 +77,7 @@ def _is_call(tokens: Sequence[str]) -> bool:
 
 
 def order_of(names: Sequence[Sequence[str]]) -> list[int]:
-    """The order in which unnamed values are given: alphabetical for Latin letters, else as written."""
-    if all(name[0].isascii() and name[0].isalpha() for name in names):
+    """The order in which unnamed values are given: that of coordinates for `x`, `y`, `z`, else as written."""
+    if all(tuple(name) in _COORDINATES for name in names):
         return sorted(range(len(names)), key=lambda i: spell(list(names[i])))
     return list(range(len(names)))

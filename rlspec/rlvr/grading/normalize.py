@@ -14,7 +14,8 @@ Every pass is linear in the length of the text. Policies, all of them deliberate
   `\{ \}` a bare comma separates elements.
 - **Names.** A leading `x=`, `AB=`, `\angle ABC=`, `f(x)=`, `x \in`, `x\approx` before a number (see `names.py`) is
   dropped when only one side has it; `x=5` and `y=5` differ. Several named values (`x=5, y=8` or `(x,y)=(5,8)`) are
-  compared by name, and with unnamed ones in the order of their names: `5,8` or `(5,8)`, never `8,5`.
+  compared by name, and with unnamed ones in the order in which they are written, of bare `x`, `y`, `z` in that of
+  coordinates: `5,8` or `(5,8)`, never `8,5`; for `(n,k)=(5,2)` it is `(5,2)`.
 - **Sets and regions.** `\{1,2\}` is `1,2`; `x<3` is `(-\infty,3)`, `x<1 or x>3` is a union, `\mathbb{R}` is
   `(-\infty,\infty)`, whatever the variable is called (`x<3` and `y<3` differ all the same). `1<x<3` equals `(1,3)`
   although that may be a point: nobody answers a question about a point with a chain of inequalities.

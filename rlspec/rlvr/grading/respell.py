@@ -27,6 +27,7 @@ _TYPED = (
 )
 _FRACTION = re.compile(r"\\[dt]?frac\{([^{}]+)\}\{([^{}]+)\}")
 _NAMES = "xyz"
+_LETTERS = "nkb"
 
 
 class Variant(NamedTuple):
@@ -176,7 +177,9 @@ def _collection(form: Form) -> Iterator[Variant]:
         named = [f"{name}={value}" for name, value in zip(_NAMES, values, strict=False)]
         yield Variant("named", ", ".join(named))
         yield Variant("named in other order", ", ".join(named[::-1]))
-        yield Variant("named tuple", f"({','.join(_NAMES[: len(values)])})=({','.join(values)})")
+        for names in (_NAMES, _LETTERS):  # in alphabetical order, and against it
+            yield Variant(f"named tuple {names}", f"({','.join(names[: len(values)])})=({','.join(values)})")
+        yield Variant("semicolons", f"({';'.join(values)})")
 
 
 def _matrix(form: Form) -> Iterator[Variant]:

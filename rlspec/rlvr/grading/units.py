@@ -133,13 +133,14 @@ _NOT_UNITS = frozenset(
     remainder below above about approximately pi negative approx roughly around by divided multiplied is equals does has
     was yes always perhaps maybe sometimes besides binary octal hexadecimal wrong incorrect false this thus versus
     modulus repeating recurring repeated periodic factorial root inverse reciprocal exponent power infinity mil mill
-    ppm ppb milli centi micro nano mega giga tera bn mn tn cr ln lg vs""".split()  # noqa: SIM905
+    ppm ppb milli centi micro nano mega giga tera bn mn tn cr ln lg vs off error null none undefined other another
+    """.split()  # noqa: SIM905
 )
 _NUMBER_WORD = re.compile(  # in the singular
     r"(?:.*-)?(?:one|two|three|four|five|six|seven|eight|nine|ten|eleven|twelve|(?:twen|thir|for|fif|six|seven|eigh|nine)ty"
-    r"|(?:thir|four|fif|six|seven|eigh|nine)teen(?:th)?|(?:hundred|thousand|million|billion|trillion)(?:th)?"
+    r"|(?:thir|four|fif|six|seven|eigh|nine)teen(?:th)?|(?:hundred|thousand|[a-z]*illion|[a-z]*illiard)(?:th)?"
     r"|half|halve|third|quarter|fourth|fifth|sixth|seventh|eighth|ninth|tenth|eleventh|twelfth|[a-z]+tieth"
-    r"|lakh|crore|myriad|dozen|score|gross|grand|pair|double|triple|base)\Z"
+    r"|first|lakh|crore|myriad|googol|googolplex|bil|kilo|dozen|score|gross|grand|pair|double|triple|base)\Z"
 )
 _WORD = re.compile(r"[A-Za-z][A-Za-z'-]+\.?\Z", re.ASCII)
 _COUNTED = re.compile(

@@ -10,7 +10,7 @@ from typing import Any
 
 from rlspec.rlvr.grading.budget import check_budget
 from rlspec.rlvr.grading.expression import Node, OverBudget, Unreadable, parse_expression
-from rlspec.rlvr.grading.forms import Form
+from rlspec.rlvr.grading.forms import Form, aligned
 from rlspec.rlvr.grading.names import is_name
 from rlspec.rlvr.grading.plain import based_number, plain_number
 from rlspec.rlvr.grading.regions import region
@@ -32,6 +32,8 @@ def clearly_differ(one: Form, other: Form) -> bool:
         return (bare.kind == "list" or (bare.kind, bare.mark) == ("tuple", "()")) and _any_differ(one, other)
     if "set" in (one.kind, other.kind) and {one.kind, one.mark, other.kind, other.mark} <= {"set", "list", ""}:
         return len(one.items) != len(other.items) or _collections_differ(one, other)
+    if one.kind == other.kind == "named":
+        one = aligned(one, other) or one
     if one.kind != other.kind or one.mark != other.mark:
         one, other = region(one) or one, region(other) or other
     if one.kind != other.kind or one.mark != other.mark:

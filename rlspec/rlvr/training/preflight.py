@@ -16,7 +16,7 @@ from pathlib import Path
 
 from rlspec.checkpoint import write_text_atomically
 from rlspec.errors import CheckpointError, DataError
-from rlspec.rlvr.data.problems import Problem
+from rlspec.rlvr.data.problems import Problem, content_id
 from rlspec.rlvr.verifiers.verifier import Fault, Verifiers
 from rlspec.run_directory import PREFLIGHT, PROBLEMS
 from rlspec.runtime.starting import Run
@@ -70,6 +70,7 @@ def check_same_problems(problems: Sequence[Problem], run: Run) -> None:
     """
     path = run.directory.path / PROBLEMS
     ids, processes = [problem.id for problem in problems], run.process.num_processes
+    answers = [content_id(json.dumps([each.answer, each.columns], sort_keys=True, default=str)) for each in problems]
     if run.point is not None and path.is_file():
         stored = json.loads(path.read_text(encoding="utf-8"))
         if stored["ids"] != ids:
@@ -79,11 +80,18 @@ def check_same_problems(problems: Sequence[Problem], run: Run) -> None:
                 f"{run.directory.path}: its run had {len(stored['ids'])} problems to train on, now it has {len(ids)}, "
                 f"and problem {row} is another one; restore the data set, or start a new run without resume"
             )
+        if stored.get("answers", answers) != answers:
+            pairs = enumerate(zip(stored["answers"], answers, strict=True), start=1)
+            row = next(row for row, (then, now) in pairs if then != now)
+            raise CheckpointError(
+                f"{run.directory.path}: its run had another answer, or other columns, for problem {row} "
+                f"({problems[row - 1].problem[:60]!r}); restore the data set, or start a new run without resume"
+            )
         if stored["processes"] != processes and run.process.is_main_process:
             was = f"{stored['processes']} process" + ("es" if stored["processes"] > 1 else "")
             run.display.warn(f"the run began with {was} and goes on with {processes}: answers are sampled otherwise")
     if run.process.is_main_process:
-        write_text_atomically(path, json.dumps({"ids": ids, "processes": processes}))
+        write_text_atomically(path, json.dumps({"ids": ids, "answers": answers, "processes": processes}))
 
 
 def keep_checked(

@@ -164,7 +164,7 @@ def _report(content: dict[str, Any]) -> None:
 def _perform(job: Job) -> int:
     """Run the program by its kind; 0 where it came through."""
     names = _namespace("__main__" if job["kind"] == "program" else "solution")
-    if job["kind"] == "call":  # its signature was given, with `List` and the like, as in the harnesses of APPS
+    if job["kind"] != "program":  # its signature was given, with `List` and the like, as in the harnesses of APPS
         exec("from typing import *", names)  # noqa: S102
     try:
         exec(compile(job["code"], "<program>", "exec", dont_inherit=True), names)  # noqa: S102

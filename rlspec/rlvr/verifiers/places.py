@@ -7,8 +7,18 @@ from collections.abc import Callable, Sequence
 
 from rlspec.rlvr.grading.extract import answer_part, extract_answer
 
-_DIGITS = re.compile(r"(?<![\w.])[-+\u2212]?\.?\d+(?:[.,]\d+)*(?:[eE][-+]?\d+)?(?:/\d+)*%?", re.ASCII)
-_NUMBER = re.compile(r"[^\d.]?(?:(?:\d{1,3}(?:,\d{3})+|\d+)(?:\.\d+)?|\.\d+)(?:[eE][-+]?\d+|/\d+)?%?\Z", re.ASCII)
+_FRACTION = r"\\[dt]?frac\s?\{\d+\}\s?\{\d+\}"
+_DIGITS = re.compile(
+    rf"(?<![\w.])[-+\u2212]?(?:\d*{_FRACTION}|\d+ \d+/\d+(?![\d/])|"
+    r"\.?\d+(?:[.,]\d+)*(?:[eE][-+]?\d+|\^(?:\{-?\d+\}|\d+))?(?:/\d+)*%?)",
+    re.ASCII,
+)
+_NUMBER = re.compile(
+    rf"[-+\u2212]?(?:\d*{_FRACTION}|\d+ \d+/\d+|"
+    r"(?:(?:\d{1,3}(?:,\d{3})+|\d+)(?:\.\d+)?|\.\d+)(?:[eE][-+]?\d+|\^.+|/\d+)?%?)\Z",
+    re.ASCII,
+)
+_THOUSANDS = re.compile(r"(?<=\d)(?:\{,\}|\\,|,\\!)(?=\d{3}(?!\d))", re.ASCII)
 _BOXED_WORD = re.compile(r"\\(?:boxed|fbox)[ \t]*([^\s{}\\$]+)")
 _MOST = 100_000  # characters: of longer completions the end
 
@@ -34,11 +44,12 @@ def _hashes(text: str) -> str | None:
 
 
 def _last_number(text: str) -> str | None:
-    """`18` of `it costs $18.`; a minus counts where no letter, digit or point stands before it.
+    r"""`18` of `it costs $18.`; a minus counts where no letter, digit or point stands before it.
 
-    None where the last digits are no number: `1,00`, `1.2.3`, `1/2/3`.
+    `1{,}200`, `\frac{1}{2}`, `3 1/2` and `10^3` are numbers too. None where the last digits are no
+    number: `1,00`, `1.2.3`, `1/2/3`.
     """
-    found = _DIGITS.findall(text[-_MOST:])
+    found = _DIGITS.findall(_THOUSANDS.sub(",", text[-_MOST:]))
     return found[-1].replace("\u2212", "-") if found and _NUMBER.match(found[-1]) else None
 
 

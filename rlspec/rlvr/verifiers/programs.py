@@ -10,7 +10,7 @@ import re
 import zlib
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from rlspec.config.rewards import PythonOptions
@@ -18,10 +18,11 @@ from rlspec.rlvr.data.problems import Problem
 from rlspec.rlvr.grading.extract import answer_part
 from rlspec.rlvr.verifiers.jail import missing
 from rlspec.rlvr.verifiers.sandbox import ProgramEnd, ProgramJob, Sandbox, check_machine
+from rlspec.rlvr.verifiers.unit_tests import calls_of_tests
 from rlspec.rlvr.verifiers.verifier import Attempt, Fault, Judgement, Verifier
 
 # Blocks of any language: the fence that ends one must not be taken for the beginning of the next.
-_BLOCK = re.compile(r"^([ \t]*)(`{3,})([^`\n]*)\n(.*?)^[ \t]*\2", re.DOTALL | re.MULTILINE)
+_BLOCK = re.compile(r"^([ \t]*)(`{3,})([^`\n]*)\n(.*?)(?:^[ \t]*\2|\2[ \t]*$)", re.DOTALL | re.MULTILINE)
 _PYTHON = re.compile(r"\s*(?:python|py)[\d.]*(?!\S)", re.I)
 _NOTHING = "pass\n"
 
@@ -32,6 +33,7 @@ class ProgramTest:
 
     job: Mapping[str, Any]  # of ProgramJob
     expected: Any = None
+    also: Any = None  # another result that counts
 
     def passed(self, end: ProgramEnd) -> bool:
         """Whether the run came through with what is expected."""
@@ -39,15 +41,18 @@ class ProgramTest:
             return False
         if self.job["kind"] == "program":
             return _lines(end.written) == _lines(str(self.expected))
-        return end.reported and (self.job["kind"] == "script" or _same(end.result, self.expected))
+        if self.job["kind"] == "script":
+            return end.reported
+        also = self.also is not None and _same(end.result, self.also)
+        return end.reported and (also or _same(end.result, self.expected))
 
 
 class PythonVerifier(Verifier):
     """1 for an answer whose program (`find_code`) passes the problem's tests; with `partial` the share it passes.
 
     The tests are found in the row: `verification_info` or `input_output` (APPS, TACO, open-r1), `test_list` (MBPP),
-    `test` and `entry_point` (HumanEval), `public_test_cases` (LiveCodeBench), `tests`, `reward_model` (verl). Output is
-    compared line by line without white space at the ends.
+    `test` with `entry_point` (HumanEval) or with tests for pytest or unittest (KodCode), `public_test_cases`
+    (LiveCodeBench), `tests`, `reward_model` (verl). Output is compared line by line without white space at the ends.
     """
 
     name = "python"
@@ -150,11 +155,17 @@ def find_code(text: str) -> str | None:
 
 
 def _with_context(code: str, columns: Mapping[str, Any]) -> str:
-    """HumanEval's prompt is the beginning of the program; a completion that goes on with it has no `def` of its own."""
+    """HumanEval's prompt is the beginning of the program, with imports and helpers.
+
+    A completion that goes on with it has no `def` of its own.
+    """
     prompt, name = columns.get("prompt"), columns.get("entry_point")
-    if isinstance(prompt, str) and isinstance(name, str) and f"def {name}" not in code:
+    if not isinstance(prompt, str) or not isinstance(name, str):
+        return code
+    before, begun, _ = prompt.partition(f"def {name}")
+    if f"def {name}" not in code:
         return f"{prompt}{code}"
-    return code
+    return f"{before}\n{code}" if begun else code
 
 
 def read_tests(columns: Mapping[str, Any]) -> list[ProgramTest]:
@@ -186,7 +197,7 @@ def _cases(columns: Mapping[str, Any], value: Any) -> Iterator[ProgramTest]:
         return
     for case in value["test_cases"] if isinstance(value, dict) else value:
         if isinstance(case, str):
-            yield ProgramTest({"kind": "script", "script": case})
+            yield _script(case, calls_of_tests(case))
         elif case.get("fn_name"):
             yield _call(case["fn_name"], _decoded(case["input"]), _decoded(case["output"]))
         else:
@@ -199,13 +210,14 @@ def _input_output(_: Mapping[str, Any], value: Any) -> Iterator[ProgramTest]:
     if value.get("assert_case"):
         yield from _asserts({}, value["assert_case"])
         return
-    # APPS wraps results of calls in a list, mostly.
+    # APPS wraps results of calls in a list, mostly, and its harness takes either.
     wrapped = all(isinstance(expected, list) and len(expected) == 1 for expected in value["outputs"])
     for given, expected in zip(value["inputs"], value["outputs"], strict=True):
         if value.get("fn_name") and isinstance(given, str) and isinstance(expected, str):  # verl
             yield _call_of_lines(value["fn_name"], given, expected)
         elif value.get("fn_name"):
-            yield _call(value["fn_name"], given, expected[0] if wrapped else expected)
+            also = expected if wrapped else None
+            yield replace(_call(value["fn_name"], given, expected[0] if wrapped else expected), also=also)
         else:
             yield ProgramTest({"kind": "program", "input": _text(given)}, _text(expected))
 
@@ -253,9 +265,13 @@ def _listed(value: Any) -> list[Any]:
 
 
 def _check_function(columns: Mapping[str, Any], value: Any) -> Iterator[ProgramTest]:
-    """HumanEval: `test` defines `check`, which takes the function."""
-    call = f"\ncheck({columns['entry_point']})\n" if "def check(" in value else ""
-    yield ProgramTest({"kind": "script", "script": f"{value}{call}"})
+    """HumanEval: `test` defines `check`, which takes the function; or it is what pytest or unittest run."""
+    calls = [f"check({columns['entry_point']})"] if "def check(" in value else calls_of_tests(value)
+    yield _script(value, calls)
+
+
+def _script(text: str, calls: Sequence[str]) -> ProgramTest:
+    return ProgramTest({"kind": "script", "script": "\n".join([text, *calls, ""])})
 
 
 def _verl(columns: Mapping[str, Any], value: Any) -> Iterator[ProgramTest]:

@@ -47,6 +47,16 @@ ALL = ("boxed", "boxed_word", "answer_tag", "hashes", "last_number")
         ("last_number", "from 5 to 1,00", None),
         ("last_number", "5 in version 1.2.3", None),
         ("last_number", "5 or 1/2/3", None),
+        ("last_number", r"so \$1{,}200 in all", "1,200"),
+        ("last_number", r"$5\,000$", "5,000"),
+        ("last_number", r"10,\!080.", "10,080"),
+        ("last_number", "it takes 3 1/2 hours", "3 1/2"),
+        ("last_number", "it takes 3 1/2/5 hours", None),
+        ("last_number", r"is $-\frac{1}{2}$", r"-\frac{1}{2}"),
+        ("last_number", r"is $3\dfrac{1}{2}$", r"3\dfrac{1}{2}"),
+        ("last_number", "is 10^3", "10^3"),
+        ("last_number", "is 10^{-3}.", "10^{-3}"),
+        ("last_number", r"is \frac{x}{2}", "2"),
     ],
 )
 def test_each_place_finds_its_answer_and_no_other(place: str, completion: str, found: str | None) -> None:

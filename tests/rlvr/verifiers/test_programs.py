@@ -23,6 +23,7 @@ from rlspec.rlvr.data.problems import Problem
 from rlspec.rlvr.verifiers.jail import missing
 from rlspec.rlvr.verifiers.programs import PythonVerifier, find_code, read_tests
 from rlspec.rlvr.verifiers.sandbox import ProgramEnd, ProgramJob, Sandbox, check_machine
+from rlspec.rlvr.verifiers.unit_tests import calls_of_tests
 from rlspec.rlvr.verifiers.verifier import Attempt, Judgement
 
 pytestmark = pytest.mark.skipif(bool(missing()), reason=f"this machine cannot confine {missing()}")
@@ -63,9 +64,35 @@ FORMS = {
         "    return a + b\n",
         problem(prompt="def add(a, b):\n", entry_point="add", test="def check(f):\n    assert f(1, 2) == 3"),
     ),
+    "HumanEval, written anew": (
+        "def add(a: List[int], b: List[int]) -> int:\n    return one(a) + one(b)",
+        problem(
+            prompt="from typing import List\ndef one(a):\n    return a[0]\n\ndef add(a: List[int], b: List[int]):\n",
+            entry_point="add",
+            test="def check(f):\n    assert f([1], [2]) == 3",
+        ),
+    ),
+    "MBPP, typed": (
+        "def add(a: List[int], b: int) -> int:\n    return a[0] + b",
+        problem(test_list=["assert add([1], 2) == 3"]),
+    ),
+    "pytest": (ADD, problem(test="from solution import add\n\ndef test_add():\n    assert add(1, 2) == 3")),
+    "pytest, a class": (ADD, problem(test="class TestAdd:\n    def test_it(self):\n        assert add(1, 2) == 3")),
+    "unittest": (
+        ADD,
+        problem(
+            test="import unittest\nfrom solution import add\n\nclass Adds(unittest.TestCase):\n    def setUp(self):\n"
+            "        self.one = 1\n    def test_it(self):\n        self.assertEqual(add(self.one, 2), 3)"
+        ),
+    ),
+    "statements": (ADD, problem(test="for b in (2, 3):\n    assert add(1, b) == 1 + b")),
     "APPS": (READS, problem(input_output=json.dumps({"inputs": ["1\n2\n", "5\n6"], "outputs": ["3\n", "11"]}))),
     "APPS, calls": (
         f"class Solution:\n    {ADD.replace('(a', '(self, a').replace(chr(10), chr(10) + '    ')}",
+        problem(input_output=json.dumps({"fn_name": "add", "inputs": [[1, 2]], "outputs": [[3]]})),
+    ),
+    "APPS, a list or what is in it": (
+        "def add(a, b):\n    return [a + b]",
         problem(input_output=json.dumps({"fn_name": "add", "inputs": [[1, 2]], "outputs": [[3]]})),
     ),
     "open-r1": (
@@ -401,3 +428,24 @@ def test_a_machine_that_cannot_hold_a_program_is_refused_unless_that_is_accepted
     with pytest.raises(ConfigError, match="cannot confine files.*weaker=true"):
         check_machine(["files"], weaker=False)
     check_machine(["files"], weaker=True)
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "",
+        "def helper():\n    assert False",
+        "from solution import add\nEXPECTED = 3",
+        "def test_add(fixture):\n    assert add(1, 2) == 3",
+        "@pytest.mark.parametrize('a', [1])\ndef test_add(a=1):\n    pass",
+        "def test_add(:",
+    ],
+)
+def test_a_text_that_tests_nothing_is_no_test(text: str) -> None:
+    with pytest.raises(ValueError, match=r"no test in it|asks for arguments|no Python"):
+        calls_of_tests(text)
+
+
+def test_a_block_may_end_where_its_code_does() -> None:
+    assert find_code("```python\nprint(3)```") == "print(3)"
+    assert find_code("```python\nprint('```')\n```\n") == "print('```')\n"
