@@ -344,7 +344,7 @@ def importance_ratio(recipe: Recipe) -> Lines:
     neutral: dict[str, float] = {"top_p": 1.0, "top_k": 0, "min_p": 0.0, "repetition_penalty": 1.0}
     for knob, value in neutral.items():
         given = recipe.trainer.get(knob)
-        if given not in (None, value) and not (knob == "top_k" and given == -1):
+        if given not in (None, value):
             yield (
                 f"trainer.{knob}={show(given)}: with rollout.engine=vllm completions come from a cut distribution and "
                 f"the loss has the whole one, which biases the ratio; set {value:g}"

@@ -263,11 +263,12 @@ def _check_overrides(parsed: Arguments) -> None:
         scalars = list(_scalar(override.value))
         line = wrong_override(override.key, scalars, schema)
         section, _, name = override.key.partition(".")
-        if algorithm is not None and not parsed.robotic and scalars and "." not in name:
-            if line is None and section == "trainer":
+        if algorithm is not None and not parsed.robotic and override.value is not None and "." not in name:
+            word = name or section  # with a section, as verl has `data.max_prompt_length`
+            if line is None and section == "trainer" and scalars:
                 line = check_knob(algorithm, name, scalars[0])
-            elif not name and not holds(section, schema) and not same_meaning(section, lambda key: holds(key, schema)):
-                line = elsewhere(section, scalars[0]) or line
+            elif not holds(override.key, schema) and not same_meaning(word, lambda key: holds(key, schema)):
+                line = elsewhere(word, scalars[0] if scalars else override.value) or line
         if line:
             lines.append(line)
     if lines:

@@ -8,6 +8,7 @@ from typing import Any
 from rlspec.config.knobs import IGNORED_BY_GMPO, IGNORED_BY_RL, IGNORED_BY_SFT, NEEDS, REMOVED, REPLACED
 from rlspec.config.paths import show
 from rlspec.config.sources import read_knobs
+from rlspec.config.synonyms import same_meaning
 from rlspec.errors import nearest
 
 FROM_TOKENIZER = frozenset({"vocab_size", "pad_token_id", "eos_token_id", "bos_token_id"})
@@ -20,6 +21,7 @@ _SIZES = (
     "head_dim",
     "max_position_embeddings",
 )
+_SECTIONS = frozenset({"batch", "checkpoints", "data", "evaluation", "model", "optim", "report", "trainer"})
 CONFIG_CLASSES = {"grpo": "GRPOConfig", "gmpo": "GMPOConfig", "sft": "SFTConfig"}
 
 
@@ -63,10 +65,12 @@ def check_knob(algorithm: str, name: str, value: Any) -> str | None:
     if algorithm != "sft" and name in IGNORED_BY_RL:
         return f"{key}={show(value)}: {algorithm} ignores it; remove it"
     if name not in knobs:
-        known = nearest(name, knobs.keys() - REPLACED.keys(), most=8)
+        meant = same_meaning(name, lambda other: other.partition(".")[0] in _SECTIONS)
+        known = " or ".join(meant)
+        known = f"did you mean {known}?" if meant else nearest(name, knobs.keys() - REPLACED.keys(), most=8)
         return f"{key}={show(value)}: {CONFIG_CLASSES[algorithm]} has no such knob; {known}"
     knob = knobs[name]
-    if knob.accepts(value):
+    if knob.accepts(value) or (name == "scale_rewards" and isinstance(value, bool)):  # TRL maps these words
         return None
     choices = isinstance(value, str) and knob.choices
     return f"{key}={show(value)}: " + (nearest(value, knob.choices) if choices else f"must be {knob.allowed}")
@@ -134,12 +138,12 @@ def _contradictions(algorithm: str, trainer: Mapping[str, Any]) -> Iterator[str]
 
 
 def _length(steps: Any, epochs: Any) -> Iterator[str]:
-    """Of the run: in optimizer steps or in epochs, not both."""
-    if _positive(steps) and epochs is not None:
-        yield f"trainer.num_train_epochs={epochs}: has no effect with trainer.max_steps={steps}; set that to -1"
-    elif not _positive(steps) and epochs is not None and not _positive(epochs):
+    """Of the run: in optimizer steps, which decide where they are given, as in transformers, or in epochs."""
+    if _positive(steps):
+        return
+    if epochs is not None and not _positive(epochs):
         yield f"trainer.num_train_epochs={show(epochs)}: must be > 0"
-    elif not _positive(steps) and epochs is None:
+    elif epochs is None:
         yield f"trainer.max_steps={steps}: give a number of optimizer steps > 0, or trainer.num_train_epochs"
 
 
@@ -165,6 +169,8 @@ _SCHEDULE_NEEDS = {
 
 def _schedule(kind: str, given: Mapping[str, Any] | str) -> Iterator[str]:
     """What transformers would ask for only once the model is loaded: exactly one of these."""
+    if kind == "reduce_lr_on_plateau":
+        yield f"trainer.lr_scheduler_type={kind}: follows evaluations of transformers, which no run makes; use another"
     needs = _SCHEDULE_NEEDS.get(kind, ())
     if isinstance(given, str):  # transformers takes JSON too
         return

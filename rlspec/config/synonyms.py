@@ -67,6 +67,7 @@ trainer.max_grad_norm training.grad_clip_norm: grad_clip grad_clip_norm max_grad
     gradient_clip_val grad_norm
 model.lora policy.lora: lora peft use_peft use_lora
 model.lora.r policy.lora.r: lora_r lora_rank peft.r
+model.weights_dtype: dtype torch_dtype model_dtype weight_dtype
 model.attn_implementation: attn attention use_flash_attention flash_attn
 model.lora.path: adapter_name_or_path lora_path peft_path sft_adapter
 checkpoints.every: save_every save_freq save_steps save_interval checkpoint_every ckpt_freq

@@ -29,7 +29,7 @@ from rlspec.rlvr.trainer import build_trainer
 from rlspec.rlvr.training.arguments import stretched_schedule
 from rlspec.rlvr.training.callbacks import CollapseGuard, EvaluationCallback, InterruptCallback, MetricsCallback
 from rlspec.rlvr.training.preflight import check_same_problems
-from rlspec.rlvr.training.spread import SpreadGuard
+from rlspec.rlvr.training.spread import GROUPS_ALIKE, SpreadGuard
 from rlspec.rlvr.training.trainers import RlspecTrainerMixin, SpectralGRPOTrainer
 from rlspec.run_directory import RunDirectory
 from rlspec.runtime.devices import WAIT, choose_device
@@ -131,7 +131,8 @@ class LanguageModelSession:
         if settings.enabled and parts.recipe.algorithm != "sft":
             guard = CollapseGuard(settings, run.display, run.directory.logged("reward"))
             trainer.add_callback(guard)
-            seen = any(share < 1 for share in run.directory.logged("frac_reward_zero_std"))
+            shares = run.directory.logged(GROUPS_ALIKE) or run.directory.logged("frac_reward_zero_std")
+            seen = any(share < 1 for share in shares)
             trainer.add_callback(SpreadGuard(parts.rewards, run.display, settings.spread, seen=seen))
         if every := parts.recipe.evaluation.every:
             trainer.add_callback(EvaluationCallback(self.evaluations.during, every))

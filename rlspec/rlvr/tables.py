@@ -167,7 +167,8 @@ def _parquet(path: Path) -> list[Row]:
 def _read_folder(folder: Path, subset: str | None, split: str) -> list[Row]:
     """A folder with one file per split (``train.jsonl``), or a snapshot of a hub data set."""
     if not folder.is_dir():
-        raise DataError(f"no data file or folder {folder}; set data.path")
+        kinds = f"no folder and none of {', '.join(SUFFIXES)}" if folder.exists() else "no such file or folder"
+        raise DataError(f"data.path={folder}: {kinds}")
     for suffix in SUFFIXES:
         if (folder / f"{split}{suffix}").is_file():
             return read_file(folder / f"{split}{suffix}")

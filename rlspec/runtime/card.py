@@ -10,6 +10,7 @@ import yaml
 from huggingface_hub import EvalResult, ModelCardData
 
 from rlspec.checkpoint import CARD, list_checkpoints, read_manifest, write_text_atomically
+from rlspec.config.gguf_header import is_gguf, read_gguf_header
 from rlspec.hub import fetch_snapshot, is_local
 from rlspec.run_directory import RECIPE
 from rlspec.runtime.starting import Run
@@ -79,10 +80,13 @@ def write_cards(run: Run, origin: Origin, measured: Sequence[CardRow], *, status
 
 
 def licence_of(base: str | None, revision: str | None) -> str | None:
-    """The hub's word for a model's licence, as its card says it; None: it says nothing, or cannot be had."""
+    """The hub's word for a model's licence, as its card or header says it; None: it says nothing, or cannot be had."""
     if base is None:
         return None
     try:
+        if is_gguf(base):
+            licence = read_gguf_header(Path(base).expanduser()).metadata.get("general.license")
+            return licence if isinstance(licence, str) else None
         folder = Path(base) if is_local(base) else fetch_snapshot(base, kind="model", files=[CARD], revision=revision)
         _, front, _ = (folder.expanduser() / CARD).read_text(encoding="utf-8").split("---", 2)
         licence = yaml.safe_load(front)["license"]

@@ -97,7 +97,10 @@ def test_fine_tuning_says_why_it_ignores_a_knob(name: str) -> None:
         ({"sapo_temperature_pos": 1.0}, "without trainer.loss_type=sapo"),
         ({"entropy_target": 0.1}, "without trainer.use_adaptive_entropy=true"),
         ({"sync_ref_model": True}, "trainer.beta"),
-        ({"num_train_epochs": 1.0}, "no effect with trainer.max_steps=3"),
+        ({"lr_scheduler_type": "reduce_lr_on_plateau"}, "follows evaluations of transformers, which no run makes"),
+        ({"save_freq": 5}, "did you mean checkpoints.every?"),
+        ({"test_freq": 5}, "did you mean evaluation.every?"),
+        ({"total_epochs": 5}, "did you mean trainer.num_train_epochs?"),
         ({"max_steps": 0}, "trainer.max_steps=0"),
         ({"max_steps": -1, "num_train_epochs": 0}, "num_train_epochs=0: must be > 0"),
         (

@@ -25,7 +25,8 @@ WORDS = {
         "max_completion_length=trainer.max_completion_length wandb.enable=report.wandb output=output_dir "
         "resume_from_checkpoint=resume kl_coef=trainer.beta eval_steps=evaluation.every actor_rollout_ref.rollout.n="
         "batch.samples_per_prompt top_p=trainer.top_p per_device_train_batch_size=batch.micro_batch "
-        "lr_scheduler_type=trainer.lr_scheduler_type data.test_size=data.test_fraction",
+        "lr_scheduler_type=trainer.lr_scheduler_type data.test_size=data.test_fraction "
+        "torch_dtype=model.weights_dtype model.dtype=model.weights_dtype",
     ),
     "evaluate": ("env=franka policy=expert", "num_episodes=episodes n=episodes output_dir=out num_workers=workers"),
     "compare": ("recipe=grpo_math", "learning_rate=optim.lr num_workers=workers jobs=workers save_dir=out"),

@@ -5,7 +5,7 @@ from __future__ import annotations
 from functools import lru_cache
 
 from rlspec.rlvr.grading.budget import MAX_LENGTH, check_budget
-from rlspec.rlvr.grading.expression import Node, OverBudget, Unreadable, parse_expression, symbols_of
+from rlspec.rlvr.grading.expression import Node, OverBudget, Unreadable, is_constant, parse_expression
 from rlspec.rlvr.grading.extract import extract_answer
 from rlspec.rlvr.grading.forms import Form, aligned, balanced, letters_of, read_form
 from rlspec.rlvr.grading.names import is_name
@@ -205,7 +205,7 @@ class _Comparison:
             return self.forms(answer.items[0], gold.items[0])
         if gold.mark != "=" or answer.items[0].kind != "scalar" or gold.items[0].kind != "scalar":
             return "different"
-        if is_name(gold.tokens) and _is_constant(gold.items[0]):
+        if is_name(gold.tokens) and is_constant(gold.items[0].tokens):
             return "different" if is_name(answer.tokens) else "unevaluated"  # `2x=10` for `x=5`
         return self.proportional(answer, gold, "equation")
 
@@ -235,13 +235,6 @@ def _sides(form: Form) -> tuple[tuple[str, ...], tuple[str, ...]]:
     if form.kind == "equation":
         return form.tokens, form.items[0].tokens
     return form.items[0].tokens, form.items[1].tokens
-
-
-def _is_constant(form: Form) -> bool:
-    try:
-        return not symbols_of(parse_expression(list(form.tokens)))
-    except (Unreadable, OverBudget):
-        return False
 
 
 def _same_direction(answer: Form, gold: Form) -> bool:
@@ -296,6 +289,8 @@ def _words(answer: Form, gold: Form) -> Reason:
 
 def _spoken(answer: Form, gold: Form, letters: str) -> bool:
     r"""Whether case carries no meaning: two letters or more with a `\text{}` on a side, three or more without."""
+    if letters.casefold() == "no":
+        return True
     marked = "text" in (answer.mark, gold.mark)
     return len(letters) >= (2 if marked else 3)
 

@@ -8,6 +8,7 @@ words) is an error, so such an answer can only be accepted as the literal gold.
 from __future__ import annotations
 
 import re
+from collections.abc import Sequence
 from dataclasses import dataclass
 from fractions import Fraction
 
@@ -97,6 +98,14 @@ def symbols_of(node: Node) -> frozenset[str]:
             names.add(top.name)
         stack.extend(top.args)
     return frozenset(names)
+
+
+def is_constant(tokens: Sequence[str]) -> bool:
+    """Whether tokens are an expression without a symbol."""
+    try:
+        return not symbols_of(parse_expression(list(tokens)))
+    except (Unreadable, OverBudget):
+        return False
 
 
 def parse_expression(tokens: Tokens) -> Node:
@@ -275,7 +284,7 @@ class _Parser:
         node = self.factor()
         while self.starts_factor(self.peek()) and self.peek()[1:] not in _CALLS and self.peek() not in ("(", "["):
             node = Node("mul", (node, self.factor()))
-        if self.peek() in ("/", "*"):
+        if self.peek() in ("/", "*") and "".join(self.tokens[self.i + 1 : self.i + 2])[1:] not in _CALLS:
             raise Unreadable("where does the argument end?")
         return node
 

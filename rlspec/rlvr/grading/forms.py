@@ -117,7 +117,8 @@ def _unwrap(tokens: Tokens) -> Tokens:
         tokens = tokens[1:-1]
     if len(tokens) == 1 and tokens[0].startswith(r"\text{"):
         inner = tokenize(tokens[0][6:-1])
-        return tokens if any(token.startswith(r"\text{") for token in inner) else inner
+        counted = bool(inner) and inner[0][0].isdigit()  # `\text{18 dollars}`
+        return tokens if any(token.startswith(r"\text{") for token in inner) and not counted else inner
     return tokens
 
 
@@ -229,6 +230,8 @@ def _equation(tokens: Tokens, level: int) -> Form | None:
         if is_name(tuple(left)) and (sign == r"\approx" or (sign == r"\in" and value.kind == "set")):
             sign = "="
         names = [tuple(name) for name in _split(left[1:-1], frozenset((",",)))]
+        if sign == r"\in" and value.kind == "set" and (left[0], left[-1]) == ("(", ")") and all(map(is_name, names)):
+            return value
         pairs = (left[0], left[-1], value.kind, value.mark) == ("(", ")", "tuple", "()")
         if sign == "=" and pairs and len(set(names)) == len(value.items) == len(names) and all(map(is_name, names)):
             return _named(names, list(value.items), range(len(names)))

@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 
 from rlspec.rlvr.grading.budget import MAX_LENGTH
-from rlspec.rlvr.grading.expression import OverBudget, Unreadable, parse_expression
+from rlspec.rlvr.grading.expression import OverBudget, Unreadable, is_constant, parse_expression
 from rlspec.rlvr.grading.forms import Form, read_form
 from rlspec.rlvr.grading.names import is_name
 from rlspec.rlvr.grading.plain import based_number, is_decimal, plain_number
@@ -14,7 +14,10 @@ MAX_WORDS = 6  # of a gold in words: "one solution for each value"
 _COMMAND = re.compile(r"\\(?:begin|end)\{[a-z]+\}|\\[A-Za-z]+")
 _WORD = re.compile(r"[A-Za-z]{2,}")
 _OF_SENTENCES = frozenset("is are was were has have had equals answer therefore because since so hence thus".split())  # noqa: SIM905
-_OF_AMOUNTS = frozenset("more less fewer than about approximately around roughly almost".split())  # noqa: SIM905
+_OF_AMOUNTS = frozenset(  # beside digits
+    "more less fewer than about approximately around roughly almost yes no let qed total result ans".split()  # noqa: SIM905
+)
+_CHOSEN = re.compile(r"\A\(?[A-E]\)\W*[0-9]|[0-9]\W*\([A-E]\)\Z", re.ASCII)  # `(B) 18`: a letter and its value
 _MISSING = frozenset(("nan", "null", "n/a", "#n/a", "<na>", "nat"))  # what tables write; `None` answers some problems
 _LITERALS = frozenset((r"\emptyset", r"\infty"))
 _TIME = re.compile(r"[0-9]{1,2}:[0-9]{2}(?::[0-9]{2})?\Z", re.ASCII)
@@ -34,6 +37,8 @@ def is_readable(text: str) -> bool:
     vague = _OF_SENTENCES | _OF_AMOUNTS if any(character.isdigit() for character in text) else _OF_SENTENCES
     if len(words) > MAX_WORDS or any(word.lower() in vague for word in words):
         return False
+    if _CHOSEN.search(_COMMAND.sub("", text).strip(" {}$")):
+        return False
     try:
         return _is_readable(read_form(text))
     except OverBudget:
@@ -43,8 +48,11 @@ def is_readable(text: str) -> bool:
 def _is_readable(form: Form) -> bool:
     if form.kind == "scalar":
         return _is_value(form)
-    if form.kind == "equation" and not (is_name(form.tokens) or _is_value(Form("scalar", form.tokens))):
+    unsolved = form.kind == "equation" and not is_name(form.tokens)
+    if unsolved and (not _is_value(Form("scalar", form.tokens)) or is_constant(form.tokens)):  # `2*9=18`
         return False
+    if form.mark == "::" and len({plain_number(item.text) is None for item in form.items}) > 1:
+        return False  # `A: 18`
     return form.kind == "word" or (form.kind != "empty" and all(map(_is_readable, form.items)))
 
 

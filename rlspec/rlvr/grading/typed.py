@@ -54,9 +54,6 @@ _UNICODE = str.maketrans(
         "∠": r"\angle ",
         "∅": r"\emptyset ",
         "ℝ": r"\mathbb{R}",
-        "²": "^{2}",
-        "³": "^{3}",
-        "⁴": "^{4}",
         "…": r"\ldots ",
         **{chr(code): _vulgar(chr(code)) for code in (*range(0xBC, 0xBF), *range(0x2150, 0x215F))},
         "\u2044": "/",
@@ -66,6 +63,10 @@ _UNICODE = str.maketrans(
         "\u202f": " ",
     }
 )
+_LOWERED = str.maketrans("⁰¹²³⁴⁵⁶⁷⁸⁹⁻", "0123456789-")  # noqa: RUF001
+_RAISED = re.compile("⁻?[⁰¹²³⁴⁵⁶⁷⁸⁹]+")  # noqa: RUF001
+_DEGREES = re.compile(r"(?<=[0-9])\^(?:o|\{o\})(?![A-Za-z0-9])", re.ASCII)
+_UNION = re.compile(r"(?<=[)\]])\s*U\s*(?=[(\[])")
 _WORTH_A_LOOK = re.compile(r"[0-9][eE][-+0-9]|[<>!=*]=|=<|\*\*|[0-9]\s?[xX]\s?10", re.ASCII)
 _NUMBER = r"(?<![\w.\\])(?P<mantissa>(?:[0-9]+(?:\.[0-9]*)?|\.[0-9]+))"
 _SCIENTIFIC = re.compile(_NUMBER + r"[eE]\+?(?P<exponent>-?[0-9]{1,5})(?![\w.])", re.ASCII)
@@ -92,7 +93,9 @@ _JOINTS = {"and": r"\text{and}", "or": r"\text{or}"}
 
 def as_tex(text: str) -> str:
     """A text with typed signs and scientific numbers as their TeX commands; what may be Euler's number stays."""
+    text = _RAISED.sub(lambda m: f"^{{{m.group().translate(_LOWERED)}}}", text)
     text = text.translate(_UNICODE).strip().replace("...", r"\ldots ")
+    text = _UNION.sub(r"\\cup ", _DEGREES.sub(r"^\\circ ", text.removeprefix("=")))
     if ordinal := _ORDINAL.match(text):
         return rf"{ordinal.group()}\text{{{text[ordinal.end() :].rstrip('.')}}}"
     if _WORTH_A_LOOK.search(text) is None:

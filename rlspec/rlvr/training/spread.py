@@ -16,6 +16,7 @@ from rlspec.rlvr.training.rewards import VerifierReward
 _NO_CAUSE = (
     "see the answers in evaluations/; the problems may be too hard, or the golds of another form than the answers"
 )
+_UNREACHED = "see reward.options.url, its model, and the key that reward.options.key_variable names"
 _CAUSES = {
     "no_box": r"say in model.instruction that the answer belongs in \boxed{}, or set reward.options.extract",
     "no_answer": "say in model.instruction how to answer, or set reward.options.extract",
@@ -27,6 +28,7 @@ _CAUSES = {
 }
 
 
+GROUPS_ALIKE = "groups_without_spread"  # share of the groups in which every answer earned the same
 _MOSTLY_CUT = 0.9  # no other reason matters where so many answers have no end
 
 
@@ -57,7 +59,7 @@ class SpreadGuard(TrainerCallback):
         Raises:
             UserError: The likely cause, in one line.
         """
-        share = (logs or {}).get("frac_reward_zero_std")
+        share = (logs or {}).get(GROUPS_ALIKE, (logs or {}).get("frac_reward_zero_std"))
         if share is None:
             return
         reward = (logs or {}).get("reward", 0.0)
@@ -65,14 +67,15 @@ class SpreadGuard(TrainerCallback):
             share = 1.0
         self.cut = (logs or {}).get("completions/clipped_ratio", 0.0)
         self.seen = self.seen or share < 1
-        self.without = 0 if share < 1 else self.without + 1
+        before, every = self.without, max(1, int(args.logging_steps))
+        self.without = 0 if share < 1 else before + every
         if self.without < self.limit:
             return
         nothing = f"in no group of {self.limit} steps did rewards differ, so that nothing is learnt"
         right = self.all_right()
         if not right and not self.seen:
             raise UserError(f"{nothing}: {self.cause()}")
-        if self.without == self.limit:
+        if before < self.limit:
             solved = f"every answer of {self.limit} steps was right: nothing is left to learn here"
             self.display.warn(solved if right else f"{nothing}: {self.cause()}")
 
@@ -95,4 +98,5 @@ class SpreadGuard(TrainerCallback):
         counts = sum(list(reward.recent)[-self.limit :], Counter[str]())
         reason, count = counts.most_common(1)[0] if counts else ("nothing judged", 0)
         share = f"{count / max(1, counts.total()):.0%} of the answers are {reason}"
-        return f"{share} by reward {reward.verifier.name}; {_CAUSES.get(reason, _NO_CAUSE)}"
+        cause = _UNREACHED if reason.startswith("judge_") else _CAUSES.get(reason, _NO_CAUSE)
+        return f"{share} by reward {reward.verifier.name}; {cause}"

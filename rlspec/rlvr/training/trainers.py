@@ -29,6 +29,7 @@ from rlspec.policy_gradient import approx_kl
 from rlspec.rlvr.sampling.vllm import explained
 from rlspec.rlvr.training.losses import gmpo_loss
 from rlspec.rlvr.training.sampler import PromptSampler
+from rlspec.rlvr.training.spread import GROUPS_ALIKE
 from rlspec.rlvr.training.zero_advantages import informative_first, nothing_to_learn
 from rlspec.runtime.sharding import giving, plain_weights, shard_model, unsharded
 
@@ -234,7 +235,12 @@ class SpectralGRPOTrainer(RlspecTrainerMixin, GRPOTrainer):
         groups = rewards.view(-1, self.num_generations, rewards.shape[-1])
         missing = groups.isnan()
         left_out = (missing & ~missing.all(1, keepdim=True)).any(-1, keepdim=True)
-        return groups.masked_fill(left_out, float("nan")).view_as(rewards)
+        groups = groups.masked_fill(left_out, float("nan"))
+        if self.args.scale_rewards == "batch":  # TRL's own share is then that of the batch
+            totals = (groups * self.reward_weights.to(groups)).nansum(-1)
+            alike = (totals == totals[:, :1]).all(1).float().mean().item()
+            self._metrics["train" if self.model.training else "eval"][GROUPS_ALIKE].append(alike)
+        return groups.view_as(rewards)
 
     origin = (0, 0)  # optimizer step from which on the batch has its size, and the prompts drawn before
 

@@ -30,7 +30,8 @@ _LETTER = rf"\b([A-Za-z])\b(?:(?<=[B-HJ-Z])(?!['’+^-])|{_END}){_WRONG}{_MORE}"
 _GAP = r"[^\w.,;!?]{0,9}"
 _NO = r"(?<!not )(?<!not the )(?<!neither )(?<!than )"
 _NOUN = r"\b(?:answer|choice|option)\b"
-_SAID = re.compile(rf"(?i:{_NO}{_NOUN}{_GAP}(?:is)?(?:\s+the\s+letter)?){_GAP}{_LETTER}")
+_IS = r"(?:(?:is|(?:must|should|has to) be)(?:\s+(?:therefore|thus|then|clearly|definitely))?)?"
+_SAID = re.compile(rf"(?i:{_NO}{_NOUN}{_GAP}{_IS}(?:\s+the\s+letter)?){_GAP}{_LETTER}")
 _FIRST = re.compile(rf"\s*{_OPEN}([A-Za-z])\b(?:(?<=[B-HJ-Z])(?=\s+(?!(?:is|are)\b))|{_END}){_WRONG}{_MORE}")
 
 

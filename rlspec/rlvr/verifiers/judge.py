@@ -22,7 +22,7 @@ from rlspec.rlvr.grading.extract import answer_part
 from rlspec.rlvr.verifiers.verifier import Attempt, Judgement, Verifier
 
 _OF_ANOTHER_SCALE = r"\.?\d|\s*(?:%|(?:/|out of)(?!\s*1(?:\.0*)?(?![\d.])))"
-_SCORE = re.compile(rf"SCORE:\s*\**\s*([01](?:\.\d+)?|0?\.\d+)(?!{_OF_ANOTHER_SCALE})", re.ASCII)
+_SCORE = re.compile(rf"(?i:\bscore)\**\s*:\s*\**\s*([01](?:\.\d+)?|0?\.\d+)(?!{_OF_ANOTHER_SCALE})", re.ASCII)
 _TRANSIENT = (408, 409, 425, 429, 500, 502, 503, 504)
 _RUBRIC = (
     "Judge whether the answer is correct. Compare it with the reference where there is one, else judge by yourself. "

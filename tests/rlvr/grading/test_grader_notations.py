@@ -8,6 +8,16 @@ from rlspec.rlvr.grading import equivalents, grade_answer, mutate
 
 # Two spellings of one answer: each is accepted where the other is the gold.
 SAME = [
+    (r"\sin x\cdot\cos x", r"\cos x\sin x"),
+    (r"\ln 3/\ln 2", r"\frac{\ln 3}{\ln 2}"),
+    ("10⁶", "10^6"),
+    ("x⁵+x⁻¹²", "x^5+x^{-12}"),
+    (r"(-\infty,3)U(5,\infty)", r"(-\infty,3)\cup(5,\infty)"),
+    (r"\text{18 dollars}", "18"),
+    (r"(x,y)\in\{(1,2),(2,1)\}", "(2,1),(1,2)"),
+    ("30^o", r"30^\circ"),
+    ("= 5", "5"),
+    ("No", "no"),
     ("(5,2)", "(n,k)=(5,2)"),
     ("k=2,n=5", "(n,k)=(5,2)"),
     ("(3,-2)", "m=3, b=-2"),
@@ -184,6 +194,17 @@ SAME = [
 
 # Two answers: neither is accepted for the other.
 DIFFERENT = [
+    (r"\sin x\cdot\cos x", r"\sin(x\cos x)"),
+    (r"\ln 2/3", r"\ln\frac{2}{3}"),
+    (r"\ln 2/3", r"\frac{\ln 2}{3}"),
+    ("10⁶", "106"),
+    ("10⁻⁶", "10^6"),
+    (r"\text{18 wrong}", "18"),
+    (r"\text{18 million}", "18"),
+    (r"(x,y)\in\{(1,2),(2,1)\}", "(1,2)"),
+    (r"(x,y)\in\{(1,2)\}", "(2,1)"),
+    ("No", "on"),
+    ("= 5", "= 6"),
     ("(2,5)", "(n,k)=(5,2)"),
     ("(-2,3)", "(m,b)=(3,-2)"),
     ("-2,3", "m=3, b=-2"),

@@ -13,7 +13,7 @@ from rlspec.errors import UserError
 from rlspec.rlvr.data.problems import Problem
 from rlspec.rlvr.grading.verdict import Verdict
 from rlspec.rlvr.training.rewards import VerifierReward
-from rlspec.rlvr.training.spread import SpreadGuard
+from rlspec.rlvr.training.spread import GROUPS_ALIKE, SpreadGuard
 from rlspec.rlvr.verifiers.answers import MathVerifier
 from rlspec.rlvr.verifiers.verifier import Attempt, Judgement, Verifier
 
@@ -75,6 +75,9 @@ class Fixed(Verifier):
         return [self.judgement] * len(attempts)
 
 
+EVERY = SimpleNamespace(logging_steps=1)
+
+
 def guard(score: float, reason: str) -> SpreadGuard:
     reward = VerifierReward(Fixed(score, reason), PROBLEMS)
     reward([[]] * 4, ["x"] * 4, rlspec_id=["a"] * 4)
@@ -84,7 +87,7 @@ def guard(score: float, reason: str) -> SpreadGuard:
 def log(watch: SpreadGuard, *shares: float | None) -> None:
     for share in shares:
         logs = {} if share is None else {"frac_reward_zero_std": share}
-        watch.on_log(None, SimpleNamespace(), SimpleNamespace(), logs)
+        watch.on_log(EVERY, SimpleNamespace(), SimpleNamespace(), logs)
 
 
 @pytest.mark.parametrize(
@@ -93,6 +96,7 @@ def log(watch: SpreadGuard, *shares: float | None) -> None:
         ("no_box", r"100% of the answers are no_box .* \\boxed"),
         ("different", "golds of another form"),
         ("no_code", "fenced"),
+        ("judge_status_401", "see reward.options.url"),
     ],
 )
 def test_a_run_without_spread_is_ended_with_its_likely_cause(reason: str, cause: str) -> None:
@@ -108,7 +112,22 @@ def test_a_run_in_which_no_answer_is_judged_is_ended_though_trl_logs_spread(rewa
     logs = {"frac_reward_zero_std": 0.0, "reward": reward}
     with pytest.raises(UserError, match="100% of the answers are not_judged .* the reward returned None"):
         for _ in range(3):
-            watch.on_log(None, SimpleNamespace(), SimpleNamespace(), logs)
+            watch.on_log(EVERY, SimpleNamespace(), SimpleNamespace(), logs)
+
+
+def test_steps_count_as_such_where_only_some_are_logged() -> None:
+    watch, seldom = guard(0.0, "no_box"), SimpleNamespace(logging_steps=2)
+    watch.on_log(seldom, SimpleNamespace(), SimpleNamespace(), {"frac_reward_zero_std": 1.0})
+    with pytest.raises(UserError, match="in no group of 3 steps"):
+        watch.on_log(seldom, SimpleNamespace(), SimpleNamespace(), {"frac_reward_zero_std": 1.0})
+
+
+def test_groups_count_where_rewards_are_scaled_by_the_batch() -> None:
+    """Groups of 0 and groups of 1 have a spread in the batch, and no advantage."""
+    watch, logs = guard(0.0, "no_box"), {"frac_reward_zero_std": 0.0, GROUPS_ALIKE: 1.0}
+    with pytest.raises(UserError, match="in no group of 3 steps"):
+        for _ in range(3):
+            watch.on_log(EVERY, SimpleNamespace(), SimpleNamespace(), logs)
 
 
 def test_one_group_with_spread_begins_the_count_anew() -> None:

@@ -91,9 +91,9 @@ def test_answers_that_are_all_cut_off_are_named_as_the_cause_that_nothing_is_lea
     reward = SimpleNamespace(recent=[], recent_scores=[], verifier=SimpleNamespace(name="math", passes=1.0))
     guard = SpreadGuard([reward], Display("plain"), 2)  # type: ignore[list-item]
     logs = {"frac_reward_zero_std": 1.0, "completions/clipped_ratio": 1.0}
-    guard.on_log(None, SimpleNamespace(), SimpleNamespace(), logs)  # type: ignore[arg-type]
+    guard.on_log(SimpleNamespace(logging_steps=1), SimpleNamespace(), SimpleNamespace(), logs)  # type: ignore[arg-type]
     with pytest.raises(UserError, match="100% of the answers are cut off at their limit; raise trainer.max_comp"):
-        guard.on_log(None, SimpleNamespace(), SimpleNamespace(), logs)  # type: ignore[arg-type]
+        guard.on_log(SimpleNamespace(logging_steps=1), SimpleNamespace(), SimpleNamespace(), logs)  # type: ignore[arg-type]
 
 
 def test_dropout_that_would_make_ratios_noise_is_refused_with_rollouts_and_not_with_examples() -> None:

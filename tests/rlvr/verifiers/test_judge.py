@@ -83,7 +83,7 @@ def attempt(text: str = "42", gold: str = "42") -> Attempt:
 
 
 def test_the_score_is_the_last_one_of_the_reply(endpoint: Endpoint, make: Callable[..., JudgeVerifier]) -> None:
-    endpoint.answer = lambda number, body: (200, "At first SCORE: 0, but then\n**SCORE: 0.75**")
+    endpoint.answer = lambda number, body: (200, "At first SCORE: 0, but then\n**Score**: 0.75")
     (judged,) = make().judge([attempt()])
     assert (judged.score, judged.reason) == (0.75, "judged")
     path, body, key = endpoint.requests[0]
