@@ -23,6 +23,7 @@ FOLDERS = {"rlspec": "rlspec", "rlspec_envs": "envs", "rlspec_recipes": "recipes
 # points, the top rank.
 RANKS: dict[str, float] = {
     "rlspec": 0,
+    "cores": 0,
     "errors": 0,
     "contract": 0.5,
     "config": 1,

@@ -16,6 +16,7 @@ from typing import Any, Protocol, TextIO
 
 from rlspec.config.extras import install
 from rlspec.config.schema import Launch
+from rlspec.cores import cores
 from rlspec.errors import ConfigError
 
 
@@ -33,7 +34,7 @@ class Local:
     """This machine; its cores and its GPUs are divided among the workers, as far as the user has not done so."""
 
     def __init__(self, workers: int) -> None:
-        self._threads = str(max(1, (os.cpu_count() or 1) // workers))
+        self._threads = str(max(1, cores() // workers))
         self._running: set[subprocess.Popen[bytes]] = set()
         self._stopped = threading.Event()
         self._shares: SimpleQueue[dict[str, str]] = SimpleQueue()  # of the GPUs, one for each worker that is free

@@ -84,15 +84,25 @@ class Subject:
         Raises:
             ConfigError: There is none.
         """
-        chosen = [
-            spec
-            for spec in self.mapping
-            if len(spec.shape) > 1 and min(spec.block) > 1 and spec.numel <= LARGEST and self._meant(spec)
-        ]
+        chosen = [spec for spec in self._matrices() if spec.numel <= LARGEST]
+        if not chosen and (large := self.too_large()):
+            raise ConfigError(f"{', '.join(large)}: matrices of more than {LARGEST:,} values are not looked at")
         if not chosen:
             roles = ", ".join(dict.fromkeys(spec.label for spec in self.mapping if len(spec.shape) > 1))
             raise ConfigError(f"role={self.role}: no matrix has it; there are {roles}")
         return chosen
+
+    def too_large(self) -> list[str]:
+        """Roles of which some matrix is not looked at."""
+        return list(dict.fromkeys(spec.label for spec in self._matrices() if spec.numel > LARGEST))
+
+    def vectors(self) -> list[ParameterSpec]:
+        """What is no matrix, of `role` where one is given."""
+        matrices = {spec.name for spec in self._matrices()}
+        return [spec for spec in self.mapping if self._meant(spec) and spec.name not in matrices]
+
+    def _matrices(self) -> list[ParameterSpec]:
+        return [spec for spec in self.mapping if len(spec.shape) > 1 and min(spec.block) > 1 and self._meant(spec)]
 
     def _meant(self, spec: ParameterSpec) -> bool:
         if self.role is None:
@@ -116,12 +126,20 @@ class Subject:
             found = torch.autograd.grad(self.loss(part.batch), list(params.values()), allow_unused=True)
             gradients = {name: value for name, value in zip(params, found, strict=True) if value is not None}
             for name, value in gradients.items():
-                if not bool(torch.isfinite(value).all()):
-                    raise CheckpointError(f"{self.title}: the gradient of {name} has NaN or Inf ({part.label})")
+                self.check_finite(name, value, part)
             size += sum(float(value.abs().max()) for value in gradients.values() if value.numel())
             yield part, gradients
         if size == 0:
-            raise DataError(f"{self.title}: no gradient: it is zero in every part; {self.remedy}".rstrip("; "))
+            raise self.no_gradient()
+
+    def check_finite(self, name: str, gradient: Tensor, part: Part) -> None:
+        """Raises CheckpointError for a gradient with NaN or Inf."""
+        if not bool(torch.isfinite(gradient).all()):
+            raise CheckpointError(f"{self.title}: the gradient of {name} has NaN or Inf ({part.label})")
+
+    def no_gradient(self) -> DataError:
+        """What to say where no part has one."""
+        return DataError(f"{self.title}: no gradient: it is zero in every part; {self.remedy}".rstrip("; "))
 
     def mean_gradient(self, what: str) -> dict[str, Tensor]:
         """Of the whole loss."""

@@ -110,7 +110,7 @@ class RateTable:
 def order_of(label: str) -> tuple[int, int, str]:
     """Later evaluations last: before, step-N, after, and what was measured by hand."""
     head, _, rest = label.partition("-")
-    if head == "step" and rest.partition("-")[0].isdigit():
+    if head == "step" and rest.partition("-")[0].isdecimal():
         return 1, int(rest.partition("-")[0]), label
     return {"before": 0, "after": 3}.get(head, 2), 0, label
 
@@ -213,7 +213,7 @@ def _name_and_outcome(path: Path) -> tuple[str, str]:
     """`push-cube-003-timeout.mp4` is of episode 3 of push-cube."""
     head, _, outcome = path.stem.rpartition("-")
     task, _, index = head.rpartition("-")
-    return f"{task}, episode {int(index)}" if index.isdigit() and task else path.stem, outcome
+    return f"{task}, episode {int(index)}" if index.isdecimal() and task else path.stem, outcome
 
 
 def _taking_turns(paths: list[Path]) -> list[Path]:

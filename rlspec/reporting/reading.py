@@ -152,9 +152,13 @@ def read_lines(path: Path) -> tuple[list[dict[str, Any]], int]:
 
 def number(value: Any) -> float | None:
     """A finite number, or None for anything else."""
-    if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value):
+    if isinstance(value, bool) or not isinstance(value, int | float):
         return None
-    return float(value)
+    try:
+        known = float(value)
+    except OverflowError:  # an integer of 400 digits
+        return None
+    return known if math.isfinite(known) else None
 
 
 def mapping(value: Any) -> dict[str, Any]:

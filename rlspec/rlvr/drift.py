@@ -25,6 +25,7 @@ from rlspec.run_directory import RECIPE, RunDirectory
 from rlspec.runtime.devices import choose_device
 
 ANSWERS = 1024  # at most
+Answer = tuple[str, str, bool]  # problem, answer, whether it was cut short and so has no end token
 TOKENS = 2**15  # of one forward pass, with the padding
 
 
@@ -32,8 +33,8 @@ def drift_of_run(folder: Path, *, most: int = ANSWERS) -> Mapping[str, float]:
     """KL divergence of a finished run's policy from its start, estimated on the answers that its last evaluation drew.
 
     The mean of log p_now - log p_start over whole answers drawn from p_now is an unbiased estimate of KL(now || start)
-    per answer where they were drawn at temperature 1 from the whole vocabulary; other draws are refused. Texts are
-    tokenised again, which may differ from how they were drawn.
+    per answer where they were drawn at temperature 1 from the whole vocabulary; other draws are refused. Of an answer
+    that was cut short what was drawn counts. Texts are tokenised again, which may differ from how they were drawn.
 
     Returns:
         `KL per answer` and `KL per token` in nats, the latter over all tokens, and `KL error`, the standard error of
@@ -66,13 +67,13 @@ def drift_of_run(folder: Path, *, most: int = ANSWERS) -> Mapping[str, float]:
     }
 
 
-def _answers(folder: Path, most: int) -> list[tuple[str, str]]:
-    """(problem, answer) pairs of the first set of problems; those that were cut short end without an end token."""
+def _answers(folder: Path, most: int) -> list[Answer]:
+    """(problem, answer, cut short) of the first set of problems."""
     files = sorted(RunDirectory(folder).evaluations.glob("after-*.jsonl"), key=lambda path: path.stat().st_mtime)
     lines = files[0].read_text(encoding="utf-8").splitlines() if files else []
-    rows = [row for row in map(json.loads, lines) if row["mode"] != "greedy" and not row["truncated"]]
+    rows = [row for row in map(json.loads, lines) if row["mode"] != "greedy"]
     stride = max(1, len(rows) // most)
-    return [(row["problem"], row["completion"]) for row in rows[::stride][:most]]
+    return [(row["problem"], row["completion"], bool(row["truncated"])) for row in rows[::stride][:most]]
 
 
 def _policies(model: Model, seed: int, checkpoint: Path) -> tuple[Policy, Policy, PreTrainedTokenizerBase]:
@@ -85,15 +86,15 @@ def _policies(model: Model, seed: int, checkpoint: Path) -> tuple[Policy, Policy
 
 
 def _batches(
-    style: PromptStyle, tokenizer: PreTrainedTokenizerBase, answers: Sequence[tuple[str, str]], device: torch.device
+    style: PromptStyle, tokenizer: PreTrainedTokenizerBase, answers: Sequence[Answer], device: torch.device
 ) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
     """Token ids (answers, length), padded behind, and where the answers and their ends are."""
     rows = []
-    for problem, answer in answers:
+    for problem, answer, cut in answers:
         prompt = tokenizer(style.text(Problem(problem, "", None, None, ""), tokenizer), add_special_tokens=False)[
             "input_ids"
         ]
-        ids = tokenizer(answer, add_special_tokens=False)["input_ids"] + [tokenizer.eos_token_id]
+        ids = tokenizer(answer, add_special_tokens=False)["input_ids"] + ([] if cut else [tokenizer.eos_token_id])
         rows.append((prompt, ids))
     rows.sort(key=lambda row: len(row[0]) + len(row[1]))
     while rows:

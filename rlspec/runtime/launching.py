@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from rlspec.config.extras import install
+from rlspec.cores import cores
 from rlspec.errors import INTERRUPTED, ConfigError, UserError
 
 if TYPE_CHECKING:
@@ -60,7 +61,7 @@ def _environment_of_ranks(settings: Launch) -> Iterator[None]:
     """What ranks inherit; taken back, so that the next command of this process is launched too."""
     before = dict(os.environ)
     os.environ[LAUNCHED] = settings.by
-    os.environ.setdefault("OMP_NUM_THREADS", str(max(1, (os.cpu_count() or 1) // settings.processes)))
+    os.environ.setdefault("OMP_NUM_THREADS", str(max(1, cores() // settings.processes)))
     try:
         yield
     finally:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import sys
 from dataclasses import replace
 from pathlib import Path
@@ -14,6 +13,7 @@ from rlspec.contract.actions import ACTION_SPACES, EXECUTION_LAWS
 from rlspec.contract.features import camera_of
 from rlspec.contract.messages import MAX_HZ
 from rlspec.contract.records import POLICY_RECORD
+from rlspec.cores import cores
 from rlspec.errors import CheckpointError, ConfigError, nearest
 from rlspec.serving.lerobot_policy import LeRobotPolicy, Meaning, read_spec
 from rlspec.serving.policy import BatchPolicy
@@ -36,7 +36,7 @@ def trained_policy(wanted: ServedPolicy) -> BatchPolicy:
     from rlspec.vla.evaluation.policy_actor import PolicySource, load_policy
     from rlspec.vla.policies.guidance import enable_guidance
 
-    threads = wanted.threads or os.cpu_count() or 1
+    threads = wanted.threads or cores()
     actor = load_policy(PolicySource(folder, device=wanted.device, threads=threads))
     digest = meaning.norm_stats_sha256 or hash_statistics(folder)
     meaning = replace(meaning, model=f"{actor.config.type} {meaning.model}", norm_stats_sha256=digest)

@@ -578,7 +578,7 @@ def test_workers_divide_cores_and_gpus_as_far_as_the_user_has_not(
 ) -> None:
     show = [sys.executable, "-c", "import os; print(os.environ['OMP_NUM_THREADS'], os.environ['CUDA_VISIBLE_DEVICES'])"]
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "4,7")
-    monkeypatch.setattr(os, "cpu_count", lambda: 6)
+    monkeypatch.setattr(os, "sched_getaffinity", lambda _: range(6))
     log_path = tmp_path / "run.log"
     for given, said in (("1", "1 4"), (None, "3 4")):
         monkeypatch.delenv("OMP_NUM_THREADS", raising=False)

@@ -35,6 +35,8 @@ def test_masks_of_both_kinds_leave_out_what_is_not_seen() -> None:
     torch.testing.assert_close(attention_entropy(query, key, mask=added), wanted)
     lowest = torch.where(seen, 0.0, torch.finfo(torch.float32).min)
     torch.testing.assert_close(attention_entropy(query, key, mask=lowest), wanted)
+    half = torch.where(seen, 0.0, torch.finfo(torch.float16).min).half()
+    torch.testing.assert_close(attention_entropy(query, key, mask=half), wanted)
     assert attention_entropy(query, key[:, :, :1]).isnan().all()
 
 

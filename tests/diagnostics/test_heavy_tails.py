@@ -66,3 +66,9 @@ def test_small_matrices_have_a_fit_or_none(shape: tuple[int, int]) -> None:
 def test_equal_values_have_no_tail() -> None:
     assert np.isnan(hill(torch.ones(10)).alpha)
     assert np.isnan(farms(torch.zeros(10, 10)).alpha)
+
+
+def test_rounding_is_no_tail() -> None:
+    generator = torch.Generator().manual_seed(0)
+    thin = torch.randn(256, 16, generator=generator) @ torch.randn(16, 512, generator=generator)
+    assert farms(thin).smallest > 1e-4 * float(torch.linalg.svdvals(thin)[0] ** 2) / 16

@@ -7,9 +7,11 @@ import math
 import pytest
 import torch
 from subjects import given_gradients, noisy, with_spectrum
+from torch import nn
 
-from rlspec.diagnostics.studies import advice, noise, spectra
-from rlspec.errors import CheckpointError, ConfigError
+from rlspec.diagnostics.studies import advice, curvature, noise, spectra
+from rlspec.errors import CheckpointError, ConfigError, DataError
+from rlspec.optim import symmetry_map
 
 ROWS, COLS = 24, 40
 
@@ -116,3 +118,39 @@ def test_what_cannot_be_looked_at_is_said_in_a_line() -> None:
         given_gradients([torch.ones(3, 4)], role="mlp").specs()
     with pytest.raises(CheckpointError, match=r"gradient of 0.weight has NaN or Inf \(part 1\)"):
         spectra.study(given_gradients([torch.ones(3, 4), torch.full((3, 4), torch.nan)]))
+
+
+def test_directions_of_nothing_but_noise_have_no_signal_on_average() -> None:
+    """The ratio's expectation is not that of its parts: without a correction it is 0.05 here."""
+    nothing, found = torch.zeros(ROWS, COLS), []
+    for seed in range(40):
+        (block,) = noise.measure(given_gradients(noisy(nothing, 1.0, 16, seed=seed)))
+        found += block.directions
+    assert abs(sum(found) / len(found)) < 0.02
+
+
+def test_of_few_parts_nothing_is_said_of_one_direction() -> None:
+    (block,) = noise.measure(given_gradients(noisy(torch.zeros(ROWS, COLS), 1.0, 6)))
+    assert all(map(math.isnan, block.directions))
+
+
+def test_advice_is_given_for_what_was_looked_at_and_for_nothing_else(monkeypatch: pytest.MonkeyPatch) -> None:
+    gradients = noisy(with_spectrum([1.0], ROWS, COLS), 0.1, 8)
+    whole = given_gradients(gradients)
+    model = nn.Sequential(whole.model[0], nn.LayerNorm(ROWS), nn.Linear(ROWS, 5)).double()
+    whole.model, whole.mapping = model, symmetry_map(model, rule="muon")
+    whole.loss = lambda gradient: (model[0].weight * gradient).sum()
+    roles = advice.study(whole).numbers["roles"]
+    role = whole.mapping.specs[0].label
+    assert {"norm", "bias", role} <= roles.keys() and roles["norm"]["reason"].startswith("no matrix")
+    whole.role = role
+    result = advice.study(whole)
+    assert result.numbers["roles"].keys() == {role} and not any("norm" in note for note in result.notes)
+    monkeypatch.setattr("rlspec.diagnostics.subject.LARGEST", 100)
+    with pytest.raises(ConfigError, match=rf"{role}.*: matrices of more than 100 values are not looked at"):
+        advice.study(whole)
+
+
+def test_the_curvature_of_no_gradient_is_no_result() -> None:
+    with pytest.raises(DataError, match="no gradient"):
+        curvature.study(given_gradients([torch.zeros(ROWS, COLS)] * 4))

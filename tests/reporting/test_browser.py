@@ -84,6 +84,8 @@ def test_the_filter_shows_one_verdict(browser: Any, pages: list[Path]) -> None:
         assert page.locator(".problem:visible").count() == 2
         page.get_by_label("never right").check()
         assert page.locator(".problem:visible").get_attribute("data-verdict") == "wrong"
+        page.get_by_label("all", exact=True).check()
+        assert page.locator(".problem:visible").count() == 2
 
 
 @pytest.mark.parametrize("scheme", ["light", "dark"])

@@ -114,6 +114,23 @@ def test_a_damaged_file_is_named_and_the_rest_is_shown(
 
 
 @pytest.mark.parametrize(
+    ("name", "content"),
+    [
+        ("symmetry.json", '{"warnings": null, "specs": []}'),
+        ("videos/push-\u00b2-success.mp4", "no film"),
+        ("evaluations/step-\u00b2-arithmetic.jsonl", ""),
+        ("metrics.jsonl", '{"step": 1, "reward": 1' + "0" * 400 + "}"),
+        ("metrics.jsonl", '{"step": 1, "reward": 1e308}\n{"step": 2, "reward": -1e308}'),
+    ],
+)
+def test_odd_names_and_numbers_are_passed_over(name: str, content: str, make_run: Callable[..., Path]) -> None:
+    folder = make_run()
+    (folder / name).parent.mkdir(exist_ok=True)
+    (folder / name).write_text(content, encoding="utf-8")
+    assert report.main([str(folder)]) == 0
+
+
+@pytest.mark.parametrize(
     "summary",
     [
         {},

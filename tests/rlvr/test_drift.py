@@ -17,7 +17,8 @@ from rlspec.rlvr.models.loading import load_tokenizer
 from rlspec.rlvr.sampling.generation import Policy
 from rlspec.rlvr.session import load_policy, prompt_style
 
-ANSWERS = [("1+2=?", "\\boxed{3}"), ("47+85=?", "7+5=12,4+8+1=13,\\boxed{132}"), ("1+2=?", "no")]
+ANSWERS = [("1+2=?", "\\boxed{3}"), ("47+85=?", "7+5=12,4+8+1=13,\\boxed{132}"), ("1+2=?", "no"), ("47+85=?", "7+5=1")]
+CUT = 3  # the last one was cut short
 
 
 @pytest.fixture
@@ -26,8 +27,8 @@ def run(tmp_path: Path) -> Path:
     (tmp_path / "checkpoints" / "checkpoint-2").mkdir(parents=True)
     (tmp_path / "checkpoints" / "checkpoint-2" / "rlspec.json").write_text("{}")
     (tmp_path / "evaluations").mkdir()
-    rows = [{"problem": p, "completion": a, "mode": i, "truncated": False} for i, (p, a) in enumerate(ANSWERS)]
-    rows += [rows[0] | {"mode": "greedy", "completion": "left out"}, rows[0] | {"truncated": True}]
+    rows = [{"problem": p, "completion": a, "mode": i, "truncated": i == CUT} for i, (p, a) in enumerate(ANSWERS)]
+    rows.append(rows[0] | {"mode": "greedy", "completion": "left out"})
     (tmp_path / "evaluations" / "after-arithmetic.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
     return tmp_path
 
@@ -46,11 +47,12 @@ def test_it_is_the_mean_log_ratio_of_the_answers_and_zero_for_the_start(
         for parameter in now.parameters():
             parameter += 0.05 * torch.randn_like(parameter)
     style, ratios, tokens = prompt_style(recipe.model), [], 0
-    for problem, answer in ANSWERS:
+    for number, (problem, answer) in enumerate(ANSWERS):
         prompt = tokenizer(style.text(Problem(problem, "", None, None, ""), tokenizer), add_special_tokens=False)[
             "input_ids"
         ]
-        ids = [*prompt, *tokenizer(answer, add_special_tokens=False)["input_ids"], tokenizer.eos_token_id]
+        ids = [*prompt, *tokenizer(answer, add_special_tokens=False)["input_ids"]]
+        ids += [] if number == CUT else [tokenizer.eos_token_id]
         ratio = 0.0
         for position in range(len(prompt), len(ids)):
             logits = [_last_logits(model, ids[:position]) for model in (now, start)]
@@ -61,9 +63,9 @@ def test_it_is_the_mean_log_ratio_of_the_answers_and_zero_for_the_start(
         ratios.append(ratio)
         tokens += len(ids) - len(prompt)
     found = drift.drift_of_run(run)
-    assert found["KL per answer"] == pytest.approx(sum(ratios) / 3, rel=1e-4)
+    assert found["KL per answer"] == pytest.approx(sum(ratios) / 4, rel=1e-4)
     assert found["KL per token"] == pytest.approx(sum(ratios) / tokens, rel=1e-4)
-    assert found["KL error"] == pytest.approx(torch.tensor(ratios).std().item() / math.sqrt(3), rel=1e-4)
+    assert found["KL error"] == pytest.approx(torch.tensor(ratios).std().item() / math.sqrt(4), rel=1e-4)
 
 
 def test_answers_that_were_drawn_otherwise_say_nothing_of_it(run: Path) -> None:

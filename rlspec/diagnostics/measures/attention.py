@@ -38,8 +38,9 @@ def attention_entropy(
     if causal:
         scores = scores.masked_fill(torch.ones_like(scores[0, 0], dtype=torch.bool).triu(1), -math.inf)
     if mask is not None:
-        scores = scores.masked_fill(~mask, -math.inf) if mask.dtype == torch.bool else scores + mask
-    seen = (scores > torch.finfo(scores.dtype).min / 2).sum(-1)
+        hidden = ~mask if mask.dtype == torch.bool else mask <= torch.finfo(mask.dtype).min / 2
+        scores = (scores if mask.dtype == torch.bool else scores + mask).masked_fill(hidden, -math.inf)
+    seen = (scores > -math.inf).sum(-1)
     entropy = torch.special.entr(scores.softmax(-1)).sum(-1) / seen.clamp(min=2).log()
     return torch.where(seen > 1, entropy, torch.nan).transpose(0, 1).flatten(1).nanmean(1)
 

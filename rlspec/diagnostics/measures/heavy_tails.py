@@ -27,11 +27,14 @@ class TailFit:
     distance: float
 
 
+_ROUNDING = 1e-9  # of the largest eigenvalue: below it, singular values of float32 weights are rounding
+
+
 def hill(values: Tensor) -> TailFit:
     """Hill's estimate on the upper half of positive values (n,): `alpha = 1 + k / sum log(x_i / x_min)`."""
     ordered = values.double().flatten().sort().values
     tail = ordered[len(ordered) // 2 :]
-    tail = tail[tail > 0]
+    tail = tail[tail > _ROUNDING * tail[-1:].clamp(min=0)]
     if len(tail) < 2 or bool(tail[0] == tail[-1]):
         return TailFit(float("nan"), float("nan"), float("nan"))
     logs = (tail / tail[0]).log()

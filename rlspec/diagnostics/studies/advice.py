@@ -46,21 +46,31 @@ class Advice:
 def study(subject: Subject) -> StudyResult:
     """Judge every role of matrices; all others keep AdamW."""
     found = measure(subject)
-    advice = [_of_matrices(role, blocks) for role, blocks in grouped(found).items()]
-    known = {each.role for each in advice}
-    rest = dict.fromkeys(spec.label for spec in subject.mapping if spec.label not in known)
-    advice += [
-        Advice(role, ADAMW, None, "no matrix, or too large to look at: entries have no common basis") for role in rest
-    ]
+    groups = grouped(found)
+    judged = [each for each in found if not _is_still(each)]
+    if not judged:
+        raise subject.no_gradient()
+    moved = grouped(judged)
+    advice = [_of_matrices(role, blocks) for role, blocks in moved.items()]
+    rest = dict.fromkeys(spec.label for spec in subject.vectors() if spec.label not in groups)
+    advice += [Advice(role, ADAMW, None, "no matrix: entries have no common basis") for role in rest]
     rows = [{"role": each.role, "rule": each.rule, "k_p": _gate(each), "because": each.reason} for each in advice]
     notes = [
         f"from {len(subject.parts)} {subject.unit}: its halves have {len(subject.parts) // 2} each, a step of the "
         f"recipe {subject.step_parts}",
         "agreement: cosine between the updates that two halves of the batch make, about the share of signal in them",
-        f"to use it: {override(advice)}",
+        *_left_out([role for role in groups if role not in moved], subject.too_large()),
     ]
+    if words := override(advice):
+        notes.append(f"to use it: {words}")
     numbers = {"roles": {each.role: {**each.setting, "reason": each.reason} for each in advice}}
-    return StudyResult([Table("advice", rows)], notes, numbers, _drawing(found, advice), (11.0, 1.6 + 0.3 * len(known)))
+    size = (11.0, 1.6 + 0.3 * len(moved))
+    return StudyResult([Table("advice", rows)], notes, numbers, _drawing(judged, advice), size)
+
+
+def _left_out(still: Sequence[str], large: Sequence[str]) -> list[str]:
+    named = (("no gradient, so no advice", still), ("too large to be looked at, so no advice", large))
+    return [f"{why}: {', '.join(roles)}" for why, roles in named if roles]
 
 
 def advise(agreement: Mapping[str, float], shut: Mapping[str, float]) -> tuple[str, str]:
@@ -93,7 +103,14 @@ def advise(agreement: Mapping[str, float], shut: Mapping[str, float]) -> tuple[s
     return MUON, f"no gate agrees much more than Muon ({muon:.0%}): closing directions would win nothing"
 
 
+def _is_still(block: BlockNoise) -> bool:
+    """Whether a half of the parts had no gradient."""
+    return block.agreement[MUON] != block.agreement[MUON]
+
+
 def _of_matrices(role: str, blocks: Sequence[BlockNoise]) -> Advice:
+    if role.rpartition(":")[2].startswith("lora."):
+        return Advice(role, ADAMW, None, "a factor of a product: optim=lora_muon moves both by what they make together")
     if role.rpartition(":")[2].partition(".")[0] not in SPECTRAL_ROLES:
         return Advice(role, ADAMW, None, "rows are tokens or outputs of their own: no rotation of them is a symmetry")
     names = blocks[0].agreement
@@ -106,7 +123,7 @@ def _of_matrices(role: str, blocks: Sequence[BlockNoise]) -> Advice:
 
 
 def override(advice: Sequence[Advice]) -> str:
-    """The advice on matrices as an argument of `rlspec.train`; what is AdamW's by default is left out."""
+    """The advice on matrices as an argument of `rlspec.train`; what is AdamW's by default is left out, all may be."""
     settings = []
     for each in advice:
         role = each.role.rpartition(":")[2].partition(".")[0]
@@ -114,7 +131,7 @@ def override(advice: Sequence[Advice]) -> str:
             pairs = ", ".join(f"{key}: {value}" for key, value in each.setting.items())
             key = each.role.replace(":", r"\:")  # Hydra's grammar
             settings.append(f"{key}: {{{pairs}}}")
-    return f'optim=muon "optim.roles={{{", ".join(settings)}}}"'
+    return f'optim=muon "optim.roles={{{", ".join(settings)}}}"' if settings else ""
 
 
 def _gate(each: Advice) -> str:

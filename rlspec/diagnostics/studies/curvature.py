@@ -86,8 +86,18 @@ class Hessian:
         return total / len(self.parts)
 
     def gradient(self) -> Tensor:
-        """The mean loss's, (n,)."""
-        return torch.stack([self._gradient(part, graph=False).detach() for part in self.parts]).mean(0)
+        """The mean loss's, (n,).
+
+        Raises:
+            CheckpointError: A part's is not finite.
+            DataError: All are zero.
+        """
+        found = [self._gradient(part, graph=False).detach() for part in self.parts]
+        for part, each in zip(self.parts, found, strict=True):
+            self.subject.check_finite("the loss", each, part)
+        if not any(bool(each.any()) for each in found):
+            raise self.subject.no_gradient()
+        return torch.stack(found).mean(0)
 
     def _gradient(self, part: Part, *, graph: bool) -> Tensor:
         with sdpa_kernel(SDPBackend.MATH):  # the fused kernels have no second derivative

@@ -22,6 +22,7 @@ from rlspec.diagnostics.subject import Subject, blocks_of, layer_of
 from rlspec.errors import ConfigError
 from rlspec.optim.map.spec import ParameterSpec
 
+_FEWEST = 3  # judges for which nothing can be said of one direction
 DIRECTIONS = 8
 """Leading singular directions that are judged one by one."""
 
@@ -76,7 +77,7 @@ def study(subject: Subject) -> StudyResult:
         tables.append(Table("by head, all layers: signal over noise of a step", heads))
     notes = [
         "step: above 1 the step's gradient is more signal than noise; d1, d2, ...: along the leading directions that "
-        "the other half of the parts proposes",
+        "the other half of the parts proposes, from eight parts on",
         "agreement is about the share of signal in an update's energy, from half of the parts",
         _verdict(found, steps),
     ]
@@ -177,10 +178,17 @@ def signal_to_noise(mean_square: Tensor, variance: Tensor, samples: int) -> Tens
 
 
 def _directions(halves: Sequence[Tensor]) -> Tensor:
-    """Signal over noise along each direction, (batch, r): mean over the halves that judged, each (K, batch, r)."""
+    """Signal over noise along each direction, (batch, r): mean over the halves that judged, each (K, batch, r).
+
+    Of K normal samples of variance s, E[1 / variance] is (K - 1) / ((K - 3) s), by which the ratio is corrected.
+    """
     found = []
     for values in halves:
-        found.append(signal_to_noise(values.mean(0).square(), values.var(0), len(values)))
+        judges = len(values)
+        if judges <= _FEWEST:  # the expectation of 1 / variance is infinite
+            return torch.full_like(values[0], torch.nan)
+        ratio = values.mean(0).square() / values.var(0).clamp(min=1e-300)
+        found.append(torch.where(values.var(0) > 0, (judges - 3) / (judges - 1) * ratio - 1 / judges, torch.nan))
     return torch.stack(found).mean(0)
 
 
@@ -257,7 +265,10 @@ def grouped(found: Sequence[BlockNoise]) -> dict[str, list[BlockNoise]]:
 
 
 def _verdict(found: Sequence[BlockNoise], steps: int) -> str:
-    noisy = [role for role, blocks in grouped(found).items() if steps * mean(each.snr for each in blocks) < 1]
+    ratios = {role: steps * mean(each.snr for each in blocks) for role, blocks in grouped(found).items()}
+    noisy = [role for role, ratio in ratios.items() if ratio < 1]
+    if still := [role for role, ratio in ratios.items() if ratio != ratio]:
+        return f"no gradient: {', '.join(still)}" + (f"; more noise than signal: {', '.join(noisy)}" if noisy else "")
     if not noisy:
         return "every role's step is more signal than noise: there is little for a high-pass filter to remove"
     return f"more noise than signal in a step: {', '.join(noisy)}"

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import os
 import threading
 import time
 from collections import deque
@@ -13,6 +12,7 @@ from multiprocessing import get_context
 from multiprocessing.connection import Connection, wait
 from typing import Any
 
+from rlspec.cores import cores
 from rlspec.errors import ConfigError, UserError
 from rlspec.vla.evaluation.jobs import (
     Alive,
@@ -75,7 +75,7 @@ class WorkerPool:
         silence: float = SILENCE_SECONDS,
         stopped: Callable[[], bool] = lambda: False,
     ) -> None:
-        self._settings = WorkerSettings(simulator, threads=max(1, (os.cpu_count() or 1) // count))
+        self._settings = WorkerSettings(simulator, threads=max(1, cores() // count))
         self._count = count
         self._warn = warn
         self._silence = silence
