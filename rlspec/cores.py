@@ -6,7 +6,7 @@ import os
 
 
 def cores() -> int:
-    """Those that this process may use: a Slurm job, a container or `taskset` may leave it fewer than the machine has."""
+    """Those that this process may use: a Slurm job or `taskset` may leave it fewer than the machine has."""
     if hasattr(os, "sched_getaffinity"):
         return len(os.sched_getaffinity(0))
     return os.cpu_count() or 1
