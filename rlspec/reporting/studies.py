@@ -17,6 +17,7 @@ from rlspec.reporting.series import Line
 
 FOLDER = "diagnostics"
 MOST_PICTURES = 1_500_000  # bytes of all pictures of a run's studies
+_MOST_OPEN = 3  # k_p of the most open filter that the study of spectra knows
 _LEAST = 1e-7  # of a singular value over the norm: float32 knows no smaller one
 MOST_HEADS = 64  # columns of a heat map
 _SOURCES = {"momentum": "momentum", "gradient": "gradient"}  # of spectra, the first one that is there
@@ -76,14 +77,21 @@ def _blocks(rows: Any) -> list[dict[str, Any]]:
     return [row for row in placed if row.get("role")]
 
 
-def _filter(recipe: Mapping[str, Any]) -> str:
-    """The name of the high-pass filter with the recipe's k_p."""
-    steps = mapping(recipe.get("optim")).get("promotion_steps")
-    return f"k_p={steps:g}" if number(steps) is not None else "auto"
+def _filter(recipe: Mapping[str, Any]) -> tuple[str, str]:
+    """The name of the high-pass filter with the recipe's k_p, and what is said of it."""
+    optim = mapping(recipe.get("optim"))
+    roles = [mapping(each).get("rule") for each in mapping(optim.get("roles")).values()]
+    if not any("pion" in str(rule) for rule in (optim.get("name"), optim.get("rule"), *roles)):
+        return "auto", "k_p auto would pass; the run has no gate"
+    steps = number(optim.get("promotion_steps"))
+    if steps is None:
+        return "auto", "auto passes"
+    name = f"k_p={min(int(steps), _MOST_OPEN)}"
+    return name, f"{name} passes" + ("" if name == f"k_p={steps:g}" else f"; the run's k_p {steps:g} passes more")
 
 
 def _spectra(
-    blocks: Sequence[Mapping[str, Any]], chosen: str, content: Mapping[str, Any]
+    blocks: Sequence[Mapping[str, Any]], named: tuple[str, str], content: Mapping[str, Any]
 ) -> tuple[list[tuple[str, int]], list[Chart]]:
     """Singular values by role, and for each role stable rank and pass energy by layer and head."""
     roles: dict[str, list[Mapping[str, Any]]] = {}
@@ -102,7 +110,8 @@ def _spectra(
         )
     ]
     headed = {role: found for role, found in roles.items() if any(block["block"] for block in found)}
-    passing = f"directions that {chosen} passes"
+    chosen, words = named
+    passing = f"directions that {words}"
     for role, found in headed.items():
         charts.append(_by_head(f"{role}: {passing}", found, chosen))
     single = {role: found for role, found in roles.items() if role not in headed}

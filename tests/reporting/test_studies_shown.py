@@ -58,6 +58,27 @@ def test_directions_that_pass_stand_by_layer_and_head(run: Path, monkeypatch: py
     assert [row[4] for row in spectrum.table[1:]] == ["0.3", "0.05"]
 
 
+@pytest.mark.parametrize(
+    ("optim", "chosen", "words"),
+    [
+        ({"name": "muon", "rule": "muon", "promotion_steps": 0.0}, "auto", "would pass; the run has no gate"),
+        (
+            {"name": "vla", "rule": "muon", "roles": {"a": {"rule": "pion"}}, "promotion_steps": 0.0},
+            "k_p=0",
+            "0 passes",
+        ),
+        ({"name": "pion", "promotion_steps": 5.0}, "k_p=3", "k_p=3 passes; the run's k_p 5 passes more"),
+        ({"name": "pion", "promotion_steps": "auto"}, "auto", "auto passes"),
+        ({}, "auto", "no gate"),
+    ],
+)
+def test_the_filter_that_is_drawn_is_the_runs_or_says_that_it_is_not(
+    optim: dict[str, Any], chosen: str, words: str
+) -> None:
+    name, said = studies._filter({"optim": optim})
+    assert name == chosen and said.endswith(words)
+
+
 def test_the_newest_of_what_diagnose_wrote_is_shown(run: Path) -> None:
     for step in (2, 10):
         with staged_folder(run / "checkpoints" / f"checkpoint-{step}", metadata={"step": step}) as files:
