@@ -149,7 +149,8 @@ def _rollout_parts(
     ]
     judges = ProblemSets(chosen, {}).verifiers(recipe.rewards, recipe.grader, thinking=recipe.model.enable_thinking)
     with closing(judges) as verifiers:
-        rewards = torch.tensor(verifiers.totals(attempts)).view(len(chosen), size)
+        totals, right = (torch.tensor(each, dtype=torch.float32) for each in verifiers.judge(attempts))
+    rewards, right = totals.view(len(chosen), size), right.view(len(chosen), size)
     scale = _SCALES[trainer.get("scale_rewards", "group")]
     advantages = group_advantages(rewards, scale=scale, epsilon=_SMALLEST_SPREAD)
     tokens = sum(map(len, rows))
@@ -158,7 +159,7 @@ def _rollout_parts(
         prompt = tokenizer(prompts[index * size], add_special_tokens=False)["input_ids"]
         batch = _batch(prompt, rows[index * size : (index + 1) * size], int(tokenizer.pad_token_id or 0), policy.device)
         batch |= {"advantages": advantages[index].to(policy.device), "share": len(chosen) / tokens}
-        facts = {"pass_rate": float(rewards[index].mean()), "reward_variance": float(rewards[index].var(correction=0))}
+        facts = {"pass_rate": float(right[index].mean()), "reward_variance": float(rewards[index].var(correction=0))}
         parts.append(Part(batch, " ".join(problem.problem.split()), facts))
     return parts
 

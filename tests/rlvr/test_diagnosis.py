@@ -117,7 +117,8 @@ def test_weights_that_are_no_numbers_are_named(grpo: Subject, tmp_path: Path) ->
 
 
 def test_groups_that_are_all_wrong_are_no_gradient() -> None:
-    none = subject("grpo_math", "trainer.max_completion_length=4")
+    short = "{name: length, weight: 1, options: {limit: 2}}"  # -1 for each, which is no rate
+    none = subject("grpo_math", "trainer.max_completion_length=4", f"reward=[{{name: math, weight: 1}}, {short}]")
     assert {part.facts["pass_rate"] for part in none.parts} == {0.0}
     with pytest.raises(DataError, match="it is zero in every part; answers that are all right or all wrong"):
         none.mean_gradient("test")

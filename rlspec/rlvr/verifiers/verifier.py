@@ -139,13 +139,14 @@ class Verifiers:
         found = [member.check(problems) for member in self.members]
         return [next((fault for fault in faults if fault), None) for faults in zip(*found, strict=True)]
 
-    def totals(self, attempts: Sequence[Attempt]) -> list[float]:
-        """The weighted sum of all members' scores; one that could not judge adds nothing."""
-        totals = [0.0] * len(attempts)
-        for member, weight in zip(self.members, self.weights, strict=True):
-            for index, judgement in enumerate(member.judge(attempts)):
-                totals[index] += weight * (judgement.score or 0.0)
-        return totals
+    def judge(self, attempts: Sequence[Attempt]) -> tuple[list[float], list[bool]]:
+        """The weighted sum of all members' scores, one that could not judge adds nothing; and what the first passes."""
+        judged = [member.judge(attempts) for member in self.members]
+        totals = [
+            sum(weight * (each.score or 0.0) for weight, each in zip(self.weights, found, strict=True))
+            for found in zip(*judged, strict=True)
+        ]
+        return totals, [each.score is not None and each.score >= self.main.passes for each in judged[0]]
 
     def remarks(self, problems: Sequence[Problem]) -> list[str]:
         """Of all members."""
