@@ -20,6 +20,7 @@ from __future__ import annotations
 import argparse
 import json
 import os
+import shlex
 import statistics
 import sys
 import tempfile
@@ -272,7 +273,9 @@ def main(argv: list[str] | None = None) -> int:
                 rows[method] = count(method, world, options["size"], options["layers"])
             print(f"{world} ranks  {method:18} {rows[method]}", flush=True)
     if options["output"]:
-        about = {key: options[key] for key in ("size", "layers")} | {"torch": torch.__version__}
+        command = shlex.join(["python", "tests/benchmarks/distributed.py", *(sys.argv[1:] if argv is None else argv)])
+        about = {"command": command, "machine": f"{os.cpu_count()} cores, gloo", "date": time.strftime("%F")}
+        about |= {key: options[key] for key in ("size", "layers")} | {"torch": torch.__version__}
         options["output"].write_text(json.dumps({**about, "ranks": results}, indent=2) + "\n", encoding="utf-8")
     return 0
 
