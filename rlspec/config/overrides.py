@@ -264,11 +264,11 @@ def _check_overrides(parsed: Arguments) -> None:
         line = wrong_override(override.key, scalars, schema)
         section, _, name = override.key.partition(".")
         if algorithm is not None and not parsed.robotic and override.value is not None and "." not in name:
-            word = name or section  # with a section, as verl has `data.max_prompt_length`
+            word = name or section
             if line is None and section == "trainer" and scalars:
                 line = check_knob(algorithm, name, scalars[0])
             elif not holds(override.key, schema) and not same_meaning(word, lambda key: holds(key, schema)):
-                line = elsewhere(word, scalars[0] if scalars else override.value) or line
+                line = elsewhere(override.key, scalars[0] if scalars else override.value) or line
         if line:
             lines.append(line)
     if lines:

@@ -6,7 +6,9 @@ from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 from rlspec.config.knobs import IGNORED_BY_GMPO, IGNORED_BY_RL, IGNORED_BY_SFT, NEEDS, REMOVED, REPLACED
+from rlspec.config.messages import holds
 from rlspec.config.paths import show
+from rlspec.config.rlvr_schema import Recipe
 from rlspec.config.sources import read_knobs
 from rlspec.config.synonyms import same_meaning
 from rlspec.errors import nearest
@@ -21,7 +23,6 @@ _SIZES = (
     "head_dim",
     "max_position_embeddings",
 )
-_SECTIONS = frozenset({"batch", "checkpoints", "data", "evaluation", "model", "optim", "report", "trainer"})
 CONFIG_CLASSES = {"grpo": "GRPOConfig", "gmpo": "GMPOConfig", "sft": "SFTConfig"}
 
 
@@ -46,7 +47,7 @@ def check_trainer(algorithm: str, trainer: Mapping[str, Any], *, engine: str) ->
 
 def elsewhere(key: str, value: Any) -> str | None:
     """The line for a knob, with its section or bare, whose work another key does or that TRL has no more; else None."""
-    name = key.removeprefix("trainer.")
+    name = key.rpartition(".")[2]  # verl has `data.max_prompt_length`
     if name in REMOVED:
         return f"{key}={show(value)}: TRL has it no more; {REMOVED[name]}"
     return f"{key}={show(value)}: set by rlspec; use {REPLACED[name]}" if name in REPLACED else None
@@ -65,9 +66,12 @@ def check_knob(algorithm: str, name: str, value: Any) -> str | None:
     if algorithm != "sft" and name in IGNORED_BY_RL:
         return f"{key}={show(value)}: {algorithm} ignores it; remove it"
     if name not in knobs:
-        meant = same_meaning(name, lambda other: other.partition(".")[0] in _SECTIONS)
+        ours = knobs.keys() - REPLACED.keys()
+        meant = same_meaning(
+            name, lambda other: other.removeprefix("trainer.") in ours if "trainer." in other else holds(other, Recipe)
+        )
         known = " or ".join(meant)
-        known = f"did you mean {known}?" if meant else nearest(name, knobs.keys() - REPLACED.keys(), most=8)
+        known = f"did you mean {known}?" if meant else nearest(name, ours, most=8)
         return f"{key}={show(value)}: {CONFIG_CLASSES[algorithm]} has no such knob; {known}"
     knob = knobs[name]
     if knob.accepts(value) or (name == "scale_rewards" and isinstance(value, bool)):  # TRL maps these words

@@ -65,8 +65,10 @@ def _environment_of_ranks(settings: Launch) -> Iterator[None]:
     try:
         yield
     finally:
-        os.environ.clear()
-        os.environ.update(before)
+        # One by one: emptied at once, it would be read by other threads' getenv while it is being freed.
+        for name in os.environ.keys() - before.keys():
+            del os.environ[name]
+        os.environ.update({name: value for name, value in before.items() if os.environ.get(name) != value})
 
 
 def _torchrun(settings: Launch, module: str, arguments: Sequence[str]) -> int:

@@ -99,6 +99,7 @@ def test_fine_tuning_says_why_it_ignores_a_knob(name: str) -> None:
         ({"sync_ref_model": True}, "trainer.beta"),
         ({"lr_scheduler_type": "reduce_lr_on_plateau"}, "follows evaluations of transformers, which no run makes"),
         ({"save_freq": 5}, "did you mean checkpoints.every?"),
+        ({"kl_coef": 5}, "did you mean trainer.beta?"),
         ({"test_freq": 5}, "did you mean evaluation.every?"),
         ({"total_epochs": 5}, "did you mean trainer.num_train_epochs?"),
         ({"max_steps": 0}, "trainer.max_steps=0"),

@@ -20,7 +20,7 @@ def calls_of_tests(text: str) -> list[str]:
     except (SyntaxError, RecursionError) as error:
         raise ValueError(f"no Python ({error})") from error
     calls = [line for statement in body for line in _calls(statement)]
-    runs = any(not isinstance(each, _SILENT) and not _is_text(each) for each in body)
+    runs = any(not (isinstance(each, _SILENT) or _is_text(each) or _is_of_main(each)) for each in body)
     if not (calls or runs):
         raise ValueError("no test in it: neither check, nor test_ functions, nor a TestCase, nor a statement that runs")
     return calls
@@ -47,6 +47,11 @@ def _without_fixtures(function: ast.FunctionDef, taken: int) -> str:
     ):
         raise ValueError(f"{function.name} asks for arguments, which pytest would give")
     return function.name
+
+
+def _is_of_main(statement: ast.stmt) -> bool:
+    """`if __name__ == "__main__": unittest.main()`, which does not run here."""
+    return isinstance(statement, ast.If) and "__name__" in ast.unparse(statement.test)
 
 
 def _is_text(statement: ast.stmt) -> bool:

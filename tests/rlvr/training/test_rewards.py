@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from types import SimpleNamespace
 from typing import Any
 
 import pytest
+import torch
+from trl import GRPOTrainer
 
 from rlspec.display import Display
 from rlspec.errors import UserError
@@ -14,6 +17,7 @@ from rlspec.rlvr.data.problems import Problem
 from rlspec.rlvr.grading.verdict import Verdict
 from rlspec.rlvr.training.rewards import VerifierReward
 from rlspec.rlvr.training.spread import GROUPS_ALIKE, SpreadGuard
+from rlspec.rlvr.training.trainers import SpectralGRPOTrainer
 from rlspec.rlvr.verifiers.answers import MathVerifier
 from rlspec.rlvr.verifiers.verifier import Attempt, Judgement, Verifier
 
@@ -164,3 +168,17 @@ def test_a_short_run_that_never_had_spread_says_so_at_its_end(capsys: pytest.Cap
     log(watch, 1.0, 1.0)
     watch.on_train_end(None, SimpleNamespace(), SimpleNamespace())
     assert "nothing was learnt: 100% of the answers are no_box" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(("scale", "wanted"), [("batch", [0.5]), ("group", [])])
+def test_the_share_of_groups_without_spread_is_logged_where_trl_looks_at_the_batch(
+    scale: str, wanted: list[float], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    earned = torch.tensor([[1.0, 0.0], [0.0, 2.0], [1.0, 1.0], [0.0, 0.0]])  # of two groups; totals 1, 1 and 1.5, 0
+    monkeypatch.setattr(GRPOTrainer, "_calculate_rewards", lambda *_: earned)
+    trainer = SpectralGRPOTrainer.__new__(SpectralGRPOTrainer)
+    trainer.args, trainer.model = SimpleNamespace(scale_rewards=scale), SimpleNamespace(training=True)
+    trainer.num_generations, trainer.reward_weights = 2, torch.tensor([1.0, 0.5])
+    trainer._metrics = {"train": defaultdict(list)}
+    assert torch.equal(trainer._calculate_rewards(), earned)
+    assert trainer._metrics["train"][GROUPS_ALIKE] == wanted

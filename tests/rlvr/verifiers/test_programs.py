@@ -436,6 +436,7 @@ def test_a_machine_that_cannot_hold_a_program_is_refused_unless_that_is_accepted
         "",
         "def helper():\n    assert False",
         "from solution import add\nEXPECTED = 3",
+        "def helper():\n    assert False\n\nif __name__ == '__main__':\n    helper()",
         "def test_add(fixture):\n    assert add(1, 2) == 3",
         "@pytest.mark.parametrize('a', [1])\ndef test_add(a=1):\n    pass",
         "def test_add(:",
